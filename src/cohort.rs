@@ -1,0 +1,120 @@
+//! Who goes which way: a key is hashed into one of 10,000 buckets, and a bucket below the weight
+//! goes async.
+//!
+//! The hash is XXH3-64 over `salt`, a zero byte and `key`; it is part of the contract, because two
+//! replicas, or two releases, that hashed differently would move clients to and fro. Raising the
+//! weight only adds buckets, lowering it removes the last added, and 0 and 100 % do not hash.
+
+use std::fmt;
+
+/// Buckets in all; a weight is a number of them.
+pub const BUCKETS: u16 = 10_000;
+
+/// A share of traffic in basis points, 0 to 10,000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// No traffic.
+    pub const ZERO: Self = Self(0);
+    /// All traffic.
+    pub const FULL: Self = Self(BUCKETS);
+
+    /// The weight of a percentage, rounded to a hundredth; none outside 0 to 100.
+    #[must_use]
+    pub fn from_percent(percent: f64) -> Option<Self> {
+        if !(0.0..=100.0).contains(&percent) {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 10,000
+        Some(Self((percent * 100.0).round() as u16))
+    }
+
+    /// The weight of so many basis points; more than 10,000 is 10,000.
+    #[must_use]
+    pub fn from_basis_points(points: u16) -> Self {
+        Self(points.min(BUCKETS))
+    }
+
+    /// In basis points.
+    #[must_use]
+    pub fn basis_points(self) -> u16 {
+        self.0
+    }
+
+    /// In percent.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+
+    /// Whether `bucket` (0 to 9,999) goes async.
+    #[must_use]
+    pub fn covers(self, bucket: u16) -> bool {
+        bucket < self.0
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", self.percent())
+    }
+}
+
+/// The bucket of a client's key under a rollout's salt.
+#[must_use]
+pub fn bucket(salt: &str, key: &[u8]) -> u16 {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(salt.as_bytes());
+    hash.update(&[0]);
+    hash.update(key);
+    from_random(hash.digest())
+}
+
+/// The bucket of a random number, for a request without a key.
+#[must_use]
+pub fn from_random(random: u64) -> u16 {
+    #[allow(clippy::cast_possible_truncation)] // below 10,000
+    let bucket = (random % u64::from(BUCKETS)) as u16;
+    bucket
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_hash_is_the_same_in_every_release() {
+        assert_eq!([bucket("invoke", b"client-1"), bucket("invoke", b"client-2"), bucket("", b"")], GOLDEN);
+    }
+
+    const GOLDEN: [u16; 3] = [9473, 5019, 1883];
+
+    proptest! {
+        #[test]
+        fn raising_only_adds_and_the_ends_are_exact(key in ".*", low in 0u16..=10_000, more in 0u16..=10_000) {
+            let at = bucket("salt", key.as_bytes());
+            let (low, high) = (Weight::from_basis_points(low), Weight::from_basis_points(low.saturating_add(more)));
+            prop_assert!(!low.covers(at) || high.covers(at));
+            prop_assert!(Weight::FULL.covers(at) && !Weight::ZERO.covers(at));
+        }
+    }
+
+    #[test]
+    fn the_share_of_clients_is_the_weight() {
+        let ten = Weight::from_percent(10.0).expect("in range");
+        let hits = (0..20_000).filter(|n: &u32| ten.covers(bucket("s", &n.to_le_bytes()))).count();
+        assert!((1_800..2_200).contains(&hits), "{hits}");
+    }
+
+    #[test]
+    fn percents_are_read_to_the_hundredth() {
+        assert_eq!(Weight::from_percent(0.01).map(Weight::basis_points), Some(1));
+        assert_eq!(Weight::from_percent(12.5).map(|w| w.to_string()).as_deref(), Some("12.5 %"));
+        assert_eq!(
+            (Weight::from_percent(100.1), Weight::from_percent(-1.0), Weight::from_percent(f64::NAN)),
+            (None, None, None)
+        );
+    }
+}

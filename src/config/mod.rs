@@ -1,0 +1,430 @@
+//! What the operator means: a checked, complete configuration, without an `Option` that cannot be none.
+//!
+//! A file is read in stages: text → located tree (`yaml.rs`) → expanded values and overrides
+//! (`expand.rs`) → this (`meaning/`). Every stage adds to one list of problems, so that a file's
+//! mistakes are all reported at once, each with line, field and what to write instead. The names and
+//! defaults here are those of `config/omnidaemon.yaml`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use crate::cohort::Weight;
+use crate::task::Topic;
+
+/// A text that is not shown: passwords, tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself; never log what this returns.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The data plane.
+    pub proxy: Proxy,
+    /// The admin plane.
+    pub admin: Admin,
+    /// The legacy endpoint.
+    pub upstream: Upstream,
+    /// Where tasks and rollout state live.
+    pub store: Store,
+    /// Routes in the order of the file; the first match wins.
+    pub routes: Vec<Route>,
+    /// Topics by name.
+    pub topics: BTreeMap<Topic, TopicConfig>,
+    /// The embedded workers, and the default of `omnidaemon worker`.
+    pub workers: Workers,
+    /// How results are kept.
+    pub results: Results,
+}
+
+/// `proxy:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proxy {
+    /// The data port. Restart-only.
+    pub listen: SocketAddr,
+    /// Data-plane threads; 0 is one per core. Restart-only.
+    pub threads: usize,
+    /// Largest body of a task, bytes.
+    pub max_body: usize,
+    /// Where `/task/<id>` is served, without a slash at the end.
+    pub task_path: String,
+    /// Peers whose `X-Forwarded-*` and `x-omnidaemon-path` count; empty is nobody.
+    pub trusted: Vec<Cidr>,
+    /// The longest a shutdown takes.
+    pub drain: Duration,
+    /// How long `/readyz` says 503 before the proxy stops accepting.
+    pub drain_delay: Duration,
+    /// Whether `/metrics` is also served on the data port (`expose: [metrics]`).
+    pub expose_metrics: bool,
+    /// Origins that browsers may call the own paths from (`cors: {origins: […]}`); `*` is any.
+    pub cors_origins: Vec<String>,
+}
+
+/// A network, such as `10.0.0.0/8` or `::1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The network's address.
+    pub network: IpAddr,
+    /// Leading bits that count.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether `peer` is in the network; an IPv4-mapped IPv6 peer counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        match (self.network, peer.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let shift = 32 - u32::from(self.prefix.min(32));
+                shift == 32 || u32::from(net) >> shift == u32::from(ip) >> shift
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let shift = 128 - u32::from(self.prefix.min(128));
+                shift == 128 || u128::from(net) >> shift == u128::from(ip) >> shift
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `admin:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// The admin port. Restart-only.
+    pub listen: SocketAddr,
+    /// The bearer token of `/admin/v1`; without one the listener must be loopback.
+    pub token: Option<Secret>,
+    /// Host names accepted beside the listener's own.
+    pub hosts: Vec<String>,
+}
+
+/// `upstream:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// One or several servers, tried in turn.
+    pub urls: Vec<UpstreamUrl>,
+    /// The longest a connect may take.
+    pub connect_timeout: Duration,
+    /// The longest until the first byte of an answer; none waits.
+    pub timeout: Option<Duration>,
+}
+
+/// The base of an HTTP server: scheme, host and port, no path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamUrl {
+    /// Whether it is `https`.
+    pub tls: bool,
+    /// Host name or address, IPv6 without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl UpstreamUrl {
+    /// `host` or `host:port`, as it goes into a Host header.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+}
+
+/// `store:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    /// Which store. Restart-only.
+    pub url: StoreUrl,
+    /// How long a store call may take before the store counts as unreachable.
+    pub timeout: Duration,
+    /// What a 202 waits for beyond the store's own acknowledgement.
+    pub durability: Durability,
+    /// Partitions of a topic on a Redis Cluster.
+    pub partitions: u16,
+}
+
+/// `store.url`
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `sqlite:PATH`: one process, no other server.
+    Sqlite(PathBuf),
+    /// `redis://` or `rediss://`.
+    Redis(Secret),
+    /// `redis+sentinel://` or `rediss+sentinel://`.
+    Sentinel(Secret),
+    /// `redis+cluster://` or `rediss+cluster://`.
+    Cluster(Secret),
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    /// The URL with its user info masked.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) => f.write_str(&masked(url.expose())),
+        }
+    }
+}
+
+/// A URL with what stands between `//` and the last `@` of the authority masked.
+fn masked(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => url.to_owned(),
+    }
+}
+
+/// `store.durability`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// As the store persists.
+    Default,
+    /// Redis: also WAIT for a replica, and WAITAOF where the server has it.
+    Wait,
+}
+
+/// One entry of `routes:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Its key in the file; the `route` label.
+    pub name: String,
+    /// The path it answers for.
+    pub path: PathPattern,
+    /// The methods it answers for.
+    pub methods: Vec<Method>,
+    /// The topic of its tasks.
+    pub topic: Topic,
+    /// How long a canaried request waits for its result.
+    pub wait: Duration,
+    /// What happens then.
+    pub on_wait_timeout: OnWaitTimeout,
+    /// What happens when the store died before it said whether the task is durable.
+    pub on_unknown: OnUnknown,
+    /// Whether a canaried request may be tried more than once.
+    pub retry_canaried: bool,
+    /// Headers that are not captured.
+    pub drop_headers: Vec<HeaderName>,
+    /// Who goes async.
+    pub rollout: Rollout,
+    /// How clients are told to move on.
+    pub deprecation: Deprecation,
+}
+
+/// A path of literal and `{named}` segments, such as `/agents/{agent}/invoke`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPattern {
+    /// As written.
+    pub text: String,
+    /// The segments after the first slash; none is a `{named}` one, which any one segment matches.
+    pub segments: Vec<Option<String>>,
+}
+
+/// `on_wait_timeout`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnWaitTimeout {
+    /// 202 with a poll URL.
+    Accepted,
+    /// Waits on, as the sync path would.
+    Hold,
+}
+
+/// `on_unknown`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// Serves the request sync and cancels the task when the store is back.
+    Sync,
+    /// 503.
+    Refuse,
+}
+
+/// `rollout:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    /// The share that the operator allows.
+    pub percent: Weight,
+    /// Phases on the way to it, rising.
+    pub steps: Vec<Weight>,
+    /// Whether gates must pass first.
+    pub mode: RolloutMode,
+    /// Keeps the cohorts of two rollouts apart; the route's name by default.
+    pub salt: String,
+    /// What makes a client sticky, first present wins; none is random per request.
+    pub sticky: Vec<StickyKey>,
+}
+
+/// `rollout.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutMode {
+    /// Climbs the steps as their gates pass.
+    Gated,
+    /// Jumps to `percent`.
+    Manual,
+}
+
+/// One of `rollout.sticky.keys`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyKey {
+    /// `header:NAME`
+    Header(HeaderName),
+    /// `cookie:NAME`
+    Cookie(String),
+}
+
+/// `deprecation:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deprecation {
+    /// What legacy clients get.
+    pub mode: DeprecationMode,
+    /// Since when, for the `Deprecation` header (RFC 9745).
+    pub deprecated_at: Option<jiff::Timestamp>,
+    /// When it ends, for the `Sunset` header (RFC 8594).
+    pub sunset_at: Option<jiff::Timestamp>,
+    /// Where to go instead, a path or URL without the query.
+    pub successor: Option<String>,
+    /// The page that explains it.
+    pub link: Option<String>,
+    /// Whether `redirect` is 308 rather than 307.
+    pub permanent: bool,
+}
+
+/// `deprecation.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeprecationMode {
+    /// Nothing.
+    None,
+    /// Headers on the answers.
+    Announce,
+    /// 307 or 308 to the successor.
+    Redirect,
+    /// 410.
+    Gone,
+}
+
+impl DeprecationMode {
+    /// The word in the file; the `mode` label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Announce => "announce",
+            Self::Redirect => "redirect",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// One entry of `topics:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicConfig {
+    /// What runs its tasks.
+    pub handler: HandlerConfig,
+    /// The longest one attempt may take.
+    pub timeout: Duration,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// The base of the backoff.
+    pub retry_delay: Duration,
+    /// The consumer group's name on Redis.
+    pub agent: String,
+    /// How `content` is written on Redis.
+    pub content: ContentForm,
+    /// Waiting tasks over which new ones are refused.
+    pub max_backlog: u64,
+}
+
+/// `handler:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandlerConfig {
+    /// Replays the captured request to the legacy upstream.
+    Upstream,
+    /// POSTs the payload to a URL.
+    Http(String),
+    /// Runs a program: task on stdin, result on stdout. Never empty.
+    Command(Vec<String>),
+    /// Left to other consumers.
+    External,
+}
+
+/// `content:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentForm {
+    /// The payload as a JSON string, which the Genesis bridge expects.
+    String,
+    /// The payload as it is.
+    Object,
+}
+
+/// `workers:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workers {
+    /// Workers; 0 runs none in this process.
+    pub count: usize,
+    /// Tasks that each runs at a time.
+    pub concurrency: usize,
+    /// How long running tasks may go on at shutdown.
+    pub drain: Duration,
+}
+
+/// `results:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Results {
+    /// How long a finished task can be read.
+    pub ttl: Duration,
+    /// The largest result that is kept, bytes.
+    pub max_result: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_store_urls_are_masked() {
+        let url = StoreUrl::Redis(Secret::new("redis://u:p@ss@h:6379/0"));
+        assert_eq!(format!("{url} {url:?}"), "redis://***@h:6379/0 redis://***@h:6379/0");
+    }
+
+    #[test]
+    fn networks_contain_their_addresses_and_no_others() {
+        let ten = Cidr { network: "10.0.0.0".parse().expect("ip"), prefix: 8 };
+        assert!(ten.contains("10.9.9.9".parse().expect("ip")) && ten.contains("::ffff:10.1.1.1".parse().expect("ip")));
+        assert!(!ten.contains("11.0.0.1".parse().expect("ip")) && !ten.contains("::1".parse().expect("ip")));
+        assert!(Cidr { network: "0.0.0.0".parse().expect("ip"), prefix: 0 }.contains("1.2.3.4".parse().expect("ip")));
+    }
+}

@@ -1,0 +1,303 @@
+//! Durable tasks: the whole interface on one page, over SQLite (`sqlite/`) and Redis Streams (`redis/`).
+//!
+//! Both keep the same promises, held by one contract suite (`tests/contract/`): a task is durable when
+//! `enqueue` returns; it has at most one live lease; only the holder of (id, attempt) can settle it,
+//! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
+//! Nothing here knows HTTP or decides a retry: the worker does.
+
+mod circuit;
+mod envelope;
+mod redis;
+mod sqlite;
+mod waiters;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+pub use self::circuit::Circuit;
+pub use self::redis::RedisStore;
+pub use self::sqlite::SqliteStore;
+pub use self::waiters::{Waiter, Waiters};
+use crate::config::{self, ContentForm, StoreUrl};
+use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+
+/// Why a store call did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached, and nothing was changed.
+    #[error("the store is unreachable: {0}")]
+    Unreachable(String),
+    /// The call was sent and never answered: it may or may not have been applied.
+    #[error("the store did not answer: {0}")]
+    Unknown(String),
+    /// The store is there and says no.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// What is stored cannot be read.
+    #[error("a stored record cannot be read: {0}")]
+    Malformed(String),
+    /// Another process has the store open.
+    #[error(
+        "{path} is in use by process {pid}: stop it, or set REDIS_URL (or store.url) to share a Redis between processes"
+    )]
+    Locked {
+        /// The database file.
+        path: String,
+        /// The process that holds it, as text; `unknown` where it cannot be told.
+        pid: String,
+    },
+    /// The store cannot be opened as configured.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl StoreError {
+    /// Whether the store is gone rather than refusing: the circuit opens, and no failure is counted.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Unknown(_))
+    }
+}
+
+/// Why a reachable store took nothing in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `max_backlog` tasks wait already.
+    #[error("{topic} has {depth} tasks waiting, the limit is {max}: try later, or raise topics.{topic}.max_backlog")]
+    Backlog {
+        /// The topic.
+        topic: Topic,
+        /// Waiting tasks.
+        depth: u64,
+        /// Its `max_backlog`.
+        max: u64,
+    },
+    /// Out of memory or disk.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// A replica, or a store that stopped writing.
+    #[error("the store is read-only: {0}")]
+    ReadOnly(String),
+}
+
+/// A topic and how its tasks are queued; taken from the configuration at each call, so that an edit counts at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// The topic.
+    pub topic: Topic,
+    /// The consumer group's agent.
+    pub agent: String,
+    /// How `content` is written on Redis.
+    pub content: ContentForm,
+    /// Waiting tasks over which `enqueue` refuses.
+    pub max_backlog: u64,
+}
+
+/// A right to run one attempt of a task, until it is settled or not renewed.
+///
+/// (`task.id`, `attempt`) is the fencing token: a settlement under an older attempt changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What to run.
+    pub task: Task,
+    /// Which attempt it is, from 1.
+    pub attempt: u32,
+    /// The queue it came from.
+    pub queue: Queue,
+    /// The store's own handle: the stream entry's id on Redis, empty on SQLite.
+    pub entry: String,
+}
+
+/// How a lease ends. Each is atomic and fenced; repeating an applied one says [`Settled::Applied`] again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The task is completed, readable for `ttl`.
+    Complete {
+        /// The result.
+        answer: Answer,
+        /// How long it can be read.
+        ttl: Duration,
+    },
+    /// The attempt failed; another may begin at `at`.
+    Retry {
+        /// The reason.
+        failure: Failure,
+        /// When the next attempt may begin.
+        at: UnixMs,
+    },
+    /// The task failed for good and becomes a dead letter.
+    Bury {
+        /// The reason.
+        failure: Failure,
+        /// How long the failed record can be read; the dead letter stays.
+        ttl: Duration,
+    },
+    /// Given back, unspent: the attempt is not counted.
+    Release,
+}
+
+/// What a settlement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It counts.
+    Applied,
+    /// The lease was not the current one any more (a later attempt, or cancelled): nothing changed.
+    Fenced,
+}
+
+/// What a cancellation found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was queued and never runs; or it already was cancelled.
+    Done,
+    /// It is running: it ends as cancelled, and its attempt is fenced.
+    Running,
+    /// It had ended otherwise, as this.
+    Ended(Status),
+    /// No such task.
+    Unknown,
+}
+
+/// A worker's name and load, as other processes see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// `<host>.<pid>.<boot>`: one per process.
+    pub process: String,
+    /// Live slots.
+    pub active: u32,
+    /// Slots that run a task.
+    pub busy: u32,
+    /// When the process started.
+    pub started: UnixMs,
+}
+
+/// How a topic's queue stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Tasks that wait, retries included.
+    pub queued: u64,
+    /// Tasks under a lease.
+    pub processing: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Age of the oldest waiting task; zero when none waits.
+    pub oldest: Duration,
+}
+
+/// A task that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The task's id; for a malformed entry, the store's name of that entry.
+    pub id: String,
+    /// Its topic.
+    pub topic: Topic,
+    /// The last error.
+    pub error: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it failed.
+    pub failed: UnixMs,
+    /// The payload as it was, or what could not be read.
+    pub payload: String,
+}
+
+/// A route's rollout state; the store keeps the text and never reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutRecord {
+    /// Raised by one at each save.
+    pub version: u64,
+    /// JSON.
+    pub state: String,
+}
+
+/// The queue, the results, and the little shared state beside them.
+///
+/// Every method may be called from any runtime, and returns within about `store.timeout`
+/// (`lease` also waits) with a [`StoreError`] where the store does not answer.
+#[async_trait]
+pub trait TaskStore: Send + Sync + 'static {
+    /// Background duties, until `shutdown`: notifications for [`Self::waiters`], reconnecting.
+    async fn run(&self, shutdown: CancellationToken);
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated.
+    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError>;
+
+    /// A task as it stands; none when unknown or expired.
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError>;
+
+    /// Cancels a task; it stays readable for `ttl`.
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError>;
+
+    /// Up to `max` leases of any of `queues`, due retries included, none starved; waits up to `wait` for the
+    /// first. Each lives for [`LEASE`] unless renewed. Not to be dropped while it runs: what it read would wait for its lease to expire.
+    async fn lease(
+        &self,
+        process: &str,
+        queues: &[Queue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// Ends a lease.
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError>;
+
+    /// Extends leases by [`LEASE`]; returns those that are lost (fenced, or their task cancelled).
+    async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError>;
+
+    /// Housekeeping, called about every second by each process with workers: expired leases become leasable again
+    /// (dead letters when [`may_rerun`] says no, kept for `ttl`), expired records go.
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError>;
+
+    /// How queues stand, in their order.
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError>;
+
+    /// A queue's dead letters, newest first.
+    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Says that a worker process lives; forgotten after [`HEARTBEAT`] without another.
+    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
+
+    /// The live worker processes.
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;
+
+    /// A route's rollout state.
+    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError>;
+
+    /// Saves it if the stored version is `record.version - 1` (0 is absent); false when another writer was first.
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError>;
+
+    /// Those who wait in this process for a task's end.
+    fn waiters(&self) -> &Waiters;
+}
+
+/// How long a lease lives without renewal.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long a heartbeat counts.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
+pub const CRASH_LIMIT: u32 = 3;
+
+/// Whether a task whose worker died in its `attempts`-th attempt runs again.
+#[must_use]
+pub fn may_rerun(attempts: u32, retries: u32) -> bool {
+    attempts < retries.saturating_add(CRASH_LIMIT)
+}
+
+/// Opens the configured store. SQLite is opened and locked here; Redis is not connected to yet.
+///
+/// # Errors
+/// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
+pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
+    Ok(match &config.url {
+        StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
+        StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
+    })
+}

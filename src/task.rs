@@ -1,0 +1,375 @@
+//! The nouns of the task path: ids, topics, the captured request, the answer, the failure.
+//!
+//! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
+//! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+/// Milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMs(pub u64);
+
+impl UnixMs {
+    /// This instant plus `delay`, saturating.
+    #[must_use]
+    pub fn plus(self, delay: Duration) -> Self {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// How long after `earlier` this instant is; zero when it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Why a name from outside was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// A task id with other characters, or of a wrong length.
+    #[error("a task id is 1 to 128 characters of A-Z a-z 0-9 _ -")]
+    TaskId,
+    /// A topic with other characters, or of a wrong length.
+    #[error("a topic is 1 to 200 characters of A-Z a-z 0-9 . _ -")]
+    Topic,
+}
+
+/// A task's public name: ours are `task_` and a ULID (48 bits of milliseconds, 80 random bits), so
+/// they sort by age and cannot be guessed; foreign ones match `[A-Za-z0-9_-]{1,128}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(Arc<str>);
+
+impl TaskId {
+    /// The id made of a time and the low 80 bits of `random`.
+    #[must_use]
+    pub fn new(now: UnixMs, random: u128) -> Self {
+        let ulid = ulid::Ulid::from_parts(now.0, random).to_string();
+        Self(format!("task_{}", ulid.to_ascii_lowercase()).into())
+    }
+
+    /// Reads an id that came from outside.
+    ///
+    /// # Errors
+    /// [`BadName::TaskId`] for anything that is not `[A-Za-z0-9_-]{1,128}`: checked before any key is built.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let well_formed = (1..=128).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if well_formed { Ok(Self(text.into())) } else { Err(BadName::TaskId) }
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A queue's name, `[A-Za-z0-9._-]{1,200}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// Reads a topic.
+    ///
+    /// # Errors
+    /// [`BadName::Topic`] for any other character or length.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let well_formed = (1..=200).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if well_formed { Ok(Self(text.into())) } else { Err(BadName::Topic) }
+    }
+
+    /// The topic as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a task stands, as a client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Durable, and waiting for a worker or for its next attempt.
+    Queued,
+    /// A worker holds its lease.
+    Processing,
+    /// Ended with a result.
+    Completed,
+    /// Ended without one; it is also a dead letter.
+    Failed,
+    /// Ended by its owner before it completed.
+    Cancelled,
+}
+
+impl Status {
+    /// The word in `GET /task/<id>`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Processing => "processing",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing will change it any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A request as the legacy upstream would have received it, kept to be replayed by a worker.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CapturedRequest {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// All end-to-end headers, credentials included.
+    pub headers: HeaderMap,
+    /// The body, byte for byte.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for CapturedRequest {
+    /// Shows neither headers nor body: both can carry secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({} bytes)", self.method, self.target, self.body.len())
+    }
+}
+
+/// A digest of the API key that created a task; only the same key may see it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// Wraps the hex digest.
+    #[must_use]
+    pub fn from_digest(digest: &str) -> Self {
+        Self(digest.into())
+    }
+
+    /// The hex digest.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner(…)")
+    }
+}
+
+/// A unit of work: what is stored at enqueue and what a handler gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its name.
+    pub id: TaskId,
+    /// Its queue.
+    pub topic: Topic,
+    /// The payload as JSON text, UTF-8.
+    pub payload: Bytes,
+    /// The HTTP request it came from, where there was one.
+    pub request: Option<CapturedRequest>,
+    /// The caller's own id for it.
+    pub correlation_id: Option<String>,
+    /// The route it was canaried on; none for `/invoke/async` and the command line.
+    pub route: Option<String>,
+    /// The key that may see it; none for a task created without one.
+    pub owner: Option<Owner>,
+    /// Failed attempts after which it is a dead letter, less one: 0 is tried once.
+    pub retries: u32,
+    /// When it was accepted.
+    pub created: UnixMs,
+}
+
+/// What a handler gives back.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status, where the handler spoke HTTP.
+    pub status: Option<StatusCode>,
+    /// End-to-end headers to give to a waiting client; empty unless `verbatim`.
+    pub headers: HeaderMap,
+    /// The body: anything when `verbatim`, else JSON text.
+    pub body: Bytes,
+    /// Whether a waiting client gets status, headers and body as they are; else 200 and the body as JSON.
+    pub verbatim: bool,
+}
+
+impl Answer {
+    /// An answer that is JSON and nothing else.
+    #[must_use]
+    pub fn json(body: impl Into<Bytes>) -> Self {
+        Self { status: None, headers: HeaderMap::new(), body: body.into(), verbatim: false }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({:?}, {} bytes)", self.status, self.body.len())
+    }
+}
+
+/// Why an attempt, or in the end the task, did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The attempt ran into the topic's `timeout`.
+    Deadline,
+    /// The handler could not be reached.
+    Unreachable,
+    /// The handler answered with a status that counts as failed.
+    Status,
+    /// The handler ran and failed: exit status, broken connection, an error of its own.
+    Handler,
+    /// Workers died while running it.
+    Crash,
+    /// The result cannot be kept: over `results.max_result`, or not readable.
+    Result,
+    /// What was queued cannot be read as a task.
+    Malformed,
+}
+
+impl FailureKind {
+    /// The word it is stored as.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Unreachable => "unreachable",
+            Self::Status => "status",
+            Self::Handler => "handler",
+            Self::Crash => "crash",
+            Self::Result => "result",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// The kind stored as `word`; an unknown word (of a later release) is `Handler`.
+    #[must_use]
+    pub fn from_word(word: &str) -> Self {
+        [Self::Deadline, Self::Unreachable, Self::Status, Self::Crash, Self::Result, Self::Malformed]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+            .unwrap_or(Self::Handler)
+    }
+}
+
+/// A failed attempt: the reason for people, and the last answer for the waiting client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong, for programs.
+    pub kind: FailureKind,
+    /// What went wrong, for people.
+    pub message: String,
+    /// The answer that counted as failed, where there was one.
+    pub answer: Option<Answer>,
+}
+
+impl Failure {
+    /// A failure without an answer.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), answer: None }
+    }
+
+    /// Whether another attempt could end differently.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self.kind, FailureKind::Result | FailureKind::Malformed)
+    }
+}
+
+/// A task as it stands in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// Its name.
+    pub id: TaskId,
+    /// Its queue.
+    pub topic: Topic,
+    /// Where it stands.
+    pub status: Status,
+    /// Attempts begun so far.
+    pub attempts: u32,
+    /// The key that may see it.
+    pub owner: Option<Owner>,
+    /// When it was accepted.
+    pub created: UnixMs,
+    /// When it ended.
+    pub finished: Option<UnixMs>,
+    /// The result, when completed.
+    pub answer: Option<Answer>,
+    /// The last failure; final when `status` is failed.
+    pub failure: Option<Failure>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_prefixed_sort_by_time_and_read_back() {
+        let early = TaskId::new(UnixMs(1_700_000_000_000), 7);
+        let late = TaskId::new(UnixMs(1_700_000_000_001), 3);
+        assert!(early.as_str().starts_with("task_") && early < late);
+        assert_eq!(TaskId::parse(early.as_str()), Ok(early));
+    }
+
+    #[test]
+    fn names_from_outside_are_refused_before_they_become_keys() {
+        for bad in ["", "a b", "../x", "task*", "a/b", &"x".repeat(129)] {
+            assert_eq!(TaskId::parse(bad), Err(BadName::TaskId), "{bad}");
+        }
+        for bad in ["", "a b", "t*", "a/b", "a:b", &"x".repeat(201)] {
+            assert_eq!(Topic::parse(bad), Err(BadName::Topic), "{bad}");
+        }
+        assert!(Topic::parse("genesis.meta.orchestrate").is_ok());
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", "Bearer canary-secret".parse().expect("a header value"));
+        let request = CapturedRequest {
+            method: Method::POST,
+            target: "/invoke".into(),
+            headers,
+            body: Bytes::from_static(b"canary-secret"),
+        };
+        assert!(!format!("{request:?}").contains("canary-secret"));
+        assert!(!format!("{:?}", Owner::from_digest("canary-secret")).contains("canary-secret"));
+    }
+}
