@@ -17,5 +17,8 @@
 
 pub mod cohort;
 pub mod config;
+pub mod metrics;
+pub mod route;
+pub mod snapshot;
 pub mod store;
 pub mod task;

@@ -1,0 +1,359 @@
+//! Metric handles. Names are in `names.rs`; what the data plane counts per request is in `cells.rs`.
+//!
+//! Labels come from the configuration, never from a request, and every series exists at 0 from the
+//! moment its route or topic does. Counters are per process; gauges of shared things are equal on every
+//! `serve`, so dashboards take their maximum.
+
+mod cells;
+pub mod names;
+
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+pub use self::cells::{RequestCells, RouteCells};
+
+/// Upper bounds of every duration histogram, seconds.
+pub const DURATION_BUCKETS: [f64; 20] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
+    1800.0, 3600.0,
+];
+
+/// The `route` label of requests that no route names.
+pub const OTHER: &str = "_other";
+/// The `route` label of the task endpoints.
+pub const TASKS: &str = "_tasks";
+
+/// Which way a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// To the upstream, at once.
+    Sync,
+    /// Through the queue.
+    Async,
+}
+
+impl Path {
+    /// The `path` label, and the value of `x-omnidaemon-path`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// Why a request of the async cohort was served sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Not a request that can be captured.
+    Ineligible,
+    /// The store is gone.
+    StoreUnavailable,
+    /// The queue is at `max_backlog`.
+    Backpressure,
+    /// The store is there and took nothing in.
+    StoreRefused,
+    /// The store died before it said whether the task is durable.
+    Unknown,
+}
+
+impl Fallback {
+    const ALL: [Self; 5] =
+        [Self::Ineligible, Self::StoreUnavailable, Self::Backpressure, Self::StoreRefused, Self::Unknown];
+
+    /// The `reason` label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ineligible => "ineligible",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Backpressure => "backpressure",
+            Self::StoreRefused => "store_refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a canaried request ended, or what its client noticed on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskOutcome {
+    /// Its task completed.
+    Completed,
+    /// Its task failed for good.
+    Failed,
+    /// Its task was cancelled.
+    Cancelled,
+    /// Its client was told to poll.
+    Deferred,
+    /// The store refused it.
+    Refused,
+}
+
+impl TaskOutcome {
+    const ALL: [Self; 5] = [Self::Completed, Self::Failed, Self::Cancelled, Self::Deferred, Self::Refused];
+
+    /// The `outcome` label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Deferred => "deferred",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The handles of one process.
+pub struct Metrics {
+    registry: Registry,
+    tasks_received: IntCounterVec,
+    tasks_processed: IntCounterVec,
+    tasks_failed: IntCounterVec,
+    processing_duration: HistogramVec,
+    queue_depth: IntGaugeVec,
+    queue_oldest: GaugeVec,
+    /// Live slots of this process.
+    pub workers_active: IntGauge,
+    /// Slots of this process that run a task.
+    pub workers_busy: IntGauge,
+    /// Worker processes that died unasked.
+    pub workers_crashed: IntCounter,
+    /// Per-thread counts of requests.
+    pub requests: RequestCells,
+    task_outcomes: IntCounterVec,
+    rollout_weight: GaugeVec,
+    rollout_percent: GaugeVec,
+    fallback: IntCounterVec,
+    unknown_enqueues: IntCounterVec,
+    deprecated_requests: IntCounterVec,
+    /// 1 or 0.
+    pub config_reload_ok: IntGauge,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Handles for a process with `threads` data-plane threads.
+    ///
+    /// # Panics
+    /// Never: the names are constants that are registered once, in a registry of their own.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        let registry = Registry::new();
+        let requests = RequestCells::new(threads);
+        let metrics = Self {
+            tasks_received: counter_vec(names::TASKS_RECEIVED, "Tasks accepted", &["topic"]),
+            tasks_processed: counter_vec(names::TASKS_PROCESSED, "Tasks completed", &["topic"]),
+            tasks_failed: counter_vec(names::TASKS_FAILED, "Tasks that failed for good", &["topic"]),
+            processing_duration: HistogramVec::new(
+                HistogramOpts::new(names::PROCESSING_DURATION, "Seconds an attempt took")
+                    .buckets(DURATION_BUCKETS.to_vec()),
+                &["topic"],
+            )
+            .expect("a valid name"),
+            queue_depth: IntGaugeVec::new(Opts::new(names::QUEUE_DEPTH, "Waiting tasks"), &["topic"])
+                .expect("a valid name"),
+            queue_oldest: gauge_vec(names::QUEUE_OLDEST, "Age of the oldest waiting task, seconds", &["topic"]),
+            workers_active: gauge(names::WORKERS_ACTIVE, "Live worker slots of this process"),
+            workers_busy: gauge(names::WORKERS_BUSY, "Worker slots of this process that run a task"),
+            workers_crashed: IntCounter::new(names::WORKERS_CRASHED, "Worker processes that died unasked")
+                .expect("a valid name"),
+            requests: requests.clone(),
+            task_outcomes: counter_vec(
+                names::TASK_OUTCOMES,
+                "How canaried requests ended, and what their clients noticed",
+                &["route", "outcome"],
+            ),
+            rollout_weight: gauge_vec(names::ROLLOUT_WEIGHT, "The running weight, percent", &["route"]),
+            rollout_percent: gauge_vec(names::ROLLOUT_PERCENT, "The allowed share, percent", &["route"]),
+            fallback: counter_vec(
+                names::FALLBACK,
+                "Requests of the async cohort that were served sync",
+                &["route", "reason"],
+            ),
+            unknown_enqueues: counter_vec(
+                names::UNKNOWN_ENQUEUES,
+                "Requests whose enqueue was never answered",
+                &["route"],
+            ),
+            deprecated_requests: counter_vec(
+                names::DEPRECATED_REQUESTS,
+                "Calls of a deprecated route",
+                &["route", "mode"],
+            ),
+            config_reload_ok: gauge(names::CONFIG_RELOAD_OK, "1 when the last reload was applied, 0 when refused"),
+            registry,
+        };
+        metrics.config_reload_ok.set(1);
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let collectors: [Box<dyn prometheus::core::Collector>; 17] = [
+            Box::new(self.tasks_received.clone()),
+            Box::new(self.tasks_processed.clone()),
+            Box::new(self.tasks_failed.clone()),
+            Box::new(self.processing_duration.clone()),
+            Box::new(self.queue_depth.clone()),
+            Box::new(self.queue_oldest.clone()),
+            Box::new(self.workers_active.clone()),
+            Box::new(self.workers_busy.clone()),
+            Box::new(self.workers_crashed.clone()),
+            Box::new(self.requests.clone()),
+            Box::new(self.task_outcomes.clone()),
+            Box::new(self.rollout_weight.clone()),
+            Box::new(self.rollout_percent.clone()),
+            Box::new(self.fallback.clone()),
+            Box::new(self.unknown_enqueues.clone()),
+            Box::new(self.deprecated_requests.clone()),
+            Box::new(self.config_reload_ok.clone()),
+        ];
+        for collector in collectors {
+            self.registry.register(collector).expect("each name is registered once");
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let process = prometheus::process_collector::ProcessCollector::for_self();
+            self.registry.register(Box::new(process)).expect("its names are not ours");
+        }
+    }
+
+    /// Makes a route's series exist.
+    pub fn declare_route(&self, route: &str) {
+        for reason in Fallback::ALL {
+            self.fallback.with_label_values(&[route, reason.as_str()]);
+        }
+        for outcome in TaskOutcome::ALL {
+            self.task_outcomes.with_label_values(&[route, outcome.as_str()]);
+        }
+        for mode in ["announce", "redirect", "gone"] {
+            self.deprecated_requests.with_label_values(&[route, mode]);
+        }
+        self.unknown_enqueues.with_label_values(&[route]);
+        self.rollout_weight.with_label_values(&[route]);
+        self.rollout_percent.with_label_values(&[route]);
+        let _ = self.requests.route(route);
+    }
+
+    /// Makes a topic's series exist.
+    pub fn declare_topic(&self, topic: &str) {
+        for counter in [&self.tasks_received, &self.tasks_processed, &self.tasks_failed] {
+            counter.with_label_values(&[topic]);
+        }
+        self.processing_duration.with_label_values(&[topic]);
+        self.queue_depth.with_label_values(&[topic]);
+        self.queue_oldest.with_label_values(&[topic]);
+    }
+
+    /// Counts an accepted task.
+    pub fn task_received(&self, topic: &str) {
+        self.tasks_received.with_label_values(&[topic]).inc();
+    }
+
+    /// Counts a completed task.
+    pub fn task_processed(&self, topic: &str) {
+        self.tasks_processed.with_label_values(&[topic]).inc();
+    }
+
+    /// Counts a task that failed for good.
+    pub fn task_failed(&self, topic: &str) {
+        self.tasks_failed.with_label_values(&[topic]).inc();
+    }
+
+    /// Records how long an attempt took.
+    pub fn attempt_took(&self, topic: &str, took: std::time::Duration) {
+        self.processing_duration.with_label_values(&[topic]).observe(took.as_secs_f64());
+    }
+
+    /// Sets a topic's queue gauges.
+    pub fn set_queue(&self, topic: &str, queued: u64, oldest: std::time::Duration) {
+        self.queue_depth.with_label_values(&[topic]).set(i64::try_from(queued).unwrap_or(i64::MAX));
+        self.queue_oldest.with_label_values(&[topic]).set(oldest.as_secs_f64());
+    }
+
+    /// Counts how a canaried request ended.
+    pub fn task_outcome(&self, route: &str, outcome: TaskOutcome) {
+        self.task_outcomes.with_label_values(&[route, outcome.as_str()]).inc();
+    }
+
+    /// Counts a request of the async cohort that was served sync.
+    pub fn fell_back(&self, route: &str, reason: Fallback) {
+        self.fallback.with_label_values(&[route, reason.as_str()]).inc();
+    }
+
+    /// Counts a request whose enqueue was never answered.
+    pub fn unknown_enqueue(&self, route: &str) {
+        self.unknown_enqueues.with_label_values(&[route]).inc();
+    }
+
+    /// Counts a call of a deprecated route.
+    pub fn deprecated(&self, route: &str, mode: &str) {
+        self.deprecated_requests.with_label_values(&[route, mode]).inc();
+    }
+
+    /// Sets a route's rollout gauges, percent.
+    pub fn set_rollout(&self, route: &str, weight: f64, percent: f64) {
+        self.rollout_weight.with_label_values(&[route]).set(weight);
+        self.rollout_percent.with_label_values(&[route]).set(percent);
+    }
+
+    /// Everything in the Prometheus text format.
+    #[must_use]
+    pub fn exposition(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name")
+}
+
+fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), labels).expect("a valid name")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("a valid name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_at_zero_from_the_start() {
+        let metrics = Metrics::new(1);
+        metrics.declare_route("invoke");
+        metrics.declare_topic("t");
+        let text = metrics.exposition();
+        for name in names::ALL {
+            assert!(text.contains(&format!("\n{name}")) || text.starts_with(name), "{name} is missing in {text}");
+        }
+        assert!(text.contains("omnidaemon_fallback_total{reason=\"ineligible\",route=\"invoke\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn requests_of_all_threads_are_summed() {
+        let metrics = Metrics::new(2);
+        let route = metrics.requests.route("invoke");
+        route.answered(0, Path::Sync, 200);
+        route.answered(1, Path::Sync, 200);
+        route.took(1, Path::Async, std::time::Duration::from_millis(30));
+        let text = metrics.exposition();
+        assert!(text.contains("omnidaemon_requests_total{code=\"200\",path=\"sync\",route=\"invoke\"} 2"), "{text}");
+        assert!(
+            text.contains("omnidaemon_request_duration_seconds_bucket{path=\"async\",route=\"invoke\",le=\"0.05\"} 1"),
+            "{text}"
+        );
+    }
+}

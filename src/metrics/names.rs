@@ -1,0 +1,60 @@
+//! Every metric's name, once. Dashboards, alerts and documents are held to this list.
+
+/// Tasks accepted, each once.
+pub const TASKS_RECEIVED: &str = "omnidaemon_tasks_received_total";
+/// Tasks that completed, each once however often retried.
+pub const TASKS_PROCESSED: &str = "omnidaemon_tasks_processed_total";
+/// Tasks that failed for good.
+pub const TASKS_FAILED: &str = "omnidaemon_tasks_failed_total";
+/// Seconds an attempt took.
+pub const PROCESSING_DURATION: &str = "omnidaemon_processing_duration_seconds";
+/// Waiting tasks.
+pub const QUEUE_DEPTH: &str = "omnidaemon_queue_depth";
+/// Age of the oldest waiting task, seconds.
+pub const QUEUE_OLDEST: &str = "omnidaemon_queue_oldest_seconds";
+/// Live worker slots of this process, idle ones too.
+pub const WORKERS_ACTIVE: &str = "omnidaemon_workers_active";
+/// Worker slots that run a task.
+pub const WORKERS_BUSY: &str = "omnidaemon_workers_busy";
+/// Worker processes that died unasked.
+pub const WORKERS_CRASHED: &str = "omnidaemon_workers_crashed_total";
+/// Requests answered on a route, per path and status.
+pub const REQUESTS: &str = "omnidaemon_requests_total";
+/// Seconds from a request's head to the end of its answer.
+pub const REQUEST_DURATION: &str = "omnidaemon_request_duration_seconds";
+/// How canaried requests ended.
+pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
+/// The running weight, percent.
+pub const ROLLOUT_WEIGHT: &str = "omnidaemon_rollout_weight";
+/// The share that the operator allows, percent.
+pub const ROLLOUT_PERCENT: &str = "omnidaemon_rollout_percent";
+/// Requests of the async cohort that were served sync.
+pub const FALLBACK: &str = "omnidaemon_fallback_total";
+/// Requests whose enqueue was never answered.
+pub const UNKNOWN_ENQUEUES: &str = "omnidaemon_unknown_enqueues_total";
+/// Calls of a deprecated route.
+pub const DEPRECATED_REQUESTS: &str = "omnidaemon_deprecated_requests_total";
+/// 1 when the last reload was applied, 0 when it was refused.
+pub const CONFIG_RELOAD_OK: &str = "omnidaemon_config_last_reload_successful";
+
+/// All of them.
+pub const ALL: [&str; 18] = [
+    TASKS_RECEIVED,
+    TASKS_PROCESSED,
+    TASKS_FAILED,
+    PROCESSING_DURATION,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST,
+    WORKERS_ACTIVE,
+    WORKERS_BUSY,
+    WORKERS_CRASHED,
+    REQUESTS,
+    REQUEST_DURATION,
+    TASK_OUTCOMES,
+    ROLLOUT_WEIGHT,
+    ROLLOUT_PERCENT,
+    FALLBACK,
+    UNKNOWN_ENQUEUES,
+    DEPRECATED_REQUESTS,
+    CONFIG_RELOAD_OK,
+];

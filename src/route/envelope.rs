@@ -1,0 +1,185 @@
+//! What a body means: an envelope that names its topic, or the payload itself.
+//!
+//! An envelope is an object with a string `topic` and a `payload`, and no key but those in [`KEYS`];
+//! anything else, an object with one strange key too, is the payload for the route's topic.
+
+use bytes::Bytes;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::task::Topic;
+
+/// The keys that an envelope may have.
+const KEYS: [&str; 6] = ["topic", "payload", "correlation_id", "webhook", "reply_to", "delay"];
+/// Keys that this release knows and does not serve yet.
+const NOT_YET: [&str; 3] = ["webhook", "reply_to", "delay"];
+/// The deepest nesting that is stored; deeper JSON would overflow readers further on.
+const MAX_DEPTH: usize = 128;
+
+/// A body, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The topic that the envelope names.
+    pub topic: Option<Topic>,
+    /// The payload as JSON text.
+    pub payload: Bytes,
+    /// The envelope's `correlation_id`.
+    pub correlation_id: Option<String>,
+}
+
+/// Why a body is no task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadBody {
+    /// Not JSON, or not UTF-8.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// Nested too deeply.
+    #[error("the body is nested more than {MAX_DEPTH} levels deep")]
+    TooDeep,
+    /// The same key twice at the top.
+    #[error("the body has the key {0:?} twice")]
+    DuplicateKey(String),
+    /// A key of the envelope has a value of the wrong kind.
+    #[error("{key} must be {must_be}")]
+    WrongType {
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        must_be: &'static str,
+    },
+    /// A key of the envelope that is not served yet.
+    #[error("{0} is not supported by this release: leave it out")]
+    NotYet(String),
+}
+
+/// Reads a body. Pure: whether the topic exists is the caller's question.
+pub fn parse_body(body: &Bytes) -> Result<Parsed, BadBody> {
+    check_depth(body)?;
+    let json: &RawValue = serde_json::from_slice(body).map_err(|error| BadBody::NotJson(error.to_string()))?;
+    let payload = body.slice_ref(json.get().as_bytes());
+    let bare = Parsed { topic: None, payload, correlation_id: None };
+    if !json.get().starts_with('{') {
+        return Ok(bare);
+    }
+    let fields = top_level(json)?;
+    let has = |key| fields.iter().any(|(name, _)| name == key);
+    let envelope = has("topic") && has("payload") && fields.iter().all(|(name, _)| KEYS.contains(&name.as_str()));
+    if envelope { open(body, &fields) } else { Ok(bare) }
+}
+
+fn open(body: &Bytes, fields: &[(String, &RawValue)]) -> Result<Parsed, BadBody> {
+    let mut parsed = Parsed { topic: None, payload: Bytes::new(), correlation_id: None };
+    for (name, value) in fields {
+        match name.as_str() {
+            "payload" => parsed.payload = body.slice_ref(value.get().as_bytes()),
+            "topic" => {
+                let text = string(value).ok_or(BadBody::WrongType { key: "topic", must_be: "a string" })?;
+                let must_be = "1 to 200 characters of A-Z a-z 0-9 . _ -";
+                parsed.topic = Some(Topic::parse(&text).map_err(|_| BadBody::WrongType { key: "topic", must_be })?);
+            }
+            "correlation_id" if value.get() != "null" => {
+                let text = string(value).filter(|text| text.len() <= 256);
+                let must_be = "a string of at most 256 bytes";
+                parsed.correlation_id = Some(text.ok_or(BadBody::WrongType { key: "correlation_id", must_be })?);
+            }
+            key if NOT_YET.contains(&key) && value.get() != "null" => return Err(BadBody::NotYet(key.to_owned())),
+            _ => {}
+        }
+    }
+    Ok(parsed)
+}
+
+fn string(json: &RawValue) -> Option<String> {
+    serde_json::from_str(json.get()).ok()
+}
+
+/// The fields of an object in order, their values unread.
+fn top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BadBody> {
+    struct Fields;
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Vec<(String, &'de RawValue)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut fields = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                fields.push(entry);
+            }
+            Ok(fields)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(json.get());
+    let fields = reader.deserialize_map(Fields).map_err(|error| BadBody::NotJson(error.to_string()))?;
+    let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(BadBody::DuplicateKey(pair[0].to_owned())),
+        None => Ok(fields),
+    }
+}
+
+/// Counts brackets outside of strings, before anything recurses.
+fn check_depth(body: &[u8]) -> Result<(), BadBody> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for &byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(BadBody::TooDeep);
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Parsed, BadBody> {
+        parse_body(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn an_envelope_names_its_topic_and_anything_else_is_the_payload() {
+        let envelope = parse(r#"{"topic":"genesis.build","payload":{"a": 1},"correlation_id":"c","delay":null}"#);
+        let envelope = envelope.expect("an envelope");
+        assert_eq!(envelope.topic.as_ref().map(Topic::as_str), Some("genesis.build"));
+        assert_eq!((&envelope.payload[..], envelope.correlation_id.as_deref()), (&b"{\"a\": 1}"[..], Some("c")));
+        for bare in [r#"{"topic":"t"}"#, r#"{"topic":"t","payload":1,"agent":"x"}"#, "[1]", "\"x\"", " 1 ", "{}"] {
+            let parsed = parse(bare).expect("a payload");
+            assert_eq!((parsed.topic, &parsed.payload[..]), (None, bare.trim().as_bytes()), "{bare}");
+        }
+    }
+
+    #[test]
+    fn wrong_bodies_are_told_apart() {
+        assert!(matches!(parse("{"), Err(BadBody::NotJson(_))));
+        assert!(matches!(parse(""), Err(BadBody::NotJson(_))));
+        assert_eq!(parse(&"[".repeat(100_000)), Err(BadBody::TooDeep));
+        assert_eq!(parse(r#"{"a":1,"\u0061":2}"#), Err(BadBody::DuplicateKey("a".into())));
+        assert!(matches!(parse(r#"{"topic":1,"payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
+        assert!(matches!(parse(r#"{"topic":"a/b","payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
+        assert_eq!(parse(r#"{"topic":"t","payload":{},"webhook":"http://x"}"#), Err(BadBody::NotYet("webhook".into())));
+        assert!(matches!(parse_body(&Bytes::from_static(b"\"\xff\"")), Err(BadBody::NotJson(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn brackets_in_strings_are_no_depth(text in "[\\[{\\\\\"a]{0,400}") {
+            let json = serde_json::to_string(&text).expect("a string serializes");
+            prop_assert!(parse(&json).is_ok());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Pure routing: which route a request is for, whether it may go async, what its body means.
+//!
+//! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one canonical
+//! form that is matched *and* forwarded, `envelope.rs` reads bodies, `split.rs` assigns cohorts.
+
+mod envelope;
+mod path;
+mod prefer;
+mod split;
+
+use http::Method;
+
+pub use self::envelope::{BadBody, Parsed, parse_body};
+pub use self::path::{BadPath, canonical};
+pub use self::prefer::Prefer;
+pub use self::split::{Assigned, assign, ineligible, is_json};
+use crate::config::{Config, PathPattern, Route};
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// The legacy call of the route with this index.
+    Invoke(usize),
+    /// `POST <path>/async` of the route with this index.
+    InvokeAsync(usize),
+    /// `/task/<id>`, with the id as it was written.
+    Task(&'a str),
+    /// The metrics page, where it is exposed.
+    Metrics,
+    /// Anything else: the upstream's.
+    Other,
+}
+
+/// The routes of one configuration, ready to be matched.
+#[derive(Clone, Debug)]
+pub struct Table {
+    routes: Vec<(PathPattern, Vec<Method>)>,
+    task_prefix: String,
+    metrics: bool,
+}
+
+/// What is put behind a route's path to submit a task.
+const ASYNC_SUFFIX: &str = "/async";
+
+// === impl Table ===
+
+impl Table {
+    /// The table of `config`.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let entry = |route: &Route| (route.path.clone(), route.methods.clone());
+        Self {
+            routes: config.routes.iter().map(entry).collect(),
+            task_prefix: format!("{}/", config.proxy.task_path),
+            metrics: config.proxy.expose_metrics,
+        }
+    }
+
+    /// What a canonical path is for. OPTIONS and HEAD always are the upstream's, but on the own paths.
+    #[must_use]
+    pub fn find<'a>(&self, method: &Method, path: &'a str) -> Target<'a> {
+        if let Some(id) = path.strip_prefix(&self.task_prefix) {
+            return Target::Task(id);
+        }
+        if self.metrics && path == "/metrics" {
+            return Target::Metrics;
+        }
+        for (index, (pattern, methods)) in self.routes.iter().enumerate() {
+            if pattern.matches(path) && methods.contains(method) {
+                return Target::Invoke(index);
+            }
+            if path.strip_suffix(ASYNC_SUFFIX).is_some_and(|base| pattern.matches(base)) {
+                return Target::InvokeAsync(index);
+            }
+        }
+        Target::Other
+    }
+}
+
+// === impl PathPattern ===
+
+impl PathPattern {
+    /// Whether a canonical path is of this pattern. A `{named}` segment matches any one that is not empty.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let mut given = rest.split('/');
+        let all = self.segments.iter().all(|segment| {
+            given.next().is_some_and(|text| segment.as_ref().map_or(!text.is_empty(), |literal| literal == text))
+        });
+        all && given.next().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(paths: &[&str]) -> Table {
+        let pattern = |text: &&str| {
+            let segment = |s: &str| (!s.starts_with('{')).then(|| s.to_owned());
+            PathPattern { text: (*text).to_owned(), segments: text[1..].split('/').map(segment).collect() }
+        };
+        Table {
+            routes: paths.iter().map(|text| (pattern(text), vec![Method::POST])).collect(),
+            task_prefix: "/task/".into(),
+            metrics: false,
+        }
+    }
+
+    #[test]
+    fn requests_find_their_route_and_the_rest_is_the_upstreams() {
+        let table = table(&["/invoke", "/agents/{agent}/invoke"]);
+        let find = |method: &Method, path| format!("{:?}", table.find(method, path));
+        assert_eq!(find(&Method::POST, "/invoke"), "Invoke(0)");
+        assert_eq!(find(&Method::POST, "/agents/qa/invoke"), "Invoke(1)");
+        assert_eq!(find(&Method::POST, "/agents/qa/invoke/async"), "InvokeAsync(1)");
+        assert_eq!(find(&Method::GET, "/task/task_1"), "Task(\"task_1\")");
+        for (method, path) in [
+            (&Method::GET, "/invoke"),
+            (&Method::OPTIONS, "/invoke"),
+            (&Method::HEAD, "/invoke"),
+            (&Method::POST, "/invoke/"),
+            (&Method::POST, "/agents//invoke"),
+            (&Method::POST, "/invokes"),
+            (&Method::GET, "/metrics"),
+            (&Method::GET, "/task"),
+        ] {
+            assert_eq!(find(method, path), "Other", "{method} {path}");
+        }
+    }
+}

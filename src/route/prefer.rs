@@ -1,0 +1,83 @@
+//! `Prefer: respond-async, wait=N` (RFC 7240): never chooses the path, only how long the async one waits.
+
+use std::time::Duration;
+
+use http::{HeaderMap, header::HeaderName};
+
+/// `Prefer`
+static PREFER: HeaderName = HeaderName::from_static("prefer");
+/// The longest wait that is honoured: a day.
+const MAX_WAIT: Duration = Duration::from_hours(24);
+
+/// What a client prefers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefer {
+    /// `respond-async`: a 202 rather than a wait.
+    pub respond_async: bool,
+    /// `wait=SECONDS`.
+    pub wait: Option<Duration>,
+}
+
+// === impl Prefer ===
+
+impl Prefer {
+    /// Reads the header; of a repeated preference the first counts, what is not understood is ignored.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut prefer = Self::default();
+        let values = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+        for preference in values.flat_map(|value| value.split(',')) {
+            let token = preference.split(';').next().unwrap_or_default();
+            let (name, value) = token.split_once('=').unwrap_or((token, ""));
+            let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+            if name.eq_ignore_ascii_case("respond-async") {
+                prefer.respond_async = true;
+            } else if name.eq_ignore_ascii_case("wait") && prefer.wait.is_none() {
+                prefer.wait = value.parse().ok().map(|seconds| Duration::from_secs(seconds).min(MAX_WAIT));
+            }
+        }
+        prefer
+    }
+
+    /// How long to wait, where the client says: `respond-async` alone is not at all.
+    #[must_use]
+    pub fn wait(self) -> Option<Duration> {
+        self.wait.or(self.respond_async.then_some(Duration::ZERO))
+    }
+
+    /// The value of `Preference-Applied`, where something was.
+    #[must_use]
+    pub fn applied(self) -> Option<String> {
+        match (self.respond_async, self.wait) {
+            (false, None) => None,
+            (true, None) => Some("respond-async".into()),
+            (false, Some(wait)) => Some(format!("wait={}", wait.as_secs())),
+            (true, Some(wait)) => Some(format!("respond-async, wait={}", wait.as_secs())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[&str]) -> Prefer {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("prefer", value.parse().expect("a header value"));
+        }
+        Prefer::of(&headers)
+    }
+
+    #[test]
+    fn preferences_set_the_wait() {
+        assert_eq!(of(&["respond-async, wait=100"]).wait(), Some(Duration::from_secs(100)));
+        assert_eq!(of(&["respond-async"]).wait(), Some(Duration::ZERO));
+        assert_eq!(of(&["Wait = \"5\"; x=y", "wait=9"]).wait(), Some(Duration::from_secs(5)));
+        assert_eq!(of(&["wait=99999999"]).wait(), Some(MAX_WAIT));
+        for ignored in ["wait=-1", "wait=x", "return=minimal", "", ";;=,"] {
+            assert_eq!(of(&[ignored]), Prefer::default(), "{ignored}");
+        }
+        assert_eq!(of(&["respond-async", "wait=1"]).applied().as_deref(), Some("respond-async, wait=1"));
+    }
+}

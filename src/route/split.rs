@@ -1,0 +1,136 @@
+//! Which way a request goes: its cohort, and whether it can go async at all.
+
+use http::{HeaderMap, Method, header};
+
+use crate::cohort::{self, Weight};
+use crate::config::{HandlerConfig, Rollout, StickyKey};
+
+/// A request's side of the split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assigned {
+    /// To the upstream.
+    Sync,
+    /// Through the queue.
+    Async,
+}
+
+/// Assigns a request. `random` is used for one without a sticky key.
+#[must_use]
+pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Assigned {
+    if weight == Weight::ZERO {
+        return Assigned::Sync;
+    }
+    if weight == Weight::FULL {
+        return Assigned::Async;
+    }
+    let key = rollout.sticky.iter().find_map(|key| sticky_value(key, headers));
+    let bucket = key.map_or_else(|| cohort::from_random(random()), |key| cohort::bucket(&rollout.salt, key));
+    if weight.covers(bucket) { Assigned::Async } else { Assigned::Sync }
+}
+
+fn sticky_value<'h>(key: &StickyKey, headers: &'h HeaderMap) -> Option<&'h [u8]> {
+    let value = match key {
+        StickyKey::Header(name) => headers.get(name)?.as_bytes(),
+        StickyKey::Cookie(name) => cookie(headers, name)?.as_bytes(),
+    };
+    (!value.is_empty()).then_some(value)
+}
+
+fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(';')).find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Why a request cannot be captured, judged by its head; none when it can.
+///
+/// `length` is the declared body length, where there is one; a body that outgrows `max_body` on the way is the data plane's to notice.
+#[must_use]
+pub fn ineligible(
+    method: &Method,
+    headers: &HeaderMap,
+    handler: &HandlerConfig,
+    length: Option<u64>,
+    max_body: usize,
+) -> Option<&'static str> {
+    if method != Method::POST {
+        return Some("only POST can be captured");
+    }
+    if headers.contains_key(header::UPGRADE) {
+        return Some("it asks for an upgrade");
+    }
+    if accepts_event_stream(headers) {
+        return Some("it accepts an event stream");
+    }
+    if length.is_some_and(|length| length > max_body as u64) {
+        return Some("its body is over max_body");
+    }
+    if *handler != HandlerConfig::Upstream && !is_json(headers) {
+        return Some("its content type is not JSON");
+    }
+    None
+}
+
+fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter();
+    values.filter_map(|value| value.to_str().ok()).any(|value| value.to_ascii_lowercase().contains("text/event-stream"))
+}
+
+/// Whether a request says that its body is JSON; without a content type it is taken as such.
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let text = value.to_str().unwrap_or_default();
+    let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || media.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RolloutMode;
+
+    fn rollout(sticky: Vec<StickyKey>) -> Rollout {
+        let mode = RolloutMode::Manual;
+        Rollout { percent: Weight::FULL, steps: vec![], mode, salt: "s".into(), sticky }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect()
+    }
+
+    #[test]
+    fn a_client_with_a_key_stays_on_its_side_while_the_weight_stands() {
+        let sticky = vec![StickyKey::Header(header::FROM), StickyKey::Cookie("sid".into())];
+        let (rollout, half) = (rollout(sticky), Weight::from_basis_points(5_000));
+        for who in [headers(&[("from", "a")]), headers(&[("cookie", "x=1; sid=b"), ("from", "")])] {
+            let first = assign(&rollout, half, &who, || unreachable!("it has a key"));
+            assert!((0..50).all(|_| assign(&rollout, half, &who, || unreachable!()) == first));
+        }
+    }
+
+    #[test]
+    fn the_ends_are_exact_and_a_request_without_a_key_is_random() {
+        let (rollout, none) = (rollout(vec![StickyKey::Cookie("sid".into())]), headers(&[("cookie", "sidx=1")]));
+        assert_eq!(assign(&rollout, Weight::ZERO, &none, || 0), Assigned::Sync);
+        assert_eq!(assign(&rollout, Weight::FULL, &none, || u64::MAX), Assigned::Async);
+        let tenth = Weight::from_basis_points(1_000);
+        assert_eq!(assign(&rollout, tenth, &none, || 999), Assigned::Async);
+        assert_eq!(assign(&rollout, tenth, &none, || 1_000), Assigned::Sync);
+    }
+
+    #[test]
+    fn only_what_can_be_replayed_is_eligible() {
+        let judge = |method: &Method, pairs: &[(&'static str, &str)], handler: &HandlerConfig, length| {
+            ineligible(method, &headers(pairs), handler, length, 100).is_none()
+        };
+        let (upstream, external) = (HandlerConfig::Upstream, HandlerConfig::External);
+        assert!(judge(&Method::POST, &[("content-type", "text/plain")], &upstream, Some(100)));
+        assert!(judge(&Method::POST, &[("content-type", "Application/JSON; charset=utf-8")], &external, None));
+        assert!(judge(&Method::POST, &[("content-type", "application/ld+json")], &external, None));
+        assert!(!judge(&Method::POST, &[("content-type", "text/plain")], &external, None));
+        assert!(!judge(&Method::PUT, &[], &upstream, None));
+        assert!(!judge(&Method::POST, &[("upgrade", "websocket")], &upstream, None));
+        assert!(!judge(&Method::POST, &[("accept", "text/html, text/event-stream;q=0.5")], &upstream, None));
+        assert!(!judge(&Method::POST, &[], &upstream, Some(101)));
+    }
+}
