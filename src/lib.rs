@@ -18,6 +18,7 @@
 pub mod cohort;
 pub mod config;
 pub mod metrics;
+pub mod proxy;
 pub mod route;
 pub mod snapshot;
 pub mod store;

@@ -96,6 +96,19 @@ pub struct Queue {
     pub max_backlog: u64,
 }
 
+impl Queue {
+    /// The queue of a configured topic.
+    #[must_use]
+    pub fn new(topic: &Topic, config: &config::TopicConfig) -> Self {
+        Self {
+            topic: topic.clone(),
+            agent: config.agent.clone(),
+            content: config.content,
+            max_backlog: config.max_backlog,
+        }
+    }
+}
+
 /// A right to run one attempt of a task, until it is settled or not renewed.
 ///
 /// (`task.id`, `attempt`) is the fencing token: a settlement under an older attempt changes nothing.
@@ -274,6 +287,13 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
+}
+
+/// A body as JSON text: itself where it is JSON, else a string of it.
+#[must_use]
+pub fn json_of(body: &bytes::Bytes) -> bytes::Bytes {
+    let json = envelope::result_json(body);
+    if json.get().as_bytes() == body { body.clone() } else { json.get().to_owned().into() }
 }
 
 /// How long a lease lives without renewal.

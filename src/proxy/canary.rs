@@ -1,0 +1,195 @@
+//! The async path of a legacy call: captured, made durable, waited for, and answered as the legacy
+//! endpoint would have. Whatever stands in the way of that, the upstream serves it: fail open.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
+
+use super::body::{Collected, Outgoing, Reply, collect};
+use super::capture::{Captured, Sent, capture};
+use super::pass;
+use super::respond::{self, Problem};
+use super::service::Context;
+use crate::config::{HandlerConfig, OnUnknown, OnWaitTimeout, Route};
+use crate::metrics::{Fallback, Path, TaskOutcome};
+use crate::route::{BadBody, Parsed, Prefer, ineligible, parse_body};
+use crate::snapshot::LiveRoute;
+use crate::store::{Refusal, StoreError, Waiter};
+use crate::task::TaskId;
+
+/// What came of queueing a request.
+enum Queued {
+    /// Its task is durable.
+    Yes(Waiter, TaskId),
+    /// It is served sync.
+    No(Fallback),
+    /// It is refused.
+    Refused(Problem),
+}
+
+/// Serves a request of the async cohort, and says which path it took in the end.
+pub(super) async fn serve(
+    context: &Context<'_>,
+    live: &LiveRoute,
+    request: Request<Incoming>,
+) -> (Path, Response<Reply>) {
+    let route = context.snapshot.route(live);
+    if let Some(reason) = unfit(context, route, &request) {
+        return fall_back(context, route, reason, request.map(Outgoing::Stream)).await;
+    }
+    let (head, body) = request.into_parts();
+    let body = match collect(body, context.snapshot.config.proxy.max_body).await {
+        Collected::Whole(body) => body,
+        Collected::Outgrown(body) => {
+            return fall_back(context, route, Fallback::Ineligible, Request::from_parts(head, body)).await;
+        }
+        Collected::Broken => {
+            return (Path::Async, Problem::BadRequest("the body broke off").into_response());
+        }
+    };
+    match queue(context, route, &head, &body).await {
+        Queued::Yes(waiter, id) => wait(context, route, waiter, id, head, body).await,
+        Queued::No(reason) => fall_back(context, route, reason, Request::from_parts(head, Outgoing::whole(body))).await,
+        Queued::Refused(problem) => (Path::Async, problem.into_response()),
+    }
+}
+
+/// Why a request is not captured, seen from its head and the store's state.
+fn unfit(context: &Context<'_>, route: &Route, request: &Request<Incoming>) -> Option<Fallback> {
+    let config = &context.snapshot.config;
+    let topic = config.topics.get(&route.topic)?;
+    let length = request.body().size_hint().exact();
+    let judged = ineligible(request.method(), request.headers(), &topic.handler, length, config.proxy.max_body);
+    if judged.is_some() {
+        return Some(Fallback::Ineligible);
+    }
+    context.parts().circuit.is_open().then_some(Fallback::StoreUnavailable)
+}
+
+async fn fall_back(
+    context: &Context<'_>,
+    route: &Route,
+    reason: Fallback,
+    request: Request<Outgoing>,
+) -> (Path, Response<Reply>) {
+    context.parts().metrics.fell_back(&route.name, reason);
+    (Path::Sync, pass::serve(context, request).await)
+}
+
+/// Makes the request a durable task, if it can be one.
+async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes) -> Queued {
+    let topics = &context.snapshot.config.topics;
+    let Some(handler) = topics.get(&route.topic).map(|topic| &topic.handler) else {
+        return Queued::No(Fallback::Ineligible);
+    };
+    let parsed = match parse_body(body) {
+        Ok(parsed) => parsed,
+        // What the upstream would have made of it, it still decides.
+        Err(BadBody::NotJson(_) | BadBody::DuplicateKey(_)) if *handler == HandlerConfig::Upstream => opaque(body),
+        Err(_) => return Queued::No(Fallback::Ineligible),
+    };
+    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
+    let Some(config) = topics.get(&topic) else {
+        return Queued::Refused(Problem::UnknownTopic(topic));
+    };
+    let target = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    let sent = Sent { route, head, method: head.method.clone(), target, body: body.clone(), parsed };
+    enqueue(context, route, capture(context, sent, &topic, config, true)).await
+}
+
+/// A body that is not JSON, as a payload: a string of it.
+fn opaque(body: &Bytes) -> Parsed {
+    Parsed { topic: None, payload: crate::store::json_of(body), correlation_id: None }
+}
+
+async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured) -> Queued {
+    let Captured { task, queue } = captured;
+    let (circuit, metrics) = (&context.parts().circuit, &context.parts().metrics);
+    let waiter = circuit.store().waiters().register(&task.id);
+    let refused = |reason| {
+        metrics.task_outcome(&route.name, TaskOutcome::Refused);
+        Queued::No(reason)
+    };
+    match circuit.call(circuit.store().enqueue(&task, &queue)).await {
+        Ok(()) => {}
+        Err(StoreError::Unreachable(_)) => return Queued::No(Fallback::StoreUnavailable),
+        Err(StoreError::Unknown(_)) => {
+            if let Some(unresolved) = resolve(context, route, &task.id).await {
+                return unresolved;
+            }
+        }
+        Err(StoreError::Refused(Refusal::Backlog { .. })) => return refused(Fallback::Backpressure),
+        Err(error) => {
+            tracing::warn!(%error, route = route.name, "the store refused a task");
+            return refused(Fallback::StoreRefused);
+        }
+    }
+    metrics.task_received(task.topic.as_str());
+    Queued::Yes(waiter, task.id)
+}
+
+/// Asks for a task whose enqueue was never answered; none when it is there. Otherwise it is cancelled as
+/// soon as the store is back, in case it was only late: the one window in which a request can run twice.
+async fn resolve(context: &Context<'_>, route: &Route, id: &TaskId) -> Option<Queued> {
+    let circuit = &context.parts().circuit;
+    if let Ok(Some(_)) = circuit.attempt(circuit.store().get(id)).await {
+        return None;
+    }
+    Some(match give_up(context, route, id) {
+        OnUnknown::Sync => Queued::No(Fallback::Unknown),
+        OnUnknown::Refuse => Queued::Refused(Problem::Store(StoreError::Unknown("the store died".into()))),
+    })
+}
+
+fn give_up(context: &Context<'_>, route: &Route, id: &TaskId) -> OnUnknown {
+    context.parts().metrics.unknown_enqueue(&route.name);
+    context.parts().circuit.cancel_later(id.clone());
+    route.on_unknown
+}
+
+/// Waits for the task's end as long as the client or the route says.
+async fn wait(
+    context: &Context<'_>,
+    route: &Route,
+    waiter: Waiter,
+    id: TaskId,
+    head: Parts,
+    body: Bytes,
+) -> (Path, Response<Reply>) {
+    let prefer = Prefer::of(&head.headers);
+    let mut waiter = std::pin::pin!(waiter);
+    let ended = match timeout(prefer.wait().unwrap_or(route.wait), waiter.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) if route.on_wait_timeout == OnWaitTimeout::Hold && prefer.wait().is_none() => waiter.await,
+        Err(_) => {
+            if prefer.wait().is_none() {
+                context.parts().metrics.task_outcome(&route.name, TaskOutcome::Deferred);
+            }
+            let accepted = respond::accepted(&id, &context.snapshot.config.proxy.task_path);
+            return (Path::Async, applied(prefer, accepted));
+        }
+    };
+    match ended {
+        Some(record) => (Path::Async, applied(prefer, respond::outcome(&record))),
+        // The store lost it, in a crash that its persistence did not cover.
+        None => match give_up(context, route, &id) {
+            OnUnknown::Sync => {
+                let request = Request::from_parts(head, Outgoing::whole(body));
+                fall_back(context, route, Fallback::Unknown, request).await
+            }
+            OnUnknown::Refuse => {
+                let lost = StoreError::Unknown("the store lost the task".into());
+                (Path::Async, Problem::Store(lost).into_response())
+            }
+        },
+    }
+}
+
+fn applied(prefer: Prefer, mut response: Response<Reply>) -> Response<Reply> {
+    if let Some(value) = prefer.applied().and_then(|text| HeaderValue::from_str(&text).ok()) {
+        response.headers_mut().insert("preference-applied", value);
+    }
+    response
+}

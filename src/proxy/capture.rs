@@ -1,0 +1,73 @@
+//! From a request to a task.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
+use sha2::{Digest as _, Sha256};
+
+use super::headers;
+use super::service::Context;
+use crate::config::{Route, TopicConfig};
+use crate::route::Parsed;
+use crate::store::Queue;
+use crate::task::{CapturedRequest, Owner, Task, TaskId, Topic, UnixMs};
+
+/// A task and the queue it goes to.
+pub(super) struct Captured {
+    pub(super) task: Task,
+    pub(super) queue: Queue,
+}
+
+/// What the client has sent, and how it is to be run.
+pub(super) struct Sent<'r> {
+    pub(super) route: &'r Route,
+    pub(super) head: &'r Parts,
+    /// Method, path and query of the replayed request.
+    pub(super) method: Method,
+    pub(super) target: String,
+    /// The body of the replayed request.
+    pub(super) body: Bytes,
+    pub(super) parsed: Parsed,
+}
+
+/// Makes a task of a request. `canaried` is a legacy call, which is tried once unless its route says otherwise.
+pub(super) fn capture(
+    context: &Context<'_>,
+    sent: Sent<'_>,
+    topic: &Topic,
+    config: &TopicConfig,
+    canaried: bool,
+) -> Captured {
+    let now = UnixMs(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
+    let owner = owner(&sent.head.headers);
+    let mut headers = sent.head.headers.clone();
+    context.forwarding().apply(&mut headers, &context.request_id, context.trusted);
+    for name in &sent.route.drop_headers {
+        headers.remove(name);
+    }
+    headers.remove(&headers::PATH);
+    headers.remove(header::CONTENT_LENGTH); // the replay frames its own body
+    headers.remove(header::ACCEPT_ENCODING); // a compressed result could not be read by polling
+    let request = CapturedRequest { method: sent.method, target: sent.target, headers, body: sent.body };
+    let task = Task {
+        id: TaskId::new(now, rand::random()),
+        topic: topic.clone(),
+        payload: sent.parsed.payload,
+        request: Some(request),
+        correlation_id: sent.parsed.correlation_id,
+        route: canaried.then(|| sent.route.name.clone()),
+        owner,
+        retries: if canaried && !sent.route.retry_canaried { 0 } else { config.retries },
+        created: now,
+    };
+    Captured { task, queue: Queue::new(topic, config) }
+}
+
+/// The digest of the API key that a request carries: `Authorization`, else `X-API-Key`.
+pub(super) fn owner(headers: &HeaderMap) -> Option<Owner> {
+    let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"))?;
+    let digest = Sha256::digest(key.as_bytes());
+    Some(Owner::from_digest(&BASE64.encode(&digest[..16])))
+}

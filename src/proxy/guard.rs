@@ -1,0 +1,167 @@
+//! In front of the parser: what the first bytes of a connection are, and what hyper lets through that a
+//! proxy must not pass on. In doubt a request is refused, never reinterpreted.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use http::uri::{Authority, PathAndQuery, Uri};
+use http::{HeaderMap, Method, Version, header};
+use hyper::Request;
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::respond::Problem;
+use crate::route::canonical;
+
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The longest path and query.
+const MAX_TARGET: usize = 8 * 1024;
+
+/// A client connection, of which the first bytes have been looked at.
+pub(super) struct Guarded {
+    seen: Bytes,
+    stream: TcpStream,
+}
+
+// === impl Guarded ===
+
+impl Guarded {
+    /// Reads as much as it takes to tell HTTP/2 from HTTP/1, and returns which it is.
+    pub(super) async fn open(mut stream: TcpStream) -> io::Result<(Self, bool)> {
+        let mut seen = Vec::with_capacity(512);
+        while !seen.is_empty() && seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) || seen.is_empty() {
+            if stream.read_buf(&mut seen).await? == 0 {
+                break;
+            }
+        }
+        let http2 = seen.starts_with(PREFACE);
+        Ok((Self { seen: seen.into(), stream }, http2))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.seen.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, into);
+        }
+        let take = this.seen.len().min(into.remaining());
+        into.put_slice(&this.seen[..take]);
+        this.seen.advance(take);
+        if this.seen.is_empty() {
+            this.seen = Bytes::new(); // frees what was read
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Refuses what must not be passed on, and brings a request into the form that the upstream gets: origin
+/// form with a canonical path, one Host.
+pub(super) fn admit(request: &mut Request<Incoming>) -> Result<(), Problem> {
+    if request.method() == Method::CONNECT {
+        return Err(Problem::ConnectMethod);
+    }
+    check_framing(request.headers())?;
+    let authority = authority(request)?;
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if target.len() > MAX_TARGET {
+        return Err(Problem::UriTooLong);
+    }
+    if !target.starts_with('/') {
+        return Err(Problem::BadRequest("the request target must be an absolute path"));
+    }
+    let path = canonical(uri.path()).map_err(Problem::BadPath)?;
+    let same = path == uri.path();
+    if !same || uri.authority().is_some() {
+        let target = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.into_owned(),
+        };
+        *request.uri_mut() =
+            Uri::try_from(target).map_err(|_| Problem::BadRequest("the request target is malformed"))?;
+    }
+    if let Some(authority) = authority {
+        let value = authority.as_str().parse().map_err(|_| Problem::BadRequest("the authority is malformed"))?;
+        request.headers_mut().insert(header::HOST, value);
+    }
+    Ok(())
+}
+
+/// The authority that replaces Host, where the target has one (RFC 9112 §3.2.2).
+fn authority(request: &Request<Incoming>) -> Result<Option<Authority>, Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Problem::BadRequest("there is more than one Host"));
+    }
+    if let Some(authority) = request.uri().authority() {
+        if authority.as_str().contains('@') {
+            return Err(Problem::BadRequest("the target has user info"));
+        }
+        return Ok(Some(authority.clone()));
+    }
+    match host {
+        None if request.version() == Version::HTTP_11 => Err(Problem::BadRequest("Host is missing")),
+        Some(host) if !is_host(host.as_bytes()) => Err(Problem::BadRequest("Host is malformed")),
+        _ => Ok(None),
+    }
+}
+
+fn is_host(text: &[u8]) -> bool {
+    text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
+        && (text.is_empty() || Authority::try_from(text).is_ok())
+}
+
+/// hyper has refused what it cannot frame; a coding it ignores would reach the upstream unframed.
+fn check_framing(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() { Ok(()) } else { Err(Problem::TransferCoding) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_plain_chunked_is_a_framing() {
+        let judge = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::TRANSFER_ENCODING, value.parse().expect("a value"));
+            }
+            check_framing(&headers).is_ok()
+        };
+        assert!(judge(&[]) && judge(&["chunked"]) && judge(&["Chunked"]));
+        assert!(!judge(&["gzip, chunked"]) && !judge(&["chunked", "chunked"]) && !judge(&["gzip", "chunked"]));
+    }
+
+    #[test]
+    fn hosts_are_names_addresses_and_ports() {
+        for host in ["api.example", "api.example:8000", "[::1]:80", "127.0.0.1", ""] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in ["a b", "a/b", "u@h", "a\"b", "h:x:y"] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Header fields on their way through: hop-by-hop ones end here, forwarding ones are set here.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// `x-omnidaemon-path`
+pub(super) static PATH: HeaderName = HeaderName::from_static("x-omnidaemon-path");
+/// `x-request-id`
+pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Names that mean something to us or to the upstream's trust: a `Connection` header cannot have them
+/// dropped, and spelled with underscores they are.
+const GUARDED: [&str; 14] = [
+    "authorization",
+    "content-length",
+    "content-type",
+    "cookie",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+/// Removes what concerns one connection only (RFC 9110 §7.6.1): the named fields and those that
+/// `Connection` names.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let mut named: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        let tokens = value.to_str().unwrap_or_default().split(',').map(str::trim);
+        for token in tokens.filter(|token| !token.is_empty() && !is_usual(token)) {
+            let name = HeaderName::from_bytes(token.as_bytes()).ok();
+            named.extend(name.filter(|name| !GUARDED.contains(&name.as_str()) && !is_ours(name.as_str())));
+        }
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    let has = |headers: &HeaderMap, name: &HeaderName| headers.contains_key(name);
+    for name in [
+        &header::CONNECTION,
+        &header::TRANSFER_ENCODING,
+        &KEEP_ALIVE,
+        &header::TE,
+        &header::TRAILER,
+        &header::UPGRADE,
+        &PROXY_CONNECTION,
+        &header::PROXY_AUTHENTICATE,
+        &header::PROXY_AUTHORIZATION,
+    ] {
+        if has(headers, name) {
+            headers.remove(name);
+        }
+    }
+}
+
+fn is_usual(token: &str) -> bool {
+    ["keep-alive", "close", "upgrade", "te"].iter().any(|usual| token.eq_ignore_ascii_case(usual))
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-omnidaemon-")
+}
+
+/// What one client connection adds to each of its requests, made once.
+pub(super) struct Forwarding {
+    peer: HeaderValue,
+    forwarded: HeaderValue,
+    via: HeaderValue,
+}
+
+// === impl Forwarding ===
+
+impl Forwarding {
+    pub(super) fn new(peer: IpAddr, via: HeaderValue) -> Self {
+        let peer = peer.to_canonical();
+        let node =
+            if peer.is_ipv6() { format!("for=\"[{peer}]\";proto=http") } else { format!("for={peer};proto=http") };
+        let value = |text: String| HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { peer: value(peer.to_string()), forwarded: value(node), via }
+    }
+
+    /// Makes a client's headers those that the upstream gets: nothing that a client may not say passes.
+    pub(super) fn apply(&self, headers: &mut HeaderMap, request_id: &HeaderValue, trusted: bool) {
+        strip_hop_by_hop(headers);
+        drop_lookalikes(headers);
+        headers.remove(header::EXPECT); // the server side answers it when the body is read
+        if trusted {
+            append(headers, &FORWARDED_FOR, &self.peer);
+            append(headers, &header::FORWARDED, &self.forwarded);
+            headers.entry(&FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if !headers.contains_key(&FORWARDED_HOST)
+                && let Some(host) = headers.get(header::HOST).cloned()
+            {
+                headers.insert(&FORWARDED_HOST, host);
+            }
+        } else {
+            headers.remove(&PATH);
+            headers.insert(&FORWARDED_FOR, self.peer.clone());
+            headers.insert(header::FORWARDED, self.forwarded.clone());
+            headers.insert(&FORWARDED_PROTO, HeaderValue::from_static("http"));
+            match headers.get(header::HOST).cloned() {
+                Some(host) => headers.insert(&FORWARDED_HOST, host),
+                None => headers.remove(&FORWARDED_HOST),
+            };
+        }
+        append(headers, &header::VIA, &self.via);
+        headers.insert(&REQUEST_ID, request_id.clone());
+    }
+}
+
+/// Fields spelled with underscores where ours have hyphens: CGI-like upstreams take one for the other.
+fn drop_lookalikes(headers: &mut HeaderMap) {
+    let suspicious = |name: &&HeaderName| {
+        name.as_str().contains('_') && {
+            let hyphened = name.as_str().replace('_', "-");
+            GUARDED.contains(&hyphened.as_str()) || is_ours(&hyphened)
+        }
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(suspicious).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Adds an element to a list field, on one line.
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    let Some(present) = headers.get(name) else {
+        headers.insert(name, value.clone());
+        return;
+    };
+    let mut joined = present.as_bytes().to_vec();
+    for further in headers.get_all(name).iter().skip(1) {
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(further.as_bytes());
+    }
+    joined.extend_from_slice(b", ");
+    joined.extend_from_slice(value.as_bytes());
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, joined);
+    }
+}
+
+/// A client's own request id, where it is one that can be logged.
+pub(super) fn given_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(&REQUEST_ID)?;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    ((1..=128).contains(&value.len()) && value.as_bytes().iter().all(plain)).then(|| value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().expect("a value"));
+        }
+        headers
+    }
+
+    fn forwarding() -> Forwarding {
+        Forwarding::new("10.0.0.9".parse().expect("ip"), HeaderValue::from_static("1.1 omnidaemon"))
+    }
+
+    fn get<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
+        headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here_and_guarded_ones_do_not() {
+        let mut headers = headers(&[
+            ("connection", "close, X-Private, Authorization, X-Forwarded-For"),
+            ("x-private", "1"),
+            ("authorization", "Bearer s"),
+            ("te", "trailers"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-kept", "1"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "x-kept"]);
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_where_it_came_from() {
+        let mut headers = headers(&[
+            ("host", "api.example"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "evil"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x_custom", "kept"),
+            ("x-omnidaemon-path", "async"),
+            ("forwarded", "for=1.2.3.4"),
+        ]);
+        forwarding().apply(&mut headers, &HeaderValue::from_static("r1"), false);
+        assert_eq!(get(&headers, "x-forwarded-for"), ["10.0.0.9"]);
+        assert_eq!(get(&headers, "x-forwarded-host"), ["api.example"]);
+        assert_eq!(get(&headers, "forwarded"), ["for=10.0.0.9;proto=http"]);
+        assert_eq!(get(&headers, "via"), ["1.1 omnidaemon"]);
+        assert!(!headers.contains_key("x_forwarded_for") && !headers.contains_key("x-omnidaemon-path"));
+        assert!(headers.contains_key("x_custom"));
+    }
+
+    #[test]
+    fn a_trusted_peer_is_added_to() {
+        let mut headers = headers(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "https"),
+            ("via", "1.0 edge"),
+        ]);
+        forwarding().apply(&mut headers, &HeaderValue::from_static("r1"), true);
+        assert_eq!(get(&headers, "x-forwarded-for"), ["1.2.3.4, 5.6.7.8, 10.0.0.9"]);
+        assert_eq!(get(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(get(&headers, "via"), ["1.0 edge, 1.1 omnidaemon"]);
+    }
+
+    #[test]
+    fn only_plain_request_ids_are_kept() {
+        assert!(given_request_id(&headers(&[("x-request-id", "a-1.b_2:c")])).is_some());
+        for bad in ["", "a b", "a\"b", &"x".repeat(129)] {
+            assert!(given_request_id(&headers(&[("x-request-id", bad)])).is_none(), "{bad}");
+        }
+    }
+}

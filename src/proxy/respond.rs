@@ -1,0 +1,269 @@
+//! Every status that the proxy itself chooses, and nothing else chooses one.
+//!
+//! Errors are problem documents (RFC 9457). What a client reads says what it can do; what an operator
+//! needs besides (addresses, causes) goes to the log.
+
+use std::fmt::Write as _;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::Reply;
+use super::pool::UpstreamError;
+use crate::route::{BadBody, BadPath};
+use crate::store::{Refusal, StoreError};
+use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, Topic};
+
+/// What a request can run into, as a client sees it.
+#[derive(Debug)]
+pub(super) enum Problem {
+    BadRequest(&'static str),
+    BadPath(BadPath),
+    ConnectMethod,
+    TransferCoding,
+    UriTooLong,
+    Loop,
+    MethodNotAllowed(&'static str),
+    NotJson,
+    TooLarge { limit: usize },
+    Body(BadBody),
+    UnknownTopic(Topic),
+    NoSuchTask,
+    AlreadyEnded(Status),
+    Store(StoreError),
+    Upstream(UpstreamError),
+    TaskFailed(Box<Failure>),
+    TaskCancelled,
+    Gone { route: String, successor: Option<String> },
+}
+
+// === impl Problem ===
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::ConnectMethod | Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Body(BadBody::WrongType { .. } | BadBody::NotYet(_)) | Self::UnknownTopic(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::NoSuchTask => StatusCode::NOT_FOUND,
+            Self::AlreadyEnded(_) | Self::TaskCancelled => StatusCode::CONFLICT,
+            Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(UpstreamError::ConnectTimeout { .. } | UpstreamError::FirstByte { .. }) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::TaskFailed(failure) if failure.kind == FailureKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::TaskFailed(_) => StatusCode::BAD_GATEWAY,
+            Self::Gone { .. } => StatusCode::GONE,
+        }
+    }
+
+    /// The last part of the problem's type: stable, for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad-request",
+            Self::BadPath(_) => "bad-path",
+            Self::ConnectMethod | Self::MethodNotAllowed(_) => "method-not-allowed",
+            Self::TransferCoding => "transfer-coding-not-supported",
+            Self::UriTooLong => "uri-too-long",
+            Self::Loop => "loop-detected",
+            Self::NotJson => "not-json",
+            Self::TooLarge { .. } => "body-too-large",
+            Self::Body(_) => "bad-body",
+            Self::UnknownTopic(_) => "unknown-topic",
+            Self::NoSuchTask => "no-such-task",
+            Self::AlreadyEnded(_) => "task-already-ended",
+            Self::TaskCancelled => "task-cancelled",
+            Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => "backlog-full",
+            Self::Store(StoreError::Refused(_)) => "store-refused",
+            Self::Store(_) => "store-unavailable",
+            Self::Upstream(UpstreamError::Connect { .. }) => "upstream-unreachable",
+            Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "upstream-connect-timeout",
+            Self::Upstream(UpstreamError::FirstByte { .. }) => "upstream-timeout",
+            Self::Upstream(UpstreamError::Broken { .. }) => "upstream-broke-off",
+            Self::TaskFailed(failure) if failure.kind == FailureKind::Deadline => "task-deadline",
+            Self::TaskFailed(_) => "task-failed",
+            Self::Gone { .. } => "gone",
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::BadRequest(what) => (*what).to_owned(),
+            Self::BadPath(why) => why.to_string(),
+            Self::ConnectMethod => "CONNECT is not served here".to_owned(),
+            Self::TransferCoding => "the only transfer coding served is chunked".to_owned(),
+            Self::UriTooLong => "the path and query are too long".to_owned(),
+            Self::Loop => {
+                "this request has already passed through this proxy: its upstream leads back to it".to_owned()
+            }
+            Self::MethodNotAllowed(allowed) => format!("use one of: {allowed}"),
+            Self::NotJson => "send the task as application/json".to_owned(),
+            Self::TooLarge { limit } => format!("the body is over {limit} bytes (proxy.max_body)"),
+            Self::Body(why) => why.to_string(),
+            Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
+            Self::NoSuchTask => "no such task, or it has expired".to_owned(),
+            Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
+            Self::TaskCancelled => "the task was cancelled".to_owned(),
+            Self::Store(StoreError::Refused(refusal)) => refusal.to_string(),
+            Self::Store(_) => "tasks cannot be stored or read at the moment: try again".to_owned(),
+            Self::Upstream(UpstreamError::Connect { .. }) => "the upstream cannot be connected to".to_owned(),
+            Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "connecting to the upstream timed out".to_owned(),
+            Self::Upstream(UpstreamError::FirstByte { .. }) => "the upstream did not answer in time".to_owned(),
+            Self::Upstream(UpstreamError::Broken { .. }) => "the upstream broke off before it answered".to_owned(),
+            Self::TaskFailed(failure) => failure.message.clone(),
+            Self::Gone { route, successor } => {
+                let then = successor.as_ref().map_or(String::new(), |to| format!(": call {to} instead"));
+                format!("{route} is no longer served{then}")
+            }
+        }
+    }
+
+    /// The problem as an answer.
+    pub(super) fn into_response(self) -> Response<Reply> {
+        if let Self::Upstream(error) = &self {
+            tracing::warn!(%error, code = self.code(), "no answer from the upstream");
+        }
+        let status = self.status();
+        let document = json!({
+            "type": format!("urn:omnidaemon:problem:{}", self.code()),
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.detail(),
+        });
+        let mut response = json_response(status, &document);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Self::MethodNotAllowed(allowed) = &self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// 202: the task is durable, and where to ask for it.
+pub(super) fn accepted(id: &TaskId, task_path: &str) -> Response<Reply> {
+    let poll_url = format!("{task_path}/{id}");
+    let document = json!({"task_id": id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll_url});
+    let mut response = json_response(StatusCode::ACCEPTED, &document);
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::from_str(&poll_url) {
+        headers.insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// The end of a canaried request's task, as the legacy endpoint would have given it.
+pub(super) fn outcome(record: &TaskRecord) -> Response<Reply> {
+    match (record.status, &record.answer, &record.failure) {
+        (Status::Completed, Some(answer), _) => given(answer),
+        (Status::Failed, _, Some(Failure { answer: Some(answer), .. })) => given(answer),
+        (Status::Failed, _, Some(failure)) => Problem::TaskFailed(Box::new(failure.clone())).into_response(),
+        _ => Problem::TaskCancelled.into_response(),
+    }
+}
+
+fn given(answer: &Answer) -> Response<Reply> {
+    if !answer.verbatim {
+        let mut response = Response::new(Reply::whole(crate::store::json_of(&answer.body)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return response;
+    }
+    let mut response = Response::new(Reply::whole(answer.body.clone()));
+    *response.status_mut() = answer.status.unwrap_or(StatusCode::OK);
+    *response.headers_mut() = answer.headers.clone();
+    response
+}
+
+/// `GET /task/<id>`
+pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
+    let mut document = json!({
+        "task_id": record.id.as_str(),
+        "status": record.status.as_str(),
+        "topic": record.topic.as_str(),
+        "attempts": record.attempts,
+    });
+    if let Some(failure) = record.failure.as_ref().filter(|_| record.status == Status::Failed) {
+        document["error"] = failure.message.clone().into();
+    }
+    let mut text = document.to_string();
+    if let Some(answer) = record.answer.as_ref().filter(|_| record.status == Status::Completed) {
+        text.pop(); // the closing brace: the result goes in as it is, unread
+        if let Some(status) = answer.status {
+            let _ = write!(text, ",\"http_status\":{}", status.as_u16()); // a String takes everything
+        }
+        text.push_str(",\"result\":");
+        text.push_str(&String::from_utf8_lossy(&crate::store::json_of(&answer.body)));
+        text.push('}');
+    }
+    let mut response = Response::new(Reply::whole(text));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !record.status.is_final() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// `DELETE /task/<id>`, done.
+pub(super) fn cancelled(id: &TaskId) -> Response<Reply> {
+    let document = json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()});
+    let mut response = json_response(StatusCode::OK, &document);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A redirect to a configured place: 307, or 308 when it is permanent.
+pub(super) fn redirect(location: &HeaderValue, permanent: bool) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(""));
+    *response.status_mut() = if permanent { StatusCode::PERMANENT_REDIRECT } else { StatusCode::TEMPORARY_REDIRECT };
+    response.headers_mut().insert(header::LOCATION, location.clone());
+    response
+}
+
+/// The metrics page.
+pub(super) fn metrics(text: String) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The answer to a browser's preflight on an own path.
+pub(super) fn preflight() -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let fields: [(HeaderName, &str); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key, prefer, x-api-key"),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn json_response(status: StatusCode, document: &Value) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(document.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

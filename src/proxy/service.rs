@@ -1,0 +1,217 @@
+//! A request's way through a thread: admitted, named, routed, answered, counted.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
+
+use super::body::{Reply, Timing};
+use super::headers::{self, Forwarding};
+use super::pool::Pool;
+use super::respond::{self, Problem};
+use super::{Parts, canary, deprecate, guard, pass, tasks};
+use crate::metrics::{Path, RouteCells};
+use crate::route::{Assigned, Target, assign};
+use crate::snapshot::{LiveRoute, Snapshot};
+
+/// What belongs to one data-plane thread.
+pub(super) struct Thread {
+    pub(super) index: usize,
+    pub(super) parts: Parts,
+    pub(super) pool: Pool,
+    via: HeaderValue,
+    id_prefix: u32,
+    id_next: Cell<u64>,
+}
+
+/// What belongs to one client connection.
+pub(super) struct Connection {
+    pub(super) thread: Rc<Thread>,
+    pub(super) tracker: TaskTracker,
+    peer: IpAddr,
+    forwarding: Forwarding,
+}
+
+/// What belongs to one request.
+pub(super) struct Context<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Whether the caller is one whose forwarding headers count.
+    pub(super) trusted: bool,
+    pub(super) request_id: HeaderValue,
+    pub(super) started: Instant,
+}
+
+/// An answer and where it counts.
+struct Counted {
+    response: Response<Reply>,
+    cells: Arc<RouteCells>,
+    path: Path,
+    /// Whether the client is told which path it took.
+    on_route: bool,
+}
+
+// === impl Thread ===
+
+impl Thread {
+    pub(super) fn new(index: usize, parts: Parts) -> Self {
+        let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
+            .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
+        Self { index, parts, pool: Pool::new(), via, id_prefix: rand::random(), id_next: Cell::new(rand::random()) }
+    }
+
+    fn new_request_id(&self) -> HeaderValue {
+        self.id_next.set(self.id_next.get().wrapping_add(1));
+        let text = format!("{:08x}{:016x}", self.id_prefix, self.id_next.get());
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn new(thread: Rc<Thread>, peer: IpAddr, tracker: TaskTracker) -> Self {
+        let forwarding = Forwarding::new(peer, thread.via.clone());
+        Self { thread, tracker, peer, forwarding }
+    }
+
+    /// Answers one request. Whatever happens, there is an answer, and it is counted.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Response<Reply> {
+        let started = Instant::now();
+        let snapshot = self.thread.parts.snapshots.load();
+        let trusted = snapshot.config.proxy.trusted.iter().any(|network| network.contains(self.peer));
+        let request_id = headers::given_request_id(request.headers()).unwrap_or_else(|| self.thread.new_request_id());
+        let context = Context { connection: self, snapshot, trusted, request_id, started };
+        let counted = match context.admit(&mut request) {
+            Ok(()) => context.route(request).await,
+            Err(problem) => context.other(problem.into_response()),
+        };
+        context.finish(counted)
+    }
+}
+
+// === impl Context ===
+
+impl Context<'_> {
+    pub(super) fn parts(&self) -> &Parts {
+        &self.connection.thread.parts
+    }
+
+    pub(super) fn forwarding(&self) -> &Forwarding {
+        &self.connection.forwarding
+    }
+
+    fn admit(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
+        guard::admit(request)?;
+        let mine = &self.connection.thread.via;
+        let passed = request.headers().get_all(header::VIA).iter();
+        let looped =
+            passed.filter_map(|via| via.to_str().ok()).flat_map(|via| via.split(',')).any(|hop| hop.trim() == mine);
+        if looped { Err(Problem::Loop) } else { Ok(()) }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Counted {
+        let path = request.uri().path().to_owned();
+        match self.snapshot.table.find(request.method(), &path) {
+            Target::Other => {
+                let response = pass::serve(self, request.map(super::body::Outgoing::Stream)).await;
+                self.other(response)
+            }
+            Target::Invoke(index) => self.invoke(&self.snapshot.routes[index], request).await,
+            Target::InvokeAsync(index) => {
+                let response = tasks::submit(self, &self.snapshot.routes[index], request).await;
+                self.tasks(response)
+            }
+            Target::Task(id) => {
+                let response = tasks::task(self, &request, id).await;
+                self.tasks(response)
+            }
+            Target::Metrics => self.other(respond::metrics(self.parts().metrics.exposition())),
+        }
+    }
+
+    /// A legacy call: deprecation first, then the split.
+    async fn invoke(&self, live: &LiveRoute, request: Request<Incoming>) -> Counted {
+        let route = self.snapshot.route(live);
+        let told = deprecate::Told::of(&route.deprecation);
+        if let Some(told) = &told {
+            self.parts().metrics.deprecated(&route.name, route.deprecation.mode.as_str());
+            if let Some(response) = told.instead(route) {
+                return Counted::on_route(live, Path::Sync, response);
+            }
+        }
+        let (path, mut response) = match self.side(live, &request) {
+            Assigned::Sync => (Path::Sync, pass::serve(self, request.map(super::body::Outgoing::Stream)).await),
+            Assigned::Async => canary::serve(self, live, request).await,
+        };
+        if let Some(told) = told {
+            told.announce(response.headers_mut());
+        }
+        Counted::on_route(live, path, response)
+    }
+
+    /// The request's side of the split; a trusted caller may choose it.
+    fn side(&self, live: &LiveRoute, request: &Request<Incoming>) -> Assigned {
+        let headers = request.headers();
+        if self.trusted {
+            match headers.get(&headers::PATH).map(HeaderValue::as_bytes) {
+                Some(b"sync") => return Assigned::Sync,
+                Some(b"async") => return Assigned::Async,
+                _ => {}
+            }
+        }
+        assign(&self.snapshot.route(live).rollout, live.weight, headers, rand::random)
+    }
+
+    fn other(&self, response: Response<Reply>) -> Counted {
+        Counted { response, cells: self.snapshot.other.clone(), path: Path::Sync, on_route: false }
+    }
+
+    fn tasks(&self, response: Response<Reply>) -> Counted {
+        Counted { response, cells: self.snapshot.tasks.clone(), path: Path::Async, on_route: false }
+    }
+
+    fn finish(&self, counted: Counted) -> Response<Reply> {
+        let Counted { mut response, cells, path, on_route } = counted;
+        let thread = self.connection.thread.index;
+        cells.answered(thread, path, response.status().as_u16());
+        let headers = response.headers_mut();
+        if on_route {
+            headers.insert(&headers::PATH, HeaderValue::from_static(path.as_str()));
+        }
+        headers.insert(&headers::REQUEST_ID, self.request_id.clone());
+        let timing = Timing { cells, thread, path, started: self.started };
+        response.map(|body| body.timed(timing))
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn on_route(live: &LiveRoute, path: Path, response: Response<Reply>) -> Self {
+        Self { response, cells: live.cells.clone(), path, on_route: true }
+    }
+}
+
+/// Adds what lets a browser on a configured origin read an own path's answer.
+pub(super) fn allow_origin(snapshot: &Snapshot, asked: &HeaderMap, answer: &mut HeaderMap) {
+    let Some(origin) = asked.get(header::ORIGIN) else { return };
+    let allowed = &snapshot.config.proxy.cors_origins;
+    if allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes()) {
+        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        answer.append(header::VARY, HeaderValue::from_static("origin"));
+        let exposed = HeaderValue::from_static("location, retry-after, x-request-id");
+        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+}
+
+/// Whether a request is a browser's question before the real one.
+pub(super) fn is_preflight(request: &Request<Incoming>) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}

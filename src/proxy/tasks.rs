@@ -1,0 +1,112 @@
+//! The own endpoints: `POST <route>/async`, `GET` and `DELETE /task/<id>`.
+
+use http::{Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
+
+use super::body::{Collected, Reply, collect};
+use super::capture::{Sent, capture, owner};
+use super::respond::{self, Problem};
+use super::service::{Context, allow_origin, is_preflight};
+use crate::config::HandlerConfig;
+use crate::route::{is_json, parse_body};
+use crate::snapshot::LiveRoute;
+use crate::store::{Cancelled, StoreError};
+use crate::task::{TaskId, TaskRecord};
+
+/// `POST <route>/async`: 202 once the task is durable.
+pub(super) async fn submit(context: &Context<'_>, live: &LiveRoute, request: Request<Incoming>) -> Response<Reply> {
+    let asked = request.headers().clone();
+    let mut response = if is_preflight(&request) {
+        respond::preflight()
+    } else {
+        try_submit(context, live, request).await.unwrap_or_else(Problem::into_response)
+    };
+    allow_origin(&context.snapshot, &asked, response.headers_mut());
+    response
+}
+
+async fn try_submit(
+    context: &Context<'_>,
+    live: &LiveRoute,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Problem> {
+    if request.method() != Method::POST {
+        return Err(Problem::MethodNotAllowed("POST"));
+    }
+    if !is_json(request.headers()) {
+        return Err(Problem::NotJson);
+    }
+    let config = &context.snapshot.config;
+    let limit = config.proxy.max_body;
+    if request.body().size_hint().lower() > limit as u64 {
+        return Err(Problem::TooLarge { limit });
+    }
+    let (head, body) = request.into_parts();
+    let body = match collect(body, limit).await {
+        Collected::Whole(body) => body,
+        Collected::Outgrown(_) => return Err(Problem::TooLarge { limit }),
+        Collected::Broken => return Err(Problem::BadRequest("the body broke off")),
+    };
+    let parsed = parse_body(&body).map_err(Problem::Body)?;
+    let route = context.snapshot.route(live);
+    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
+    let topic_config = config.topics.get(&topic).ok_or_else(|| Problem::UnknownTopic(topic.clone()))?;
+    let path = head.uri.path();
+    let mut target = path.strip_suffix("/async").unwrap_or(path).to_owned();
+    if let Some(query) = head.uri.query() {
+        target = format!("{target}?{query}");
+    }
+    let body = parsed.payload.clone();
+    let sent = Sent { route, head: &head, method: Method::POST, target, body, parsed };
+    let mut captured = capture(context, sent, &topic, topic_config, false);
+    if topic_config.handler != HandlerConfig::Upstream {
+        captured.task.request = None; // nobody would replay it
+    }
+    let circuit = &context.parts().circuit;
+    let queued = circuit.call(circuit.store().enqueue(&captured.task, &captured.queue)).await;
+    if let Err(StoreError::Unknown(_)) = &queued {
+        circuit.cancel_later(captured.task.id.clone()); // no 202 was given for it
+    }
+    queued.map_err(Problem::Store)?;
+    context.parts().metrics.task_received(topic.as_str());
+    Ok(respond::accepted(&captured.task.id, &config.proxy.task_path))
+}
+
+/// `/task/<id>`
+pub(super) async fn task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Response<Reply> {
+    let mut response = if is_preflight(request) {
+        respond::preflight()
+    } else {
+        try_task(context, request, id).await.unwrap_or_else(Problem::into_response)
+    };
+    allow_origin(&context.snapshot, request.headers(), response.headers_mut());
+    response
+}
+
+async fn try_task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Result<Response<Reply>, Problem> {
+    let id = TaskId::parse(id).map_err(|_| Problem::NoSuchTask)?;
+    match *request.method() {
+        Method::GET | Method::HEAD => find(context, request, &id).await.map(|record| respond::task(&record)),
+        Method::DELETE => cancel(context, request, &id).await,
+        _ => Err(Problem::MethodNotAllowed("GET, HEAD, DELETE")),
+    }
+}
+
+/// The task, if it is there and its caller's: unknown, expired and another key's are the same.
+async fn find(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<TaskRecord, Problem> {
+    let circuit = &context.parts().circuit;
+    let record = circuit.call(circuit.store().get(id)).await.map_err(Problem::Store)?;
+    let mine = |record: &TaskRecord| record.owner.is_none() || record.owner == owner(request.headers());
+    record.filter(mine).ok_or(Problem::NoSuchTask)
+}
+
+async fn cancel(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<Response<Reply>, Problem> {
+    find(context, request, id).await?;
+    let circuit = &context.parts().circuit;
+    let ttl = context.snapshot.config.results.ttl;
+    match circuit.call(circuit.store().cancel(id, ttl)).await.map_err(Problem::Store)? {
+        Cancelled::Done | Cancelled::Running => Ok(respond::cancelled(id)),
+        Cancelled::Ended(status) => Err(Problem::AlreadyEnded(status)),
+        Cancelled::Unknown => Err(Problem::NoSuchTask),
+    }
+}

@@ -1,0 +1,65 @@
+//! Upgrades: `websocket` passes through as a tunnel, but only once the upstream has said 101; any other
+//! protocol is not asked for.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::body::{Outgoing, Reply};
+use super::headers;
+use super::pass::Switched;
+use super::pool::Borrowed;
+use super::service::Context;
+
+/// An upgrade that a client asks for.
+pub(super) struct Wanted {
+    client: OnUpgrade,
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// The upgrade that a request asks for, if it is one that passes.
+    pub(super) fn take(request: &mut Request<Outgoing>) -> Option<Self> {
+        let asked = request.headers().get(header::UPGRADE)?;
+        let connection = request.headers().get(header::CONNECTION)?.to_str().ok()?;
+        let names_it = connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+        if names_it && asked.as_bytes().eq_ignore_ascii_case(b"websocket") {
+            Some(Self { client: hyper::upgrade::on(request) })
+        } else {
+            None
+        }
+    }
+
+    /// Answers 101 and has bytes copied both ways until either side ends.
+    pub(super) fn open(self, context: &Context<'_>, mut switched: Switched, connection: Borrowed) -> Response<Reply> {
+        let upstream = hyper::upgrade::on(&mut switched);
+        let client = self.client;
+        context.connection.tracker.spawn_local(async move {
+            let copy = async {
+                let (client, upstream) = (client.await?, upstream.await?);
+                let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+                tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
+                Ok::<(), Box<dyn std::error::Error>>(())
+            };
+            if let Err(error) = copy.await {
+                tracing::debug!(%error, "a tunnel broke");
+            }
+            drop(connection);
+        });
+        let mut response = Response::new(Reply::whole(""));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let mut fields = std::mem::take(switched.headers_mut());
+        headers::strip_hop_by_hop(&mut fields);
+        name_websocket(&mut fields);
+        *response.headers_mut() = fields;
+        response
+    }
+}
+
+/// Puts back into a stripped head what asks for the upgrade, or grants it.
+pub(super) fn name_websocket(fields: &mut HeaderMap) {
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
