@@ -17,8 +17,10 @@
 
 pub mod cohort;
 pub mod config;
+pub mod control;
 pub mod metrics;
 pub mod proxy;
+pub mod rollout;
 pub mod route;
 pub mod snapshot;
 pub mod store;

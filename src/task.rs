@@ -29,6 +29,13 @@ impl UnixMs {
     }
 }
 
+impl From<jiff::Timestamp> for UnixMs {
+    /// Times before 1970 are 1970.
+    fn from(time: jiff::Timestamp) -> Self {
+        Self(u64::try_from(time.as_millisecond()).unwrap_or(0))
+    }
+}
+
 /// Why a name from outside was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {

@@ -40,7 +40,7 @@ pub(super) fn capture(
     config: &TopicConfig,
     canaried: bool,
 ) -> Captured {
-    let now = UnixMs(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
+    let now = UnixMs::from(jiff::Timestamp::now());
     let owner = owner(&sent.head.headers);
     let mut headers = sent.head.headers.clone();
     context.forwarding().apply(&mut headers, &context.request_id, context.trusted);
