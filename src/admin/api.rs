@@ -1,0 +1,241 @@
+//! `/admin/v1`: parse, one call, render.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Parts, health};
+use crate::route::parse_body;
+use crate::snapshot::{LiveRoute, Snapshot};
+use crate::store::{Cancelled, Depth, Queue, StoreError, json_of};
+use crate::task::{Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+
+/// The most dead letters that one answer lists.
+const MOST: usize = 1000;
+
+/// An error as a problem document.
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    detail: String,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let document =
+            json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
+        let kind = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
+        (self.status, kind, document.to_string()).into_response()
+    }
+}
+
+type Answer = Result<Json<Value>, Problem>;
+
+/// `GET status`
+pub(super) async fn status(State(parts): State<Parts>) -> Answer {
+    let report = health::report(&parts).await;
+    let snapshot = parts.snapshots.load();
+    let (queues, depths) = depths(&parts, &snapshot).await;
+    let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await.unwrap_or_default();
+    let started = parts.started;
+    Ok(Json(json!({
+        "status": if report.status == "ready" { "healthy" } else { report.status },
+        "checks": report.checks,
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": snapshot.config.store.url.to_string(),
+        "uptime_seconds": UnixMs::from(jiff::Timestamp::now()).since(started).as_secs(),
+        "active_workers": beats.iter().map(|beat| beat.active).sum::<u32>(),
+        "busy_workers": beats.iter().map(|beat| beat.busy).sum::<u32>(),
+        "queue_depth": depths.iter().map(|depth| depth.queued).sum::<u64>(),
+        "topics": queues.iter().zip(&depths).map(|(queue, depth)| topic_view(queue, depth)).collect::<Vec<_>>(),
+        "rollouts": snapshot.routes.iter().map(|live| rollout_view(&snapshot, live)).collect::<Vec<_>>(),
+    })))
+}
+
+/// `GET rollouts`
+pub(super) async fn rollouts(State(parts): State<Parts>) -> Json<Value> {
+    let snapshot = parts.snapshots.load();
+    Json(snapshot.routes.iter().map(|live| rollout_view(&snapshot, live)).collect())
+}
+
+/// `GET rollouts/{route}`
+pub(super) async fn rollout(State(parts): State<Parts>, Path(name): Path<String>) -> Answer {
+    let snapshot = parts.snapshots.load();
+    let live = snapshot.routes.iter().find(|live| snapshot.route(live).name == name);
+    let live = live.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no route {name:?}")))?;
+    Ok(Json(rollout_view(&snapshot, live)))
+}
+
+fn rollout_view(snapshot: &Snapshot, live: &LiveRoute) -> Value {
+    let route = snapshot.route(live);
+    json!({
+        "route": route.name,
+        "mode": "manual",
+        "weight": live.weight.percent(),
+        "percent": route.rollout.percent.percent(),
+        "deprecation": route.deprecation.mode.as_str(),
+    })
+}
+
+/// `GET topics`
+pub(super) async fn topics(State(parts): State<Parts>) -> Json<Value> {
+    let snapshot = parts.snapshots.load();
+    let (queues, depths) = depths(&parts, &snapshot).await;
+    Json(queues.iter().zip(&depths).map(|(queue, depth)| topic_view(queue, depth)).collect())
+}
+
+fn topic_view(queue: &Queue, depth: &Depth) -> Value {
+    json!({
+        "topic": queue.topic.as_str(),
+        "queued": depth.queued,
+        "processing": depth.processing,
+        "dead_letters": depth.dead,
+        "oldest_seconds": depth.oldest.as_secs_f64(),
+    })
+}
+
+/// All queues and how they stand; nothing known while the store is gone.
+async fn depths(parts: &Parts, snapshot: &Snapshot) -> (Vec<Queue>, Vec<Depth>) {
+    let queues: Vec<Queue> = snapshot.config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
+    let depths = parts.circuit.call(parts.circuit.store().depths(&queues)).await.unwrap_or_default();
+    (queues, depths)
+}
+
+/// `GET workers`
+pub(super) async fn workers(State(parts): State<Parts>) -> Answer {
+    let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await?;
+    let view = |beat: &crate::store::Heartbeat| {
+        json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
+    };
+    Ok(Json(beats.iter().map(view).collect()))
+}
+
+/// `POST tasks`: `{"topic", "payload", "correlation_id"?}`
+pub(super) async fn publish(State(parts): State<Parts>, body: Bytes) -> Result<Response, Problem> {
+    let config = parts.snapshots.load().config.clone();
+    let bad = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    if body.len() > config.proxy.max_body {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over proxy.max_body"));
+    }
+    let parsed = parse_body(&body).map_err(|error| bad(error.to_string()))?;
+    let topic = parsed.topic.ok_or_else(|| bad("send {\"topic\": …, \"payload\": …} and nothing else".into()))?;
+    let known = config.topics.get(&topic);
+    let known = known.ok_or_else(|| bad(format!("there is no topic {topic} in the configuration")))?;
+    let now = UnixMs::from(jiff::Timestamp::now());
+    let task = Task {
+        id: TaskId::new(now, rand::random()),
+        topic: topic.clone(),
+        payload: parsed.payload,
+        request: None,
+        correlation_id: parsed.correlation_id,
+        route: None,
+        owner: None,
+        retries: known.retries,
+        created: now,
+    };
+    parts.circuit.call(parts.circuit.store().enqueue(&task, &Queue::new(&topic, known))).await?;
+    parts.metrics.task_received(topic.as_str());
+    let document = json!({
+        "task_id": task.id.as_str(),
+        "status": Status::Queued.as_str(),
+        "poll_url": format!("{}/{}", config.proxy.task_path, task.id),
+    });
+    Ok((StatusCode::ACCEPTED, Json(document)).into_response())
+}
+
+/// `GET tasks/{id}`
+pub(super) async fn task(State(parts): State<Parts>, Path(id): Path<String>) -> Answer {
+    let id = known_id(&id)?;
+    let record = parts.circuit.call(parts.circuit.store().get(&id)).await?.ok_or_else(no_such_task)?;
+    Ok(Json(task_view(&record)))
+}
+
+fn task_view(record: &TaskRecord) -> Value {
+    let result = record.answer.as_ref().and_then(|answer| serde_json::from_slice::<Value>(&json_of(&answer.body)).ok());
+    json!({
+        "task_id": record.id.as_str(),
+        "topic": record.topic.as_str(),
+        "status": record.status.as_str(),
+        "attempts": record.attempts,
+        "created_ms": record.created.0,
+        "finished_ms": record.finished.map(|at| at.0),
+        "http_status": record.answer.as_ref().and_then(|answer| answer.status).map(|status| status.as_u16()),
+        "result": result,
+        "error": record.failure.as_ref().map(|failure| &failure.message),
+    })
+}
+
+/// `POST tasks/{id}/cancel`
+pub(super) async fn cancel(State(parts): State<Parts>, Path(id): Path<String>) -> Answer {
+    let id = known_id(&id)?;
+    let ttl = parts.snapshots.load().config.results.ttl;
+    match parts.circuit.call(parts.circuit.store().cancel(&id, ttl)).await? {
+        Cancelled::Done | Cancelled::Running => {
+            Ok(Json(json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()})))
+        }
+        Cancelled::Ended(status) => {
+            let detail = format!("the task has already ended as {}", status.as_str());
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        Cancelled::Unknown => Err(no_such_task()),
+    }
+}
+
+fn known_id(text: &str) -> Result<TaskId, Problem> {
+    TaskId::parse(text).map_err(|_| no_such_task())
+}
+
+fn no_such_task() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no such task, or it has expired")
+}
+
+#[derive(Deserialize)]
+pub(super) struct DeadLetters {
+    topic: String,
+    limit: Option<usize>,
+}
+
+/// `GET dead-letters?topic=&limit=`
+pub(super) async fn dead_letters(State(parts): State<Parts>, Query(query): Query<DeadLetters>) -> Answer {
+    let config = parts.snapshots.load().config.clone();
+    let topic = Topic::parse(&query.topic).ok();
+    let known = topic.as_ref().and_then(|topic| config.topics.get_key_value(topic));
+    let no_topic = || Problem::new(StatusCode::NOT_FOUND, format!("there is no topic {:?}", query.topic));
+    let (topic, known) = known.ok_or_else(no_topic)?;
+    let (queue, limit) = (Queue::new(topic, known), query.limit.unwrap_or(100).min(MOST));
+    let letters = parts.circuit.call(parts.circuit.store().dead_letters(&queue, limit)).await?;
+    let view = |letter: &crate::store::DeadLetter| {
+        json!({
+            "id": letter.id,
+            "topic": letter.topic.as_str(),
+            "error": letter.error,
+            "attempts": letter.attempts,
+            "failed_ms": letter.failed.0,
+            "payload": serde_json::from_str::<Value>(&letter.payload).unwrap_or_else(|_| letter.payload.clone().into()),
+        })
+    };
+    Ok(Json(letters.iter().map(view).collect()))
+}
+
+/// Anything else.
+pub(super) async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing here: try /readyz, /metrics or /admin/v1/status")
+}

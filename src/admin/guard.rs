@@ -1,0 +1,112 @@
+//! Who may use the API: a known host name, the token where there is one, and no other site's pages.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use sha2::{Digest as _, Sha256};
+
+use super::Parts;
+use super::api::Problem;
+use crate::config::{Admin, Secret};
+
+/// Lets a request through, or says why not.
+pub(super) async fn check(State(parts): State<Parts>, request: Request, next: Next) -> Response {
+    let config = parts.snapshots.load().config.clone();
+    match judge(&config.admin, request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn judge(admin: &Admin, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !knows(admin, host) {
+        let detail = format!("this admin plane does not answer for {host:?}: list the name in admin.hosts");
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
+    }
+    if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers, host) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "changes are not taken from another site's page"));
+    }
+    match &admin.token {
+        Some(token) if !carries(headers, token) => {
+            let detail = "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
+            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a Host is the listener's address, a loopback name, or a configured one.
+fn knows(admin: &Admin, host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<IpAddr>().ok();
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_some_and(|ip| ip.is_loopback() || ip == admin.listen.ip())
+        || admin.hosts.iter().any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
+}
+
+fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let site = text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
+    let origin = text("origin").is_some_and(|origin| origin.split("://").nth(1) != Some(host));
+    site || origin
+}
+
+/// Compares digests, so that the time it takes says nothing about the token.
+fn carries(headers: &HeaderMap, token: &Secret) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    Sha256::digest(given.as_bytes()) == Sha256::digest(token.expose().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(method: &Method, pairs: &[(&'static str, &str)], token: Option<&str>) -> Option<StatusCode> {
+        let admin = Admin {
+            listen: "127.0.0.1:8001".parse().expect("an address"),
+            token: token.map(Secret::new),
+            hosts: vec!["ops.example".into()],
+        };
+        let headers =
+            pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect();
+        judge(&admin, method, &headers).err().map(|problem| problem.status)
+    }
+
+    #[test]
+    fn only_known_host_names_are_answered() {
+        for host in ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "ops.example", "OPS.example:443"] {
+            assert_eq!(judged(&Method::GET, &[("host", host)], None), None, "{host}");
+        }
+        for host in ["evil", "evil:8001", "", "127.0.0.1.evil"] {
+            assert_eq!(judged(&Method::GET, &[("host", host)], None), Some(StatusCode::MISDIRECTED_REQUEST), "{host}");
+        }
+    }
+
+    #[test]
+    fn another_sites_page_changes_nothing() {
+        let host = ("host", "localhost:8001");
+        let post = |pairs: &[(&'static str, &str)]| judged(&Method::POST, pairs, None);
+        assert_eq!(post(&[host, ("origin", "http://evil")]), Some(StatusCode::FORBIDDEN));
+        assert_eq!(post(&[host, ("sec-fetch-site", "cross-site")]), Some(StatusCode::FORBIDDEN));
+        assert_eq!(post(&[host, ("origin", "http://localhost:8001"), ("sec-fetch-site", "same-origin")]), None);
+        assert_eq!(post(&[host]), None);
+    }
+
+    #[test]
+    fn the_token_is_asked_for_where_there_is_one() {
+        let get = |pairs: &[(&'static str, &str)]| judged(&Method::GET, pairs, Some("t0ken"));
+        let host = ("host", "localhost");
+        assert_eq!(get(&[host]), Some(StatusCode::UNAUTHORIZED));
+        assert_eq!(get(&[host, ("authorization", "Bearer wrong")]), Some(StatusCode::UNAUTHORIZED));
+        assert_eq!(get(&[host, ("authorization", "Bearer t0ken")]), None);
+    }
+}
