@@ -1,0 +1,126 @@
+//! A child process that a test owns.
+//!
+//! Its stdout and stderr are drained by threads from the start, so that it never blocks on a full pipe; a
+//! test that fails prints them. Dropping a process kills it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{PATIENCE, eventually_some};
+
+/// A running process, or one that has ended.
+pub struct Process {
+    name: String,
+    child: Child,
+    logs: Logs,
+}
+
+/// The lines that a process wrote so far, of both streams, in the order they were read.
+#[derive(Clone, Default)]
+pub struct Logs(Arc<Mutex<Vec<String>>>);
+
+impl Process {
+    /// Starts `command`; `name` heads its logs.
+    pub fn spawn(name: &str, command: &mut Command) -> Self {
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.unwrap_or_else(|error| panic!("{name} does not start ({error}): {command:?}"));
+        let logs = Logs::default();
+        logs.drain(child.stdout.take().expect("stdout is piped"));
+        logs.drain(child.stderr.take().expect("stderr is piped"));
+        Self { name: name.to_owned(), child, logs }
+    }
+
+    /// What it wrote so far.
+    pub fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal; nothing happens when the process has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        // A child that was not waited for keeps its id, so this can't hit a stranger.
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            kill_process(Pid::from_child(&self.child), signal).expect("a live child takes signals");
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not in good time.
+    pub async fn wait_exit(&mut self) -> ExitStatus {
+        let what = format!("{} exits", self.name);
+        eventually_some(PATIENCE, &what, async || self.child.try_wait().expect("a child can be asked")).await
+    }
+
+    /// Waits for what `find` sees in one of the log lines from number `from` on.
+    ///
+    /// # Panics
+    /// When it doesn't come in good time, or the process ends without it.
+    pub async fn log<T>(&mut self, what: &str, from: usize, find: impl Fn(&str) -> Option<T>) -> T {
+        let what = format!("{} logs {what}", self.name);
+        eventually_some(PATIENCE, &what, async || {
+            // Asked before the lines are read: nothing comes after this, so what is not there never will be.
+            let over = !self.is_running() && !self.logs.is_open();
+            let found = self.logs.lines().iter().skip(from).find_map(|line| find(line));
+            assert!(found.is_some() || !over, "it ended before: {what}");
+            found
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        if std::thread::panicking() {
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            eprintln!("--- {} ({status})\n{}", self.name, self.logs.lines().join("\n"));
+        }
+    }
+}
+
+impl Logs {
+    /// A copy of the lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many there are: a mark for [`Process::log`].
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether any line contains `text`.
+    pub fn contain(&self, text: &str) -> bool {
+        self.lines().iter().any(|line| line.contains(text))
+    }
+
+    /// Whether more may come: a reader still holds its end.
+    fn is_open(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    fn drain(&self, stream: impl Read + Send + 'static) {
+        let logs = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                logs.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+    }
+}

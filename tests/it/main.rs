@@ -1,0 +1,6 @@
+//! The integration tests, in one binary: the real omnidaemon and real servers around it, on free ports.
+//!
+//! `scripts/test` installs what they need.
+
+mod harness;
+mod smoke;

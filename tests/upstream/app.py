@@ -1,0 +1,213 @@
+"""The legacy endpoint of the integration tests: an agent service in FastAPI, as users have them.
+
+A request says how it wants to be answered, so that a test holds both ends in one place: `/invoke` reads
+`arguments` (see `Controls`), the other paths read their query. What arrived is kept for `GET /seen`.
+"""
+
+import asyncio
+import base64
+import hashlib
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+UNSEEN = {"/seen", "/reset"}
+
+api = FastAPI()
+seen: list[dict[str, Any]] = []
+
+
+class Controls(BaseModel, extra="allow"):
+    """What a test asks of the answer; anything else is the agent's business."""
+
+    sleep_ms: int = 0
+    status: int = 200
+    fail_first: int = Field(0, description="answer the first N requests of an idempotency key or test id with 503")
+    headers: list[tuple[str, str]] = []
+    body: str | None = Field(None, description="the whole body, instead of the usual JSON")
+    bytes: int = Field(0, description="the length of `result`")
+    die: str | None = Field(None, description="break the connection: `before` the answer, or within its `body`")
+
+
+class Invocation(BaseModel):
+    agent: str = "default"
+    task: str
+    arguments: Controls = Controls()
+    context: dict[str, Any] = {}
+
+
+async def controlled(request: Request, controls: Controls, answer: dict[str, Any]) -> Response:
+    """The answer, with the status, headers and body that the test asked for, or a broken connection."""
+    if controls.die:
+        return Broken(request, in_body=controls.die == "body")
+    status = 503 if earlier(request) < controls.fail_first else controls.status
+    if controls.body is not None:
+        response = Response(controls.body, status_code=status, media_type="text/plain; charset=utf-8")
+    else:
+        response = JSONResponse(answer, status_code=status)
+    for name, value in controls.headers:
+        response.headers.append(name, value)
+    return response
+
+
+class Broken(Response):
+    """Closes the connection, before anything was sent or within the body."""
+
+    def __init__(self, request: Request, in_body: bool) -> None:
+        super().__init__()
+        self.transport = request.scope["transport"]
+        self.in_body = in_body
+
+    async def __call__(self, scope, receive, send) -> None:
+        if self.in_body:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+            await send({"type": "http.response.body", "body": b"half of", "more_body": True})
+            await asyncio.sleep(0.05)  # the part that was sent leaves the socket before it is closed
+        self.transport.abort()
+
+
+def identity(record: dict[str, Any]) -> str | None:
+    return record["idempotency_key"] or record["id"]
+
+
+def earlier(request: Request) -> int:
+    """How many requests of the same identity came before this one."""
+    mine = request.scope["record"]
+    return sum(1 for record in seen if record is not mine and identity(record) and identity(record) == identity(mine))
+
+
+@api.post("/invoke")
+async def invoke(call: Invocation, request: Request) -> Response:
+    started = time.perf_counter()
+    controls = call.arguments
+    await asyncio.sleep(controls.sleep_ms / 1000)
+    answer = {
+        "result": "x" * controls.bytes or f"{call.task} is done",
+        "agent": call.agent,
+        "tool": getattr(controls, "tool", "echo"),
+        "status": "completed",
+        "execution_time_ms": round((time.perf_counter() - started) * 1000, 3),
+        "metadata": {"context": call.context},
+    }
+    return await controlled(request, controls, answer)
+
+
+@api.post("/build")
+async def build(payload: Controls, request: Request) -> Response:
+    """What an `http` handler posts its payload to; the payload's own keys are the controls."""
+    await asyncio.sleep(payload.sleep_ms / 1000)
+    record = request.scope["record"]
+    built = payload.model_dump(exclude_unset=True)
+    answer = {"built": built, "idempotency_key": record["idempotency_key"], "attempt": record["attempt"]}
+    return await controlled(request, payload, answer)
+
+
+@api.api_route("/echo", methods=METHODS)
+@api.api_route("/echo/{rest:path}", methods=METHODS)
+async def echo(request: Request) -> dict[str, Any]:
+    """The request as it arrived; a path or query that was rewritten on the way shows."""
+    return {
+        "method": request.method,
+        "path": request.scope["raw_path"].decode("latin-1"),
+        "query": request.scope["query_string"].decode("latin-1"),
+        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers.raw],
+        "body": base64.b64encode(await request.body()).decode(),
+        "http_version": request.scope["http_version"],
+    }
+
+
+@api.get("/stream")
+async def stream(n: int = 3, ms: int = 0, media: str = "text/plain") -> StreamingResponse:
+    """`n` chunked lines, `ms` apart."""
+
+    async def lines():
+        for i in range(n):
+            if i:
+                await asyncio.sleep(ms / 1000)
+            yield f"data: {i}\n\n" if media == "text/event-stream" else f"line {i}\n"
+
+    return StreamingResponse(lines(), media_type=media)
+
+
+@api.post("/upload")
+async def upload(request: Request) -> dict[str, Any]:
+    digest, size, chunks = hashlib.sha256(), 0, 0
+    async for chunk in request.stream():
+        digest.update(chunk)
+        size += len(chunk)
+        chunks += 1
+    return {"size": size, "sha256": digest.hexdigest(), "chunks": chunks}
+
+
+@api.get("/big")
+async def big(bytes: int, chunked: bool = False) -> StreamingResponse:
+    """A body of `bytes` times `x`, with its length or chunked."""
+
+    async def blocks():
+        for at in range(0, bytes, 65536):
+            yield b"x" * min(65536, bytes - at)
+
+    headers = {} if chunked else {"content-length": str(bytes)}
+    return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
+
+
+@api.websocket("/ws")
+async def ws(socket: WebSocket) -> None:
+    offered = socket.scope["subprotocols"]
+    await socket.accept(subprotocol=offered[0] if offered else None)
+    try:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if message.get("text") is not None:
+                await socket.send_text(message["text"])
+            else:
+                await socket.send_bytes(message["bytes"])
+    except WebSocketDisconnect:
+        return
+
+
+@api.get("/seen")
+async def get_seen() -> dict[str, Any]:
+    """Every request since the start or the last reset, and how often each id and idempotency key came."""
+
+    def counts(field: str) -> dict[str, int]:
+        values = [record[field] for record in seen if record[field]]
+        return {value: values.count(value) for value in values}
+
+    return {"requests": seen, "by_id": counts("id"), "by_key": counts("idempotency_key")}
+
+
+@api.post("/reset")
+async def reset() -> dict[str, Any]:
+    seen.clear()
+    return {}
+
+
+async def app(scope, receive, send) -> None:
+    """Records requests before FastAPI sees them, and hands uvicorn's transport to `Broken`."""
+    if scope["type"] != "http" or scope["path"] in UNSEEN:
+        return await api(scope, receive, send)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    record = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "id": headers.get("x-test-id"),
+        "idempotency_key": headers.get("idempotency-key"),
+        "attempt": headers.get("x-omnidaemon-attempt"),
+        "status": None,  # until it is answered
+    }
+    seen.append(record)
+
+    async def noted(message) -> None:
+        if message["type"] == "http.response.start":
+            record["status"] = message["status"]
+        await send(message)
+
+    scope["record"], scope["transport"] = record, send.__self__.transport
+    await api(scope, receive, noted)
