@@ -3,6 +3,8 @@
 //! One loop: event → pure decision (`rollout/`) → persist by compare-and-set → publish. With the store
 //! unreachable the decision holds locally and is persisted when the store is back; lowering never waits.
 
+mod queues;
+mod reload;
 mod state;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use self::queues::watch_queues;
+pub use self::reload::{ReloadStatus, Reloader};
 use crate::cohort::Weight;
 use crate::config::{Config, Route};
 use crate::metrics::Metrics;

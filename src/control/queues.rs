@@ -1,0 +1,33 @@
+//! Keeps the queue gauges fresh, so that a scrape costs the store nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshots;
+use crate::store::{Circuit, Queue};
+
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Reads how the configured queues stand, every two seconds until `shutdown`; the last values stay while the store is gone.
+pub async fn watch_queues(
+    snapshots: Arc<Snapshots>,
+    circuit: Arc<Circuit>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let config = snapshots.load().config.clone();
+        let queues: Vec<Queue> = config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
+        if let Ok(depths) = circuit.call(circuit.store().depths(&queues)).await {
+            for (queue, depth) in queues.iter().zip(depths) {
+                metrics.set_queue(queue.topic.as_str(), depth.queued, depth.oldest);
+            }
+        }
+    }
+}
