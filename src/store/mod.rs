@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
 pub use self::redis::RedisStore;
-pub use self::sqlite::SqliteStore;
+pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 use crate::config::{self, ContentForm, StoreUrl};
 use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};

@@ -1,7 +1,12 @@
+mod clock;
+pub use self::clock::Clock;
 use super::*;
 pub struct SqliteStore;
 impl SqliteStore {
     pub fn open(_: &std::path::Path) -> Result<Self, StoreError> {
+        unimplemented!()
+    }
+    pub fn with_clock(_: &std::path::Path, _: Clock) -> Result<Self, StoreError> {
         unimplemented!()
     }
 }
