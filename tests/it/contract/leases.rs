@@ -20,7 +20,7 @@ pub(crate) async fn renewing_names_the_leases_that_are_lost(f: impl Fixture) {
     assert_eq!(store.renew(PROCESS, &[]).await, Ok(vec![]));
     assert_eq!(store.renew(PROCESS, std::slice::from_ref(&current)).await, Ok(vec![]));
     assert_eq!(store.renew(PROCESS, &[current.clone(), cancelled]).await, Ok(vec![gone.id]));
-    assert_eq!(store.renew(PROCESS, &[older.clone()]).await, Ok(vec![older.task.id]));
+    assert_eq!(store.renew(PROCESS, std::slice::from_ref(&older)).await, Ok(vec![older.task.id]));
     let complete = Settlement::Complete { answer: json(), ttl: TTL };
     assert_eq!(store.settle(&current, &complete).await, Ok(Settled::Applied));
 }

@@ -48,7 +48,7 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A time to live that no test outlives.
-pub(crate) const TTL: Duration = Duration::from_secs(3600);
+pub(crate) const TTL: Duration = Duration::from_hours(1);
 
 /// The process that the tests lease as.
 pub(crate) const PROCESS: &str = "testhost.1.boot";

@@ -9,7 +9,7 @@ use omnidaemon::task::UnixMs;
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Fixture, contract};
+use super::{Fixture, contract, soon};
 
 contract!(Embedded);
 
@@ -46,9 +46,12 @@ impl Fixture for Embedded {
 
     async fn reopen(self) -> Self {
         drop(self.running);
-        while Arc::strong_count(&self.store) > 1 {
-            tokio::task::yield_now().await; // until `run` has let go of it
-        }
+        let let_go = async {
+            while Arc::strong_count(&self.store) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(let_go).await; // else a test still holds it
         drop(self.store);
         Self::open(self.directory, self.clock)
     }
