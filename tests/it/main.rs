@@ -2,5 +2,10 @@
 //!
 //! `scripts/test` installs what they need.
 
+mod contract;
+mod deprecation;
+mod floors;
 mod harness;
+mod proxy_sync;
+mod reload;
 mod smoke;

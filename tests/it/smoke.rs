@@ -17,7 +17,6 @@ topics:
 ";
 
 #[tokio::test]
-#[ignore = "serve is not there yet"]
 async fn a_post_passes_through_to_the_legacy_endpoint() {
     let upstream = Upstream::start().await;
     let omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).start().await;
@@ -32,7 +31,6 @@ async fn a_post_passes_through_to_the_legacy_endpoint() {
 }
 
 #[tokio::test]
-#[ignore = "serve is not there yet"]
 async fn the_admin_plane_says_that_the_process_lives() {
     let upstream = Upstream::start().await;
     let omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).start().await;
@@ -41,7 +39,6 @@ async fn the_admin_plane_says_that_the_process_lives() {
 }
 
 #[tokio::test]
-#[ignore = "serve is not there yet"]
 async fn sigterm_ends_it_with_status_0() {
     let upstream = Upstream::start().await;
     let mut omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).start().await;
