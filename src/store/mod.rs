@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
 pub use self::redis::RedisStore;
-pub use self::sqlite::SqliteStore;
+pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 use crate::config::{self, ContentForm, StoreUrl};
 use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
@@ -107,7 +107,7 @@ pub struct Lease {
     pub attempt: u32,
     /// The queue it came from.
     pub queue: Queue,
-    /// The store's own handle: the stream entry's id on Redis, empty on SQLite.
+    /// The store's own handle: the stream entry's id on Redis, the lease's number on SQLite.
     pub entry: String,
 }
 

@@ -1,0 +1,240 @@
+//! The embedded store: one SQLite file, one process, no server.
+//!
+//! A lock beside the file keeps others out (`lock`); one thread writes (`writer`), each batch of changes
+//! (`ops`) in one transaction that is on disk before anybody is answered; another reads (`reader`) and waits
+//! for no commit. A lease's token is the task's id and the number of the lease, which no later lease has,
+//! not even after a release gave the attempt back. Leases belong to this process: those of an earlier boot
+//! are released on open. Threads, not tasks: any runtime may call.
+
+mod clock;
+mod db;
+mod lock;
+mod ops;
+mod reader;
+mod schema;
+mod sealed;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+pub use self::clock::Clock;
+use self::db::{Db, Tallies};
+use self::lock::Lock;
+use self::reader::Reader;
+use self::sealed::{Leased, NewTask, Sealed};
+use self::writer::Writer;
+use super::{
+    Cancelled, DeadLetter, Depth, HEARTBEAT, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
+    TaskStore, Waiters,
+};
+use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
+
+/// How long the record of a task that could not be read back is kept; its dead letter stays.
+const MALFORMED_TTL: Duration = Duration::from_hours(24);
+
+/// Purges in one call of `tend` at most: the writer has other work in between.
+const PURGES: usize = 50;
+
+/// Tasks in a SQLite file.
+pub struct SqliteStore {
+    // Dropped in this order: the writer finishes and closes, then the reader, and the lock goes last.
+    writer: Writer,
+    reader: Arc<Reader>,
+    tallies: Tallies,
+    waiters: Waiters,
+    clock: Clock,
+    heartbeats: Mutex<HashMap<String, (Heartbeat, Duration)>>,
+    _lock: Lock,
+}
+
+// === impl SqliteStore ===
+
+impl SqliteStore {
+    /// Opens the database at `path`, making it where it is missing, and locks it for this process.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it; [`StoreError::Setup`] when it cannot be used.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::with_clock(path, Clock::default())
+    }
+
+    /// [`Self::open`] under a clock of the caller's, who can put it ahead.
+    pub fn with_clock(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        let path = schema::create(path)?;
+        let lock = Lock::take(&path)?;
+        let connection = schema::open_writer(&path)?;
+        let (tallies, waiters) = (Tallies::default(), Waiters::default());
+        let db = Db::take_over(connection, clock.clone(), tallies.clone()).map_err(schema::setup(&path))?;
+        let no_thread = |error| StoreError::Setup(format!("no thread for the embedded store: {error}"));
+        let reader = Arc::new(Reader::start(schema::open_reader(&path)?).map_err(no_thread)?);
+        let on_end = resolver(Arc::clone(&reader), waiters.clone(), clock.clone());
+        let writer = Writer::start(db, on_end).map_err(no_thread)?;
+        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats: Mutex::default(), _lock: lock })
+    }
+
+    /// Opens what was leased; what cannot be read back is a dead letter, and holds nobody up.
+    async fn open_leases(&self, rows: Vec<Leased>, queues: &[Queue]) -> Vec<Lease> {
+        let mut leases = Vec::with_capacity(rows.len());
+        for row in rows {
+            let token = row.token();
+            let Some(queue) = queues.iter().find(|queue| queue.topic == row.topic) else { continue };
+            match row.open(queue) {
+                Ok(lease) => leases.push(lease),
+                Err(error) => {
+                    tracing::error!(?token, %error, "a task cannot be read back and becomes a dead letter");
+                    if let Err(error) = self.bury_malformed(token, &error).await {
+                        tracing::error!(%error, "it could not be buried and will be when its lease has expired");
+                    }
+                }
+            }
+        }
+        leases
+    }
+
+    async fn bury_malformed(
+        &self,
+        token: Result<(TaskId, i64), StoreError>,
+        error: &StoreError,
+    ) -> Result<(), StoreError> {
+        let (id, number) = token?;
+        let failure = Failure::new(FailureKind::Malformed, error.to_string());
+        let bury = Sealed::seal(&Settlement::Bury { failure, ttl: MALFORMED_TTL })?;
+        self.writer.submit(move |db| ops::settle(db, &id, number, &bury)).await?;
+        Ok(())
+    }
+
+    fn live_heartbeats(&self) -> MutexGuard<'_, HashMap<String, (Heartbeat, Duration)>> {
+        let mut heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.steady();
+        heartbeats.retain(|_, (_, until)| *until > now);
+        heartbeats
+    }
+}
+
+/// What hears of each end: it gives those who wait the full record, read beside the writer.
+fn resolver(reader: Arc<Reader>, waiters: Waiters, clock: Clock) -> impl Fn(TaskId) + Send + 'static {
+    move |id| {
+        if !waiters.waits_for(&id) {
+            return;
+        }
+        let (waiters, now) = (waiters.clone(), clock.wall());
+        reader.send(move |connection| match reader::record(connection, &id, now) {
+            Ok(record) => waiters.resolve(&id, record.map(Arc::new).as_ref()),
+            Err(error) => {
+                tracing::error!(task = %id, %error, "an ended task cannot be read back");
+                waiters.resolve(&id, None);
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl TaskStore for SqliteStore {
+    /// Nothing to do: the threads tell of ends themselves.
+    async fn run(&self, shutdown: CancellationToken) {
+        shutdown.cancelled().await;
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.writer.submit(|_| Ok(())).await
+    }
+
+    async fn enqueue(&self, task: &crate::task::Task, queue: &Queue) -> Result<(), StoreError> {
+        let (task, max_backlog) = (NewTask::seal(task)?, queue.max_backlog);
+        let taken = self.writer.submit(move |db| ops::enqueue(db, &task, max_backlog)).await?;
+        Ok(taken?)
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        let (id, now) = (id.clone(), self.clock.wall());
+        self.reader.ask(move |connection| reader::record(connection, &id, now)).await
+    }
+
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
+        let id = id.clone();
+        self.writer.submit(move |db| ops::cancel(db, &id, ttl)).await
+    }
+
+    async fn lease(
+        &self,
+        _process: &str,
+        queues: &[Queue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
+        let rows = self.writer.lease(topics, max, wait).await?;
+        Ok(self.open_leases(rows, queues).await)
+    }
+
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let (id, number, settlement) = (lease.task.id.clone(), sealed::number(lease), Sealed::seal(settlement)?);
+        self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await
+    }
+
+    async fn renew(&self, _process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+        let leases: Vec<_> = leases.iter().map(|lease| (lease.task.id.clone(), sealed::number(lease))).collect();
+        self.writer.submit(move |db| ops::renew(db, &leases)).await
+    }
+
+    async fn tend(&self, _process: &str, _queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
+        self.writer.submit(move |db| ops::reap(db, ttl)).await?;
+        for _ in 0..PURGES {
+            if self.writer.submit(ops::purge).await? < ops::PURGE {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
+        let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
+        let (tallies, now) = (self.tallies.clone(), self.clock.wall());
+        let depth = move |connection: &rusqlite::Connection, topic: &Topic| {
+            let tally = tallies.of(topic.as_str());
+            let oldest = if tally.queued() > 0 { reader::oldest(connection, topic)? } else { None };
+            Ok(Depth {
+                queued: tally.queued(),
+                processing: tally.leased,
+                dead: tally.dead,
+                oldest: oldest.map(|created| now.since(created)).unwrap_or_default(),
+            })
+        };
+        self.reader.ask(move |connection| topics.iter().map(|topic| depth(connection, topic)).collect()).await
+    }
+
+    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        let topic = queue.topic.clone();
+        self.reader.ask(move |connection| reader::dead_letters(connection, &topic, limit)).await
+    }
+
+    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        let until = self.clock.steady() + HEARTBEAT;
+        self.live_heartbeats().insert(heartbeat.process.clone(), (heartbeat.clone(), until));
+        Ok(())
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        Ok(self.live_heartbeats().values().map(|(heartbeat, _)| heartbeat.clone()).collect())
+    }
+
+    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+        let route = route.to_owned();
+        self.reader.ask(move |connection| reader::rollout(connection, &route)).await
+    }
+
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
+        let (route, record) = (route.to_owned(), record.clone());
+        self.writer.submit(move |db| ops::save_rollout(db, &route, &record)).await
+    }
+
+    fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+}

@@ -1,0 +1,298 @@
+//! Every change to the tables, as plain functions inside the writer's transaction.
+//!
+//! A change may be applied, given up with its transaction and applied again: it alters nothing but the
+//! [`Db`]. Whoever changes a task's state also moves it in the tallies, and whoever ends one erases its credentials.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, named_params, params};
+
+use super::db::Db;
+use super::schema::{State, millis, number, stored};
+use super::sealed::{Leased, NewTask, Sealed};
+use crate::store::{Cancelled, LEASE, Refusal, RolloutRecord, Settled, may_rerun};
+use crate::task::{TaskId, Topic, UnixMs};
+
+/// Ended records that one call of [`purge`] removes at most.
+pub(super) const PURGE: usize = 1000;
+
+/// A task's row, as far as changes depend on it.
+struct Found {
+    seq: i64,
+    topic: String,
+    state: State,
+    attempts: u32,
+    retries: u32,
+    lease: i64,
+    settled: i64,
+}
+
+/// How a task ends.
+struct End<'a> {
+    state: State,
+    settled: i64,
+    ttl: Duration,
+    answer: Option<&'a str>,
+    result: Option<&'a str>,
+    /// What is stored of the failure, and its message.
+    failure: Option<(&'a str, &'a str)>,
+}
+
+// === in and out ===
+
+/// Inserts a task; one that is there already is left as it is.
+pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite::Result<Result<(), Refusal>> {
+    let depth = db.tallies.of(task.topic.as_str()).queued();
+    if depth >= max_backlog {
+        let known = find(db, &task.id)?.is_some();
+        let refusal = Refusal::Backlog { topic: task.topic.clone(), depth, max: max_backlog };
+        return Ok(if known { Ok(()) } else { Err(refusal) });
+    }
+    if !insert(db, task)? {
+        let expired = "DELETE FROM tasks WHERE id = ?1 AND state > 2 AND until <= ?2";
+        let gone =
+            db.connection.prepare_cached(expired)?.execute(params![task.id.as_str(), millis(db.clock.wall())])?;
+        if gone == 0 || !insert(db, task)? {
+            return Ok(Ok(()));
+        }
+    }
+    db.tallies.moved(task.topic.as_str(), None, State::Ready, 1);
+    Ok(Ok(()))
+}
+
+fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<bool> {
+    let seq = db.last_seq + 1;
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)
+               ON CONFLICT (id) DO NOTHING";
+    let owner = task.owner.as_ref().map(crate::task::Owner::digest);
+    let values = params![seq, task.id.as_str(), task.topic.as_str(), task.retries, millis(task.created), owner];
+    if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
+        return Ok(false);
+    }
+    let sql =
+        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let values = params![seq, &*task.payload, task.request, task.credentials, task.correlation, task.route];
+    db.connection.prepare_cached(sql)?.execute(values)?;
+    db.last_seq = seq;
+    Ok(true)
+}
+
+/// Leases up to `max` tasks; which topic comes first goes round.
+pub(super) fn lease(db: &mut Db, topics: &[Topic], max: usize) -> rusqlite::Result<Vec<Leased>> {
+    let mut leased = Vec::new();
+    db.rounds = db.rounds.wrapping_add(1);
+    for n in 0..topics.len() {
+        let topic = &topics[(db.rounds.wrapping_add(n)) % topics.len()];
+        if leased.len() < max && db.tallies.of(topic.as_str()).ready > 0 {
+            lease_of(db, topic, max - leased.len(), &mut leased)?;
+        }
+    }
+    Ok(leased)
+}
+
+fn lease_of(db: &mut Db, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
+    let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
+                      payload, request, credentials, correlation, route
+               FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
+               WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
+    let before = leased.len();
+    let mut statement = db.connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![topic.as_str(), i64::try_from(max).unwrap_or(i64::MAX)])?;
+    while let Some(row) = rows.next()? {
+        leased.push(Leased::read(row, topic)?);
+    }
+    let sql = "UPDATE tasks SET state = 1, attempts = attempts + 1, lease = lease + 1, settled = 0 WHERE seq = ?1";
+    let mut statement = db.connection.prepare_cached(sql)?;
+    let expires = db.clock.steady() + LEASE;
+    for lease in &leased[before..] {
+        statement.execute([lease.seq])?;
+        db.held.insert(lease.seq, expires);
+    }
+    db.tallies.moved(topic.as_str(), Some(State::Ready), State::Leased, (leased.len() - before) as u64);
+    Ok(())
+}
+
+/// Makes parked tasks that are due leasable.
+pub(super) fn promote(db: &mut Db) -> rusqlite::Result<()> {
+    let now = db.clock.wall();
+    if db.next_due.is_none_or(|due| due > now) {
+        return Ok(());
+    }
+    let sql = "UPDATE tasks INDEXED BY parked SET state = 0 WHERE state = 2 AND until <= ?1 RETURNING topic";
+    let mut statement = db.connection.prepare_cached(sql)?;
+    let mut rows = statement.query([millis(now)])?;
+    while let Some(row) = rows.next()? {
+        db.tallies.moved(row.get_ref(0)?.as_str()?, Some(State::Parked), State::Ready, 1);
+    }
+    drop(rows);
+    drop(statement);
+    db.next_due = db.earliest_due()?;
+    Ok(())
+}
+
+// === ends ===
+
+/// Settles the `lease`-th lease of a task.
+pub(super) fn settle(db: &mut Db, id: &TaskId, lease: i64, settlement: &Sealed) -> rusqlite::Result<Settled> {
+    let Some(found) = find(db, id)?.filter(|found| found.lease == lease) else { return Ok(Settled::Fenced) };
+    if found.state != State::Leased {
+        let repeated = found.settled == settlement.number();
+        return Ok(if repeated { Settled::Applied } else { Settled::Fenced });
+    }
+    let settled = settlement.number();
+    let end = |state, ttl: &Duration| End { state, settled, ttl: *ttl, answer: None, result: None, failure: None };
+    match settlement {
+        Sealed::Complete { answer, result, ttl } => {
+            let end = End { answer: Some(answer), result: Some(result), ..end(State::Completed, ttl) };
+            finish(db, id, &found, &end)?;
+        }
+        Sealed::Bury { failure, message, ttl } => {
+            finish(db, id, &found, &End { failure: Some((failure, message)), ..end(State::Failed, ttl) })?;
+        }
+        Sealed::Retry { failure, at } => park(db, &found, failure, *at)?,
+        Sealed::Release => {
+            let sql = "UPDATE tasks SET state = 0, settled = ?2, attempts = attempts - 1 WHERE seq = ?1";
+            db.connection.prepare_cached(sql)?.execute(params![found.seq, settled])?;
+            unhold(db, &found, State::Ready);
+        }
+    }
+    Ok(Settled::Applied)
+}
+
+fn park(db: &mut Db, found: &Found, failure: &str, at: UnixMs) -> rusqlite::Result<()> {
+    let sql = "UPDATE tasks SET state = 2, settled = ?2, until = ?3, failure = ?4 WHERE seq = ?1";
+    let values = params![found.seq, Sealed::RETRY, millis(at), failure];
+    db.connection.prepare_cached(sql)?.execute(values)?;
+    db.next_due = Some(db.next_due.map_or(at, |due| due.min(at)));
+    unhold(db, found, State::Parked);
+    Ok(())
+}
+
+fn unhold(db: &mut Db, found: &Found, to: State) {
+    db.held.remove(&found.seq);
+    db.tallies.moved(&found.topic, Some(found.state), to, 1);
+}
+
+fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::Result<()> {
+    let now = db.clock.wall();
+    // The last failure stays readable beside a later answer.
+    let sql = "UPDATE tasks SET state = :state, settled = :settled, finished = :now, until = :until,
+                   answer = :answer, result = :result, failure = coalesce(:failure, failure) WHERE seq = :seq";
+    db.connection.prepare_cached(sql)?.execute(named_params! {
+        ":seq": found.seq,
+        ":state": end.state,
+        ":settled": end.settled,
+        ":now": millis(now),
+        ":until": millis(now.plus(end.ttl)),
+        ":answer": end.answer,
+        ":result": end.result,
+        ":failure": end.failure.map(|(stored, _)| stored),
+    })?;
+    if let Some((_, message)) = end.failure {
+        let sql = "INSERT INTO dead_letters (seq, id, topic, error, attempts, failed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let values = params![found.seq, id.as_str(), found.topic, message, found.attempts, millis(now)];
+        db.connection.prepare_cached(sql)?.execute(values)?;
+        let sql = "UPDATE inputs SET credentials = NULL WHERE seq = ?1 AND credentials IS NOT NULL";
+        db.connection.prepare_cached(sql)?.execute([found.seq])?;
+    } else {
+        db.connection.prepare_cached("DELETE FROM inputs WHERE seq = ?1")?.execute([found.seq])?;
+    }
+    unhold(db, found, end.state);
+    db.ended.push(id.clone());
+    Ok(())
+}
+
+/// Cancels a task wherever it stands.
+pub(super) fn cancel(db: &mut Db, id: &TaskId, ttl: Duration) -> rusqlite::Result<Cancelled> {
+    let Some(found) = find(db, id)? else { return Ok(Cancelled::Unknown) };
+    let cancelled = match found.state {
+        State::Cancelled => return Ok(Cancelled::Done),
+        State::Completed | State::Failed => return Ok(Cancelled::Ended(found.state.status())),
+        State::Leased => Cancelled::Running,
+        State::Ready | State::Parked => Cancelled::Done,
+    };
+    let end = End { state: State::Cancelled, settled: 0, ttl, answer: None, result: None, failure: None };
+    finish(db, id, &found, &end)?;
+    Ok(cancelled)
+}
+
+// === leases and records in time ===
+
+/// Extends the leases that are still their holder's; gives the others.
+pub(super) fn renew(db: &mut Db, leases: &[(TaskId, i64)]) -> rusqlite::Result<Vec<TaskId>> {
+    let expires = db.clock.steady() + LEASE;
+    let mut lost = Vec::new();
+    for (id, lease) in leases {
+        match find(db, id)? {
+            Some(found) if found.state == State::Leased && found.lease == *lease => {
+                db.held.insert(found.seq, expires);
+            }
+            _ => lost.push(id.clone()),
+        }
+    }
+    Ok(lost)
+}
+
+/// Takes expired leases back: what may run again is ready, the rest is dead.
+pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<()> {
+    let now = db.clock.steady();
+    let expired: Vec<i64> = db.held.iter().filter(|(_, expires)| **expires <= now).map(|(seq, _)| *seq).collect();
+    for seq in expired {
+        let sql = "SELECT id FROM tasks WHERE seq = ?1";
+        let id: String = db.connection.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;
+        let Ok(id) = TaskId::parse(&id) else { continue };
+        let Some(found) = find(db, &id)? else { continue };
+        tracing::warn!(task = %id, attempt = found.attempts, "a lease was not renewed in time");
+        if may_rerun(found.attempts, found.retries) {
+            db.connection.prepare_cached("UPDATE tasks SET state = 0 WHERE seq = ?1")?.execute([seq])?;
+            unhold(db, &found, State::Ready);
+            continue;
+        }
+        let message = format!("its worker died in attempt {}, the last that it is given", found.attempts);
+        let failure = super::sealed::crash(&message)?;
+        let failure = Some((failure.as_str(), message.as_str()));
+        finish(db, &id, &found, &End { state: State::Failed, settled: 0, ttl, answer: None, result: None, failure })?;
+    }
+    Ok(())
+}
+
+/// Removes up to [`PURGE`] ended records that have expired; says how many.
+pub(super) fn purge(db: &mut Db) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM tasks WHERE seq IN
+                   (SELECT seq FROM tasks INDEXED BY ended WHERE state > 2 AND until <= ?1 LIMIT ?2)";
+    db.connection
+        .prepare_cached(sql)?
+        .execute(params![millis(db.clock.wall()), i64::try_from(PURGE).unwrap_or(i64::MAX)])
+}
+
+// === rollouts ===
+
+/// Saves a rollout's state over the version before it, or not at all.
+pub(super) fn save_rollout(db: &mut Db, route: &str, record: &RolloutRecord) -> rusqlite::Result<bool> {
+    let sql = "SELECT version FROM rollouts WHERE route = ?1";
+    let current: Option<i64> = db.connection.prepare_cached(sql)?.query_row([route], |row| row.get(0)).optional()?;
+    if current.map_or(0, number).checked_add(1) != Some(record.version) {
+        return Ok(false);
+    }
+    let sql = "INSERT INTO rollouts (route, version, state) VALUES (?1, ?2, ?3)
+               ON CONFLICT (route) DO UPDATE SET version = excluded.version, state = excluded.state";
+    db.connection.prepare_cached(sql)?.execute(params![route, stored(record.version), record.state])?;
+    Ok(true)
+}
+
+fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
+    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled FROM tasks WHERE id = ?1";
+    let mut statement = db.connection.prepare_cached(sql)?;
+    let found = statement.query_row([id.as_str()], |row| {
+        Ok(Found {
+            seq: row.get(0)?,
+            topic: row.get(1)?,
+            state: row.get(2)?,
+            attempts: row.get(3)?,
+            retries: row.get(4)?,
+            lease: row.get(5)?,
+            settled: row.get(6)?,
+        })
+    });
+    found.optional()
+}

@@ -1,0 +1,135 @@
+//! The reader: one thread with a read-only connection, which sees each commit and waits for none.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::schema::{State, failed, millis, number, unix_ms};
+use super::sealed::{malformed, read, task_id};
+use crate::store::envelope::{StoredAnswer, StoredFailure};
+use crate::store::{DeadLetter, RolloutRecord, StoreError};
+use crate::task::{Owner, TaskId, TaskRecord, Topic, UnixMs};
+
+type Query = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The thread's handle; dropping it joins the thread.
+pub(super) struct Reader {
+    queries: Option<Sender<Query>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Starts the thread.
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+        let (queries, received): (_, Receiver<Query>) = mpsc::channel();
+        let run = move || received.iter().for_each(|query| query(&connection));
+        let thread = thread::Builder::new().name("sqlite-reader".into()).spawn(run)?;
+        Ok(Self { queries: Some(queries), thread: Some(thread) })
+    }
+
+    /// Queues a query; false when the thread is gone.
+    pub(super) fn send(&self, query: impl FnOnce(&Connection) + Send + 'static) -> bool {
+        self.queries.as_ref().is_some_and(|queries| queries.send(Box::new(query)).is_ok())
+    }
+
+    /// Runs a query and gives its answer.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(move |connection| drop(reply.send(query(connection))));
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unreachable("its reader thread has ended".into())))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.queries.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the embedded store's reader thread panicked");
+        }
+    }
+}
+
+// === queries ===
+
+/// A task, unless it has expired.
+pub(super) fn record(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<TaskRecord>, StoreError> {
+    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure FROM tasks
+               WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
+    rows.next().map_err(failed)?.map(open_record).transpose()
+}
+
+fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
+    let text = |column| row.get_ref(column).map_err(failed)?.as_str_or_null().map_err(malformed);
+    let state: State = row.get(2).map_err(failed)?;
+    let result = text(8)?.map(|json| RawValue::from_string(json.to_owned())).transpose().map_err(malformed)?;
+    let answer = match text(7)? {
+        Some(answer) => Some(read::<StoredAnswer>(answer)?.open(result.as_deref())?),
+        None => None,
+    };
+    Ok(TaskRecord {
+        id: task_id(text(0)?.unwrap_or_default())?,
+        topic: Topic::parse(text(1)?.unwrap_or_default()).map_err(malformed)?,
+        status: state.status(),
+        attempts: row.get(3).map_err(failed)?,
+        owner: text(4)?.map(Owner::from_digest),
+        created: unix_ms(row.get(5).map_err(failed)?),
+        finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
+        answer,
+        failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
+    })
+}
+
+/// When the oldest waiting task of a topic was accepted.
+pub(super) fn oldest(connection: &Connection, topic: &Topic) -> Result<Option<UnixMs>, StoreError> {
+    let sql = "SELECT min(created) FROM (
+                   SELECT * FROM (SELECT created FROM tasks INDEXED BY ready
+                                  WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT 1)
+                   UNION ALL
+                   SELECT created FROM tasks INDEXED BY parked WHERE state = 2 AND topic = ?1)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let created = statement.query_row([topic.as_str()], |row| row.get::<_, Option<i64>>(0)).map_err(failed)?;
+    Ok(created.map(unix_ms))
+}
+
+/// A topic's dead letters, newest first.
+pub(super) fn dead_letters(
+    connection: &Connection,
+    topic: &Topic,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    let sql = "SELECT id, error, attempts, failed, payload FROM dead_letters LEFT JOIN inputs USING (seq)
+               WHERE topic = ?1 ORDER BY n DESC LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let letters = statement.query_map(params![topic.as_str(), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        let payload: Option<Vec<u8>> = row.get(4)?;
+        Ok(DeadLetter {
+            id: row.get(0)?,
+            topic: topic.clone(),
+            error: row.get(1)?,
+            attempts: row.get(2)?,
+            failed: unix_ms(row.get(3)?),
+            payload: String::from_utf8_lossy(&payload.unwrap_or_default()).into_owned(),
+        })
+    });
+    letters.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+}
+
+/// A route's rollout state.
+pub(super) fn rollout(connection: &Connection, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+    let sql = "SELECT version, state FROM rollouts WHERE route = ?1";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let record = |row: &Row<'_>| Ok(RolloutRecord { version: number(row.get(0)?), state: row.get(1)? });
+    statement.query_row([route], record).optional().map_err(failed)
+}

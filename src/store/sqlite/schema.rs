@@ -1,0 +1,225 @@
+//! The database file: how it is opened, what is in it, and what its errors mean.
+//!
+//! A task's row is small and changes; what it was given (`inputs`) is written once and read once, so that a
+//! large body is not rewritten with each state. `seq` is the order of the queues. Each index has only the
+//! rows of the states it serves, and every key but the public id is ascending.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::lock;
+use crate::store::{Refusal, StoreError};
+use crate::task::{Status, UnixMs};
+
+/// The schema that this release reads and writes.
+const SCHEMA: i64 = 1;
+
+/// `PRAGMA application_id`: "omni".
+const APPLICATION: i64 = 0x6f6d_6e69;
+
+const TABLES: &str = "
+    CREATE TABLE tasks (
+        seq      INTEGER PRIMARY KEY,
+        id       TEXT NOT NULL UNIQUE,
+        topic    TEXT NOT NULL,
+        state    INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        lease    INTEGER NOT NULL DEFAULT 0, -- leases ever given: with the id, the fencing token
+        settled  INTEGER NOT NULL DEFAULT 0, -- how the last lease was settled by its holder; 0 is not yet
+        until    INTEGER NOT NULL DEFAULT 0, -- parked: when it is due; ended: when it expires
+        retries  INTEGER NOT NULL,
+        created  INTEGER NOT NULL,
+        finished INTEGER,
+        owner    TEXT,
+        answer   TEXT,
+        result   TEXT,
+        failure  TEXT
+    ) STRICT;
+    CREATE INDEX ready  ON tasks (topic, seq) WHERE state = 0;
+    CREATE INDEX leased ON tasks (seq) WHERE state = 1;
+    CREATE INDEX parked ON tasks (until) WHERE state = 2;
+    CREATE INDEX ended  ON tasks (until) WHERE state > 2;
+    CREATE TABLE inputs (
+        seq         INTEGER PRIMARY KEY,
+        payload     BLOB NOT NULL,
+        request     TEXT,
+        credentials TEXT,
+        correlation TEXT,
+        route       TEXT
+    ) STRICT;
+    CREATE TABLE dead_letters (
+        n        INTEGER PRIMARY KEY,
+        seq      INTEGER NOT NULL, -- of its inputs
+        id       TEXT NOT NULL,
+        topic    TEXT NOT NULL,
+        error    TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        failed   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX dead_by_topic ON dead_letters (topic, n);
+    CREATE TABLE rollouts (
+        route   TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        state   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Where a task's row stands; the numbers are in the file and in the indexes' conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Ready = 0,
+    Leased = 1,
+    Parked = 2,
+    Completed = 3,
+    Failed = 4,
+    Cancelled = 5,
+}
+
+// === opening ===
+
+/// Makes the file where it is missing, for its owner alone, and gives its one true path.
+pub(super) fn create(path: &Path) -> Result<PathBuf, StoreError> {
+    lock::private(path).and_then(|_| path.canonicalize()).map_err(|error| {
+        StoreError::Setup(format!("{}: cannot be opened: {error}: choose another store.url", path.display()))
+    })
+}
+
+/// The connection that writes; the caller holds the lock.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    prepare(&connection, path)?;
+    Ok(connection)
+}
+
+/// A connection that reads beside the writer.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn connect(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(setup(path))?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(setup(path))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Checks that the file is ours and of this schema before anything in it is changed.
+fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let refuse = |why: String| Err(StoreError::Setup(format!("{}: {why}", path.display())));
+    let pragma = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(setup(path));
+    let (application, version) = (pragma("PRAGMA application_id")?, pragma("PRAGMA user_version")?);
+    let fresh = application == 0 && version == 0 && pragma("SELECT count(*) FROM sqlite_schema")? == 0;
+    if !fresh && application != APPLICATION {
+        return refuse("a database of another program: choose another store.url".into());
+    }
+    if !fresh && version != SCHEMA {
+        return refuse(format!(
+            "has schema {version}, this release reads {SCHEMA}: run the release that wrote it, or move the file away to start empty"
+        ));
+    }
+    // What is deleted is overwritten: credentials must not outlive their task in free pages.
+    let pragmas = "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA secure_delete = ON;
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32000;
+         PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(setup(path))?;
+    if mode != "wal" {
+        return refuse("its file system has no shared memory for a write-ahead log: use a local disk".into());
+    }
+    connection.execute_batch(pragmas).map_err(setup(path))?;
+    if fresh {
+        let create =
+            format!("BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;");
+        connection.execute_batch(&create).map_err(setup(path))?;
+    }
+    Ok(())
+}
+
+// === errors ===
+
+/// What an error while opening means.
+pub(super) fn setup(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError {
+    move |error| {
+        let (path, code) = (path.display(), error.sqlite_error_code());
+        StoreError::Setup(match code {
+            Some(ErrorCode::NotADatabase) => format!("{path}: not a SQLite database: choose another store.url"),
+            Some(ErrorCode::DatabaseCorrupt) => {
+                format!("{path}: {error}: restore a backup, or move the file away to start empty")
+            }
+            _ => format!("{path}: {error}: make the path writable, or choose another store.url"),
+        })
+    }
+}
+
+/// What an error of an open database means.
+#[allow(clippy::needless_pass_by_value)] // as the argument of map_err
+pub(super) fn failed(error: rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::TooBig) => Refusal::Full(text).into(),
+        Some(ErrorCode::ReadOnly) => Refusal::ReadOnly(text).into(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation) | None => {
+            StoreError::Malformed(text)
+        }
+        Some(_) => StoreError::Unreachable(text),
+    }
+}
+
+/// Whether an error is the disk's, so that whatever else is written will meet it too.
+pub(super) fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure))
+}
+
+// === values ===
+
+/// A number as it is stored: SQLite's are signed.
+pub(super) fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number as it was stored.
+pub(super) fn number(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or_default()
+}
+
+/// A time as it is stored.
+pub(super) fn millis(at: UnixMs) -> i64 {
+    stored(at.0)
+}
+
+/// A time as it was stored.
+pub(super) fn unix_ms(stored: i64) -> UnixMs {
+    UnixMs(number(stored))
+}
+
+impl State {
+    /// What a client sees.
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::Ready | Self::Parked => Status::Queued,
+            Self::Leased => Status::Processing,
+            Self::Completed => Status::Completed,
+            Self::Failed => Status::Failed,
+            Self::Cancelled => Status::Cancelled,
+        }
+    }
+}
+
+impl ToSql for State {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(*self as i64))
+    }
+}
+
+impl FromSql for State {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let number = value.as_i64()?;
+        [Self::Ready, Self::Leased, Self::Parked, Self::Completed, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|state| *state as i64 == number)
+            .ok_or(FromSqlError::OutOfRange(number))
+    }
+}

@@ -1,0 +1,76 @@
+//! The contract, kept by the embedded store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use omnidaemon::store::{Clock, SqliteStore, TaskStore};
+use omnidaemon::task::UnixMs;
+use tempfile::TempDir;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Fixture, contract, soon};
+
+contract!(Embedded);
+
+/// A database in a directory of its own, under a clock that can be advanced.
+struct Embedded {
+    store: Arc<SqliteStore>,
+    clock: Clock,
+    running: DropGuard,
+    directory: TempDir,
+}
+
+impl Embedded {
+    fn open(directory: TempDir, clock: Clock) -> Self {
+        let path = directory.path().join("data/tasks.db");
+        let store = Arc::new(SqliteStore::with_clock(&path, clock.clone()).expect("opens"));
+        let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
+        tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { runs.run(shutdown).await }
+        });
+        Self { store, clock, running: shutdown.drop_guard(), directory }
+    }
+}
+
+#[async_trait]
+impl Fixture for Embedded {
+    async fn fresh() -> Self {
+        Self::open(tempfile::tempdir().expect("a directory"), Clock::default())
+    }
+
+    fn store(&self) -> Arc<dyn TaskStore> {
+        self.store.clone()
+    }
+
+    async fn reopen(self) -> Self {
+        drop(self.running);
+        let let_go = async {
+            while Arc::strong_count(&self.store) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(let_go).await; // else a test still holds it
+        drop(self.store);
+        Self::open(self.directory, self.clock)
+    }
+
+    async fn advance(&self, by: Duration) -> bool {
+        self.clock.advance(by);
+        true
+    }
+
+    fn now(&self) -> UnixMs {
+        self.clock.wall()
+    }
+
+    async fn holds(&self, text: &str) -> bool {
+        let path = self.directory.path().join("data/tasks.db");
+        // What the write-ahead log still has of older pages goes with the next checkpoint.
+        let connection = rusqlite::Connection::open(&path).expect("opens");
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpointed");
+        let bytes = std::fs::read(&path).expect("readable");
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
