@@ -25,3 +25,4 @@ pub mod route;
 pub mod snapshot;
 pub mod store;
 pub mod task;
+pub mod worker;

@@ -1,0 +1,254 @@
+//! The HTTP client of the `upstream` and `http` handlers, and what they make of an answer.
+//!
+//! One client, shared, with native roots. It follows no redirect and repeats no request that was sent;
+//! what could not be sent is told apart ([`Trouble::NotSent`]), because only that is safe to send elsewhere.
+//! A connection idles for [`POOL_IDLE`] at most, which is less than servers keep theirs, so that a task that
+//! is tried once does not meet a connection that is just being closed.
+
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as HyperClient, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+use super::too_large;
+use crate::task::{Answer, Failure, FailureKind};
+
+/// A pooled client; cheap to clone.
+pub(super) type Client = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+const POOL_IDLE: Duration = Duration::from_secs(1);
+
+/// How much of a failed answer's body its message quotes, characters.
+const QUOTE: usize = 200;
+
+/// The one client, built again only when `upstream.connect_timeout` is edited.
+#[derive(Default)]
+pub(super) struct Clients {
+    tls: OnceLock<rustls::ClientConfig>,
+    current: Mutex<Option<(Duration, Client)>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nobody was reached, and nothing was sent; the reason.
+    NotSent(String),
+    /// It may have been received.
+    Failed(Failure),
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// The client whose connects may take `connect_timeout`.
+    pub(super) fn get(&self, connect_timeout: Duration) -> Client {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some((built_for, client)) if *built_for == connect_timeout => client.clone(),
+            _ => {
+                let client = build(self.tls.get_or_init(tls).clone(), connect_timeout);
+                *current = Some((connect_timeout, client.clone()));
+                client
+            }
+        }
+    }
+}
+
+fn build(tls: rustls::ClientConfig, connect_timeout: Duration) -> Client {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(connect_timeout));
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+    HyperClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .build(connector)
+}
+
+/// Native roots. A machine without any still speaks plain HTTP, and TLS fails by name.
+fn tls() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        tracing::warn!(errors = ?found.errors, "no trusted root certificates were found: https handlers will fail");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has every default version")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+// === one exchange ===
+
+/// Sends a request and waits for the head of its answer, for `first_byte` at most.
+pub(super) async fn send(
+    client: &Client,
+    request: Request<Full<Bytes>>,
+    first_byte: Option<Duration>,
+) -> Result<Response<Incoming>, Trouble> {
+    let sending = client.request(request);
+    let sent = match first_byte {
+        Some(limit) => timeout(limit, sending).await.map_err(|_| {
+            let message = format!("no first byte within {limit:?} (upstream.timeout)");
+            Trouble::Failed(Failure::new(FailureKind::Deadline, message))
+        })?,
+        None => sending.await,
+    };
+    sent.map_err(|error| {
+        if error.is_connect() {
+            return Trouble::NotSent(reason(&error));
+        }
+        let message = format!("the connection broke before the answer: {}", reason(&error));
+        Trouble::Failed(Failure::new(FailureKind::Handler, message))
+    })
+}
+
+/// The causes of an error, the last being the plainest.
+fn reason(error: &Error) -> String {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+}
+
+/// Reads an answer's body up to `max_result`.
+async fn read(mut body: Incoming, max_result: usize) -> Result<Bytes, Failure> {
+    let over = || Err(too_large(max_result));
+    if body.size_hint().lower() > max_result as u64 {
+        return over();
+    }
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::new(FailureKind::Handler, format!("the connection broke within the answer: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        if read.len() + data.len() > max_result {
+            return over();
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
+}
+
+/// Turns a response into an answer by `keep`, or into a failure where its status counts as one.
+pub(super) async fn judge(
+    response: Response<Incoming>,
+    max_result: usize,
+    keep: impl FnOnce(&http::response::Parts, Bytes) -> Answer,
+) -> Result<Answer, Failure> {
+    let (head, body) = response.into_parts();
+    let status = head.status;
+    let body = read(body, max_result).await;
+    if completes(status) {
+        return Ok(keep(&head, body?));
+    }
+    let mut message = format!("answered {status}");
+    if let Some(quoted) = body.as_ref().ok().and_then(|body| quote(body)) {
+        message = format!("{message}: {quoted}");
+    }
+    let answer = body.ok().map(|body| keep(&head, body));
+    Err(Failure { answer, ..Failure::new(FailureKind::Status, message) })
+}
+
+/// Whether an answer with this status completes its task.
+fn completes(status: StatusCode) -> bool {
+    let asks_again =
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    status.as_u16() < 500 && !asks_again
+}
+
+/// The beginning of a text body, on one line.
+fn quote(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let short: String = line.chars().filter(|c| !c.is_control()).take(QUOTE).collect();
+    (!short.is_empty()).then_some(short)
+}
+
+// === headers ===
+
+/// Headers that mean one connection only (RFC 9110, 7.6.1), and those that the framing sets anew.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+    header::CONTENT_LENGTH,
+];
+
+/// The end-to-end headers of `headers`, without a length.
+pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    for name in headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()) {
+        for named in name.split(',').map(str::trim).filter(|named| !named.is_empty()) {
+            kept.remove(named);
+        }
+    }
+    for name in HOP_BY_HOP {
+        kept.remove(name);
+    }
+    kept.remove("keep-alive");
+    kept.remove("proxy-connection");
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_completes_unless_it_is_the_servers_fault_or_asks_to_come_again() {
+        for (code, completed) in
+            [(200, true), (302, true), (404, true), (408, false), (422, true), (425, false), (429, false), (500, false)]
+        {
+            assert_eq!(completes(StatusCode::from_u16(code).expect("a status")), completed, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_end_to_end_headers_are_kept() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("content-length", "12"),
+            ("x-kept", "a"),
+            ("x-kept", "b"),
+        ] {
+            headers.append(HeaderName::from_static(name), value.parse().expect("a header value"));
+        }
+        let kept = end_to_end(&headers);
+        assert_eq!(kept.len(), 2, "{kept:?}");
+        assert_eq!(kept.get_all("x-kept").iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn failed_answers_are_quoted_on_one_short_line() {
+        assert_eq!(quote(b"{\n  \"detail\": \"no\"\n}").as_deref(), Some("{ \"detail\": \"no\" }"));
+        assert_eq!(quote("x".repeat(1000).as_bytes()).map(|quoted| quoted.len()), Some(QUOTE));
+        assert_eq!((quote(b""), quote(b"\xff\xfe")), (None, None));
+    }
+}

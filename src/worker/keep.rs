@@ -1,0 +1,94 @@
+//! Keeps what the pool holds: heartbeat, renewals, then housekeeping, in this order.
+//!
+//! After an outage the heartbeat and the renewals come before anything else, so that the outage does not make
+//! live tasks run twice. While the circuit is open nothing is tried. A process without slots or leases keeps quiet.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::pool::Shared;
+use crate::store::{Heartbeat, LEASE, StoreError};
+
+const TICK: Duration = Duration::from_secs(1);
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+/// Often enough for a lease to survive several failures, and for a cancelled task's attempt to be told soon.
+const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 10);
+
+/// When what is due next.
+struct Due {
+    beat: Instant,
+    renewal: Instant,
+}
+
+/// Keeps until `done`.
+pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = Due::now();
+    while done.run_until_cancelled(ticks.tick()).await.is_some() {
+        if shared.circuit.is_open() {
+            due = Due::now();
+        } else if (shared.capacity() > 0 || !shared.live.is_empty())
+            && let Err(error) = keep(shared, &mut due).await
+            && !error.is_outage()
+        {
+            tracing::warn!(%error, "worker housekeeping failed");
+        }
+    }
+}
+
+async fn keep(shared: &Shared, due: &mut Due) -> Result<(), StoreError> {
+    let (circuit, store, now) = (&shared.circuit, shared.circuit.store(), Instant::now());
+    if now >= due.beat {
+        circuit.call(store.beat(&heartbeat(shared))).await?;
+        due.beat = now + BEAT_EVERY;
+    }
+    if now >= due.renewal {
+        renew(shared).await?;
+        due.renewal = now + RENEW_EVERY;
+    }
+    let ttl = shared.snapshots.load().config.results.ttl;
+    circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await?;
+    forget_drained(shared).await
+}
+
+async fn renew(shared: &Shared) -> Result<(), StoreError> {
+    let held = shared.live.leases();
+    if !held.is_empty() {
+        let lost = shared.circuit.call(shared.circuit.store().renew(&shared.process, &held)).await?;
+        shared.live.lose(&held, &lost);
+    }
+    Ok(())
+}
+
+async fn forget_drained(shared: &Shared) -> Result<(), StoreError> {
+    let removed = shared.served().removed();
+    if !removed.is_empty() {
+        let depths = shared.circuit.call(shared.circuit.store().depths(&removed)).await?;
+        for (queue, depth) in removed.iter().zip(&depths) {
+            shared.served().drained(queue, depth);
+        }
+    }
+    Ok(())
+}
+
+fn heartbeat(shared: &Shared) -> Heartbeat {
+    let slots = |gauge: i64| u32::try_from(gauge).unwrap_or(0);
+    Heartbeat {
+        process: shared.process.clone(),
+        active: slots(shared.metrics.workers_active.get()),
+        busy: slots(shared.metrics.workers_busy.get()),
+        started: shared.started,
+    }
+}
+
+// === impl Due ===
+
+impl Due {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self { beat: now, renewal: now }
+    }
+}

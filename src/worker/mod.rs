@@ -1,0 +1,31 @@
+//! Task execution: the pool that runs leased tasks, the handlers that do the work, and the supervisor of
+//! worker processes.
+//!
+//! A lease comes in at the puller (`pool.rs`), runs once (`attempt.rs`) under a renewed lease (`keep.rs`), and
+//! is consumed by one settlement (`settle.rs`). What a failure leads to is decided by `retry.rs`, purely.
+
+mod attempt;
+mod handler;
+mod keep;
+mod live;
+mod pool;
+mod retry;
+mod served;
+mod settle;
+mod supervise;
+#[cfg(test)]
+mod testing;
+
+use std::time::SystemTime;
+
+pub use self::handler::{Attempt, GRACE, Handler, Handlers, Interrupt};
+pub use self::pool::Pool;
+pub use self::retry::{CAP, Decision, decide};
+pub use self::supervise::{Supervisor, end_with_parent};
+use crate::task::UnixMs;
+
+/// The wall clock; records are stamped with it, durations are not measured by it.
+fn now() -> UnixMs {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMs(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

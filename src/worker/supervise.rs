@@ -1,0 +1,187 @@
+//! Keeps `count` worker processes alive, each `<program> runner --name worker-N`.
+//!
+//! One that dies unasked is counted and replaced, within 2 s: at once at first, then after 0.1 s, doubling to
+//! 1.6 s. One that has died quickly more often than that is in a crash loop, and the pause goes on doubling up
+//! to 30 s until a process has lived for [`HEALTHY`]. At shutdown each gets SIGTERM, and SIGKILL after `drain`.
+//! Each leads a process group, so that a Ctrl-C reaches it through the supervisor alone.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// How long a process must live to have its earlier deaths forgotten.
+const HEALTHY: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A supervisor of worker processes.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    /// How many processes.
+    pub count: usize,
+    /// The program, usually the current executable.
+    pub program: PathBuf,
+    /// What follows `runner --name worker-N`.
+    pub args: Vec<String>,
+    /// How long a process may take to end after SIGTERM.
+    pub drain: Duration,
+}
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    /// Supervises until `shutdown`, and returns when every process has ended.
+    pub async fn run(self, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+        let mut posts = JoinSet::new();
+        let supervisor = Arc::new(self);
+        for number in 1..=supervisor.count {
+            let (supervisor, metrics, shutdown) = (Arc::clone(&supervisor), Arc::clone(&metrics), shutdown.clone());
+            posts.spawn(async move { supervisor.man(&format!("worker-{number}"), &metrics, &shutdown).await });
+        }
+        while let Some(joined) = posts.join_next().await {
+            if let Err(error) = joined {
+                tracing::error!(%error, "the supervision of a worker panicked");
+            }
+        }
+    }
+
+    /// Keeps one process alive.
+    async fn man(&self, name: &str, metrics: &Metrics, shutdown: &CancellationToken) {
+        let mut quick_deaths = 0;
+        while !shutdown.is_cancelled() {
+            let begun = Instant::now();
+            match self.spawn(name) {
+                Ok(mut child) => tokio::select! {
+                    status = child.wait() => tracing::error!(worker = name, ?status, "worker died unasked"),
+                    () = shutdown.cancelled() => return self.end(name, child).await,
+                },
+                Err(error) => tracing::error!(worker = name, program = ?self.program, %error, "worker not started"),
+            }
+            metrics.workers_crashed.inc();
+            quick_deaths = if begun.elapsed() < HEALTHY { quick_deaths + 1 } else { 1 };
+            let _ = shutdown.run_until_cancelled(sleep(pause(quick_deaths))).await;
+        }
+    }
+
+    fn spawn(&self, name: &str) -> io::Result<Child> {
+        let child = Command::new(&self.program)
+            .args(["runner", "--name", name])
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        tracing::info!(worker = name, pid = child.id(), "worker started");
+        Ok(child)
+    }
+
+    async fn end(&self, name: &str, mut child: Child) {
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            let _ = kill_process(pid, Signal::TERM); // an error: it has just ended
+        }
+        if let Ok(status) = timeout(self.drain, child.wait()).await {
+            tracing::info!(worker = name, ?status, "worker ended");
+            return;
+        }
+        tracing::warn!(worker = name, drain = ?self.drain, "worker did not end in time: it is killed");
+        if let Err(error) = child.kill().await {
+            tracing::error!(worker = name, %error, "worker could not be killed");
+        }
+    }
+}
+
+/// The pause before a process is replaced that is the `quick_deaths`-th in a row (from 1) to die quickly.
+fn pause(quick_deaths: u32) -> Duration {
+    match quick_deaths {
+        0 | 1 => Duration::ZERO,
+        n => FIRST_PAUSE.saturating_mul(2u32.saturating_pow(n - 2)).min(LONGEST_PAUSE),
+    }
+}
+
+/// Has this process sent SIGTERM when its parent dies: a `runner` calls it first, so that none outlives a
+/// supervisor that was killed. Only Linux can; elsewhere it does nothing.
+///
+/// # Errors
+/// Those of the system call.
+pub fn end_with_parent() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::testing::until;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    /// A supervisor of a shell script that notes `<name> <pid>` in `dir/log` and then does `body`.
+    fn supervisor(dir: &Path, count: usize, drain: Duration, body: &str) -> Supervisor {
+        let program = dir.join("omnidaemon");
+        let script = format!("#!/bin/sh\necho \"$3 $$ $*\" >> {0}/log\n{body}\n", dir.display());
+        std::fs::write(&program, script).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        Supervisor { count, program, args: vec!["--config".into(), "x.yaml".into()], drain }
+    }
+
+    fn started(dir: &Path) -> Vec<String> {
+        std::fs::read_to_string(dir.join("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn pid(line: &str) -> Pid {
+        let pid = line.split(' ').nth(1).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        pid.expect("a pid on the line")
+    }
+
+    fn is_alive(line: &str) -> bool {
+        rustix::process::test_kill_process(pid(line)).is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_killed_worker_is_replaced_and_counted_and_all_end_at_shutdown() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
+        let supervisor = supervisor(dir.path(), 2, Duration::from_secs(20), "exec sleep 600");
+        let running = tokio::spawn(supervisor.run(Arc::clone(&metrics), shutdown.clone()));
+        until(|| started(dir.path()).len() == 2).await;
+        let victim = started(dir.path()).into_iter().find(|line| line.starts_with("worker-1 ")).expect("worker-1");
+        assert!(victim.ends_with("runner --name worker-1 --config x.yaml"), "{victim}");
+        kill_process(pid(&victim), Signal::KILL).expect("killed");
+        until(|| started(dir.path()).iter().filter(|line| line.starts_with("worker-1 ")).count() == 2).await;
+        assert_eq!(metrics.workers_crashed.get(), 1);
+        shutdown.cancel();
+        running.await.expect("joined");
+        assert!(!started(dir.path()).iter().any(|line| is_alive(line)));
+        assert_eq!(metrics.workers_crashed.get(), 1, "an end at shutdown is no crash");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_ignores_sigterm_is_killed_after_its_drain_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shutdown = CancellationToken::new();
+        let body = "trap '' TERM; touch $(dirname $0)/ready; while :; do sleep 0.1; done";
+        let supervisor = supervisor(dir.path(), 1, Duration::from_millis(300), body);
+        let running = tokio::spawn(supervisor.run(Arc::new(Metrics::new(1)), shutdown.clone()));
+        until(|| dir.path().join("ready").exists()).await;
+        shutdown.cancel();
+        running.await.expect("joined");
+        assert!(!is_alive(&started(dir.path())[0]));
+    }
+
+    #[test]
+    fn five_quick_deaths_are_replaced_within_two_seconds_and_a_crash_loop_slows_down() {
+        let pauses: Vec<_> = (1..=12).map(|deaths| pause(deaths).as_millis()).collect();
+        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+    }
+}
