@@ -145,7 +145,7 @@ impl App {
     pub async fn run_worker(self, admin: Option<SocketAddr>, shutdown: CancellationToken) -> Result<(), AppError> {
         refuse_embedded(&self.loaded.config)?;
         let core = Core::new(self.loaded.config.clone(), 1)?;
-        let pool = core.pool(self.handlers.clone()).with_workers(1);
+        let pool = core.pool(self.handlers.clone(), Some(1));
         self.beside(core, admin, pool.run(shutdown.clone()), shutdown).await
     }
 
@@ -237,9 +237,9 @@ impl Core {
         Ok(Self { config, process, circuit, metrics, snapshots, controller, configs, loaded, reloads, started })
     }
 
-    fn pool(&self, handlers: Handlers) -> Pool {
+    fn pool(&self, handlers: Handlers, workers: Option<usize>) -> Pool {
         let process = self.process.to_string();
-        Pool::new(process, self.circuit.clone(), self.snapshots.clone(), self.metrics.clone(), handlers)
+        Pool::new(process, self.circuit.clone(), self.snapshots.clone(), self.metrics.clone(), handlers, workers)
     }
 
     fn admin(&self, role: Role, draining: CancellationToken) -> admin::Parts {
@@ -328,7 +328,7 @@ impl Bound {
         let threads = proxy.start(&parts, &stop)?;
         tasks.spawn(serve_admin(admin, core.admin(Role::Serve, draining.clone()), services.clone()));
         let stop_workers = CancellationToken::new();
-        let workers = tokio::spawn(core.pool(app.handlers.clone()).run(stop_workers.clone()));
+        let workers = tokio::spawn(core.pool(app.handlers.clone(), None).run(stop_workers.clone()));
         core.spawn(app, &tasks, &services);
         tasks.spawn(warn_hidden_paths(config, services.clone()));
 

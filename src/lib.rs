@@ -15,6 +15,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod cohort;
 pub mod config;
 pub mod control;

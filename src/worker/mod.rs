@@ -16,9 +16,7 @@ mod supervise;
 #[cfg(test)]
 mod testing;
 
-use std::time::SystemTime;
-
-pub use self::handler::{Attempt, GRACE, Handler, Handlers, Interrupt};
+pub use self::handler::{Attempt, GRACE, Handler, Handlers, Interrupt, probe};
 pub use self::pool::Pool;
 pub use self::retry::{CAP, Decision, decide};
 pub use self::supervise::{Supervisor, end_with_parent};
@@ -26,6 +24,5 @@ use crate::task::UnixMs;
 
 /// The wall clock; records are stamped with it, durations are not measured by it.
 fn now() -> UnixMs {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMs(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    jiff::Timestamp::now().into()
 }

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) handlers: Handlers,
     pub(super) live: Live,
+    /// How many workers, where it is not the configuration that says so.
+    workers: Option<usize>,
     served: Mutex<Served>,
 }
 
@@ -57,7 +59,8 @@ pub(super) struct Stop {
 // === impl Pool ===
 
 impl Pool {
-    /// The workers of `process` (its name in leases and heartbeats) over `circuit`'s store.
+    /// The workers of `process` (its name in leases and heartbeats) over `circuit`'s store: `workers` of them, else
+    /// as many as `workers.count` says.
     #[must_use]
     pub fn new(
         process: String,
@@ -65,11 +68,11 @@ impl Pool {
         snapshots: Arc<Snapshots>,
         metrics: Arc<Metrics>,
         handlers: Handlers,
+        workers: Option<usize>,
     ) -> Self {
-        let (live, served) = (Live::default(), Mutex::default());
-        Self {
-            shared: Arc::new(Shared { process, started: now(), circuit, snapshots, metrics, handlers, live, served }),
-        }
+        let (started, live, served) = (now(), Live::default(), Mutex::default());
+        let shared = Shared { process, started, circuit, snapshots, metrics, handlers, live, workers, served };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Runs tasks until `shutdown`, and then drains.
@@ -173,7 +176,7 @@ impl Shared {
     /// Slots of this process now.
     pub(super) fn capacity(&self) -> usize {
         let workers = &self.snapshots.load().config.workers;
-        workers.count.saturating_mul(workers.concurrency)
+        self.workers.unwrap_or(workers.count).saturating_mul(workers.concurrency)
     }
 
     /// The queues to pull from now.

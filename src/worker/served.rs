@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::handler::Handlers;
-use crate::config::TopicConfig;
 use crate::snapshot::Snapshot;
 use crate::store::{Depth, Queue};
 use crate::task::Topic;
@@ -29,7 +28,7 @@ impl Served {
         }
         for (topic, config) in &snapshot.config.topics {
             if handlers.runs(topic, &config.handler) {
-                self.known.insert(topic.clone(), (queue(topic, config), Arc::clone(snapshot)));
+                self.known.insert(topic.clone(), (Queue::new(topic, config), Arc::clone(snapshot)));
             } else {
                 self.known.remove(topic);
             }
@@ -60,15 +59,6 @@ impl Served {
             tracing::info!(topic = %queue.topic, "removed topic has drained");
             self.known.remove(&queue.topic);
         }
-    }
-}
-
-fn queue(topic: &Topic, config: &TopicConfig) -> Queue {
-    Queue {
-        topic: topic.clone(),
-        agent: config.agent.clone(),
-        content: config.content,
-        max_backlog: config.max_backlog,
     }
 }
 

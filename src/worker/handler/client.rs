@@ -20,12 +20,16 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::too_large;
+use crate::config::Upstream;
 use crate::task::{Answer, Failure, FailureKind};
 
 /// A pooled client; cheap to clone.
 pub(super) type Client = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 const POOL_IDLE: Duration = Duration::from_secs(1);
+
+/// How long a probe may take.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// How much of a failed answer's body its message quotes, characters.
 const QUOTE: usize = 200;
@@ -90,6 +94,14 @@ fn tls() -> rustls::ClientConfig {
         .expect("ring has every default version")
         .with_root_certificates(roots)
         .with_no_client_auth()
+}
+
+/// What the upstream says of a path to OPTIONS, which changes nothing; none when it says nothing.
+pub async fn probe(upstream: &Upstream, path: &str) -> Option<StatusCode> {
+    let uri = format!("{}{path}", upstream.urls.first()?);
+    let request = Request::options(uri).body(Full::default()).ok()?;
+    let asked = Clients::default().get(upstream.connect_timeout).request(request);
+    timeout(PROBE, asked).await.ok()?.ok().map(|response| response.status())
 }
 
 // === one exchange ===

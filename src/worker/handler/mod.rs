@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use self::client::probe;
 pub use self::registry::Handlers;
 use crate::task::{Answer, Failure, FailureKind, Task};
 

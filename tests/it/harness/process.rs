@@ -99,6 +99,11 @@ impl Logs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// All of them as one text.
+    pub fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
     /// How many there are: a mark for [`Process::log`].
     pub fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

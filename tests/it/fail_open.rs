@@ -1,0 +1,148 @@
+//! No `/invoke` fails because the store does: Redis killed and brought back under load, refusing, or not
+//! there from the start.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::harness::client::Answer;
+use crate::harness::fault::FaultProxy;
+use crate::harness::redis::RedisServer;
+use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: '<store>', timeout: 500ms}
+routes:
+  invoke: {path: /invoke, topic: t, wait: 30s, rollout: {percent: 100, mode: manual}}
+topics:
+  t: {handler: upstream}
+workers: {count: 4, concurrency: 4}
+";
+
+async fn start(upstream: &Upstream, store: &str) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", store).start().await
+}
+
+/// Clients that call one after the other until they are stopped, and count what they got.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sync: Arc<AtomicUsize>,
+    through: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(omni: &Omnidaemon, clients: usize) -> Self {
+        let (stop, sync, through) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let tasks = (0..clients)
+            .map(|_| {
+                let (client, stop, sync, through) = (omni.client(), stop.clone(), sync.clone(), through.clone());
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        let answer = client.post("/invoke", &json!({"task": "t"})).await;
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        let path = answer.header("x-omnidaemon-path");
+                        let counter = if path == Some("sync") { &sync } else { &through };
+                        counter.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        Self { stop, sync, through, tasks }
+    }
+
+    async fn until(&self, what: &str, counter: &AtomicUsize, more: usize) {
+        let from = counter.load(Ordering::Relaxed);
+        eventually(PATIENCE, what, async || counter.load(Ordering::Relaxed) >= from + more).await;
+    }
+
+    async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("no call failed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_killed_and_restarted_under_load_fails_no_call() {
+    let upstream = Upstream::start().await;
+    let mut redis = RedisServer::start().await;
+    let omni = start(&upstream, &redis.url()).await;
+    let load = Load::start(&omni, 8);
+    load.until("calls go async", &load.through, 50).await;
+    for _ in 0..2 {
+        redis.kill9();
+        load.until("calls go sync while redis is down", &load.sync, 50).await;
+        let ready = omni.admin_client().get("/readyz").await;
+        assert_eq!((ready.status.as_u16(), ready.json()["status"].as_str()), (200, Some("degraded")));
+        redis.restart().await;
+        load.until("calls go async again", &load.through, 50).await;
+    }
+    load.finish().await;
+    assert!(omni.metric("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_unavailable")]).await > 0.0);
+    assert_eq!(omni.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await, 100.0, "the weight stays");
+    let failed = omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "failed")]).await;
+    assert_eq!(failed, 0.0, "an outage is no failure of the async path");
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_costs_a_call_its_timeout_once() {
+    let upstream = Upstream::start().await;
+    let redis = RedisServer::start().await;
+    let fault = FaultProxy::in_front_of(redis.addr()).await;
+    let omni = start(&upstream, &format!("redis://{}", fault.addr())).await;
+    let load = Load::start(&omni, 4);
+    load.until("calls go async", &load.through, 20).await;
+    fault.blackhole();
+    load.until("calls go sync while redis hangs", &load.sync, 50).await;
+    fault.resume();
+    load.until("calls go async again", &load.through, 50).await;
+    load.finish().await;
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_is_a_failure_of_the_async_path_and_of_no_call() {
+    let upstream = Upstream::start().await;
+    let redis = RedisServer::start().await;
+    let omni = start(&upstream, &redis.url()).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let call = omni.client().post("/invoke", &json!({"task": "t"})).await;
+    assert_eq!((call.status.as_u16(), call.header("x-omnidaemon-path")), (200, Some("sync")));
+    let metrics = omni.metrics().await;
+    assert_eq!(metrics.value("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_refused")]), 1.0);
+    assert_eq!(metrics.value("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "refused")]), 1.0);
+    let submitted = omni.client().post("/invoke/async", &json!({"task": "t"})).await;
+    assert_eq!(submitted.status, 503, "never a 202 for what is not durable");
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually(PATIENCE, "calls go async again", async || {
+        omni.client().post("/invoke", &json!({"task": "t"})).await.header("x-omnidaemon-path") == Some("async")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_store_at_start_sync_works_and_async_comes_alive_with_it() {
+    let upstream = Upstream::start().await;
+    let mut redis = RedisServer::start().await;
+    redis.kill9();
+    let omni = start(&upstream, &redis.url()).await;
+    let ready = omni.admin_client().get("/readyz").await.json();
+    assert_eq!(ready["status"], "degraded");
+    assert!(ready["checks"]["store"].as_str().is_some_and(|why| why.contains("unreachable")), "{ready}");
+    let call = omni.client().post("/invoke", &json!({"task": "t"})).await;
+    assert_eq!((call.status.as_u16(), call.header("x-omnidaemon-path")), (200, Some("sync")));
+    let submitted = omni.client().post("/invoke/async", &json!({"task": "t"})).await;
+    assert_eq!((submitted.status.as_u16(), submitted.header("retry-after")), (503, Some("1")));
+    redis.restart().await;
+    eventually(PATIENCE, "calls go async", async || {
+        let answer: Answer = omni.client().post("/invoke", &json!({"task": "t"})).await;
+        assert_eq!(answer.status, 200);
+        answer.header("x-omnidaemon-path") == Some("async")
+    })
+    .await;
+    assert_eq!(omni.admin_client().get("/readyz").await.json()["status"], "ready");
+}
