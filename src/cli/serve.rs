@@ -22,7 +22,7 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub(super) struct ServeArgs {
     /// Do without a file: the legacy server to stand in front of, such as <http://127.0.0.1:9000>
-    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// With --upstream: the path that is moved
     #[arg(long, value_name = "PATH", requires = "upstream")]

@@ -6,6 +6,7 @@ mod contract;
 mod deprecation;
 mod floors;
 mod harness;
+mod ops;
 mod proxy_sync;
 mod reload;
 mod smoke;

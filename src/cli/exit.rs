@@ -1,0 +1,159 @@
+//! How a command ends: its exit status, and what it says when it cannot do what was asked.
+//!
+//! The codes are an interface, for scripts; `omnidaemon --help` lists them. What an error says goes to
+//! stderr, names the thing and says what to do.
+
+use std::io;
+use std::process::ExitCode;
+
+use http::StatusCode;
+
+use crate::app::AppError;
+use crate::config::Problems;
+use crate::store::StoreError;
+
+/// The exit codes, as `--help` shows them.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; for health: healthy; for task result: completed
+  1    failed; for health: not healthy; for task result: failed or cancelled
+  2    wrong arguments, or a configuration with mistakes
+  3    no such task, topic or route
+  4    the task has not ended yet
+  5    no omnidaemon answers at the address
+  130  interrupted twice";
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// It did what was asked.
+    Ok = 0,
+    /// It, or what it asked about, failed.
+    Failed = 1,
+    /// The arguments or the configuration are wrong.
+    Usage = 2,
+    /// What it was asked about is not there.
+    NotFound = 3,
+    /// What it waited for has not ended yet.
+    Unfinished = 4,
+    /// There is no server to ask.
+    Unreachable = 5,
+    /// Ended by a second signal, before the drain was over.
+    Interrupted = 130,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] Problems),
+    /// An argument cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Nothing answers at the admin plane's address.
+    #[error(
+        "no answer from {address} ({reason}): is `omnidaemon serve` running? `--admin URL` (or OMNIDAEMON_ADMIN_URL) \
+         names another address"
+    )]
+    Unreachable {
+        /// The URL that was tried.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The admin plane said no.
+    #[error("{address} says: {detail}")]
+    Refused {
+        /// The URL of the server.
+        address: String,
+        /// Its status.
+        status: StatusCode,
+        /// Its reason.
+        detail: String,
+    },
+    /// The thing asked about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The store, asked without a server, failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The process cannot run.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// A file cannot be read or written.
+    #[error("{what}: {error}")]
+    File {
+        /// What was tried, with the path.
+        what: String,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// Anything else that the system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// The number.
+    pub(super) fn code(self) -> i32 {
+        self as i32
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+// === impl CliError ===
+
+impl CliError {
+    /// The exit status that goes with it.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Usage(_) => Exit::Usage,
+            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND => Exit::NotFound,
+            Self::Refused { status, .. } if *status == StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
+            Self::NotFound(_) => Exit::NotFound,
+            Self::Refused { .. } | Self::Store(_) | Self::App(_) | Self::File { .. } | Self::Io(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Says on stderr what went wrong, and returns the process's exit status.
+pub(super) fn conclude(ended: Result<Exit, CliError>) -> ExitCode {
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_codes_are_those_of_the_type() {
+        let all =
+            [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotFound, Exit::Unfinished, Exit::Unreachable, Exit::Interrupted];
+        let documented: Vec<i32> =
+            EXIT_CODES.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+        assert_eq!(documented, all.map(Exit::code));
+    }
+
+    #[test]
+    fn what_the_server_does_not_know_is_not_there_and_what_it_cannot_read_is_a_wrong_argument() {
+        let refused = |status| CliError::Refused { address: String::new(), status, detail: String::new() }.exit();
+        assert_eq!(refused(StatusCode::NOT_FOUND), Exit::NotFound);
+        assert_eq!(refused(StatusCode::UNPROCESSABLE_ENTITY), Exit::Usage);
+        assert_eq!(refused(StatusCode::UNAUTHORIZED), Exit::Failed);
+    }
+}

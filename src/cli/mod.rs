@@ -1,0 +1,51 @@
+//! The command line: parse, one call, render. What a command does is done by the floors below.
+
+mod exit;
+mod global;
+mod serve;
+mod start;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::{CliError, EXIT_CODES, Exit, conclude};
+use self::global::Global;
+
+/// Moves a synchronous HTTP endpoint onto a durable task queue, a share of the traffic at a time.
+#[derive(Parser)]
+#[command(name = "omnidaemon", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Worker(serve::WorkerArgs),
+    Runner(serve::RunnerArgs),
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start::logging(&cli.command);
+    start::process();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => conclude(runtime.block_on(run(cli))),
+        Err(error) => conclude(Err(error.into())),
+    }
+}
+
+async fn run(cli: Cli) -> Result<Exit, CliError> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Serve(args) => serve::serve(args, global).await,
+        Command::Worker(args) => serve::worker(args, global).await,
+        Command::Runner(args) => serve::runner(args, global).await,
+    }
+}
