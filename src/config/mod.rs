@@ -1,9 +1,17 @@
 //! What the operator means: a checked, complete configuration, without an `Option` that cannot be none.
 //!
-//! A file is read in stages: text → located tree (`yaml.rs`) → expanded values and overrides
-//! (`expand.rs`) → this (`meaning/`). Every stage adds to one list of problems, so that a file's
-//! mistakes are all reported at once, each with line, field and what to write instead. The names and
-//! defaults here are those of `config/omnidaemon.yaml`.
+//! A file is read in stages: text → located tree (`yaml/`) → expanded values and overrides (`expand.rs`,
+//! `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one list of problems, so
+//! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
+//! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again.
+
+mod expand;
+mod load;
+mod meaning;
+mod overrides;
+mod problem;
+mod watch;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +21,10 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+pub use self::expand::Env;
+pub use self::load::{Loaded, TEMPLATE, from_upstream, load, restart_only_changes};
+pub use self::problem::{Problem, Problems};
+pub use self::watch::changes;
 use crate::cohort::Weight;
 use crate::task::Topic;
 

@@ -1,0 +1,169 @@
+//! `${VAR}`, `${VAR:-default}` and `${file:/path}` in values; `$$` is a dollar sign.
+//!
+//! What comes out is text, never YAML: a variable cannot add keys. As in a shell, `:-` also stands in for
+//! a variable that is set to nothing. Files are secrets as orchestrators mount them: small, and their
+//! newline at the end does not count.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+
+use super::problem::{Problem, shown};
+use super::yaml::{Node, Value};
+
+/// The environment, by name.
+pub type Env = BTreeMap<String, String>;
+
+/// The largest file that `${file:…}` reads, bytes.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Expands every value below `root`; keys stay as they are.
+pub(super) fn expand(root: &mut Node, env: &Env, problems: &mut Vec<Problem>) {
+    walk(root, "", env, problems);
+}
+
+fn walk(node: &mut Node, field: &str, env: &Env, problems: &mut Vec<Problem>) {
+    match &mut node.value {
+        Value::Null | Value::Unknown => {}
+        Value::Text(text) => match expanded(text, env) {
+            Ok(Some(new)) => *text = new,
+            Ok(None) => {}
+            Err((message, hint)) => {
+                problems.push(Problem::new(message, hint).of(field).at(Some(&node.origin)));
+                node.value = Value::Unknown;
+            }
+        },
+        Value::List(nodes) => nodes.iter_mut().for_each(|node| walk(node, field, env, problems)),
+        Value::Map(entries) => {
+            for entry in entries {
+                let key = entry.key.escape_debug();
+                let field = if field.is_empty() { key.to_string() } else { format!("{field}.{key}") };
+                walk(&mut entry.node, &field, env, problems);
+            }
+        }
+    }
+}
+
+/// The text with its references replaced; none when it has none. An error is a message and a hint.
+fn expanded(text: &str, env: &Env) -> Result<Option<String>, (String, String)> {
+    if !text.contains('$') {
+        return Ok(None);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('{') {
+            let Some((reference, after)) = after.split_once('}') else {
+                return Err(("has a `${` without its `}`".into(), "close it, or write `$$` for a dollar sign".into()));
+            };
+            out.push_str(&value_of(reference, env)?);
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out.push_str(rest);
+    Ok(Some(out))
+}
+
+fn value_of(reference: &str, env: &Env) -> Result<String, (String, String)> {
+    if let Some(path) = reference.strip_prefix("file:") {
+        return contents(path)
+            .map_err(|why| (format!("{} cannot be read: {why}", shown(path)), "check the path".into()));
+    }
+    let (name, default) = match reference.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (reference, None),
+    };
+    let named =
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
+    if name.is_empty() || !named || default.is_some_and(|default| default.contains("${")) {
+        let hint = "write `${VAR}`, `${VAR:-default}`, `${file:/path}`, or `$$` for a dollar sign";
+        return Err((format!("has {}, which is no reference", shown(&format!("${{{reference}}}"))), hint.into()));
+    }
+    match (env.get(name), default) {
+        (Some(value), None) => Ok(value.clone()),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(value.clone()),
+        (_, Some(default)) => Ok(default.to_owned()),
+        (None, None) => Err((format!("{name} is not set"), format!("set it, or write `${{{name}:-default}}`"))),
+    }
+}
+
+/// The file's text without the newlines at its end.
+fn contents(path: &str) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err("it is not a file".into());
+    }
+    let mut text = String::new();
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if read as u64 > MAX_FILE {
+        return Err("it is over 64 KiB".into());
+    }
+    text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Env {
+        [("A", "1"), ("EMPTY", ""), ("INNER", "${A}: {x}")].map(|(k, v)| (k.into(), v.into())).into()
+    }
+
+    #[test]
+    fn references_become_what_they_name() {
+        let cases = [
+            ("x${A}y${A}", "x1y1"),
+            ("${A:-2}", "1"),
+            ("${EMPTY}", ""),
+            ("${EMPTY:-2}", "2"),
+            ("${NONE:-redis://h:1,i:2}", "redis://h:1,i:2"),
+            ("${NONE:-}", ""),
+            ("$${A} costs $5 or $$5", "${A} costs $5 or $5"),
+            ("${INNER}", "${A}: {x}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(expanded(text, &env()), Ok(Some(expected.into())), "{text}");
+        }
+        assert_eq!(expanded("plain", &env()), Ok(None));
+    }
+
+    #[test]
+    fn what_cannot_be_expanded_says_why_and_where() {
+        for (text, part) in [
+            ("${NONE}", "NONE is not set: set it, or write `${NONE:-default}`"),
+            ("${A", "has a `${` without its `}`"),
+            ("${}", "which is no reference"),
+            ("${A B}", "which is no reference"),
+            ("${A:-${B}}", "which is no reference"),
+            ("${file:/nowhere/x}", "`/nowhere/x` cannot be read"),
+            ("${file:/}", "it is not a file"),
+        ] {
+            let yaml = format!("a:\n  b: '{text}'\n");
+            let mut problems = Vec::new();
+            let mut node = super::super::yaml::parse(yaml.as_bytes(), &mut problems).expect("yaml");
+            expand(&mut node, &env(), &mut problems);
+            let shown = problems.iter().map(|problem| problem.in_file("f")).collect::<String>();
+            assert!(shown.starts_with("f:2:6: a.b: ") && shown.contains(part), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_secret_file_is_read_without_its_last_newline() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("token");
+        std::fs::write(&path, "s3cret\n").expect("a file");
+        assert_eq!(expanded(&format!("${{file:{}}}", path.display()), &env()), Ok(Some("s3cret".into())));
+        std::fs::write(&path, "x".repeat(70_000)).expect("a file");
+        assert!(
+            expanded(&format!("${{file:{}}}", path.display()), &env()).is_err_and(|(why, _)| why.contains("64 KiB"))
+        );
+    }
+}

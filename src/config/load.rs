@@ -1,0 +1,290 @@
+//! A file, or the arguments that stand for one, and the environment → a checked configuration.
+//!
+//! The stages run in turn over one report, so that one reading finds everything. Nothing here changes
+//! anything: whoever reloads keeps the old configuration when this one is refused.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::expand::{Env, expand};
+use super::meaning::mean;
+use super::problem::{Problem, Problems, Report};
+use super::{Config, overrides, yaml};
+
+/// What `config init` writes: the shipped file.
+pub const TEMPLATE: &str = include_str!("../../config/omnidaemon.yaml");
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What the operator means.
+    pub config: Config,
+    /// What deserves a second look, such as a variable that shadows an edited key.
+    pub warnings: Vec<Problem>,
+    /// Names the text it was read from; see [`digest`].
+    pub digest: String,
+}
+
+/// Loads a file.
+///
+/// # Errors
+/// Everything that is wrong with the file, or why it cannot be read.
+pub fn load(path: &Path, env: &Env) -> Result<Loaded, Problems> {
+    let file = path.display().to_string();
+    let bytes = read(path).map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::NotFound => Problem::new(
+                "no such file",
+                "write one with `omnidaemon config init`, or do without: `omnidaemon serve --upstream URL`",
+            ),
+            _ => Problem::new(format!("cannot be read: {error}"), "check the path and its permissions"),
+        };
+        Problems { file: file.clone(), list: vec![problem] }
+    })?;
+    let (loaded, mut report) = interpret(&bytes, env);
+    report.sort();
+    loaded.ok_or(Problems { file, list: report.problems })
+}
+
+/// Loads what `serve --upstream URL [--path PATH] [--percent N]` says, without a file.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_upstream(url: &str, path: Option<&str>, percent: Option<&str>, env: &Env) -> Result<Loaded, Problems> {
+    let text = format!(
+        "upstream: {{url: {url}}}\n\
+         routes: {{invoke: {{path: {path}, topic: invoke, rollout: {{percent: {percent}, mode: manual}}}}}}\n\
+         topics: {{invoke: {{handler: upstream}}}}\n",
+        url = quoted(url),
+        path = quoted(path.unwrap_or("/invoke")),
+        percent = quoted(percent.unwrap_or("0")),
+    );
+    let (loaded, mut report) = interpret(text.as_bytes(), env);
+    report.sort();
+    // Nobody wrote these lines.
+    let without_line = |problem| Problem { line: None, column: None, ..problem };
+    let loaded =
+        loaded.map(|loaded| Loaded { warnings: loaded.warnings.into_iter().map(without_line).collect(), ..loaded });
+    let list = report.problems.into_iter().map(without_line).collect();
+    loaded.ok_or(Problems { file: "arguments".into(), list })
+}
+
+/// A YAML scalar that is `text` and nothing else, with nothing to expand.
+fn quoted(text: &str) -> String {
+    let text = text.replace('$', "$$");
+    serde_json::Value::String(text).to_string()
+}
+
+/// Runs the stages; none when there are problems.
+fn interpret(bytes: &[u8], env: &Env) -> (Option<Loaded>, Report) {
+    let mut report = Report::default();
+    let Some(mut root) = yaml::parse(bytes, &mut report.problems) else { return (None, report) };
+    expand(&mut root, env, &mut report.problems);
+    overrides::apply(&mut root, env, &mut report);
+    let config = mean(&root, &mut report);
+    report.sort();
+    let loaded = Loaded { config, warnings: report.warnings.clone(), digest: digest(bytes) };
+    (report.problems.is_empty().then_some(loaded), report)
+}
+
+/// The file's bytes; of one that is too large, enough to show that.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The first 16 hex digits of the SHA-256 of a file's bytes.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// The fields that differ and that a running process cannot change; a reload with one of them is refused.
+#[must_use]
+pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let fields = [
+        ("proxy.listen", old.proxy.listen != new.proxy.listen),
+        ("proxy.threads", old.proxy.threads != new.proxy.threads),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("store.url", old.store.url != new.store.url),
+        ("store.timeout", old.store.timeout != new.store.timeout),
+        ("store.durability", old.store.durability != new.store.durability),
+        ("store.partitions", old.store.partitions != new.store.partitions),
+    ];
+    fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::config::{HandlerConfig, StoreUrl};
+    use proptest::prelude::*;
+
+    fn env(variables: &[(&str, &str)]) -> Env {
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn shipped(variables: &[(&str, &str)]) -> Loaded {
+        load(Path::new("config/omnidaemon.yaml"), &env(variables)).expect("the shipped file is right")
+    }
+
+    #[test]
+    fn the_shipped_file_loads_without_and_with_the_variables_of_the_playbook() {
+        let plain = shipped(&[]);
+        assert_eq!(plain.warnings, []);
+        assert_eq!((plain.config.workers.count, plain.config.results.ttl.as_secs()), (5, 86_400));
+        assert!(matches!(plain.config.store.url, StoreUrl::Sqlite(_)));
+        let topics: Vec<_> = plain.config.topics.keys().map(ToString::to_string).collect();
+        assert_eq!(topics, ["genesis.build", "genesis.deploy", "genesis.meta.orchestrate", "genesis.qa"]);
+
+        let set = shipped(&[
+            ("REDIS_URL", "redis://user:canary@redis:6379/0"),
+            ("WORKER_COUNT", "10"),
+            ("OMNIDAEMON_RESULT_TTL", "3600"),
+            ("OMNIDAEMON_MAX_RETRIES", "7"),
+            ("OMNIDAEMON_RETRY_DELAY", "2"),
+            ("OMNIDAEMON_ADMIN_TOKEN", "canary"),
+            ("LOG_LEVEL", "debug"),
+        ]);
+        assert_eq!((set.config.workers.count, set.config.results.ttl.as_secs()), (10, 3600));
+        assert!(matches!(set.config.store.url, StoreUrl::Redis(_)) && set.config.admin.token.is_some());
+        assert!(set.config.topics.values().all(|topic| topic.retries == 7 && topic.retry_delay.as_secs() == 2));
+        let shadowed: Vec<_> = set.warnings.iter().map(|warning| warning.field.as_str()).collect();
+        let orchestrate = "topics.genesis.meta.orchestrate";
+        let expected = [format!("{orchestrate}.retries"), format!("{orchestrate}.retry_delay"), "workers.count".into()];
+        assert_eq!(shadowed, [&expected[0], &expected[1], &expected[2], "results.ttl"]);
+        assert!(!format!("{set:?}").contains("canary"));
+        assert_eq!(plain.digest, set.digest);
+    }
+
+    #[test]
+    fn the_shipped_programs_run() {
+        let payload = r#"{"payload": {"repo_url": "https://github.com/user/business", "tests": ["unit"]}}"#;
+        let handlers = shipped(&[]).config.topics.into_values().map(|topic| topic.handler);
+        let commands = handlers.filter_map(|handler| match handler {
+            HandlerConfig::Command(words) => Some(words),
+            _ => None,
+        });
+        for words in commands {
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().expect("a program that is there");
+            let mut stdin = child.stdin.take().expect("its stdin");
+            io::Write::write_all(&mut stdin, payload.as_bytes()).expect("it reads its task");
+            drop(stdin);
+            let output = child.wait_with_output().expect("it ends");
+            assert!(output.status.success() && !output.stderr.is_empty(), "{words:?}");
+            let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("its result is JSON");
+            assert!(result["status"].is_string(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_with_a_wrong_value_or_key_is_named() {
+        for (name, value, expected) in [
+            ("WORKER_COUNT", "many", "WORKER_COUNT: workers.count: `many` is not a whole number"),
+            ("OMNIDAEMON_RESULT_TTL", "0", "OMNIDAEMON_RESULT_TTL: results.ttl: `0s` is too short"),
+            ("OMNIDAEMON__WORKERS__CUONT", "1", "OMNIDAEMON__WORKERS__CUONT: workers.cuont: is not a known key: did"),
+            ("OMNIDAEMON__ROUTES__INVOKE__ROLLOUT__PERCENT", "110", "routes.invoke.rollout.percent: 110 is over 100"),
+            ("REDIS_URL", "canary", "REDIS_URL: store.url: is not a store's URL"),
+        ] {
+            let refused = load(Path::new("config/omnidaemon.yaml"), &env(&[(name, value)]));
+            let report = refused.expect_err("a wrong variable").to_string();
+            assert!(report.contains(expected) && report.ends_with("\n1 problem"), "{report}");
+            assert!(!report.contains("canary"));
+        }
+        let loaded = shipped(&[("OMNIDAEMON__PROXY__TRUSTED", "10.0.0.0/8, ::1")]);
+        assert_eq!(loaded.config.proxy.trusted.len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_the_way_out() {
+        let missing = load(Path::new("nowhere.yaml"), &Env::new()).expect_err("no file").to_string();
+        assert_eq!(
+            missing.lines().next(),
+            Some(
+                "nowhere.yaml: no such file: write one with `omnidaemon config init`, or do without: \
+                 `omnidaemon serve --upstream URL`"
+            )
+        );
+        let directory = load(Path::new("src"), &Env::new()).expect_err("a directory").to_string();
+        assert!(directory.starts_with("src: cannot be read: "), "{directory}");
+    }
+
+    #[test]
+    fn no_file_is_needed_for_one_upstream() {
+        let none = Env::new();
+        let loaded = from_upstream("http://127.0.0.1:9000", None, None, &none).expect("an upstream");
+        let route = &loaded.config.routes[0];
+        assert_eq!((route.path.text.as_str(), route.rollout.percent.basis_points()), ("/invoke", 0));
+        let loaded = from_upstream("https://api", Some("/v1/{a}"), Some("12.5%"), &env(&[("WORKER_COUNT", "2")]));
+        let config = loaded.expect("a path and a share").config;
+        assert_eq!((config.routes[0].rollout.percent.basis_points(), config.workers.count), (1250, 2));
+        let odd = from_upstream("http://a\"}, b: ${HOME} {\n", Some("x"), Some("110"), &none).expect_err("nonsense");
+        let fields: Vec<_> = odd.list.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(fields, ["upstream.url", "routes.invoke.path", "routes.invoke.rollout.percent"]);
+        assert!(odd.to_string().contains("arguments: routes.invoke.rollout.percent: 110 is over 100"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let old = shipped(&[]).config;
+        assert_eq!(restart_only_changes(&old, &old), [""; 0]);
+        let changed = shipped(&[
+            ("REDIS_URL", "redis://h"),
+            ("OMNIDAEMON__PROXY__THREADS", "3"),
+            ("OMNIDAEMON__PROXY__LISTEN", "127.0.0.1:8010"),
+            ("OMNIDAEMON__ADMIN__LISTEN", "127.0.0.1:8011"),
+            ("OMNIDAEMON__STORE__TIMEOUT", "2s"),
+            ("WORKER_COUNT", "1"),
+        ]);
+        assert_eq!(
+            restart_only_changes(&old, &changed.config),
+            ["proxy.listen", "proxy.threads", "admin.listen", "store.url", "store.timeout"]
+        );
+    }
+
+    #[test]
+    fn the_template_is_the_shipped_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("omnidaemon.yaml");
+        fs::write(&path, TEMPLATE).expect("a file");
+        assert_eq!(load(&path, &Env::new()), Ok(shipped(&[])));
+    }
+
+    /// Lines of the shipped file in another order, cut short, or with odd values.
+    fn mangled() -> impl Strategy<Value = String> {
+        let lines: Vec<&str> = TEMPLATE.lines().collect();
+        let line = prop_oneof![
+            8 => proptest::sample::select(lines),
+            1 => Just("    x: [1, {y: ~}]"),
+            1 => Just("  ? [a]"),
+            1 => Just("topics: {a: *b}"),
+        ];
+        proptest::collection::vec((line, 0usize..80), 0..40).prop_map(|lines| {
+            let cut = |(line, end): (&str, usize)| line.chars().take(end).collect::<String>();
+            lines.into_iter().map(cut).collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_loaded_or_refused_with_reasons(text in prop_oneof![mangled(), any::<String>()], value in any::<String>()) {
+            let variables = env(&[("WORKER_COUNT", &value), ("OMNIDAEMON__TOPICS", &value), (&format!("OMNIDAEMON__{value}"), "x")]);
+            for variables in [Env::new(), variables] {
+                let (loaded, report) = interpret(text.as_bytes(), &variables);
+                prop_assert_eq!(loaded.is_none(), !report.problems.is_empty());
+            }
+        }
+    }
+}

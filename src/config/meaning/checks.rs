@@ -1,0 +1,114 @@
+//! What must hold between sections, each with the way out.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::problem::{Origin, Problem, Report};
+use crate::config::yaml::Node;
+use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
+
+/// The path of metrics on the data port.
+const METRICS: &str = "/metrics";
+
+/// Adds what does not go together to `report`.
+pub(super) fn check(config: &Config, root: &Node, report: &mut Report) {
+    listeners(config, root, report);
+    upstream(config, root, report);
+    own_paths(config, root, report);
+    external_topics(config, root, report);
+    drain(config, root, report);
+}
+
+/// The place of a key, or of the nearest section above it that was written.
+fn place<'n>(root: &'n Node, path: &[&str]) -> Option<&'n Origin> {
+    (1..=path.len()).rev().find_map(|length| root.find(&path[..length])).map(|node| &node.origin)
+}
+
+fn problem(root: &Node, path: &[&str], message: impl Into<String>, hint: &str) -> Problem {
+    Problem::new(message, hint).of(path.join(".")).at(place(root, path))
+}
+
+fn listeners(config: &Config, root: &Node, report: &mut Report) {
+    let (proxy, admin) = (config.proxy.listen, config.admin.listen);
+    let path = ["admin", "listen"];
+    if !admin.ip().to_canonical().is_loopback() && config.admin.token.is_none() {
+        let hint = "set `admin.token` (or OMNIDAEMON_ADMIN_TOKEN), or listen on 127.0.0.1";
+        report.problems.push(problem(root, &path, format!("{admin} is not loopback, and there is no token"), hint));
+    }
+    let same_ip = proxy.ip() == admin.ip() || proxy.ip().is_unspecified() || admin.ip().is_unspecified();
+    if same_ip && proxy.port() == admin.port() && admin.port() != 0 {
+        let message = format!("{admin} is also taken by proxy.listen, {proxy}");
+        report.problems.push(problem(root, &path, message, "write another port"));
+    }
+}
+
+fn upstream(config: &Config, root: &Node, report: &mut Report) {
+    let key = if root.find(&["upstream", "urls"]).is_some() { "urls" } else { "url" };
+    for url in &config.upstream.urls {
+        for (listen, name) in [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")] {
+            if reaches(url, listen) {
+                let message = format!("{url} is {name}, which listens on {listen}");
+                let hint = "write the address of the legacy endpoint, or listen on another port";
+                report.problems.push(problem(root, &["upstream", key], message, hint));
+            }
+        }
+    }
+}
+
+/// Whether a request to `url` would arrive at `listen`.
+fn reaches(url: &UpstreamUrl, listen: SocketAddr) -> bool {
+    if url.port != listen.port() {
+        return false;
+    }
+    let own = listen.ip().to_canonical();
+    let here = own.is_loopback() || own.is_unspecified();
+    match url.host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) if ip == own => true,
+        Ok(ip) if own.is_unspecified() => ip.is_loopback() || ip.is_unspecified(),
+        Ok(ip) => ip.is_unspecified() && here,
+        Err(_) => here && url.host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// Paths that the proxy answers itself cannot be routes.
+fn own_paths(config: &Config, root: &Node, report: &mut Report) {
+    let exposed = config.proxy.expose_metrics;
+    if exposed && config.proxy.task_path == METRICS {
+        let message = "is where metrics are served";
+        report.problems.push(problem(root, &["proxy", "task_path"], message, "write another path, such as `/task`"));
+    }
+    let tasks: Vec<&str> = config.proxy.task_path.split('/').skip(1).collect();
+    for route in &config.routes {
+        let path = ["routes", &route.name, "path"];
+        let segments = &route.path.segments;
+        let below_tasks = segments.len() >= tasks.len()
+            && segments.iter().zip(&tasks).all(|(segment, task)| segment.as_deref() == Some(*task));
+        if below_tasks {
+            let message = format!("is below {}, where tasks are read", config.proxy.task_path);
+            report.problems.push(problem(root, &path, message, "write another path, or another `proxy.task_path`"));
+        }
+        if exposed && route.path.text == METRICS {
+            let hint = "write another path, or `proxy.expose: []`";
+            report.problems.push(problem(root, &path, "is where metrics are served", hint));
+        }
+    }
+}
+
+/// An embedded store has no other consumers.
+fn external_topics(config: &Config, root: &Node, report: &mut Report) {
+    if !matches!(config.store.url, StoreUrl::Sqlite(_)) {
+        return;
+    }
+    for (topic, _) in config.topics.iter().filter(|(_, topic)| topic.handler == HandlerConfig::External) {
+        let message = "is left to other consumers, which a SQLite store does not have: its tasks stay queued";
+        let warning = problem(root, &["topics", topic.as_str(), "handler"], message, "set REDIS_URL or `store.url`");
+        report.warnings.push(warning);
+    }
+}
+
+fn drain(config: &Config, root: &Node, report: &mut Report) {
+    let needed = config.proxy.drain_delay + config.workers.drain;
+    if needed > config.proxy.drain {
+        let message = format!("is shorter than drain_delay and workers.drain, {}", humantime::format_duration(needed));
+        report.warnings.push(problem(root, &["proxy", "drain"], message, "raise it, or tasks are given back sooner"));
+    }
+}
