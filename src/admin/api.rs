@@ -122,9 +122,7 @@ async fn depths(parts: &Parts, snapshot: &Snapshot) -> (Vec<Queue>, Vec<Depth>) 
 /// `GET workers`
 pub(super) async fn workers(State(parts): State<Parts>) -> Answer {
     let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await?;
-    let view = |beat: &crate::store::Heartbeat| {
-        json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
-    };
+    let view = |beat: &crate::store::Heartbeat| json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0});
     Ok(Json(beats.iter().map(view).collect()))
 }
 

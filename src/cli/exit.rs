@@ -142,8 +142,15 @@ mod tests {
 
     #[test]
     fn the_documented_codes_are_those_of_the_type() {
-        let all =
-            [Exit::Ok, Exit::Failed, Exit::Usage, Exit::NotFound, Exit::Unfinished, Exit::Unreachable, Exit::Interrupted];
+        let all = [
+            Exit::Ok,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::Unfinished,
+            Exit::Unreachable,
+            Exit::Interrupted,
+        ];
         let documented: Vec<i32> =
             EXIT_CODES.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
         assert_eq!(documented, all.map(Exit::code));
