@@ -128,7 +128,6 @@ impl Db {
         if self.stale {
             self.reload()?;
         }
-        self.ended.clear();
         self.connection.prepare_cached("BEGIN")?.execute([])?;
         Ok(())
     }
@@ -146,6 +145,7 @@ impl Db {
         {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
+        self.ended.clear();
         self.stale = true;
     }
 
