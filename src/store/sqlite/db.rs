@@ -34,6 +34,8 @@ pub(super) struct Db {
     pub(super) tallies: Tallies,
     /// When each lease expires, by `seq` and the clock's steady time.
     pub(super) held: HashMap<i64, Duration>,
+    /// When leases were last looked through, by the same time.
+    pub(super) last_reap: Duration,
     /// No parked task is due before this.
     pub(super) next_due: Option<UnixMs>,
     /// The last `seq` given.
@@ -110,6 +112,7 @@ impl Db {
         )?;
         let mut db = Self {
             connection,
+            last_reap: clock.steady(),
             clock,
             tallies,
             held: HashMap::new(),

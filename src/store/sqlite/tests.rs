@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::ContentForm;
-use crate::store::{CRASH_LIMIT, Refusal};
+use crate::store::{CRASH_LIMIT, LEASE, Refusal};
 use crate::task::{Answer, Status, Task, UnixMs};
 
 const TTL: Duration = Duration::from_hours(1);
@@ -203,6 +203,19 @@ async fn a_task_that_cannot_be_read_back_is_a_dead_letter_and_holds_nobody_up() 
     let letters = store.dead_letters(&q, 5).await.expect("answers");
     assert_eq!((letters.len(), letters[0].id.as_str()), (1, broken.as_str()));
     assert_eq!(store.get(&broken).await.expect("answers").map(|record| record.status), Some(Status::Failed));
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_keeps_the_leases_of_its_running_tasks() {
+    let (place, q) = (Place::new(), queue("a"));
+    let clock = Clock::default();
+    let store = SqliteStore::with_clock(&place.path(), clock.clone()).expect("opens");
+    enqueue(&store, &q).await;
+    let held = lease(&store, &q).await.expect("leased");
+    clock.advance(LEASE * 3);
+    store.tend("p", std::slice::from_ref(&q), TTL).await.expect("tended");
+    assert!(lease(&store, &q).await.is_none());
+    assert_eq!(store.settle(&held, &complete()).await, Ok(Settled::Applied));
 }
 
 // === opening ===
