@@ -193,3 +193,6 @@ impl Shared {
         served
     }
 }
+
+#[cfg(test)]
+mod tests;
