@@ -46,7 +46,8 @@ impl Fixture {
         let probing = Arc::clone(&circuit);
         let (ttl, stop) = (Duration::from_hours(1), shutdown.clone());
         let probes = tokio::spawn(async move { probing.run(ttl, stop).await });
-        let pool = Pool::new("test.1.1".into(), circuit, Arc::clone(&snapshots), Arc::clone(&metrics), handlers);
+        let process = "test.1.1".to_owned();
+        let pool = Pool::new(process, circuit, Arc::clone(&snapshots), Arc::clone(&metrics), handlers, None);
         let pool = tokio::spawn(pool.run(shutdown.clone()));
         Self { _dir: dir, clock, store, snapshots, metrics, shutdown, pool, probes }
     }
