@@ -1,0 +1,170 @@
+//! What every [`TaskStore`] promises, as one suite that runs against each of them.
+//!
+//! A store joins with a [`Fixture`] and one line, `contract!(ItsFixture);`. The tests know the trait and
+//! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
+//! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
+
+mod leases;
+mod queue;
+mod redis;
+mod settle;
+mod shared;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Method};
+use omnidaemon::config::ContentForm;
+use omnidaemon::store::{Lease, Queue, TaskStore};
+use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
+
+/// A store of one kind that a test has for itself, empty at first, its `run` running.
+#[async_trait]
+pub(crate) trait Fixture: Sized + Send + Sync + 'static {
+    /// An empty store.
+    async fn fresh() -> Self;
+
+    /// The store.
+    fn store(&self) -> Arc<dyn TaskStore>;
+
+    /// The same data, opened anew as another process would; call it when nobody else holds the store.
+    async fn reopen(self) -> Self;
+
+    /// Makes leases, retries and records `by` older, or answers false where that cannot be done.
+    async fn advance(&self, by: Duration) -> bool;
+
+    /// The store's clock.
+    fn now(&self) -> UnixMs {
+        wall()
+    }
+
+    /// Whether `text` stands anywhere in what is stored.
+    async fn holds(&self, text: &str) -> bool;
+}
+
+/// How long anything may take that must happen.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A time to live that no test outlives.
+pub(crate) const TTL: Duration = Duration::from_hours(1);
+
+/// The process that the tests lease as.
+pub(crate) const PROCESS: &str = "testhost.1.boot";
+
+/// Instantiates the suite for a fixture.
+macro_rules! contract {
+    ($fixture:ty) => {
+        contract!(@ $fixture, queue: a_task_is_queued_once_enqueue_returns, a_task_survives_reopening,
+            an_id_that_is_there_is_success_and_queued_once, an_unknown_task_is_none,
+            everything_about_a_task_reaches_its_worker, leases_come_in_order_and_never_more_than_asked_for,
+            an_empty_queue_leases_nothing, a_waiting_lease_wakes_when_a_task_comes, no_queue_is_starved,
+            only_the_queues_asked_for_are_leased, a_full_backlog_refuses_with_its_numbers);
+        contract!(@ $fixture, settle: a_completed_task_has_its_answer_byte_for_byte, those_who_wait_are_told_the_end,
+            a_retry_begins_at_its_time_as_the_next_attempt, a_waiting_lease_wakes_for_a_due_retry,
+            a_buried_task_is_failed_and_a_dead_letter, dead_letters_are_listed_newest_first,
+            a_released_task_runs_again_and_its_attempt_is_unspent, an_older_attempt_is_fenced,
+            repeating_an_applied_settlement_applies_it_once, a_second_settlement_of_another_kind_is_fenced,
+            a_queued_task_is_cancelled_and_never_runs, a_task_parked_for_a_retry_is_cancelled_and_never_runs,
+            a_running_task_is_cancelled_and_fenced, a_task_that_ended_is_not_cancelled,
+            credentials_go_when_the_task_ends);
+        contract!(@ $fixture, leases: renewing_names_the_leases_that_are_lost,
+            an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
+            a_task_that_kills_its_workers_becomes_a_dead_letter, an_ended_task_expires_but_its_dead_letter_stays);
+        contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
+            rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
+            many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+    };
+    (@ $fixture:ty, $group:ident: $($name:ident),+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                use $crate::contract::{Fixture as _, $group};
+                $group::$name(<$fixture>::fresh().await).await;
+            }
+        )+
+    };
+}
+use contract;
+
+// === what the tests are written with ===
+
+/// The wall clock.
+pub(crate) fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
+}
+
+fn queue(topic: &str) -> Queue {
+    let topic = Topic::parse(topic).expect("a topic");
+    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+}
+
+/// A plain task with a new id.
+fn task(queue: &Queue) -> Task {
+    Task {
+        id: TaskId::new(wall(), rand::random()),
+        topic: queue.topic.clone(),
+        payload: Bytes::from_static(b"{\"n\": 1}"),
+        request: None,
+        correlation_id: None,
+        route: None,
+        owner: None,
+        retries: 3,
+        created: wall(),
+    }
+}
+
+/// A task that came as an HTTP request with `secret` as its credential.
+fn task_with_secret(queue: &Queue, secret: &str) -> Task {
+    let mut request = CapturedRequest {
+        method: Method::POST,
+        target: "/invoke?trace=1".into(),
+        headers: http::HeaderMap::new(),
+        body: Bytes::from_static(b"{\"n\": 1}"),
+    };
+    request.headers.insert("authorization", HeaderValue::from_str(secret).expect("a header value"));
+    request.headers.append("x-tag", HeaderValue::from_static("a"));
+    request.headers.append("x-tag", HeaderValue::from_static("b"));
+    Task { request: Some(request), owner: Some(Owner::from_digest("5eed")), ..task(queue) }
+}
+
+fn failure(message: &str) -> Failure {
+    Failure::new(FailureKind::Handler, message)
+}
+
+fn json() -> Answer {
+    Answer::json("{\"ok\":true}")
+}
+
+/// Makes a plain task durable.
+async fn enqueue(store: &dyn TaskStore, queue: &Queue) -> Task {
+    let task = task(queue);
+    store.enqueue(&task, queue).await.expect("enqueued");
+    task
+}
+
+/// One lease of `queue`, which must come soon.
+async fn lease(store: &dyn TaskStore, queue: &Queue) -> Lease {
+    let queues = std::slice::from_ref(queue);
+    let mut leases = store.lease(PROCESS, queues, 1, SOON).await.expect("the store answers");
+    assert_eq!(leases.len(), 1, "one task should be leasable");
+    leases.remove(0)
+}
+
+/// That nothing of `queue` can be leased now.
+async fn nothing_to_lease(store: &dyn TaskStore, queue: &Queue) {
+    let leases = store.lease(PROCESS, std::slice::from_ref(queue), 10, Duration::ZERO).await.expect("answers");
+    assert_eq!(leases, vec![], "nothing should be leasable");
+}
+
+/// A task that must be known.
+async fn record(store: &dyn TaskStore, id: &TaskId) -> TaskRecord {
+    store.get(id).await.expect("the store answers").expect("the task is known")
+}
+
+/// Resolves `future`, which must be done soon.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("did not happen in time")
+}

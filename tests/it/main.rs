@@ -1,0 +1,5 @@
+//! The one integration-test binary.
+
+mod contract;
+mod harness;
+mod redis_wire;
