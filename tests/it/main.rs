@@ -2,4 +2,4 @@
 
 mod contract;
 mod harness;
-mod redis_wire;
+mod redis_store;

@@ -68,7 +68,7 @@ impl RedisStore {
     }
 
     async fn look(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Look, StoreError> {
-        if self.live.take_loss(process) {
+        if self.live.take_loss(process, self.timeout * 2) {
             let leases = self.recover(process, queues, max).await?;
             if !leases.is_empty() {
                 return Ok(Look { leases, found: true, due: None, read_up_to: Vec::new() });

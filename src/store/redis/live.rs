@@ -1,9 +1,10 @@
 //! The leases that this process holds, so that it knows which of its pending entries nobody runs.
 //!
 //! A reply to a lease call can be lost on its way: its entries are then pending to us and in no hand. The next
-//! call recovers them; the gate keeps that apart from lease calls whose replies are still to come.
+//! calls recover them, for as long as the lost call may still reach the server; the gate keeps that apart from
+//! lease calls whose replies are still to come.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ type Key = (Topic, String);
 #[derive(Default)]
 pub(super) struct Live {
     held: Mutex<HashMap<Key, Held>>,
-    losers: Mutex<HashSet<String>>,
+    losers: Mutex<HashMap<String, Instant>>,
     /// Shared by lease calls under way, exclusive for recovery.
     pub(super) gate: RwLock<()>,
 }
@@ -83,9 +84,14 @@ impl Live {
         Unanswered { live: self, process, answered: false }
     }
 
-    /// Whether `process` may have lost entries; asking takes the note away.
-    pub(super) fn take_loss(&self, process: &str) -> bool {
-        lock(&self.losers).remove(process)
+    /// Whether `process` lost a reply less than `grace` ago, or has not looked for its entries since.
+    pub(super) fn take_loss(&self, process: &str, grace: Duration) -> bool {
+        let mut losers = lock(&self.losers);
+        let Some(since) = losers.get(process) else { return false };
+        if since.elapsed() >= grace {
+            losers.remove(process);
+        }
+        true
     }
 }
 
@@ -107,7 +113,7 @@ impl Unanswered<'_> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            lock(&self.live.losers).insert(self.process.to_owned());
+            lock(&self.live.losers).insert(self.process.to_owned(), Instant::now());
         }
     }
 }

@@ -242,11 +242,7 @@ impl Message {
     /// What is wrong with it, in words.
     pub(super) fn read(data: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(data).map_err(|_| "data is not UTF-8".to_owned())?;
-        if !text.trim_start().starts_with('{') {
-            let json = serde_json::from_str::<&RawValue>(text).is_ok();
-            return Err(if json { "data is not a JSON object" } else { "data is not JSON" }.into());
-        }
-        let read: Read<'_> = serde_json::from_str(text).map_err(|error| format!("data is not a message: {error}"))?;
+        let read: Read<'_> = serde_json::from_str(text).map_err(|error| why_not(text, &error))?;
         let content = read.content.ok_or("data has no content")?;
         let (content, payload) = open_content(content);
         Ok(Self {
@@ -262,6 +258,15 @@ impl Message {
                 source: read.source,
             },
         })
+    }
+}
+
+/// What is wrong with a text that did not read as a message.
+fn why_not(text: &str, error: &serde_json::Error) -> String {
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(error) => format!("data is not JSON: {error}"),
+        Ok(json) if !json.get().starts_with('{') => "data is not a JSON object".into(),
+        Ok(_) => format!("data is not a message: {error}"),
     }
 }
 

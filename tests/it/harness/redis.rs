@@ -68,15 +68,6 @@ impl RedisServer {
         }
     }
 
-    /// Lets the server finish its file and exit.
-    pub(crate) fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let pid = process.id().to_string();
-            Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-            process.wait().expect("reaped");
-        }
-    }
-
     /// Starts it again, on the same port and data.
     pub(crate) async fn restart(&mut self) {
         self.kill9();
