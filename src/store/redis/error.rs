@@ -14,9 +14,9 @@ pub(super) fn of_call(error: &RedisError) -> StoreError {
             | ServerErrorKind::MasterDown
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::TryAgain,
-        ) => StoreError::Unreachable(text(error)),
+        )
+        | ErrorKind::AuthenticationFailed => StoreError::Unreachable(text(error)),
         ErrorKind::Server(_) | ErrorKind::Extension => of_code(error),
-        ErrorKind::AuthenticationFailed => StoreError::Setup(text(error)),
         _ => StoreError::Malformed(text(error)),
     }
 }
@@ -34,8 +34,8 @@ fn of_code(error: &RedisError) -> StoreError {
     match error.code() {
         Some("OOM") => Refusal::Full(text(error)).into(),
         Some("MISCONF" | "NOREPLICAS") => Refusal::ReadOnly(text(error)).into(),
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => StoreError::Setup(text(error)),
-        Some("BUSY" | "UNBLOCKED") => StoreError::Unreachable(text(error)),
+        Some("NOPERM") => StoreError::Setup(format!("the store's user may not do this: {}", text(error))),
+        Some("BUSY" | "NOAUTH" | "WRONGPASS") => StoreError::Unreachable(text(error)),
         _ => StoreError::Malformed(text(error)),
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::link::Connection;
 use super::live::Live;
-use super::message::Rest;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
 use crate::store::{Lease, Queue, StoreError};
 
-/// The longest sleep between two looks at what no stream shows: leases given back or expired elsewhere.
+/// The longest sleep between two looks at what no stream shows: leases given back or taken back.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// A script's answer: leases, ms until the next retry is due or −1, and how far each stream is read.
@@ -42,8 +42,6 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         loop {
-            let mut returned = std::pin::pin!(self.returned.notified());
-            returned.as_mut().enable();
             let queues = self.rotated(queues);
             let look = self.look(process, &queues, max).await?;
             let now = Instant::now();
@@ -54,10 +52,7 @@ impl RedisStore {
                 continue;
             }
             let nap = GLANCE.min(deadline - now).min(look.due.unwrap_or(GLANCE));
-            tokio::select! {
-                () = self.nap(&queues, &look.read_up_to, nap) => {}
-                () = returned => {}
-            }
+            self.nap(&queues, &look.read_up_to, nap).await;
         }
     }
 
@@ -125,8 +120,7 @@ impl RedisStore {
     /// Sleeps for `nap`, or until an entry comes that nobody has read: a read that consumes nothing.
     async fn nap(&self, queues: &[&Queue], read_up_to: &[String], nap: Duration) {
         let until = Instant::now() + nap;
-        let idle = self.bells.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let bell = match idle {
+        let bell = match self.idle_bell() {
             Some(bell) => Ok(bell),
             None => self.link.own().await,
         };
@@ -142,6 +136,12 @@ impl RedisStore {
             // gone or mute: the next look says what is wrong
             Ok(Err(_)) | Err(_) => sleep(until.saturating_duration_since(Instant::now()).min(GLANCE / 10)).await,
         }
+    }
+
+    fn idle_bell(&self) -> Option<Connection> {
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|bell| !bell.is_over());
+        bells.pop()
     }
 }
 
@@ -160,7 +160,6 @@ fn take(live: &Live, process: &str, queues: &[&Queue], rows: Vec<Row>) -> (Vec<L
         let Some(queue) = queue_of(queues, &row) else { continue };
         match row.open(queue) {
             Ok((lease, rest)) => {
-                let rest: Rest = rest;
                 live.hold(&lease, rest, process);
                 leases.push(lease);
             }

@@ -179,7 +179,8 @@ impl Connection {
         answer
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether it is of no use any more.
+    pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
 

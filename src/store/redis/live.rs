@@ -5,7 +5,7 @@
 //! lease calls whose replies are still to come.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::RwLock;
@@ -27,8 +27,8 @@ pub(super) struct Live {
 }
 
 struct Held {
-    rest: Rest,
-    process: String,
+    rest: Arc<Rest>,
+    process: Arc<str>,
     renewed: Instant,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Unanswered<'a> {
 impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
-        let held = Held { rest, process: process.to_owned(), renewed: Instant::now() };
+        let held = Held { rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
         lock(&self.held).insert(key(lease), held);
     }
 
@@ -71,11 +71,11 @@ impl Live {
         lock(&self.held).keys().filter(|(of, _)| of == topic).map(|(_, entry)| entry.clone()).collect()
     }
 
-    /// Shows `look` what a lease's message carried beside the task, and the process that runs it.
-    pub(super) fn with<T>(&self, lease: &Lease, look: impl FnOnce(&Rest, &str) -> T) -> T {
+    /// What a lease's message carried beside the task, and the process that runs it.
+    pub(super) fn details(&self, lease: &Lease) -> (Arc<Rest>, Arc<str>) {
         match lock(&self.held).get(&key(lease)) {
-            Some(held) => look(&held.rest, &held.process),
-            None => look(&Rest::of(lease.queue.content), "omnidaemon"),
+            Some(held) => (held.rest.clone(), held.process.clone()),
+            None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
         }
     }
 

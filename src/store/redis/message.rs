@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
 use crate::store::{Queue, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Task, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
 pub(super) const FOREIGN_RETRIES: u32 = 3;
@@ -78,6 +78,21 @@ pub(super) enum End<'a> {
     Completed(&'a Answer),
     /// Without.
     Failed(&'a Failure),
+}
+
+impl End<'_> {
+    /// Where the task stands then.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Completed(_) => Status::Completed,
+            Self::Failed(_) => Status::Failed,
+        }
+    }
+
+    /// Whether the entry could not be read.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.kind == FailureKind::Malformed)
+    }
 }
 
 #[derive(Serialize)]
@@ -185,7 +200,7 @@ pub(super) fn write_result(
     let mut r = R {
         message: written(task, rest),
         runner_id: runner,
-        status: "completed",
+        status: end.status().as_str(),
         result: None,
         timestamp: seconds(now),
         error: None,
@@ -198,7 +213,7 @@ pub(super) fn write_result(
             (r.answer, r.result) = (Some(stored), Some(result));
         }
         End::Failed(failure) => {
-            (r.status, r.error) = ("failed", Some(failure.message.as_str()));
+            r.error = Some(failure.message.as_str());
             r.failure = Some(StoredFailure::seal(failure));
         }
     }

@@ -25,7 +25,6 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::link::{Connection, Link};
@@ -48,8 +47,6 @@ pub struct RedisStore {
     live: Live,
     /// Connections of lease calls that wait for new entries.
     bells: Mutex<Vec<Connection>>,
-    /// Rung when this process makes something leasable that no stream shows.
-    returned: Notify,
     /// The queue that the next lease call begins with.
     turn: AtomicUsize,
     watch: Watch,
@@ -80,7 +77,6 @@ impl RedisStore {
             waiters: Waiters::default(),
             live: Live::default(),
             bells: Mutex::default(),
-            returned: Notify::new(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
         })

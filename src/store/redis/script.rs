@@ -37,6 +37,7 @@ scripts! {
     PARK = "park.lua";
     RENEW = "renew.lua";
     OVERDUE = "overdue.lua";
+    FORGET = "forget.lua";
     CANCEL = "cancel.lua";
     GET = "get.lua";
     PEEK = "peek.lua";

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::message::{End, to_json, write, write_dead_letter, write_result};
 use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
-use super::{RedisStore, keys, now, ttl_ms};
+use super::{RedisStore, keys, millis, now, ttl_ms};
 use crate::store::envelope::StoredFailure;
 use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// How long a task that could not be read is known as failed.
 const UNREADABLE_TTL: Duration = Duration::from_hours(24);
@@ -69,22 +69,17 @@ impl RedisStore {
         ttl: Duration,
         idle: Option<Duration>,
     ) -> Result<Settled, StoreError> {
-        let (task, handle) = (&lease.task, Handle::of(lease));
-        let (stream, group, at) = (keys::stream(&task.topic), keys::group(&lease.queue), now());
-        let result = self.live.with(lease, |rest, runner| write_result(task, rest, runner, end, at))?;
-        let (state, (head, tail), sound) = match end {
-            End::Completed(_) => ("completed", (String::new(), String::new()), true),
-            End::Failed(failure) => {
-                let id = Some(task.id.as_str());
-                let topic = task.topic.as_str();
-                let letter = write_dead_letter(topic, &stream, &handle.entry, id, failure, lease.attempt, at)?;
-                ("failed", letter, failure.kind != FailureKind::Malformed)
-            }
+        let (task, handle, at) = (&lease.task, Handle::of(lease), now());
+        let group = keys::group(&lease.queue);
+        let (rest, runner) = self.live.details(lease);
+        let (head, tail) = match end {
+            End::Completed(_) => (String::new(), String::new()),
+            End::Failed(failure) => letter_of(lease, &handle.entry, failure, at)?,
         };
         let applied: bool = FINISH
             .keys(&[
                 keys::record(&task.id),
-                stream,
+                keys::stream(&task.topic),
                 keys::result(&task.id),
                 keys::RESULTS.to_owned(),
                 keys::dead_letters(&group),
@@ -93,13 +88,13 @@ impl RedisStore {
             .arg(&[&group, &handle.entry])
             .arg(lease.attempt)
             .arg(handle.turn)
-            .arg(state)
-            .arg(result)
+            .arg(end.status().as_str())
+            .arg(write_result(task, &rest, &runner, end, at)?)
             .arg(ttl_ms(ttl))
             .arg(&[task.id.as_str(), &self.channel])
-            .arg(idle.map_or(0, super::millis))
+            .arg(idle.map_or(0, millis))
             .arg(&[&head, &tail])
-            .arg(sound)
+            .arg(!end.is_malformed())
             .arg(at.0)
             .run(&self.link)
             .await?;
@@ -115,20 +110,20 @@ impl RedisStore {
         if !self.waiters.waits_for(&task.id) {
             return;
         }
-        let (status, answer, failure): (_, Option<&Answer>, Option<&Failure>) = match end {
-            End::Completed(answer) => (Status::Completed, Some(answer), None),
-            End::Failed(failure) => (Status::Failed, None, Some(failure)),
+        let (answer, failure) = match end {
+            End::Completed(answer) => (Some((*answer).clone()), None),
+            End::Failed(failure) => (None, Some((*failure).clone())),
         };
         let record = TaskRecord {
             id: task.id.clone(),
             topic: task.topic.clone(),
-            status,
+            status: end.status(),
             attempts: lease.attempt,
             owner: task.owner.clone(),
             created: task.created,
             finished: Some(at),
-            answer: answer.cloned(),
-            failure: failure.cloned(),
+            answer,
+            failure,
         };
         self.waiters.resolve(&task.id, Some(&Arc::new(record)));
     }
@@ -146,12 +141,9 @@ impl RedisStore {
             .arg(handle.turn + park.turns)
             .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
             .arg(failure.unwrap_or_default())
-            .arg(park.idle.map_or(0, super::millis))
+            .arg(park.idle.map_or(0, millis))
             .run(&self.link)
             .await?;
-        if applied {
-            self.returned.notify_waiters();
-        }
         Ok(if applied { Settled::Applied } else { Settled::Fenced })
     }
 
@@ -212,6 +204,12 @@ impl RedisStore {
             _ => Cancelled::Ended(Status::Completed),
         })
     }
+}
+
+/// The JSON around the failed message of a task's dead letter.
+fn letter_of(lease: &Lease, entry: &str, failure: &Failure, at: UnixMs) -> Result<(String, String), StoreError> {
+    let (task, stream) = (&lease.task, keys::stream(&lease.task.topic));
+    write_dead_letter(task.topic.as_str(), &stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
 }
 
 /// How a lease makes way for another.

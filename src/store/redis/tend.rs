@@ -9,32 +9,53 @@ use std::time::{Duration, Instant};
 
 use super::message::{End, seconds};
 use super::row::Row;
-use super::script::OVERDUE;
+use super::script::{FORGET, OVERDUE};
 use super::settle::Park;
 use super::{RedisStore, keys, millis, now};
-use crate::store::{LEASE, Queue, StoreError, may_rerun};
-use crate::task::{Failure, FailureKind, UnixMs};
+use crate::store::{LEASE, Queue, Settled, StoreError, may_rerun};
+use crate::task::{Failure, FailureKind};
 
 /// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
 const FOREIGN_LEASE: Duration = Duration::from_mins(3);
 /// A pause between two rounds that counts as a break.
 const BREAK: Duration = Duration::from_secs(15);
+/// How often consumers are swept, and how long one must have been silent.
+const SWEEP: Duration = Duration::from_mins(1);
+const GONE: Duration = Duration::from_mins(10);
 const PAGE: usize = 100;
 
-/// When the queues were last looked after, and from when on leases may be taken back.
+/// When the queues were last looked after, and what may be done since when.
 #[derive(Default)]
-pub(super) struct Watch(Mutex<(Option<Instant>, Option<Instant>)>);
+pub(super) struct Watch(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    last: Option<Instant>,
+    /// Before this, leases are not taken back.
+    calm: Option<Instant>,
+    /// When consumers were last swept.
+    swept: Option<Instant>,
+}
+
+/// What a round may do.
+struct Round {
+    take_back: bool,
+    sweep: bool,
+}
 
 impl Watch {
-    /// Notes a round; whether it may take leases back.
-    fn round(&self) -> bool {
-        let mut watch = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if watch.0.is_some_and(|last| now - last > BREAK) {
-            watch.1 = Some(now + LEASE);
+    /// Notes a round.
+    fn round(&self, now: Instant) -> Round {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.last.is_some_and(|last| now - last > BREAK) {
+            state.calm = Some(now + LEASE);
         }
-        watch.0 = Some(now);
-        watch.1.is_none_or(|from| now >= from)
+        state.last = Some(now);
+        let sweep = state.swept.is_none_or(|swept| now - swept >= SWEEP);
+        if sweep {
+            state.swept = Some(now);
+        }
+        Round { take_back: state.calm.is_none_or(|from| now >= from), sweep }
     }
 }
 
@@ -44,11 +65,15 @@ impl RedisStore {
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
         self.link.call::<u64>(drop_old.arg(keys::RESULTS).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(LEASE * 2);
-        if !self.watch.round() {
-            return Ok(());
-        }
+        let round = self.watch.round(Instant::now());
         for queue in queues {
-            self.take_back_overdue(process, queue, ttl).await?;
+            if round.sweep {
+                let call = FORGET.keys(&[keys::stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
+                call.arg(millis(GONE)).run::<u64>(&self.link).await?;
+            }
+            if round.take_back {
+                self.take_back_overdue(process, queue, ttl).await?;
+            }
         }
         Ok(())
     }
@@ -86,15 +111,33 @@ impl RedisStore {
         let Some(lease) = row.bare(queue) else {
             return self.reject(queue, row, row.open(queue).err().unwrap_or_default()).await;
         };
-        tracing::warn!(process, task = %lease.task.id, attempt = lease.attempt, "a lease expired: its worker is gone");
         let failure = Failure::new(FailureKind::Crash, format!("the worker died in attempt {}", lease.attempt));
-        if may_rerun(lease.attempt, lease.task.retries) {
+        let settled = if may_rerun(lease.attempt, lease.task.retries) {
             let (attempt, failure) = (lease.attempt, Some(&failure));
-            self.park(&lease, Park { attempt, turns: 2, due: None::<UnixMs>, failure, idle: Some(idle) }).await?;
+            self.park(&lease, Park { attempt, turns: 2, due: None, failure, idle: Some(idle) }).await?
         } else {
-            self.finish(&lease, &End::Failed(&failure), ttl, Some(idle)).await?;
+            self.finish(&lease, &End::Failed(&failure), ttl, Some(idle)).await?
+        };
+        if settled == Settled::Applied {
+            tracing::warn!(process, task = %lease.task.id, attempt = lease.attempt, "a lease expired: its worker is gone");
+            self.live.release(&lease);
         }
-        self.live.release(&lease);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_break_nothing_is_taken_back_for_one_lease() {
+        let (watch, start) = (Watch::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(watch.round(at(0)).take_back, "a process that has just started sees no break");
+        assert!(watch.round(at(10)).take_back);
+        assert!(!watch.round(at(40)).take_back, "leases could not be renewed meanwhile");
+        assert!((41..70).step_by(10).all(|second| !watch.round(at(second)).take_back));
+        assert!(watch.round(at(71)).take_back);
     }
 }

@@ -171,6 +171,29 @@ async fn an_orphan_behind_many_held_leases_is_not_starved() {
 }
 
 #[tokio::test]
+async fn consumers_of_processes_long_gone_are_forgotten_unless_they_hold_something() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    lease(&store).await;
+    enqueue(&store).await;
+    let done = store.lease("testhost.2.gone", &[queue()], 1, Duration::ZERO).await.expect("answers");
+    complete(&store, &done[0]).await;
+    tend(&store).await;
+    let names = async |redis: &mut redis::aio::MultiplexedConnection| {
+        let found: redis::streams::StreamInfoConsumersReply =
+            redis.xinfo_consumers(STREAM, GROUP).await.expect("answers");
+        found.consumers.into_iter().map(|consumer| consumer.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut redis).await.len(), 2, "both were there a moment ago");
+    let script = include_str!("../../../src/store/redis/scripts/forget.lua");
+    let mut forget = redis::cmd("EVAL");
+    forget.arg(script).arg(1).arg(STREAM).arg(GROUP).arg("-rs.").arg(0); // as if long had passed
+    assert_eq!(forget.query_async::<i64>(&mut redis).await, Ok(1));
+    assert_eq!(names(&mut redis).await, [format!("consumer:omnidaemon-rs.{PROCESS}-1")]);
+}
+
+#[tokio::test]
 async fn a_server_that_says_no_is_a_refusal_and_nothing_is_queued() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);

@@ -5,10 +5,11 @@
 local reply = {}
 for q = 1, #KEYS / 3 do
   local stream, group = KEYS[3 * q - 2], ARGV[q]
-  local waiting, last, pending = unread(stream, group)
+  local info, waiting = group_info(stream, group), unread(stream, group)
+  local last, pending = info and info['last-delivered-id'] or '0-0', info and info.pending or 0
   local parked, oldest = 0, -1
-  local consumers = redis.pcall('XPENDING', stream, group)
-  for _, consumer in ipairs(not consumers.err and consumers[4] or {}) do
+  local summary = redis.pcall('XPENDING', stream, group)
+  for _, consumer in ipairs(not summary.err and summary[4] or {}) do
     if consumer[1] == PARKED then parked = tonumber(consumer[2]) end
   end
   local function consider(entry)
@@ -17,6 +18,6 @@ for q = 1, #KEYS / 3 do
   end
   if waiting > 0 then consider(redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]) end
   if parked > 0 then consider(redis.call('XPENDING', stream, group, '-', '+', 1, PARKED)[1]) end
-  reply[q] = { waiting, parked, (pending or 0) - parked, redis.call('XLEN', KEYS[3 * q]), oldest }
+  reply[q] = { waiting, parked, pending - parked, redis.call('XLEN', KEYS[3 * q]), oldest }
 end
 return reply

@@ -49,7 +49,7 @@ local due, last = -1, {}
 for q = 1, #KEYS / 2 do
   local first = redis.call('ZRANGE', KEYS[2 * q], 0, 0, 'WITHSCORES')
   if first[2] and (due < 0 or first[2] - now < due) then due = math.max(0, first[2] - now) end
-  local _, id = unread(KEYS[2 * q - 1], ARGV[4 * q + 1])
-  last[q] = id
+  local info = group_info(KEYS[2 * q - 1], ARGV[4 * q + 1])
+  last[q] = info and info['last-delivered-id'] or '0-0'
 end
 return { leases, due, last }

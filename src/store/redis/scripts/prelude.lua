@@ -65,29 +65,32 @@ local function add_dead_letter(dead, stream, entry, head, tail, sound)
   redis.call('XADD', dead, '*', 'data', head .. message .. tail)
 end
 
--- Tasks of a group that no consumer has read yet.
-local function unread(stream, group)
+-- What XINFO says of a group, by name, and how many groups the stream has; nil where there is no such group.
+local function group_info(stream, group)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  local length = redis.call('XLEN', stream)
-  if groups.err or #groups == 0 then return length, '0-0' end
   for _, info in ipairs(groups) do
-    local g = {}
-    for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
-    if g.name == group then
-      local last = g['last-delivered-id']
-      if #groups == 1 then return length - g.pending, last, g.pending end
-      if g.lag then return g.lag, last, g.pending end
-      -- nil after deletions in the middle: count
-      local count, from = 0, last
-      repeat
-        local page = redis.call('XRANGE', stream, '(' .. from, '+', 'COUNT', 500)
-        count = count + #page
-        if #page > 0 then from = page[#page][1] end
-      until #page < 500
-      return count, last, g.pending
-    end
+    local fields = {}
+    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    if fields.name == group then return fields, #groups end
   end
-  return length, '0-0', 0
+  return nil, #groups
+end
+
+-- Entries that no consumer of the group has read yet.
+local function unread(stream, group)
+  local length = redis.call('XLEN', stream)
+  local info, groups = group_info(stream, group)
+  if not info then return length end
+  if groups == 1 then return length - info.pending end
+  if info.lag then return info.lag end
+  -- nil after deletions in the middle: count
+  local count, from, page = 0, info['last-delivered-id'], nil
+  repeat
+    page = redis.call('XRANGE', stream, '(' .. from, '+', 'COUNT', 500)
+    count = count + #page
+    if #page > 0 then from = page[#page][1] end
+  until #page < 500
+  return count
 end
 
 -- The task id of an entry's data, and when it was created; nil when it is no task. Ours begin with their
@@ -95,7 +98,7 @@ end
 local function identify(topic, entry, data)
   if not data then return nil end
   local id = data:match('^{"task_id":"([%w_-]+)"')
-  if id then return id, ms_of(entry) end
+  if id and #id <= 128 then return id, ms_of(entry) end
   local read_ok, message = pcall(cjson.decode, data)
   if not read_ok or type(message) ~= 'table' or message.content == nil then return nil end
   local created = tonumber(message.created_at)

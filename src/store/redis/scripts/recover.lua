@@ -1,9 +1,10 @@
 -- Leases again what was delivered to a consumer in a reply that never came: same attempt, since nobody ran it.
+-- The reply may have been too long to come in time, so this one is kept short.
 -- KEYS per queue: stream
 -- ARGV 1 record prefix  2 max  then per queue: topic, agent, group, consumer, n, and n entries that are not lost
 -- Reply: {leases, 1 if there are more}
 local prefix, max, at = ARGV[1], tonumber(ARGV[2]), 3
-local leases = {}
+local leases, bytes, ENOUGH = {}, 0, 4 * 1024 * 1024
 for q = 1, #KEYS do
   local stream = KEYS[q]
   local topic, agent, group, consumer, known = unpack(ARGV, at, at + 4)
@@ -18,7 +19,7 @@ for q = 1, #KEYS do
       local entry = row[1]
       from = '(' .. entry
       if not held[entry] then
-        if #leases >= max then return { leases, 1 } end
+        if #leases >= max or bytes > ENOUGH then return { leases, 1 } end
         local claimed = redis.call('XCLAIM', stream, group, consumer, 0, entry)[1]
         if claimed then
           local data = data_of(claimed[2])
@@ -27,6 +28,7 @@ for q = 1, #KEYS do
             discard(stream, group, entry)
           else
             leases[#leases + 1] = lease_row(q, entry, data, id, record)
+            bytes = bytes + #(data or '')
           end
         end
       end
