@@ -95,7 +95,7 @@ impl Link {
 
     /// A connection for one caller, who may block on it.
     pub(super) async fn own(&self) -> Result<Connection, StoreError> {
-        let connect = connect(self.client.clone(), self.timeout);
+        let connect = connect(self.client.clone(), self.timeout.mul_f32(0.9));
         self.at_home(connect).await
     }
 

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::ContentForm;
@@ -124,8 +125,7 @@ struct R<'a> {
 pub(super) struct ReadResult {
     /// `R`
     pub(super) result: ReadR,
-    /// Seconds.
-    pub(super) saved_at: Option<f64>,
+    saved_at: Option<Value>,
 }
 
 /// `R`, as anybody may have written it.
@@ -133,8 +133,7 @@ pub(super) struct ReadResult {
 pub(super) struct ReadR {
     /// The topic.
     pub(super) topic: Option<String>,
-    /// Seconds.
-    pub(super) created_at: Option<f64>,
+    created_at: Option<Value>,
     status: Option<String>,
     result: Option<Box<RawValue>>,
     answer: Option<StoredAnswer>,
@@ -328,9 +327,19 @@ impl ReadResult {
     pub(super) fn read(json: &[u8]) -> Result<Self, StoreError> {
         serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
     }
+
+    /// When it was saved.
+    pub(super) fn saved(&self) -> Option<UnixMs> {
+        self.saved_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
 }
 
 impl ReadR {
+    /// When it was published.
+    pub(super) fn created(&self) -> Option<UnixMs> {
+        self.created_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+
     /// Whether it is a failure, which only we write.
     pub(super) fn is_failed(&self) -> bool {
         self.status.as_deref() == Some("failed")
@@ -349,6 +358,58 @@ impl ReadR {
         match self.failure {
             Some(stored) => stored.open(),
             None => Ok(Failure::new(FailureKind::Handler, self.error.unwrap_or_default())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::task::{TaskId, Topic};
+
+    fn queue(content: ContentForm) -> Queue {
+        let topic = Topic::parse("t").expect("a topic");
+        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+    }
+
+    fn task(payload: String) -> Task {
+        Task {
+            id: TaskId::new(UnixMs(1), 2),
+            topic: queue(ContentForm::String).topic,
+            payload: payload.into(),
+            request: None,
+            correlation_id: None,
+            route: None,
+            owner: None,
+            retries: 0,
+            created: UnixMs(1_753_000_000_123),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_payload_comes_back_as_it_was_in_both_content_forms(text in ".*", spaces in "[ \n]{0,3}", string: bool) {
+            let json = serde_json::to_string(&text).expect("JSON");
+            let payload = if string { json } else { format!("{{\"a\":{spaces}{json}, \"b\": 1.0e2}}") };
+            for content in [ContentForm::String, ContentForm::Object] {
+                // a string that is itself JSON reads as that JSON: the Genesis bridge writes it so
+                if content == ContentForm::Object && serde_json::from_str::<&RawValue>(&text).is_ok() && string {
+                    continue;
+                }
+                let task = task(payload.clone());
+                let (data, _) = write(&task, &queue(content)).expect("written");
+                prop_assert!(data.starts_with(&format!("{{\"task_id\":\"{}\"", task.id)), "scripts find the id there");
+                let message = Message::read(data.as_bytes()).expect("read");
+                prop_assert_eq!(message.payload, task.payload);
+                prop_assert_eq!(message.created, Some(task.created));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(Message::read(&data).is_err());
         }
     }
 }

@@ -39,11 +39,9 @@ impl RedisStore {
         let (fields, result, held): (Fields, Option<Bytes>, bool) =
             GET.keys(&[keys::record(id), keys::result(id)]).arg(&[keys::STREAM, keys::GROUP]).run(&self.link).await?;
         let result = result.map(|json| ReadResult::read(&json)).transpose()?;
-        if fields.is_empty() {
+        let Some((topic, _)) = text(&fields, "queue").and_then(|queue| queue.split_once(':')) else {
             return result.map(|result| of_result(id, result)).transpose();
-        }
-        let topic = text(&fields, "queue").and_then(|queue| queue.split_once(':').map(|(topic, _)| topic));
-        let topic = topic.ok_or_else(|| StoreError::Malformed(format!("{id} has no queue")))?;
+        };
         let attempts = number(&fields, "attempt").map_or(u32::from(held), |n| u32::try_from(n).unwrap_or(u32::MAX));
         let mut record = TaskRecord {
             id: id.clone(),
@@ -104,11 +102,11 @@ fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadRes
             record.failure = result.map(|result| result.result.failure()).transpose()?;
         }
         (Some(_), None) => record.status = Status::Completed,
-        (state, Some(result)) => {
+        (_, Some(result)) => {
             record.status = Status::Completed;
-            if state.is_none() {
+            if record.finished.is_none() {
                 record.attempts = record.attempts.max(1);
-                record.finished = result.saved_at.map(from_seconds);
+                record.finished = result.saved();
             }
             record.failure = None;
             record.answer = Some(result.result.answer()?);
@@ -127,8 +125,8 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         status: if failed { Status::Failed } else { Status::Completed },
         attempts: 1,
         owner: None,
-        created: read.result.created_at.map(from_seconds).unwrap_or_default(),
-        finished: read.saved_at.map(from_seconds),
+        created: read.result.created().unwrap_or_default(),
+        finished: read.saved(),
         answer: None,
         failure: None,
     };

@@ -14,6 +14,9 @@ use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs
 /// How long a task that could not be read is known as failed.
 const UNREADABLE_TTL: Duration = Duration::from_hours(24);
 
+/// How long a task that is not there yet is cancelled ahead.
+const AHEAD: Duration = Duration::from_mins(1);
+
 impl RedisStore {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
@@ -191,6 +194,7 @@ impl RedisStore {
             .keys(&[keys::record(id), keys::result(id)])
             .arg(ttl_ms(ttl))
             .arg(&[id.as_str(), &self.channel, keys::STREAM, keys::GROUP, keys::DELAYED])
+            .arg(millis(AHEAD))
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };

@@ -79,6 +79,7 @@ pub(crate) async fn rollout_state_is_saved_only_over_the_version_it_was_made_fro
     assert_eq!(store.load_rollout("invoke").await, Ok(Some(state(1, "{\"w\": 10}"))));
     assert_eq!(store.save_rollout("invoke", &state(2, "{\"w\": 25}")).await, Ok(true));
     assert_eq!(store.load_rollout("other").await, Ok(None));
+    drop(store);
     let f = f.reopen().await;
     assert_eq!(f.store().load_rollout("invoke").await, Ok(Some(state(2, "{\"w\": 25}"))));
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use omnidaemon::config::{Secret, Store, StoreUrl};
-use omnidaemon::store::{Refusal, Settled, StoreError, TaskStore as _};
+use omnidaemon::store::{Cancelled, Refusal, Settled, StoreError, TaskStore as _};
 use omnidaemon::task::TaskId;
 use redis::AsyncCommands as _;
 
@@ -150,6 +150,18 @@ async fn a_lease_whose_delivery_was_lost_is_found_again_unspent() {
     assert_eq!(leasable_now(&store).await, vec![], "once");
     complete(&store, &found[0]).await;
     assert_eq!(pending(&mut redis).await, vec![]);
+}
+
+#[tokio::test]
+async fn a_cancel_that_overtakes_its_enqueue_still_counts() {
+    let server = RedisServer::start().await;
+    let store = Running::on(&server);
+    let late = task();
+    assert_eq!(store.cancel(&late.id, super::TTL).await, Ok(Cancelled::Unknown));
+    assert_eq!(store.get(&late.id).await, Ok(None));
+    store.enqueue(&late, &queue()).await.expect("its connection was slow");
+    assert_eq!(leasable_now(&store).await, vec![], "it was cancelled, and another has served the request");
+    assert_eq!(store.get(&late.id).await, Ok(None));
 }
 
 #[tokio::test]

@@ -163,12 +163,19 @@ async fn a_result_that_python_saved_before_it_died_is_not_run_again() {
     let _: redis::Value = read.query_async(&mut redis).await.expect("read");
     let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
         "topic": "genesis.qa"}, "saved_at": 1_753_000_000.0});
-    let _: () = redis.set(format!("omni:result:{}", task.id), r.to_string()).await.expect("saved");
+    let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
     let record = store.get(&task.id).await.expect("answers").expect("known");
     assert_eq!((record.status, record.answer), (Status::Completed, Some(Answer::json("{\"by\":\"python\"}"))));
+    let left = async |redis: &mut redis::aio::MultiplexedConnection| {
+        redis.pttl::<_, i64>(format!("omni:task:{}", task.id)).await.expect("answers")
+    };
+    assert_eq!(left(&mut redis).await, -1, "not acknowledged: it may yet be ours to run");
     age(&mut redis, Duration::from_secs(200)).await;
     tend(&store).await;
     assert_eq!((leasable_now(&store).await, pending(&mut redis).await), (vec![], vec![]));
+    let record = store.get(&task.id).await.expect("answers").expect("known");
+    assert_eq!((record.status, record.finished), (Status::Completed, Some(UnixMs(1_753_000_000_000))));
+    assert!((1..=100_000).contains(&left(&mut redis).await), "acknowledged: its record goes with its result");
 }
 
 #[tokio::test]

@@ -1,10 +1,17 @@
--- Cancels a task.
+-- Cancels a task. One that is not there is cancelled ahead, for a while: its enqueue may still be on its way, over a
+-- connection that was given up.
 -- KEYS 1 record  2 result
 -- ARGV 1 ttl ms  2 task id  3 own channel  4 stream prefix  5 group prefix  6 delayed prefix
+--      7 ms to cancel ahead for
 -- Reply: 'done', 'running', the state it has ended as, or nil when unknown
 local key = KEYS[1]
 local record = read(key, 'queue', 'state', 'entry', 'turn', 'notify')
-if not record.queue then return redis.call('EXISTS', KEYS[2]) == 1 and 'completed' or nil end
+if not record.queue then
+  if redis.call('EXISTS', KEYS[2]) == 1 then return 'completed' end
+  redis.call('HSET', key, 'state', 'cancelled')
+  redis.call('PEXPIRE', key, ARGV[7])
+  return nil
+end
 if record.state then return record.state == 'cancelled' and 'done' or record.state end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'completed' end
 local group = ARGV[5] .. record.queue

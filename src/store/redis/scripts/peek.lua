@@ -4,7 +4,7 @@
 local found = {}
 for i = 1, #KEYS / 2 do
   local record = read(KEYS[2 * i - 1], 'queue', 'state')
-  if record.state or redis.call('EXISTS', KEYS[2 * i]) == 1 then
+  if (record.queue and record.state) or redis.call('EXISTS', KEYS[2 * i]) == 1 then
     found[i] = 1
   else
     found[i] = record.queue and 0 or 2

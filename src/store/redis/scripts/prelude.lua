@@ -5,6 +5,7 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
+-- One with a state and no queue is a cancellation that came before its task.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
 
@@ -74,6 +75,16 @@ local function group_info(stream, group)
     if fields.name == group then return fields, #groups end
   end
   return nil, #groups
+end
+
+-- Whether the group has read as far as `entry`.
+local function was_read(stream, group, entry)
+  local info = group_info(stream, group)
+  if not info then return false end
+  local last_ms, last_seq = info['last-delivered-id']:match('^(%d+)-(%d+)$')
+  local ms, seq = entry:match('^(%d+)-(%d+)$')
+  last_ms, last_seq, ms, seq = tonumber(last_ms), tonumber(last_seq), tonumber(ms), tonumber(seq)
+  return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
 -- Entries that no consumer of the group has read yet.
