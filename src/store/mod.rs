@@ -107,7 +107,7 @@ pub struct Lease {
     pub attempt: u32,
     /// The queue it came from.
     pub queue: Queue,
-    /// The store's own handle: the stream entry's id on Redis, empty on SQLite.
+    /// The store's own handle: the stream entry and which lease of it on Redis, empty on SQLite.
     pub entry: String,
 }
 

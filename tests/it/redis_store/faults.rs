@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use omnidaemon::config::{Secret, Store, StoreUrl};
-use omnidaemon::store::{Cancelled, Refusal, Settled, StoreError, TaskStore as _};
+use omnidaemon::store::{Cancelled, Refusal, Settled, Settlement, StoreError, TaskStore as _};
 use omnidaemon::task::TaskId;
 use redis::AsyncCommands as _;
 
@@ -140,16 +140,32 @@ async fn a_lease_whose_delivery_was_lost_is_found_again_unspent() {
     let _: () = pause.arg("PAUSE").arg(800).arg("ALL").query_async(&mut redis).await.expect("paused");
     let lost = store.lease(PROCESS, &[queue()], 1, Duration::ZERO).await.expect_err("no answer in time");
     assert!(matches!(lost, StoreError::Unknown(_)), "{lost:?}");
-    let mut found = Vec::new();
-    eventually("the task is leased", async || {
-        found = store.lease(PROCESS, &[queue()], 5, Duration::ZERO).await.unwrap_or_default();
-        !found.is_empty()
-    })
-    .await;
+    eventually("the server goes on", async || store.ping().await.is_ok()).await;
+    // what the server did with a call whose reply nobody got
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg(format!("consumer:omnidaemon-rs.{PROCESS}-1"));
+    let _: redis::Value = read.arg("STREAMS").arg(STREAM).arg(">").query_async(&mut redis).await.expect("read");
+    assert_eq!(store.lease("testhost.2.boot", &[queue()], 5, Duration::ZERO).await, Ok(vec![]), "it is not another's");
+    let found = leasable_now(&store).await;
     assert_eq!((found.len(), &found[0].task.id, found[0].attempt), (1, &task.id, 1));
     assert_eq!(leasable_now(&store).await, vec![], "once");
     complete(&store, &found[0]).await;
     assert_eq!(pending(&mut redis).await, vec![]);
+}
+
+#[tokio::test]
+async fn who_gave_a_lease_back_is_fenced_from_the_next_of_the_same_attempt() {
+    let server = RedisServer::start().await;
+    let store = Running::on(&server);
+    enqueue(&store).await;
+    let given_back = lease(&store).await;
+    assert_eq!(store.settle(&given_back, &Settlement::Release).await, Ok(Settled::Applied));
+    let current = lease(&store).await;
+    assert_eq!((current.attempt, &current.task), (given_back.attempt, &given_back.task));
+    assert_eq!(store.settle(&given_back, &completed()).await, Ok(Settled::Fenced));
+    assert_eq!(store.settle(&given_back, &Settlement::Release).await, Ok(Settled::Fenced));
+    assert_eq!(store.renew(PROCESS, std::slice::from_ref(&given_back)).await, Ok(vec![given_back.task.id]));
+    complete(&store, &current).await;
 }
 
 #[tokio::test]
