@@ -36,7 +36,8 @@ struct Load {
 
 impl Load {
     fn start(omni: &Omnidaemon, clients: usize) -> Self {
-        let (stop, sync, through) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (stop, sync, through) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let tasks = (0..clients)
             .map(|_| {
                 let (client, stop, sync, through) = (omni.client(), stop.clone(), sync.clone(), through.clone());
@@ -83,7 +84,9 @@ async fn redis_killed_and_restarted_under_load_fails_no_call() {
         load.until("calls go async again", &load.through, 50).await;
     }
     load.finish().await;
-    assert!(omni.metric("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_unavailable")]).await > 0.0);
+    assert!(
+        omni.metric("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_unavailable")]).await > 0.0
+    );
     assert_eq!(omni.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await, 100.0, "the weight stays");
     let failed = omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "failed")]).await;
     assert_eq!(failed, 0.0, "an outage is no failure of the async path");
@@ -93,7 +96,7 @@ async fn redis_killed_and_restarted_under_load_fails_no_call() {
 async fn a_store_that_hangs_costs_a_call_its_timeout_once() {
     let upstream = Upstream::start().await;
     let redis = RedisServer::start().await;
-    let fault = FaultProxy::in_front_of(redis.addr()).await;
+    let fault = FaultProxy::in_front_of(&redis.addr()).await;
     let omni = start(&upstream, &format!("redis://{}", fault.addr())).await;
     let load = Load::start(&omni, 4);
     load.until("calls go async", &load.through, 20).await;
