@@ -16,7 +16,7 @@ const CONFIG: &str = "
 upstream: {url: <upstream>}
 store: {url: '<store>', timeout: 500ms}
 routes:
-  invoke: {path: /invoke, topic: t, wait: 30s, rollout: {percent: 100, mode: manual}}
+  invoke: {path: /invoke, topic: t, wait: 3s, rollout: {percent: 100, mode: manual}}
 topics:
   t: {handler: upstream}
 workers: {count: 4, concurrency: 4}
@@ -44,7 +44,8 @@ impl Load {
                 tokio::spawn(async move {
                     while !stop.load(Ordering::Relaxed) {
                         let answer = client.post("/invoke", &json!({"task": "t"})).await;
-                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        // 202 where the task was queued and could not be run before `wait` was over: deferred, not failed.
+                        assert!(answer.status == 200 || answer.status == 202, "{}: {}", answer.status, answer.text());
                         let path = answer.header("x-omnidaemon-path");
                         let counter = if path == Some("sync") { &sync } else { &through };
                         counter.fetch_add(1, Ordering::Relaxed);
