@@ -380,7 +380,13 @@ async fn drain(
 /// Warns where an own path hides one that the upstream serves.
 async fn warn_hidden_paths(config: Arc<Config>, shutdown: CancellationToken) {
     let mut own = vec![config.proxy.task_path.clone()];
-    own.extend(config.routes.iter().filter(|route| !route.path.text.contains('{')).map(|route| format!("{}/async", route.path.text)));
+    own.extend(
+        config
+            .routes
+            .iter()
+            .filter(|route| !route.path.text.contains('{'))
+            .map(|route| format!("{}/async", route.path.text)),
+    );
     if config.proxy.expose_metrics {
         own.push("/metrics".into());
     }

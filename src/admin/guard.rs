@@ -32,7 +32,8 @@ fn judge(admin: &Admin, method: &Method, headers: &HeaderMap) -> Result<(), Prob
     }
     match &admin.token {
         Some(token) if !carries(headers, token) => {
-            let detail = "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
+            let detail =
+                "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
             Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
         }
         _ => Ok(()),
@@ -76,8 +77,10 @@ mod tests {
             token: token.map(Secret::new),
             hosts: vec!["ops.example".into()],
         };
-        let headers =
-            pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect();
+        let headers = pairs
+            .iter()
+            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+            .collect();
         judge(&admin, method, &headers).err().map(|problem| problem.status)
     }
 

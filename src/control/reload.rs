@@ -65,12 +65,12 @@ impl ReloadStatus {
 impl Reloader {
     /// Reloads when the file changes, and at each message of `hangups`, until `shutdown`.
     pub async fn run(mut self, mut hangups: mpsc::Receiver<()>, shutdown: CancellationToken) {
-        let (changed, mut changes) = mpsc::channel(1);
-        let watch = config::changes(self.path.clone(), self.digest.clone(), changed, shutdown.clone());
+        let (sender, mut edits) = mpsc::channel(1);
+        let watch = config::changes(self.path.clone(), self.digest.clone(), sender, shutdown.clone());
         let follow = async {
             loop {
                 tokio::select! {
-                    Some(()) = changes.recv() => {}
+                    Some(()) = edits.recv() => {}
                     Some(()) = hangups.recv() => {}
                     () = shutdown.cancelled() => return,
                     else => return,

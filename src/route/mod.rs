@@ -69,7 +69,9 @@ impl Table {
             if pattern.matches(path) && methods.contains(method) {
                 return Target::Invoke(index);
             }
-            if path.strip_suffix(ASYNC_SUFFIX).is_some_and(|base| pattern.matches(base)) {
+            // A pattern that ends in a slash has its tasks submitted under the same name as one without.
+            let base = path.strip_suffix(ASYNC_SUFFIX);
+            if base.is_some_and(|base| pattern.matches(base) || pattern.matches(&format!("{base}/"))) {
                 return Target::InvokeAsync(index);
             }
         }

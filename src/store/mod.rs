@@ -120,7 +120,7 @@ pub struct Lease {
     pub attempt: u32,
     /// The queue it came from.
     pub queue: Queue,
-    /// The store's own handle: the stream entry's id on Redis, the lease's number on SQLite.
+    /// The store's own handle: the stream entry and which lease of it on Redis, the lease's number on SQLite.
     pub entry: String,
 }
 

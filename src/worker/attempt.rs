@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::{Attempt, GRACE, Handler, too_large};
+use super::live::Holding;
 use super::now;
 use super::pool::{Shared, Stop};
 use super::retry::{Decision, decide};
@@ -17,7 +18,7 @@ use super::settle::settle;
 use crate::metrics::TaskOutcome;
 use crate::snapshot::Snapshot;
 use crate::store::{Lease, Settled, Settlement};
-use crate::task::{Answer, Failure, FailureKind, Task, TaskId};
+use crate::task::{Answer, Failure, FailureKind, Task};
 
 /// Runs a leased task and settles its lease.
 pub(super) async fn run(shared: Arc<Shared>, lease: Lease, stop: Stop) {
@@ -37,21 +38,19 @@ pub(super) async fn run(shared: Arc<Shared>, lease: Lease, stop: Stop) {
 /// A busy slot, whose lease is renewed; free when dropped.
 struct Slot<'a> {
     shared: &'a Shared,
-    id: TaskId,
-    attempt: u32,
+    holding: Holding,
 }
 
 impl<'a> Slot<'a> {
     fn take(shared: &'a Shared, lease: &Lease, cancelled: CancellationToken) -> Self {
-        shared.live.hold(lease, cancelled);
         shared.metrics.workers_busy.inc();
-        Self { shared, id: lease.task.id.clone(), attempt: lease.attempt }
+        Self { shared, holding: shared.live.hold(lease, cancelled) }
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.shared.live.release(&self.id, self.attempt);
+        self.shared.live.release(&self.holding);
         self.shared.metrics.workers_busy.dec();
     }
 }

@@ -14,24 +14,33 @@ pub(super) struct Live {
     held: Mutex<HashMap<TaskId, (Lease, CancellationToken)>>,
 }
 
+/// Names one lease: a later one of the same task differs.
+#[derive(PartialEq, Eq)]
+pub(super) struct Holding {
+    id: TaskId,
+    attempt: u32,
+    entry: String,
+}
+
 // === impl Live ===
 
 impl Live {
     /// Holds a lease until [`Self::release`]; `cancelled` is told when it is lost. An older attempt of the
     /// same task is lost by that: its lease ran out while it went on.
-    pub(super) fn hold(&self, lease: &Lease, cancelled: CancellationToken) {
+    pub(super) fn hold(&self, lease: &Lease, cancelled: CancellationToken) -> Holding {
         let older = self.lock().insert(lease.task.id.clone(), (lease.clone(), cancelled));
         if let Some((older, cancelled)) = older {
             tracing::warn!(task_id = %older.task.id, attempt = older.attempt, "lease ran out under a running attempt");
             cancelled.cancel();
         }
+        Holding::of(lease)
     }
 
     /// Holds it no more.
-    pub(super) fn release(&self, id: &TaskId, attempt: u32) {
+    pub(super) fn release(&self, holding: &Holding) {
         let mut held = self.lock();
-        if held.get(id).is_some_and(|(lease, _)| lease.attempt == attempt) {
-            held.remove(id);
+        if held.get(&holding.id).is_some_and(|(lease, _)| Holding::of(lease) == *holding) {
+            held.remove(&holding.id);
         }
     }
 
@@ -45,7 +54,7 @@ impl Live {
         let held = self.lock();
         for lease in asked.iter().filter(|lease| lost.contains(&lease.task.id)) {
             if let Some((current, cancelled)) = held.get(&lease.task.id)
-                && current.attempt == lease.attempt
+                && Holding::of(current) == Holding::of(lease)
             {
                 tracing::info!(task_id = %lease.task.id, attempt = lease.attempt, "lease lost or task cancelled");
                 cancelled.cancel();
@@ -59,6 +68,14 @@ impl Live {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, (Lease, CancellationToken)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Holding ===
+
+impl Holding {
+    fn of(lease: &Lease) -> Self {
+        Self { id: lease.task.id.clone(), attempt: lease.attempt, entry: lease.entry.clone() }
     }
 }
 
@@ -87,10 +104,11 @@ mod tests {
     #[test]
     fn an_older_attempt_does_not_release_a_later_ones_lease() {
         let live = Live::default();
-        live.hold(&lease(1, 2), CancellationToken::new());
-        live.release(&lease(1, 1).task.id, 1);
+        let older = live.hold(&lease(1, 1), CancellationToken::new());
+        let later = live.hold(&lease(1, 2), CancellationToken::new());
+        live.release(&older);
         assert!(!live.is_empty());
-        live.release(&lease(1, 2).task.id, 2);
+        live.release(&later);
         assert!(live.is_empty());
     }
 }

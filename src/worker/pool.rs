@@ -196,3 +196,6 @@ impl Shared {
         served
     }
 }
+
+#[cfg(test)]
+mod tests;

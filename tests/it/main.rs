@@ -2,11 +2,18 @@
 //!
 //! `scripts/test` installs what they need.
 
+#![allow(clippy::float_cmp, reason = "counts and percents are exact in a double")]
+
+mod canary;
 mod contract;
 mod deprecation;
+mod fail_open;
 mod floors;
 mod harness;
 mod ops;
 mod proxy_sync;
+mod redis_store;
 mod reload;
 mod smoke;
+mod stores;
+mod tasks;

@@ -34,7 +34,10 @@ async fn every_metric_exists_from_the_start_on_both_ports() {
     }
     let metrics = omni.metrics().await;
     assert_eq!(metrics.value("omnidaemon_rollout_percent", &[("route", "invoke")]), 50.0);
-    eventually(PATIENCE, "the workers are counted", async || omni.metric("omnidaemon_workers_active", &[]).await == 3.0).await;
+    eventually(PATIENCE, "the workers are counted", async || {
+        omni.metric("omnidaemon_workers_active", &[]).await == 3.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -60,7 +63,10 @@ async fn the_admin_api_asks_for_its_token_and_knows_its_hosts() {
     assert_eq!(Answer::to(get("/admin/v1/status")).await.status, 401);
     let status = Answer::to(get("/admin/v1/status").bearer_auth("canary-t0ken")).await;
     assert_eq!((status.status.as_u16(), status.json()["status"].as_str()), (200, Some("healthy")), "{}", status.text());
-    assert_eq!(Answer::to(get("/admin/v1/status").bearer_auth("canary-t0ken").header("host", "evil")).await.status, 421);
+    assert_eq!(
+        Answer::to(get("/admin/v1/status").bearer_auth("canary-t0ken").header("host", "evil")).await.status,
+        421
+    );
     let post = omni.admin_client().request(Method::POST, "/admin/v1/tasks").bearer_auth("canary-t0ken");
     let foreign = post.header("origin", "http://evil").json(&json!({"topic": "t", "payload": {}}));
     assert_eq!(Answer::to(foreign).await.status, 403);
@@ -128,7 +134,8 @@ async fn no_secret_is_logged_or_counted() {
     let config = CONFIG.replace("percent: 50", "percent: 100");
     let launch = Omnidaemon::with_config(&config).upstream(&upstream).set("token", "canary-t0ken");
     let omni = launch.env("RUST_LOG", "debug").start().await;
-    let request = omni.client().request(Method::POST, "/invoke").bearer_auth("canary-bearer").header("cookie", "s=canary-cookie");
+    let request =
+        omni.client().request(Method::POST, "/invoke").bearer_auth("canary-bearer").header("cookie", "s=canary-cookie");
     let answer = Answer::to(request.json(&json!({"task": "canary-body"}))).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let (logs, metrics) = (omni.logs().text(), omni.admin_client().get("/metrics").await.text());

@@ -4,7 +4,6 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Answer, RawConnection, raw};
-use crate::harness::fault::FaultProxy;
 use crate::harness::websocket::WebSocket;
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 
@@ -38,7 +37,8 @@ async fn answers_pass_through_as_they_are() {
         (json!({"status": 503}), 503),
     ] {
         let call = json!({"task": "t", "arguments": arguments});
-        let (direct, through) = (upstream.client().post("/invoke", &call).await, omni.client().post("/invoke", &call).await);
+        let (direct, through) =
+            (upstream.client().post("/invoke", &call).await, omni.client().post("/invoke", &call).await);
         assert_eq!(through.status.as_u16(), status);
         let plain = |answer: &Answer| answer.text().split("execution_time_ms").next().map(str::to_owned);
         assert_eq!(plain(&through), plain(&direct));
@@ -60,7 +60,10 @@ async fn method_path_query_headers_and_body_arrive() {
     let request = omni.client().request(Method::PUT, "/echo/a%20b/%C3%A9?x=1&y=%2F").body(vec![0u8, 255, 10]);
     let request = request.header("x-custom", "1").header("x-forwarded-for", "6.6.6.6").header("x-request-id", "mine");
     let echo = Answer::to(request).await.json();
-    assert_eq!((&echo["method"], &echo["path"], &echo["query"]), (&json!("PUT"), &json!("/echo/a%20b/%C3%A9"), &json!("x=1&y=%2F")));
+    assert_eq!(
+        (&echo["method"], &echo["path"], &echo["query"]),
+        (&json!("PUT"), &json!("/echo/a%20b/%C3%A9"), &json!("x=1&y=%2F"))
+    );
     assert_eq!(echo["body"], "AP8K");
     assert_eq!(got(&echo, "x-custom"), ["1"]);
     assert_eq!(got(&echo, "x-forwarded-for"), ["127.0.0.1"], "a stranger's claim is replaced");
@@ -101,7 +104,8 @@ async fn an_upstream_that_breaks_off_is_told_apart_from_one_that_ends() {
     assert_eq!(before.header("content-type"), Some("application/problem+json"));
     assert_eq!(before.json()["type"], "urn:omnidaemon:problem:upstream-broke-off");
 
-    let within = omni.client().request(Method::POST, "/invoke").json(&json!({"task": "t", "arguments": {"die": "body"}}));
+    let within =
+        omni.client().request(Method::POST, "/invoke").json(&json!({"task": "t", "arguments": {"die": "body"}}));
     assert!(Answer::try_to(within).await.is_err(), "half a body must not look like a whole one");
     let seen = upstream.seen().await;
     assert_eq!(seen.requests.len(), 2, "a POST is never sent twice");
@@ -109,15 +113,20 @@ async fn an_upstream_that_breaks_off_is_told_apart_from_one_that_ends() {
 
 #[tokio::test]
 async fn timeouts_and_refusals_say_which() {
-    let upstream = Upstream::start().await;
-    let fault = FaultProxy::in_front_of(upstream.addr()).await;
+    let mut upstream = Upstream::start().await;
     let config = CONFIG.replace("{url: <upstream>}", "{url: <upstream>, connect_timeout: 300ms, timeout: 300ms}");
-    let omni = Omnidaemon::with_config(&config).set("upstream", format!("http://{}", fault.addr())).start().await;
+    let omni = Omnidaemon::with_config(&config).upstream(&upstream).start().await;
     let slow = omni.client().post("/invoke", &json!({"task": "t", "arguments": {"sleep_ms": 5000}})).await;
-    assert_eq!((slow.status.as_u16(), slow.json()["type"].as_str()), (504, Some("urn:omnidaemon:problem:upstream-timeout")));
-    drop(fault);
+    assert_eq!(
+        (slow.status.as_u16(), slow.json()["type"].as_str()),
+        (504, Some("urn:omnidaemon:problem:upstream-timeout"))
+    );
+    upstream.stop();
     let gone = omni.client().post("/invoke", &json!({"task": "t"})).await;
-    assert_eq!((gone.status.as_u16(), gone.json()["type"].as_str()), (502, Some("urn:omnidaemon:problem:upstream-unreachable")));
+    assert_eq!(
+        (gone.status.as_u16(), gone.json()["type"].as_str()),
+        (502, Some("urn:omnidaemon:problem:upstream-unreachable"))
+    );
 }
 
 #[tokio::test]
@@ -171,7 +180,11 @@ async fn what_could_be_read_two_ways_is_refused() {
     let omni = start(&upstream).await;
     for (name, request, status) in [
         ("two codings", "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501"),
-        ("two lengths", "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!", "400"),
+        (
+            "two lengths",
+            "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+            "400",
+        ),
         ("signed length", "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: +5\r\n\r\nhello", "400"),
         ("coding on 1.0", "POST /echo HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
         ("no host", "GET /echo HTTP/1.1\r\n\r\n", "400"),
@@ -200,10 +213,8 @@ async fn what_could_be_read_two_ways_is_refused() {
 async fn length_and_coding_together_arrive_once_and_the_connection_closes() {
     let upstream = Upstream::start().await;
     let omni = start(&upstream).await;
-    for order in [
-        "content-length: 3\r\ntransfer-encoding: chunked",
-        "transfer-encoding: chunked\r\ncontent-length: 3",
-    ] {
+    for order in ["content-length: 3\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 3"]
+    {
         let smuggled = "GET /echo/smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
         let request = format!("POST /echo HTTP/1.1\r\nhost: x\r\n{order}\r\n\r\n0\r\n\r\n{smuggled}");
         raw(&omni.addr(), request.as_bytes()).await;
@@ -229,12 +240,14 @@ async fn the_matched_path_is_the_forwarded_path() {
 #[tokio::test]
 async fn a_request_that_comes_back_to_the_proxy_is_a_loop() {
     let upstream = Upstream::start().await;
-    let fault = FaultProxy::in_front_of(upstream.addr()).await; // stands for a name that leads back
-    let omni = Omnidaemon::with_config(CONFIG).set("upstream", format!("http://{}", fault.addr())).start().await;
+    let omni = start(&upstream).await;
     let echo = omni.client().get("/echo").await.json();
     let via = got(&echo, "via")[0].to_owned();
     let looped = Answer::to(omni.client().request(Method::GET, "/echo").header("via", via)).await;
-    assert_eq!((looped.status.as_u16(), looped.json()["type"].as_str()), (508, Some("urn:omnidaemon:problem:loop-detected")));
+    assert_eq!(
+        (looped.status.as_u16(), looped.json()["type"].as_str()),
+        (508, Some("urn:omnidaemon:problem:loop-detected"))
+    );
 }
 
 #[tokio::test]
@@ -259,7 +272,8 @@ async fn requests_are_counted_per_route_path_and_code() {
     omni.client().post("/invoke", &json!({})).await;
     omni.client().get("/echo").await;
     let metrics = omni.metrics().await;
-    let count = |route, code| metrics.value("omnidaemon_requests_total", &[("route", route), ("path", "sync"), ("code", code)]);
+    let count =
+        |route, code| metrics.value("omnidaemon_requests_total", &[("route", route), ("path", "sync"), ("code", code)]);
     assert_eq!((count("invoke", "200"), count("invoke", "422"), count("_other", "200")), (3.0, 1.0, 1.0));
     eventually(PATIENCE, "durations are recorded", async || {
         omni.metric("omnidaemon_request_duration_seconds_count", &[("route", "invoke"), ("path", "sync")]).await >= 4.0

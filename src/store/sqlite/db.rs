@@ -34,6 +34,8 @@ pub(super) struct Db {
     pub(super) tallies: Tallies,
     /// When each lease expires, by `seq` and the clock's steady time.
     pub(super) held: HashMap<i64, Duration>,
+    /// When leases were last looked through, by the same time.
+    pub(super) last_reap: Duration,
     /// No parked task is due before this.
     pub(super) next_due: Option<UnixMs>,
     /// The last `seq` given.
@@ -110,6 +112,7 @@ impl Db {
         )?;
         let mut db = Self {
             connection,
+            last_reap: clock.steady(),
             clock,
             tallies,
             held: HashMap::new(),
@@ -128,7 +131,6 @@ impl Db {
         if self.stale {
             self.reload()?;
         }
-        self.ended.clear();
         self.connection.prepare_cached("BEGIN")?.execute([])?;
         Ok(())
     }
@@ -146,6 +148,7 @@ impl Db {
         {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
+        self.ended.clear();
         self.stale = true;
     }
 

@@ -233,9 +233,14 @@ pub(super) fn renew(db: &mut Db, leases: &[(TaskId, i64)]) -> rusqlite::Result<V
     Ok(lost)
 }
 
-/// Takes expired leases back: what may run again is ready, the rest is dead.
+/// Takes expired leases back: what may run again is ready, the rest is dead. After a pause in which the whole
+/// process stood still, and could renew nothing, every lease starts anew.
 pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<()> {
     let now = db.clock.steady();
+    let pause = now.saturating_sub(std::mem::replace(&mut db.last_reap, now));
+    if pause > LEASE / 2 {
+        db.held.values_mut().for_each(|expires| *expires = now + LEASE);
+    }
     let expired: Vec<i64> = db.held.iter().filter(|(_, expires)| **expires <= now).map(|(seq, _)| *seq).collect();
     for seq in expired {
         let sql = "SELECT id FROM tasks WHERE seq = ?1";

@@ -177,15 +177,21 @@ impl<E: Fn(TaskId)> Thread<E> {
     fn turn(&mut self, mut changes: Vec<Box<dyn Change>>) {
         self.lessees.retain(|lessee| !lessee.reply.is_closed());
         match self.transact(&mut changes, true) {
-            Ok(()) => changes.into_iter().for_each(|change| change.reply(Ok(()))),
+            Ok(()) => {
+                for change in changes {
+                    change.reply(Ok(()));
+                }
+            }
             Err(error) if is_of_the_disk(&error) => {
                 let error = self.report(error);
-                changes.into_iter().for_each(|change| change.reply(Err(error.clone())));
+                for change in changes {
+                    change.reply(Err(error.clone()));
+                }
                 self.refuse_lessees(&error);
             }
             Err(_) => self.one_by_one(changes),
         }
-        self.tell();
+        self.answer_lessees();
     }
 
     /// Does the changes of a failed batch again, each in a transaction of its own, then the leases.
@@ -194,7 +200,6 @@ impl<E: Fn(TaskId)> Thread<E> {
             let done = self.transact(std::slice::from_mut(&mut change), false);
             let done = done.map_err(|error| self.report(error));
             change.reply(done);
-            self.tell();
         }
         if let Err(error) = self.transact(&mut [], true) {
             let error = self.report(error);
@@ -211,7 +216,9 @@ impl<E: Fn(TaskId)> Thread<E> {
             }
             self.db.commit()
         });
-        if done.is_err() {
+        if done.is_ok() {
+            self.db.ended.drain(..).for_each(&self.on_end);
+        } else {
             self.db.abandon();
             self.lessees.iter_mut().for_each(|lessee| lessee.granted.clear());
         }
@@ -228,9 +235,8 @@ impl<E: Fn(TaskId)> Thread<E> {
         Ok(())
     }
 
-    /// Tells lessees and those who wait for a task what the last commit brought them.
-    fn tell(&mut self) {
-        self.db.ended.drain(..).for_each(&self.on_end);
+    /// Gives lessees what the last commit brought them, or nothing when their time is up.
+    fn answer_lessees(&mut self) {
         let now = Instant::now();
         for mut lessee in self.lessees.extract_if(.., |lessee| !lessee.granted.is_empty() || lessee.until <= now) {
             let _ = lessee.reply.send(Ok(std::mem::take(&mut lessee.granted)));

@@ -99,7 +99,8 @@ fn tls() -> rustls::ClientConfig {
 /// What the upstream says of a path to OPTIONS, which changes nothing; none when it says nothing.
 pub async fn probe(upstream: &Upstream, path: &str) -> Option<StatusCode> {
     let uri = format!("{}{path}", upstream.urls.first()?);
-    let request = Request::options(uri).body(Full::default()).ok()?;
+    let agent = concat!("omnidaemon/", env!("CARGO_PKG_VERSION"), " (start-up check)");
+    let request = Request::options(uri).header(header::USER_AGENT, agent).body(Full::default()).ok()?;
     let asked = Clients::default().get(upstream.connect_timeout).request(request);
     timeout(PROBE, asked).await.ok()?.ok().map(|response| response.status())
 }

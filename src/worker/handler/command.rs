@@ -72,7 +72,7 @@ impl Handler for Command {
         let (mut child, group) = self.spawn(attempt)?;
         let mut talk = pin!(self.talk(&mut child, &group, input, attempt));
         let why = tokio::select! {
-            ended = &mut talk => return self.judge(ended?),
+            ended = &mut talk => return self.judge(&ended?),
             why = attempt.interrupted() => why,
         };
         group.kill(Signal::TERM);
@@ -140,7 +140,7 @@ impl Command {
         Ok(Ended { status, stdout, stderr })
     }
 
-    fn judge(&self, ended: Ended) -> Result<Answer, Failure> {
+    fn judge(&self, ended: &Ended) -> Result<Answer, Failure> {
         if ended.status.success() {
             return Ok(Answer::json(as_json(&ended.stdout)));
         }

@@ -43,7 +43,7 @@ impl Http {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         match send(&self.client, request, None).await {
-            Ok(response) => judge(response, self.max_result, json).await,
+            Ok(response) => judge(response, self.max_result, |head, body| json(head, &body)).await,
             Err(Trouble::Failed(failure)) => Err(failure),
             Err(Trouble::NotSent(reason)) => {
                 Err(Failure::new(FailureKind::Unreachable, format!("cannot be reached: {reason}")))
@@ -62,8 +62,8 @@ impl Http {
     }
 }
 
-fn json(head: &http::response::Parts, body: Bytes) -> Answer {
-    Answer { status: Some(head.status), headers: HeaderMap::new(), body: as_json(&body), verbatim: false }
+fn json(head: &http::response::Parts, body: &Bytes) -> Answer {
+    Answer { status: Some(head.status), headers: HeaderMap::new(), body: as_json(body), verbatim: false }
 }
 
 #[cfg(test)]

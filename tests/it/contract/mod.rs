@@ -6,6 +6,7 @@
 
 mod leases;
 mod queue;
+mod redis;
 mod settle;
 mod shared;
 mod sqlite;

@@ -9,7 +9,7 @@ use omnidaemon::task::UnixMs;
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Fixture, contract, soon};
+use super::{Fixture, PROCESS, TTL, contract, soon};
 
 contract!(Embedded);
 
@@ -57,7 +57,14 @@ impl Fixture for Embedded {
     }
 
     async fn advance(&self, by: Duration) -> bool {
-        self.clock.advance(by);
+        // In steps that are tended, as in a process that runs.
+        let step = Duration::from_secs(1);
+        let mut left = by;
+        while !left.is_zero() {
+            self.clock.advance(left.min(step));
+            left = left.saturating_sub(step);
+            self.store.tend(PROCESS, &[], TTL).await.expect("tended");
+        }
         true
     }
 

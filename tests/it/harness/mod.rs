@@ -8,6 +8,7 @@
 //! client.rs     HTTP requests, and connections whose every byte a test writes
 //! websocket.rs  a WebSocket client of short text messages
 //! metrics.rs    a scraped `/metrics`
+//! redis.rs      a redis-server that can be killed and brought back
 //! fault.rs      a TCP proxy that delays, slices, stalls and resets
 //! ```
 #![allow(dead_code, reason = "a harness offers more than the tests of the day use")]
@@ -18,6 +19,7 @@ pub mod fault;
 pub mod metrics;
 pub mod process;
 pub mod proxy;
+pub mod redis;
 pub mod upstream;
 pub mod websocket;
 

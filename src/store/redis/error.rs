@@ -1,0 +1,48 @@
+//! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a no.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::store::{Refusal, StoreError};
+
+/// The meaning of an error of a call that was sent.
+pub(super) fn of_call(error: &RedisError) -> StoreError {
+    match error.kind() {
+        ErrorKind::Io => StoreError::Unknown(text(error)),
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => Refusal::ReadOnly(text(error)).into(),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::TryAgain,
+        )
+        | ErrorKind::AuthenticationFailed => StoreError::Unreachable(text(error)),
+        ErrorKind::Server(_) | ErrorKind::Extension => of_code(error),
+        _ => StoreError::Malformed(text(error)),
+    }
+}
+
+/// The meaning of an error of a connect: nothing was sent.
+pub(super) fn of_connect(error: &RedisError) -> StoreError {
+    match of_call(error) {
+        StoreError::Unknown(text) | StoreError::Malformed(text) => StoreError::Unreachable(text),
+        other => other,
+    }
+}
+
+/// Server errors that the driver has no kind for; a script's are of its first failing command.
+fn of_code(error: &RedisError) -> StoreError {
+    match error.code() {
+        Some("OOM") => Refusal::Full(text(error)).into(),
+        Some("MISCONF" | "NOREPLICAS") => Refusal::ReadOnly(text(error)).into(),
+        Some("NOPERM") => StoreError::Setup(format!("the store's user may not do this: {}", text(error))),
+        Some("BUSY" | "NOAUTH" | "WRONGPASS") => StoreError::Unreachable(text(error)),
+        _ => StoreError::Malformed(text(error)),
+    }
+}
+
+fn text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,170 @@
+//! Leasing: one script over all queues, then one blocked read that only wakes, then the script again.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::link::Connection;
+use super::live::Live;
+use super::row::Row;
+use super::script::{Call, LEASE, RECOVER};
+use super::{RedisStore, keys, millis};
+use crate::store::{Lease, Queue, StoreError};
+
+/// The longest sleep between two looks at what no stream shows: leases given back or taken back.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// A script's answer: leases, ms until the next retry is due or −1, and how far each stream is read.
+type Answer = (Vec<Row>, i64, Vec<String>);
+
+/// What one look at the queues found.
+struct Look {
+    leases: Vec<Lease>,
+    /// Whether anything was there, be it no task.
+    found: bool,
+    due: Option<Duration>,
+    read_up_to: Vec<String>,
+}
+
+impl RedisStore {
+    pub(super) async fn lease_tasks(
+        &self,
+        process: &str,
+        queues: &[Queue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let deadline = Instant::now() + wait;
+        if max == 0 || queues.is_empty() {
+            sleep(wait).await;
+            return Ok(Vec::new());
+        }
+        loop {
+            let queues = self.rotated(queues);
+            let look = self.look(process, &queues, max).await?;
+            let now = Instant::now();
+            if !look.leases.is_empty() || now >= deadline {
+                return Ok(look.leases);
+            }
+            if look.found {
+                continue;
+            }
+            let nap = GLANCE.min(deadline - now).min(look.due.unwrap_or(GLANCE));
+            self.nap(&queues, &look.read_up_to, nap).await;
+        }
+    }
+
+    /// The queues from the next one on, so that none is always last.
+    fn rotated<'a>(&self, queues: &'a [Queue]) -> Vec<&'a Queue> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % queues.len();
+        queues[first..].iter().chain(&queues[..first]).collect()
+    }
+
+    async fn look(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Look, StoreError> {
+        if self.live.take_loss(process, self.timeout * 2) {
+            let leases = self.recover(process, queues, max).await?;
+            if !leases.is_empty() {
+                return Ok(Look { leases, found: true, due: None, read_up_to: Vec::new() });
+            }
+        }
+        let stream_keys: Vec<String> =
+            queues.iter().flat_map(|queue| [keys::stream(&queue.topic), keys::delayed(&keys::group(queue))]).collect();
+        let mut call = LEASE.keys(&stream_keys).arg(keys::RECORD).arg(max);
+        for queue in queues {
+            call = queue_args(call, queue, process);
+        }
+        let _under_way = self.live.gate.read().await;
+        let unanswered = self.live.begin(process);
+        let (rows, due, read_up_to): Answer = call.run(&self.link).await?;
+        let found = !rows.is_empty();
+        let (leases, unreadable) = take(&self.live, process, queues, rows);
+        unanswered.answered();
+        self.reject_all(unreadable, queues).await?;
+        Ok(Look { leases, found, due: u64::try_from(due).ok().map(Duration::from_millis), read_up_to })
+    }
+
+    /// Leases again what a lost reply delivered to `process`.
+    async fn recover(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Vec<Lease>, StoreError> {
+        let _alone = self.live.gate.write().await;
+        let unanswered = self.live.begin(process);
+        let streams: Vec<String> = queues.iter().map(|queue| keys::stream(&queue.topic)).collect();
+        let mut call = RECOVER.keys(&streams).arg(keys::RECORD).arg(max);
+        for queue in queues {
+            let held = self.live.entries(&queue.topic);
+            call = queue_args(call, queue, process).arg(held.len()).arg(held);
+        }
+        let (rows, more): (Vec<Row>, bool) = call.run(&self.link).await?;
+        if !rows.is_empty() {
+            tracing::warn!(process, tasks = rows.len(), "leases whose delivery was lost are recovered");
+        }
+        let (leases, unreadable) = take(&self.live, process, queues, rows);
+        if !more {
+            unanswered.answered();
+        }
+        self.reject_all(unreadable, queues).await?;
+        Ok(leases)
+    }
+
+    /// Entries that are no tasks become dead letters.
+    async fn reject_all(&self, unreadable: Vec<(Row, String)>, queues: &[&Queue]) -> Result<(), StoreError> {
+        for (row, why) in unreadable {
+            if let Some(queue) = queue_of(queues, &row) {
+                self.reject(queue, &row, why).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps for `nap`, or until an entry comes that nobody has read: a read that consumes nothing.
+    async fn nap(&self, queues: &[&Queue], read_up_to: &[String], nap: Duration) {
+        let until = Instant::now() + nap;
+        let bell = match self.idle_bell() {
+            Some(bell) => Ok(bell),
+            None => self.link.own().await,
+        };
+        let Ok(mut bell) = bell else { return tokio::time::sleep_until(until).await };
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(nap).max(1)).arg("STREAMS");
+        for queue in queues {
+            read.arg(keys::stream(&queue.topic));
+        }
+        read.arg(read_up_to);
+        match timeout(nap + self.timeout, bell.query::<redis::Value>(&read)).await {
+            Ok(Ok(_)) => self.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell),
+            // gone or mute: the next look says what is wrong
+            Ok(Err(_)) | Err(_) => sleep(until.saturating_duration_since(Instant::now()).min(GLANCE / 10)).await,
+        }
+    }
+
+    fn idle_bell(&self) -> Option<Connection> {
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|bell| !bell.is_over());
+        bells.pop()
+    }
+}
+
+fn queue_args(call: Call, queue: &Queue, process: &str) -> Call {
+    call.arg(queue.topic.as_str()).arg(&queue.agent).arg(keys::group(queue)).arg(keys::consumer(queue, process))
+}
+
+fn queue_of<'a>(queues: &[&'a Queue], row: &Row) -> Option<&'a Queue> {
+    queues.get(row.queue.checked_sub(1)?).copied()
+}
+
+/// Takes rows into the books as leases; those that are no tasks come back with the reason.
+fn take(live: &Live, process: &str, queues: &[&Queue], rows: Vec<Row>) -> (Vec<Lease>, Vec<(Row, String)>) {
+    let (mut leases, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        let Some(queue) = queue_of(queues, &row) else { continue };
+        match row.open(queue) {
+            Ok((lease, rest)) => {
+                live.hold(&lease, rest, process);
+                leases.push(lease);
+            }
+            Err(why) => unreadable.push((row, why)),
+        }
+    }
+    (leases, unreadable)
+}

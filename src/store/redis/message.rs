@@ -1,0 +1,415 @@
+//! The JSON that crosses the wire: an entry's `data`, the result `R`, the dead letter.
+//!
+//! Names and shapes are those of the Python `OmniDaemon`, whose publishers and agents read and write the same
+//! keys; what is ours is an extra key that they ignore. Foreign messages are read leniently, and what they carry
+//! that a [`Task`] does not is kept to be given back in the result.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::config::ContentForm;
+use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
+use crate::store::{Queue, StoreError};
+use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
+
+/// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
+pub(super) const FOREIGN_RETRIES: u32 = 3;
+
+/// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
+#[derive(Serialize)]
+struct Written<'a> {
+    task_id: &'a str,
+    content: Box<RawValue>,
+    webhook: Option<&'a RawValue>,
+    reply_to: Option<&'a RawValue>,
+    topic: &'a str,
+    correlation_id: Option<&'a str>,
+    causation_id: Option<&'a RawValue>,
+    source: Option<&'a RawValue>,
+    delivery_attempts: u32,
+    created_at: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<StoredRequest>,
+}
+
+/// The same, as anybody may have written it.
+#[derive(Deserialize)]
+struct Read<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    correlation_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    created_at: Option<&'a RawValue>,
+    webhook: Option<Box<RawValue>>,
+    reply_to: Option<Box<RawValue>>,
+    causation_id: Option<Box<RawValue>>,
+    source: Option<Box<RawValue>>,
+    request: Option<StoredRequest>,
+}
+
+/// What an entry says of a task.
+pub(super) struct Message {
+    /// The payload as JSON text.
+    pub(super) payload: Bytes,
+    /// The caller's own id for it.
+    pub(super) correlation_id: Option<String>,
+    /// When it was published.
+    pub(super) created: Option<UnixMs>,
+    /// The captured request, without credentials.
+    pub(super) request: Option<StoredRequest>,
+    /// The rest, for the result.
+    pub(super) rest: Rest,
+}
+
+/// What a message carries beside the task.
+pub(super) struct Rest {
+    content: ContentForm,
+    webhook: Option<Box<RawValue>>,
+    reply_to: Option<Box<RawValue>>,
+    causation_id: Option<Box<RawValue>>,
+    source: Option<Box<RawValue>>,
+}
+
+/// How a task ended.
+pub(super) enum End<'a> {
+    /// With a result.
+    Completed(&'a Answer),
+    /// Without.
+    Failed(&'a Failure),
+}
+
+impl End<'_> {
+    /// Where the task stands then.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Completed(_) => Status::Completed,
+            Self::Failed(_) => Status::Failed,
+        }
+    }
+
+    /// Whether the entry could not be read.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.kind == FailureKind::Malformed)
+    }
+}
+
+#[derive(Serialize)]
+struct WrittenResult<'a> {
+    task_id: &'a str,
+    result: R<'a>,
+    saved_at: f64,
+}
+
+/// `R`: the message, and how it ended.
+#[derive(Serialize)]
+struct R<'a> {
+    #[serde(flatten)]
+    message: Written<'a>,
+    runner_id: &'a str,
+    status: &'a str,
+    result: Option<Box<RawValue>>,
+    timestamp: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<StoredAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<StoredFailure>,
+}
+
+/// A stored result, ours or Python's.
+#[derive(Deserialize)]
+pub(super) struct ReadResult {
+    /// `R`
+    pub(super) result: ReadR,
+    saved_at: Option<Value>,
+}
+
+/// `R`, as anybody may have written it.
+#[derive(Deserialize)]
+pub(super) struct ReadR {
+    /// The topic.
+    pub(super) topic: Option<String>,
+    created_at: Option<Value>,
+    status: Option<String>,
+    result: Option<Box<RawValue>>,
+    answer: Option<StoredAnswer>,
+    failure: Option<StoredFailure>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DeadHead<'a> {
+    topic: &'a str,
+    original_stream: &'a str,
+    original_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct DeadTail<'a> {
+    error: &'a str,
+    retry_count: u32,
+    failed_at: f64,
+    task_id: Option<&'a str>,
+    kind: &'a str,
+}
+
+// === writing ===
+
+/// An entry's `data`, and apart from it the credentials of the captured request.
+pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String>), StoreError> {
+    let (request, secret) = match &task.request {
+        Some(request) => {
+            let (stored, secret) = StoredRequest::seal(request, &task.payload);
+            (Some(stored), secret.as_ref().map(to_json).transpose()?)
+        }
+        None => (None, None),
+    };
+    let rest = Rest::of(queue.content);
+    Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
+}
+
+fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
+    Written {
+        task_id: task.id.as_str(),
+        content: rest.content_json(&task.payload),
+        webhook: rest.webhook.as_deref(),
+        reply_to: rest.reply_to.as_deref(),
+        topic: task.topic.as_str(),
+        correlation_id: task.correlation_id.as_deref(),
+        causation_id: rest.causation_id.as_deref(),
+        source: rest.source.as_deref(),
+        delivery_attempts: 1,
+        created_at: seconds(task.created),
+        request: None,
+    }
+}
+
+/// The value of `omni:result:<id>`.
+pub(super) fn write_result(
+    task: &Task,
+    rest: &Rest,
+    runner: &str,
+    end: &End<'_>,
+    now: UnixMs,
+) -> Result<String, StoreError> {
+    let mut r = R {
+        message: written(task, rest),
+        runner_id: runner,
+        status: end.status().as_str(),
+        result: None,
+        timestamp: seconds(now),
+        error: None,
+        answer: None,
+        failure: None,
+    };
+    match end {
+        End::Completed(answer) => {
+            let (stored, result) = StoredAnswer::seal(answer);
+            (r.answer, r.result) = (Some(stored), Some(result));
+        }
+        End::Failed(failure) => {
+            r.error = Some(failure.message.as_str());
+            r.failure = Some(StoredFailure::seal(failure));
+        }
+    }
+    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now) })
+}
+
+/// The JSON around the failed message of a dead letter: what comes before it, and what after.
+pub(super) fn write_dead_letter(
+    topic: &str,
+    stream: &str,
+    entry: &str,
+    task_id: Option<&str>,
+    failure: &Failure,
+    attempts: u32,
+    now: UnixMs,
+) -> Result<(String, String), StoreError> {
+    let mut head = to_json(&DeadHead { topic, original_stream: stream, original_id: entry })?;
+    head.pop(); // the closing brace
+    head.push_str(",\"failed_message\":");
+    let (error, kind) = (failure.message.as_str(), failure.kind.as_str());
+    let tail = to_json(&DeadTail { error, retry_count: attempts, failed_at: seconds(now), task_id, kind })?;
+    Ok((head, tail.replacen('{', ",", 1)))
+}
+
+/// Any of our shapes as text.
+pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Malformed(error.to_string()))
+}
+
+#[allow(clippy::cast_precision_loss)] // exact up to the year 287,000
+pub(super) fn seconds(time: UnixMs) -> f64 {
+    time.0 as f64 / 1000.0
+}
+
+// === reading ===
+
+impl Message {
+    /// Reads an entry's `data`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn read(data: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(data).map_err(|_| "data is not UTF-8".to_owned())?;
+        let read: Read<'_> = serde_json::from_str(text).map_err(|error| why_not(text, &error))?;
+        let content = read.content.ok_or("data has no content")?;
+        let (content, payload) = open_content(content);
+        Ok(Self {
+            payload,
+            correlation_id: read.correlation_id.map(|raw| text_of(raw).unwrap_or_else(|| raw.get().to_owned())),
+            created: read.created_at.and_then(|raw| raw.get().parse().ok()).map(from_seconds),
+            request: read.request,
+            rest: Rest {
+                content,
+                webhook: read.webhook,
+                reply_to: read.reply_to,
+                causation_id: read.causation_id,
+                source: read.source,
+            },
+        })
+    }
+}
+
+/// What is wrong with a text that did not read as a message.
+fn why_not(text: &str, error: &serde_json::Error) -> String {
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(error) => format!("data is not JSON: {error}"),
+        Ok(json) if !json.get().starts_with('{') => "data is not a JSON object".into(),
+        Ok(_) => format!("data is not a message: {error}"),
+    }
+}
+
+/// The payload in `content`: a string that is JSON is that JSON; anything else is the payload itself.
+fn open_content(content: &RawValue) -> (ContentForm, Bytes) {
+    match text_of(content) {
+        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => (ContentForm::String, text.into()),
+        _ => (ContentForm::Object, content.get().to_owned().into()),
+    }
+}
+
+fn text_of(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// A time in seconds, as Python writes it; nothing before 1970.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturating, and never negative
+pub(super) fn from_seconds(seconds: f64) -> UnixMs {
+    UnixMs((seconds * 1000.0).round().max(0.0) as u64)
+}
+
+/// Credentials as they stand in the record.
+pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreError> {
+    serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
+}
+
+impl Rest {
+    /// That of a message of ours.
+    pub(super) fn of(content: ContentForm) -> Self {
+        Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
+    }
+
+    fn content_json(&self, payload: &[u8]) -> Box<RawValue> {
+        // a bare null would read as no content at all
+        if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
+            return result_json(payload);
+        }
+        to_raw_value(&String::from_utf8_lossy(payload)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+}
+
+impl ReadResult {
+    /// Reads a stored result.
+    pub(super) fn read(json: &[u8]) -> Result<Self, StoreError> {
+        serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
+    }
+
+    /// When it was saved.
+    pub(super) fn saved(&self) -> Option<UnixMs> {
+        self.saved_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+}
+
+impl ReadR {
+    /// When it was published.
+    pub(super) fn created(&self) -> Option<UnixMs> {
+        self.created_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+
+    /// Whether it is a failure, which only we write.
+    pub(super) fn is_failed(&self) -> bool {
+        self.status.as_deref() == Some("failed")
+    }
+
+    /// The answer, for a completed task.
+    pub(super) fn answer(self) -> Result<Answer, StoreError> {
+        match self.answer {
+            Some(stored) => stored.open(self.result.as_deref()),
+            None => Ok(Answer::json(self.result.map_or_else(|| "null".to_owned(), |json| json.get().to_owned()))),
+        }
+    }
+
+    /// The failure, for a failed one.
+    pub(super) fn failure(self) -> Result<Failure, StoreError> {
+        match self.failure {
+            Some(stored) => stored.open(),
+            None => Ok(Failure::new(FailureKind::Handler, self.error.unwrap_or_default())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::task::{TaskId, Topic};
+
+    fn queue(content: ContentForm) -> Queue {
+        let topic = Topic::parse("t").expect("a topic");
+        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+    }
+
+    fn task(payload: String) -> Task {
+        Task {
+            id: TaskId::new(UnixMs(1), 2),
+            topic: queue(ContentForm::String).topic,
+            payload: payload.into(),
+            request: None,
+            correlation_id: None,
+            route: None,
+            owner: None,
+            retries: 0,
+            created: UnixMs(1_753_000_000_123),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_payload_comes_back_as_it_was_in_both_content_forms(text in ".*", spaces in "[ \n]{0,3}", string: bool) {
+            let json = serde_json::to_string(&text).expect("JSON");
+            let payload = if string { json } else { format!("{{\"a\":{spaces}{json}, \"b\": 1.0e2}}") };
+            for content in [ContentForm::String, ContentForm::Object] {
+                // a string that is itself JSON reads as that JSON: the Genesis bridge writes it so
+                if content == ContentForm::Object && serde_json::from_str::<&RawValue>(&text).is_ok() && string {
+                    continue;
+                }
+                let task = task(payload.clone());
+                let (data, _) = write(&task, &queue(content)).expect("written");
+                prop_assert!(data.starts_with(&format!("{{\"task_id\":\"{}\"", task.id)), "scripts find the id there");
+                let message = Message::read(data.as_bytes()).expect("read");
+                prop_assert_eq!(message.payload, task.payload);
+                prop_assert_eq!(message.created, Some(task.created));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(Message::read(&data).is_err());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
+//!
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list
+//! is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
+//! turn), and is what tells a late or repeated settlement from a current one. A task that waits for a retry stays
+//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
+//! Redis's own clock times leases and retries.
+
+mod error;
+mod keys;
+mod lease;
+mod link;
+mod live;
+mod message;
+mod notify;
+mod read;
+mod row;
+mod script;
+mod settle;
+mod shared;
+mod tend;
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use self::link::{Connection, Link};
+use self::live::Live;
+use self::tend::Watch;
+use super::{
+    Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore,
+    Waiters,
+};
+use crate::config::{Durability, Store, StoreUrl};
+use crate::task::{Task, TaskId, TaskRecord, UnixMs};
+
+/// A [`TaskStore`] on one Redis server, 7.0 or later.
+pub struct RedisStore {
+    link: Link,
+    timeout: Duration,
+    /// Where this process hears of its tasks' ends.
+    channel: String,
+    waiters: Waiters,
+    live: Live,
+    /// Connections of lease calls that wait for new entries.
+    bells: Mutex<Vec<Connection>>,
+    /// The queue that the next lease call begins with.
+    turn: AtomicUsize,
+    watch: Watch,
+}
+
+impl RedisStore {
+    /// The store at `config.url`. Connects nowhere; connections live on the runtime of the first `run`.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`] for a URL or a setting that this release cannot serve, with the way out.
+    pub fn new(config: &Store) -> Result<Self, StoreError> {
+        let url = match &config.url {
+            StoreUrl::Redis(url) => url,
+            StoreUrl::Sentinel(_) => return Err(not_yet("redis+sentinel://")),
+            StoreUrl::Cluster(_) => return Err(not_yet("redis+cluster://")),
+            StoreUrl::Sqlite(path) => {
+                return Err(StoreError::Setup(format!("sqlite:{} is not a redis URL", path.display())));
+            }
+        };
+        if config.durability == Durability::Wait {
+            let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
+            return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
+        }
+        Ok(Self {
+            link: Link::new(url, config.timeout)?,
+            timeout: config.timeout,
+            channel: keys::channel(&format!("{:08x}", rand::random::<u32>())),
+            waiters: Waiters::default(),
+            live: Live::default(),
+            bells: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            watch: Watch::default(),
+        })
+    }
+}
+
+fn not_yet(scheme: &str) -> StoreError {
+    StoreError::Setup(format!(
+        "{scheme} is not in this release yet: set store.url (REDIS_URL) to redis://HOST:PORT of the master"
+    ))
+}
+
+fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs(millis(since))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time to live as Redis takes it: at least a millisecond, and no more than it can add to the present.
+fn ttl_ms(ttl: Duration) -> u64 {
+    millis(ttl).clamp(1, 1 << 52)
+}
+
+#[async_trait]
+impl TaskStore for RedisStore {
+    async fn run(&self, shutdown: CancellationToken) {
+        self.run_notifications(shutdown).await;
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.link.call(&redis::cmd("PING")).await
+    }
+
+    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
+        self.enqueue_task(task, queue).await
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        self.read_record(id).await
+    }
+
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
+        self.cancel_task(id, ttl).await
+    }
+
+    async fn lease(
+        &self,
+        process: &str,
+        queues: &[Queue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.lease_tasks(process, queues, max, wait).await
+    }
+
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
+        self.settle_lease(lease, settlement).await
+    }
+
+    async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+        self.renew_leases(process, leases).await
+    }
+
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
+        self.tend_queues(process, queues, ttl).await
+    }
+
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
+        self.read_depths(queues).await
+    }
+
+    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.read_dead_letters(queue, limit).await
+    }
+
+    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        self.write_heartbeat(heartbeat).await
+    }
+
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.read_heartbeats().await
+    }
+
+    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+        self.read_rollout(route).await
+    }
+
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
+        self.write_rollout(route, record).await
+    }
+
+    fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn opened(url: StoreUrl, durability: Durability) -> Result<RedisStore, StoreError> {
+        RedisStore::new(&Store { url, timeout: Duration::from_secs(1), durability, partitions: 1 })
+    }
+
+    #[test]
+    fn what_this_release_cannot_serve_is_refused_with_the_way_out_and_no_password() {
+        let secret = || Secret::new("redis+cluster://:canary@h:1");
+        for url in [StoreUrl::Sentinel(secret()), StoreUrl::Cluster(secret()), StoreUrl::Redis(secret())] {
+            let error = opened(url, Durability::Default).err().expect("refused").to_string();
+            assert!(error.contains("redis://") && !error.contains("canary"), "{error}");
+        }
+        let url = StoreUrl::Redis(Secret::new("redis://h:1/2"));
+        assert!(opened(url.clone(), Durability::Default).is_ok());
+        assert!(opened(url, Durability::Wait).err().expect("refused").to_string().contains("default"));
+    }
+}

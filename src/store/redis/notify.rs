@@ -1,0 +1,115 @@
+//! Who waits here is told: at once where another process publishes an end, else within a poll.
+//!
+//! The poll asks for all waited-for tasks in one call and catches what no message told: a message lost with its
+//! connection, and the ends of Python's consumers, who only write a result. Most waits are over before they are asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::script::PEEK;
+use super::{RedisStore, keys};
+use crate::store::StoreError;
+use crate::task::TaskId;
+
+const POLL: Duration = Duration::from_millis(500);
+const RECONNECT: Duration = Duration::from_secs(1);
+/// Tasks asked for in one call.
+const BATCH: usize = 256;
+
+impl RedisStore {
+    pub(super) async fn run_notifications(&self, shutdown: CancellationToken) {
+        self.link.settle_on(tokio::runtime::Handle::current()).await;
+        let work = async { tokio::join!(self.listen(), self.poll()) };
+        shutdown.run_until_cancelled(work).await;
+    }
+
+    async fn listen(&self) {
+        loop {
+            match self.link.subscribe(self.channel.clone()).await {
+                Ok(subscriber) => {
+                    let mut messages = subscriber.into_on_message();
+                    while let Some(message) = messages.next().await {
+                        self.hear(message.get_payload_bytes()).await;
+                    }
+                    tracing::debug!("notifications are interrupted: polling until they are back");
+                }
+                Err(error) => tracing::debug!(%error, "notifications are not available: polling"),
+            }
+            sleep(RECONNECT.mul_f32(rand::random_range(0.2..1.0))).await;
+        }
+    }
+
+    async fn hear(&self, payload: &[u8]) {
+        let id = std::str::from_utf8(payload).ok().and_then(|text| TaskId::parse(text).ok());
+        if let Some(id) = id
+            && let Err(error) = self.resolve(&id).await
+        {
+            tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
+        }
+    }
+
+    async fn poll(&self) {
+        let mut ticks = interval(POLL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // how often each was not found; a task whose enqueue is under way is not there yet
+        let mut asked: HashMap<TaskId, u32> = HashMap::new();
+        let grace = 2 + u32::try_from(self.timeout.as_millis() / POLL.as_millis()).unwrap_or(u32::MAX / 2);
+        loop {
+            ticks.tick().await;
+            let waiting = self.waiters.ids();
+            let known: Vec<TaskId> = waiting.iter().filter(|id| asked.contains_key(id)).cloned().collect();
+            asked = waiting
+                .into_iter()
+                .map(|id| {
+                    let misses = asked.get(&id).copied().unwrap_or(0);
+                    (id, misses)
+                })
+                .collect();
+            for batch in known.chunks(BATCH) {
+                if let Err(error) = self.ask(batch, &mut asked, grace).await {
+                    tracing::debug!(%error, "waiting tasks could not be asked for");
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, batch: &[TaskId], asked: &mut HashMap<TaskId, u32>, grace: u32) -> Result<(), StoreError> {
+        let task_keys: Vec<String> = batch.iter().flat_map(|id| [keys::record(id), keys::result(id)]).collect();
+        let found: Vec<u8> = PEEK
+            .keys(&task_keys)
+            .run::<Vec<i64>>(&self.link)
+            .await?
+            .into_iter()
+            .map(|n| u8::try_from(n).unwrap_or(0))
+            .collect();
+        for (id, found) in batch.iter().zip(found) {
+            let misses = asked.entry(id.clone()).or_default();
+            match found {
+                1 => self.resolve(id).await?,
+                2 => *misses += 1,
+                _ => *misses = 0,
+            }
+            if *misses >= grace {
+                self.waiters.resolve(id, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a task for those who wait for it, if it has ended.
+    pub(super) async fn resolve(&self, id: &TaskId) -> Result<(), StoreError> {
+        if self.waiters.waits_for(id)
+            && let Some(record) = self.read_record(id).await?
+            && record.status.is_final()
+        {
+            self.waiters.resolve(id, Some(&Arc::new(record)));
+        }
+        Ok(())
+    }
+}

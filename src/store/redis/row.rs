@@ -1,0 +1,113 @@
+//! What the scripts answer, read: leases and records.
+
+use bytes::Bytes;
+use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
+
+use super::message::{FOREIGN_RETRIES, Message, Rest, read_credentials};
+use crate::store::{Lease, Queue};
+use crate::task::{Owner, Task, TaskId, UnixMs};
+
+/// A lease as `lease_row` in the scripts answers it.
+pub(super) struct Row {
+    /// The position of its queue in the call, from 1.
+    pub(super) queue: usize,
+    /// The stream entry's id.
+    pub(super) entry: String,
+    /// Its `data`; none where it has none.
+    pub(super) data: Option<Bytes>,
+    /// The task's id; empty where the entry is no task.
+    pub(super) id: String,
+    /// Which attempt it is.
+    pub(super) attempt: u32,
+    /// Which lease it is.
+    pub(super) turn: u64,
+    created: Option<u64>,
+    retries: Option<u32>,
+    owner: Option<String>,
+    route: Option<String>,
+    secret: Option<Bytes>,
+}
+
+impl FromRedisValue for Row {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let mut fields = Vec::<Value>::from_redis_value(value)?.into_iter();
+        let mut next = || fields.next().unwrap_or(Value::Nil);
+        Ok(Self {
+            queue: from_redis_value(next())?,
+            entry: from_redis_value(next())?,
+            data: from_redis_value(next())?,
+            id: from_redis_value(next())?,
+            attempt: from_redis_value(next())?,
+            turn: from_redis_value(next())?,
+            created: from_redis_value(next())?,
+            retries: from_redis_value(next())?,
+            owner: from_redis_value(next())?,
+            route: from_redis_value(next())?,
+            secret: from_redis_value(next())?,
+        })
+    }
+}
+
+impl Row {
+    /// Attempts after the first that may fail.
+    pub(super) fn retries(&self) -> u32 {
+        self.retries.unwrap_or(FOREIGN_RETRIES)
+    }
+
+    /// A lease that can be settled, whatever its payload: for entries that nobody is to run.
+    pub(super) fn bare(&self, queue: &Queue) -> Option<Lease> {
+        let task = Task {
+            id: TaskId::parse(&self.id).ok()?,
+            topic: queue.topic.clone(),
+            payload: Bytes::from_static(b"null"),
+            request: None,
+            correlation_id: None,
+            route: self.route.clone(),
+            owner: self.owner.as_deref().map(Owner::from_digest),
+            retries: self.retries(),
+            created: UnixMs(self.created.unwrap_or_default()),
+        };
+        let entry = Handle { entry: self.entry.clone(), turn: self.turn }.to_string();
+        Some(Lease { task, attempt: self.attempt, queue: queue.clone(), entry })
+    }
+
+    /// The lease, and what its message carries beside the task.
+    ///
+    /// # Errors
+    /// What is wrong with the entry, in words.
+    pub(super) fn open(&self, queue: &Queue) -> Result<(Lease, Rest), String> {
+        let message = Message::read(self.data.as_deref().ok_or("the entry has no data")?)?;
+        let mut lease = self.bare(queue).ok_or("data cannot be read as a message")?;
+        let secret = self.secret.as_deref().map(read_credentials).transpose();
+        let open = |stored: crate::store::envelope::StoredRequest| stored.open(secret?, &message.payload);
+        lease.task.request = message.request.map(open).transpose().map_err(|error| error.to_string())?;
+        lease.task.payload = message.payload;
+        lease.task.correlation_id = message.correlation_id;
+        if let Some(created) = message.created {
+            lease.task.created = created;
+        }
+        Ok((lease, message.rest))
+    }
+}
+
+/// What [`Lease::entry`] is here: `<entry>/<turn>`.
+pub(super) struct Handle {
+    /// The stream entry's id.
+    pub(super) entry: String,
+    /// Which lease it is.
+    pub(super) turn: u64,
+}
+
+impl Handle {
+    /// Reads a lease's handle; one that is not ours fits no record.
+    pub(super) fn of(lease: &Lease) -> Self {
+        let (entry, turn) = lease.entry.split_once('/').unwrap_or((&lease.entry, "0"));
+        Self { entry: entry.to_owned(), turn: turn.parse().unwrap_or(0) }
+    }
+}
+
+impl std::fmt::Display for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.entry, self.turn)
+    }
+}

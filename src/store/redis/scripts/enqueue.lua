@@ -1,0 +1,18 @@
+-- Makes a task durable.
+-- KEYS 1 record  2 stream  3 delayed index
+-- ARGV 1 group  2 max backlog  3 data  4… record fields and values
+-- Reply: {1} there now, {0} was there already, {-1, waiting} refused
+if redis.call('EXISTS', KEYS[1]) == 1 then return { 0 } end
+local stream, group = KEYS[2], ARGV[1]
+local length, max = redis.call('XLEN', stream), tonumber(ARGV[2])
+if length >= max then
+  local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3])
+  if waiting >= max then return { -1, waiting } end
+end
+if length == 0 and redis.call('EXISTS', stream) == 0 then
+  -- before a consumer makes the group at `$` and skips what is here
+  redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+end
+local entry = redis.call('XADD', stream, '*', 'data', ARGV[3])
+redis.call('HSET', KEYS[1], 'entry', entry, unpack(ARGV, 4))
+return { 1 }

@@ -1,0 +1,55 @@
+-- Leases due retries and unread entries, in the order of the queues.
+-- KEYS per queue: stream, delayed index
+-- ARGV 1 record prefix  2 max  then per queue: topic, agent, group, consumer
+-- Reply: {leases, ms until the next retry is due or -1, last id read per stream}; the latter two only when no lease was found
+local prefix, max, now = ARGV[1], tonumber(ARGV[2]), now_ms()
+local leases = {}
+
+local function grant(q, topic, agent, stream, group, entry, data)
+  local id, record = adopt(prefix, topic, agent, entry, data)
+  if id and record.state then return discard(stream, group, entry) end
+  if id and record.turn then
+    record.attempt, record.turn = record.attempt + 1, record.turn + 1
+    redis.call('HSET', prefix .. id, 'attempt', record.attempt, 'turn', record.turn)
+  end
+  leases[#leases + 1] = lease_row(q, entry, data, id, record)
+end
+
+local function read_new(stream, group, consumer, count)
+  return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+end
+
+for q = 1, #KEYS / 2 do
+  local stream, delayed = KEYS[2 * q - 1], KEYS[2 * q]
+  local topic, agent, group, consumer = unpack(ARGV, 4 * q - 1, 4 * q + 2)
+  if #leases >= max then break end
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, max - #leases)) do
+    redis.call('ZREM', delayed, entry)
+    if holder(stream, group, entry) == PARKED then
+      local claimed = redis.call('XCLAIM', stream, group, consumer, 0, entry)[1]
+      if claimed then grant(q, topic, agent, stream, group, entry, data_of(claimed[2])) end
+    end
+  end
+  if #leases < max then
+    local got = read_new(stream, group, consumer, max - #leases)
+    if got and got.err then
+      if not got.err:find('^NOGROUP') then return got end
+      redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+      got = read_new(stream, group, consumer, max - #leases)
+      if got and got.err then return got end
+    end
+    for _, entry in ipairs(got and got[1][2] or {}) do
+      grant(q, topic, agent, stream, group, entry[1], data_of(entry[2]))
+    end
+  end
+end
+
+if #leases > 0 then return { leases, -1, {} } end
+local due, last = -1, {}
+for q = 1, #KEYS / 2 do
+  local first = redis.call('ZRANGE', KEYS[2 * q], 0, 0, 'WITHSCORES')
+  if first[2] and (due < 0 or first[2] - now < due) then due = math.max(0, first[2] - now) end
+  local info = group_info(KEYS[2 * q - 1], ARGV[4 * q + 1])
+  last[q] = info and info['last-delivered-id'] or '0-0'
+end
+return { leases, due, last }

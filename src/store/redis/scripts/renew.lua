@@ -1,0 +1,14 @@
+-- Resets the idle time of entries whose leases are current: it is the lease's clock.
+-- KEYS per lease: record, stream
+-- ARGV per lease: group, consumer, entry, attempt, turn
+-- Reply: the positions, from 1, of the lost
+local lost = {}
+for i = 1, #KEYS / 2 do
+  local group, consumer, entry, attempt, turn = unpack(ARGV, 5 * i - 4, 5 * i)
+  if is_current(read(KEYS[2 * i - 1], 'queue', 'state', 'attempt', 'turn'), attempt, turn) then
+    redis.pcall('XCLAIM', KEYS[2 * i], group, consumer, 0, entry, 'JUSTID')
+  else
+    lost[#lost + 1] = i
+  end
+end
+return lost

@@ -1,0 +1,231 @@
+//! What changes a task: enqueue, the ends of a lease, renewal, cancellation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::row::{Handle, Row};
+use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
+use super::{RedisStore, keys, millis, now, ttl_ms};
+use crate::store::envelope::StoredFailure;
+use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
+use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
+
+/// How long a task that could not be read is known as failed.
+const UNREADABLE_TTL: Duration = Duration::from_hours(24);
+
+/// How long a task that is not there yet is cancelled ahead.
+const AHEAD: Duration = Duration::from_mins(1);
+
+impl RedisStore {
+    pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
+        let (data, secret) = write(task, queue)?;
+        let group = keys::group(queue);
+        let mut call = ENQUEUE
+            .keys(&[keys::record(&task.id), keys::stream(&queue.topic), keys::delayed(&group)])
+            .arg(&group)
+            .arg(queue.max_backlog)
+            .arg(data)
+            .arg(&[("queue", format!("{}:{}", queue.topic, queue.agent)), ("notify", self.channel.clone())])
+            .arg(&[("created", task.created.0), ("retries", u64::from(task.retries))]);
+        let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
+        for (field, value) in [("owner", owner), ("route", task.route.clone()), ("secret", secret)] {
+            if let Some(value) = value {
+                call = call.arg(field).arg(value);
+            }
+        }
+        let reply: Vec<i64> = call.run(&self.link).await?;
+        match reply[..] {
+            [-1, waiting] => {
+                let depth = u64::try_from(waiting).unwrap_or_default();
+                Err(Refusal::Backlog { topic: queue.topic.clone(), depth, max: queue.max_backlog }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn settle_lease(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let settled = match settlement {
+            Settlement::Complete { answer, ttl } => self.finish(lease, &End::Completed(answer), *ttl, None).await?,
+            Settlement::Bury { failure, ttl } => self.finish(lease, &End::Failed(failure), *ttl, None).await?,
+            Settlement::Retry { failure, at } => {
+                self.park(
+                    lease,
+                    Park { attempt: lease.attempt, turns: 1, due: Some(*at), failure: Some(failure), idle: None },
+                )
+                .await?
+            }
+            Settlement::Release => {
+                let attempt = lease.attempt.saturating_sub(1);
+                self.park(lease, Park { attempt, turns: 1, due: None, failure: None, idle: None }).await?
+            }
+        };
+        self.live.release(lease);
+        Ok(settled)
+    }
+
+    /// Ends a task. With `idle`, only if nobody has touched its entry for so long.
+    pub(super) async fn finish(
+        &self,
+        lease: &Lease,
+        end: &End<'_>,
+        ttl: Duration,
+        idle: Option<Duration>,
+    ) -> Result<Settled, StoreError> {
+        let (task, handle, at) = (&lease.task, Handle::of(lease), now());
+        let group = keys::group(&lease.queue);
+        let (rest, runner) = self.live.details(lease);
+        let (head, tail) = match end {
+            End::Completed(_) => (String::new(), String::new()),
+            End::Failed(failure) => letter_of(lease, &handle.entry, failure, at)?,
+        };
+        let applied: bool = FINISH
+            .keys(&[
+                keys::record(&task.id),
+                keys::stream(&task.topic),
+                keys::result(&task.id),
+                keys::RESULTS.to_owned(),
+                keys::dead_letters(&group),
+                keys::retry_counts(&group),
+            ])
+            .arg(&[&group, &handle.entry])
+            .arg(lease.attempt)
+            .arg(handle.turn)
+            .arg(end.status().as_str())
+            .arg(write_result(task, &rest, &runner, end, at)?)
+            .arg(ttl_ms(ttl))
+            .arg(&[task.id.as_str(), &self.channel])
+            .arg(idle.map_or(0, millis))
+            .arg(&[&head, &tail])
+            .arg(!end.is_malformed())
+            .arg(at.0)
+            .run(&self.link)
+            .await?;
+        if applied {
+            self.tell(lease, end, at);
+        }
+        Ok(if applied { Settled::Applied } else { Settled::Fenced })
+    }
+
+    /// Tells those who wait in this process.
+    fn tell(&self, lease: &Lease, end: &End<'_>, at: UnixMs) {
+        let task = &lease.task;
+        if !self.waiters.waits_for(&task.id) {
+            return;
+        }
+        let (answer, failure) = match end {
+            End::Completed(answer) => (Some((*answer).clone()), None),
+            End::Failed(failure) => (None, Some((*failure).clone())),
+        };
+        let record = TaskRecord {
+            id: task.id.clone(),
+            topic: task.topic.clone(),
+            status: end.status(),
+            attempts: lease.attempt,
+            owner: task.owner.clone(),
+            created: task.created,
+            finished: Some(at),
+            answer,
+            failure,
+        };
+        self.waiters.resolve(&task.id, Some(&Arc::new(record)));
+    }
+
+    /// Ends a lease so that another may begin.
+    pub(super) async fn park(&self, lease: &Lease, park: Park<'_>) -> Result<Settled, StoreError> {
+        let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
+        let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
+        let applied: bool = PARK
+            .keys(&[keys::record(&lease.task.id), keys::stream(&lease.task.topic), keys::delayed(&group)])
+            .arg(&[&group, &handle.entry])
+            .arg(lease.attempt)
+            .arg(handle.turn)
+            .arg(park.attempt)
+            .arg(handle.turn + park.turns)
+            .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
+            .arg(failure.unwrap_or_default())
+            .arg(park.idle.map_or(0, millis))
+            .run(&self.link)
+            .await?;
+        Ok(if applied { Settled::Applied } else { Settled::Fenced })
+    }
+
+    /// Makes a dead letter of an entry that is no task.
+    pub(super) async fn reject(&self, queue: &Queue, row: &Row, why: String) -> Result<(), StoreError> {
+        tracing::warn!(topic = %queue.topic, entry = row.entry, reason = why, "an entry that is no task becomes a dead letter");
+        let failure = Failure::new(FailureKind::Malformed, why);
+        if let Some(lease) = row.bare(queue) {
+            return self.finish(&lease, &End::Failed(&failure), UNREADABLE_TTL, None).await.map(|_| ());
+        }
+        let (stream, group) = (keys::stream(&queue.topic), keys::group(queue));
+        let (head, tail) =
+            write_dead_letter(queue.topic.as_str(), &stream, &row.entry, None, &failure, row.attempt, now())?;
+        REJECT
+            .keys(&[stream, keys::dead_letters(&group), keys::retry_counts(&group)])
+            .arg(&[&group, &row.entry, &head, &tail])
+            .run::<bool>(&self.link)
+            .await
+            .map(|_| ())
+    }
+
+    pub(super) async fn renew_leases(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let record_keys: Vec<String> =
+            leases.iter().flat_map(|lease| [keys::record(&lease.task.id), keys::stream(&lease.task.topic)]).collect();
+        let mut call = RENEW.keys(&record_keys);
+        for lease in leases {
+            let handle = Handle::of(lease);
+            call = call
+                .arg(&[keys::group(&lease.queue), keys::consumer(&lease.queue, process), handle.entry])
+                .arg(lease.attempt)
+                .arg(handle.turn);
+        }
+        let lost: Vec<usize> = call.run(&self.link).await?;
+        let is_lost = |index: usize| lost.contains(&(index + 1));
+        self.live.renew(leases.iter().enumerate().filter(|(index, _)| !is_lost(*index)).map(|(_, lease)| lease));
+        let lost = leases.iter().enumerate().filter(|(index, _)| is_lost(*index)).map(|(_, lease)| lease);
+        Ok(lost.inspect(|lease| self.live.release(lease)).map(|lease| lease.task.id.clone()).collect())
+    }
+
+    pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
+        let found: Option<String> = CANCEL
+            .keys(&[keys::record(id), keys::result(id)])
+            .arg(ttl_ms(ttl))
+            .arg(&[id.as_str(), &self.channel, keys::STREAM, keys::GROUP, keys::DELAYED])
+            .arg(millis(AHEAD))
+            .run(&self.link)
+            .await?;
+        let Some(found) = found else { return Ok(Cancelled::Unknown) };
+        if matches!(found.as_str(), "done" | "running") && self.waiters.waits_for(id) {
+            self.resolve(id).await?;
+        }
+        Ok(match found.as_str() {
+            "done" => Cancelled::Done,
+            "running" => Cancelled::Running,
+            "failed" => Cancelled::Ended(Status::Failed),
+            _ => Cancelled::Ended(Status::Completed),
+        })
+    }
+}
+
+/// The JSON around the failed message of a task's dead letter.
+fn letter_of(lease: &Lease, entry: &str, failure: &Failure, at: UnixMs) -> Result<(String, String), StoreError> {
+    let (task, stream) = (&lease.task, keys::stream(&lease.task.topic));
+    write_dead_letter(task.topic.as_str(), &stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
+}
+
+/// How a lease makes way for another.
+pub(super) struct Park<'a> {
+    /// Attempts that count as begun afterwards.
+    pub(super) attempt: u32,
+    /// How far the turn goes on: 1 when its holder ends it, 2 when it is taken from it.
+    pub(super) turns: u64,
+    /// When the next may begin; now if none.
+    pub(super) due: Option<UnixMs>,
+    /// Why the attempt failed.
+    pub(super) failure: Option<&'a Failure>,
+    /// For how long nobody must have touched the entry.
+    pub(super) idle: Option<Duration>,
+}

@@ -1,0 +1,61 @@
+//! The little shared state beside the queue: heartbeats and rollout state.
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+
+use super::message::to_json;
+use super::script::{BEAT, SAVE_ROLLOUT};
+use super::{RedisStore, keys, millis};
+use crate::store::{HEARTBEAT, Heartbeat, RolloutRecord, StoreError};
+use crate::task::UnixMs;
+
+#[derive(Serialize, Deserialize)]
+struct StoredHeartbeat {
+    active: u32,
+    busy: u32,
+    started: u64,
+}
+
+impl RedisStore {
+    pub(super) async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        let Heartbeat { process, active, busy, started } = heartbeat;
+        let stored = to_json(&StoredHeartbeat { active: *active, busy: *busy, started: started.0 })?;
+        BEAT.keys(&[&keys::worker(process), keys::WORKERS])
+            .arg(&[process, &stored])
+            .arg(millis(HEARTBEAT))
+            .run::<Value>(&self.link)
+            .await
+            .map(|_| ())
+    }
+
+    pub(super) async fn read_heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        let mut range = redis::cmd("ZRANGE");
+        let processes: Vec<String> = self.link.call(range.arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        if processes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut get = redis::cmd("MGET");
+        get.arg(processes.iter().map(|process| keys::worker(process)).collect::<Vec<_>>());
+        let stored: Vec<Option<String>> = self.link.call(&get).await?;
+        let mut beats = Vec::new();
+        for (process, json) in processes.into_iter().zip(stored) {
+            // none: it has expired since, or was never renewed
+            if let Some(stored) = json.and_then(|json| serde_json::from_str::<StoredHeartbeat>(&json).ok()) {
+                let StoredHeartbeat { active, busy, started } = stored;
+                beats.push(Heartbeat { process, active, busy, started: UnixMs(started) });
+            }
+        }
+        Ok(beats)
+    }
+
+    pub(super) async fn read_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+        let mut get = redis::cmd("HMGET");
+        get.arg(keys::rollout(route)).arg("version").arg("state");
+        let (version, state): (Option<u64>, Option<String>) = self.link.call(&get).await?;
+        Ok(version.zip(state).map(|(version, state)| RolloutRecord { version, state }))
+    }
+
+    pub(super) async fn write_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
+        SAVE_ROLLOUT.keys(&[keys::rollout(route)]).arg(record.version).arg(&record.state).run(&self.link).await
+    }
+}

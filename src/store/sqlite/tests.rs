@@ -1,0 +1,353 @@
+//! What is the embedded store's own; what it shares with the other store is in the contract suite.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::ContentForm;
+use crate::store::{CRASH_LIMIT, LEASE, Refusal};
+use crate::task::{Answer, Status, Task, UnixMs};
+
+const TTL: Duration = Duration::from_hours(1);
+
+/// A directory with a database that a test opens, and opens again.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("tasks.db")
+    }
+
+    fn open(&self) -> SqliteStore {
+        SqliteStore::open(&self.path()).expect("opens")
+    }
+
+    fn refusal(&self) -> StoreError {
+        SqliteStore::open(&self.path()).err().expect("it should be refused")
+    }
+
+    /// The file without the store around it.
+    fn bare(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.path()).expect("opens")
+    }
+}
+
+fn queue(topic: &str) -> Queue {
+    let topic = Topic::parse(topic).expect("a topic");
+    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1000 }
+}
+
+fn task(queue: &Queue) -> Task {
+    Task {
+        id: TaskId::new(UnixMs(1_700_000_000_000), rand::random()),
+        topic: queue.topic.clone(),
+        payload: Bytes::from_static(b"{}"),
+        request: None,
+        correlation_id: None,
+        route: None,
+        owner: None,
+        retries: 0,
+        created: UnixMs(1_700_000_000_000),
+    }
+}
+
+async fn enqueue(store: &SqliteStore, queue: &Queue) -> TaskId {
+    let task = task(queue);
+    store.enqueue(&task, queue).await.expect("enqueued");
+    task.id
+}
+
+async fn lease(store: &SqliteStore, queue: &Queue) -> Option<Lease> {
+    let leases = store.lease("p", std::slice::from_ref(queue), 1, Duration::ZERO).await.expect("answers");
+    leases.into_iter().next()
+}
+
+fn complete() -> Settlement {
+    Settlement::Complete { answer: Answer::json("{}"), ttl: TTL }
+}
+
+async fn depth(store: &SqliteStore, queue: &Queue) -> (u64, u64, u64) {
+    let depths = store.depths(std::slice::from_ref(queue)).await.expect("answers");
+    (depths[0].queued, depths[0].processing, depths[0].dead)
+}
+
+// === the writer ===
+
+#[tokio::test]
+async fn a_change_that_fails_fails_alone_and_leaves_nothing() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    let (release, released) = mpsc::channel::<()>();
+    let held_up = store.writer.submit(move |_| Ok(released.recv().ok()));
+    let (first, last) = (task(&q), task(&q));
+    let failing = store.writer.submit({
+        let doomed = NewTask::seal(&task(&q)).expect("sealed");
+        move |db| {
+            ops::enqueue(db, &doomed, 1000)?.expect("no backlog");
+            db.connection.execute("INSERT INTO tasks (seq) VALUES ('not a number')", [])
+        }
+    });
+    // Polled in this order, all three wait behind the first and become one batch.
+    let release = async move { drop(release) };
+    let (freed, first_in, failed, last_in, ()) =
+        tokio::join!(held_up, store.enqueue(&first, &q), failing, store.enqueue(&last, &q), release);
+    assert!(freed.is_ok() && failed.is_err(), "{failed:?}");
+    assert_eq!((first_in, last_in), (Ok(()), Ok(())));
+    assert_eq!(depth(&store, &q).await, (2, 0, 0), "what the failed change had counted is forgotten");
+    for expected in [first.id, last.id] {
+        assert_eq!(lease(&store, &q).await.map(|lease| lease.task.id), Some(expected));
+    }
+    assert!(lease(&store, &q).await.is_none());
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_the_store_goes_on_when_there_is_room() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    let known = enqueue(&store, &q).await;
+    let limit = async |pages: u32| {
+        let pragma = format!("PRAGMA max_page_count = {pages}");
+        store.writer.submit(move |db| db.connection.query_row(&pragma, [], |_| Ok(()))).await.expect("limited");
+    };
+    limit(1).await; // SQLite makes it the present size
+    let big = Task { payload: Bytes::from(vec![b' '; 1 << 20]), ..task(&q) };
+    let refused = store.enqueue(&big, &q).await;
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::Full(_)))), "{refused:?}");
+    assert_eq!(store.get(&big.id).await, Ok(None));
+    assert_eq!(depth(&store, &q).await, (1, 0, 0));
+
+    let running = lease(&store, &q).await.expect("a lease needs no room");
+    let waiter = store.waiters().register(&known);
+    let big_answer = Settlement::Complete { answer: Answer::json(big.payload.clone()), ttl: TTL };
+    let refused = store.settle(&running, &big_answer).await;
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::Full(_)))), "{refused:?}");
+    assert_eq!(depth(&store, &q).await, (0, 1, 0));
+    assert!(store.waiters().waits_for(&known), "nothing has ended");
+
+    limit(100_000).await;
+    assert_eq!(store.enqueue(&big, &q).await, Ok(()));
+    assert_eq!(store.settle(&running, &big_answer).await, Ok(Settled::Applied));
+    assert_eq!(waiter.await.map(|record| record.status), Some(Status::Completed));
+}
+
+#[tokio::test]
+async fn a_database_that_became_read_only_refuses() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    store.writer.submit(|db| db.connection.execute_batch("PRAGMA query_only = ON")).await.expect("set");
+    let refused = store.enqueue(&task(&q), &q).await;
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::ReadOnly(_)))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_lease_call_that_was_dropped_takes_nothing() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    {
+        let mut dropped = std::pin::pin!(store.writer.lease(vec![q.topic.clone()], 1, TTL));
+        assert!(futures_util::poll!(&mut dropped).is_pending());
+        store.ping().await.expect("the writer has seen it");
+    }
+    let id = enqueue(&store, &q).await;
+    assert_eq!(lease(&store, &q).await.map(|lease| lease.task.id), Some(id));
+}
+
+// === tokens ===
+
+#[tokio::test]
+async fn a_repeated_release_does_not_end_the_lease_after_it() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    enqueue(&store, &q).await;
+    let first = lease(&store, &q).await.expect("leased");
+    assert_eq!(store.settle(&first, &Settlement::Release).await, Ok(Settled::Applied));
+    assert_eq!(store.settle(&first, &Settlement::Release).await, Ok(Settled::Applied));
+    let second = lease(&store, &q).await.expect("leased");
+    assert_eq!(second.attempt, first.attempt, "the attempt was given back");
+    assert_eq!(store.settle(&first, &Settlement::Release).await, Ok(Settled::Fenced));
+    assert_eq!(store.settle(&second, &complete()).await, Ok(Settled::Applied));
+}
+
+#[tokio::test]
+async fn the_id_of_an_expired_record_is_free_before_it_is_purged() {
+    let (place, q) = (Place::new(), queue("a"));
+    let clock = Clock::default();
+    let store = SqliteStore::with_clock(&place.path(), clock.clone()).expect("opens");
+    let task = task(&q);
+    store.enqueue(&task, &q).await.expect("enqueued");
+    store.cancel(&task.id, TTL).await.expect("cancelled");
+    clock.advance(TTL);
+    store.enqueue(&task, &q).await.expect("enqueued");
+    assert_eq!(lease(&store, &q).await.map(|lease| lease.task), Some(task));
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_back_is_a_dead_letter_and_holds_nobody_up() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    let (broken, sound) = (enqueue(&store, &q).await, enqueue(&store, &q).await);
+    let spoil =
+        format!("UPDATE inputs SET request = '{{\"v\":9}}' WHERE seq = (SELECT seq FROM tasks WHERE id = '{broken}')");
+    store.writer.submit(move |db| db.connection.execute(&spoil, [])).await.expect("spoilt");
+    let leases = store.lease("p", std::slice::from_ref(&q), 5, Duration::ZERO).await.expect("answers");
+    assert_eq!(leases.iter().map(|lease| &lease.task.id).collect::<Vec<_>>(), [&sound]);
+    let letters = store.dead_letters(&q, 5).await.expect("answers");
+    assert_eq!((letters.len(), letters[0].id.as_str()), (1, broken.as_str()));
+    assert_eq!(store.get(&broken).await.expect("answers").map(|record| record.status), Some(Status::Failed));
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_keeps_the_leases_of_its_running_tasks() {
+    let (place, q) = (Place::new(), queue("a"));
+    let clock = Clock::default();
+    let store = SqliteStore::with_clock(&place.path(), clock.clone()).expect("opens");
+    enqueue(&store, &q).await;
+    let held = lease(&store, &q).await.expect("leased");
+    clock.advance(LEASE * 3);
+    store.tend("p", std::slice::from_ref(&q), TTL).await.expect("tended");
+    assert!(lease(&store, &q).await.is_none());
+    assert_eq!(store.settle(&held, &complete()).await, Ok(Settled::Applied));
+}
+
+// === opening ===
+
+#[tokio::test]
+async fn a_second_opener_is_refused_with_the_holders_pid() {
+    let place = Place::new();
+    let store = place.open();
+    let pid = std::process::id().to_string();
+    let path = place.path().canonicalize().expect("it exists").display().to_string();
+    assert_eq!(place.refusal(), StoreError::Locked { path, pid });
+    drop(store);
+    drop(place.open());
+}
+
+#[tokio::test]
+async fn the_same_file_under_another_name_is_locked_too() {
+    let place = Place::new();
+    let store = place.open();
+    let link = place.0.path().join("link.db");
+    std::os::unix::fs::symlink(place.path(), &link).expect("linked");
+    assert!(matches!(SqliteStore::open(&link), Err(StoreError::Locked { .. })));
+    drop(store);
+}
+
+#[tokio::test]
+async fn opening_releases_the_leases_of_an_earlier_boot_with_their_attempt_counted() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    let id = enqueue(&store, &q).await;
+    let lost = lease(&store, &q).await.expect("leased");
+    drop(store);
+    let store = place.open();
+    assert_eq!(depth(&store, &q).await, (1, 0, 0));
+    let again = lease(&store, &q).await.expect("leasable at once");
+    assert_eq!((&again.task.id, again.attempt), (&id, 2));
+    assert_eq!(store.settle(&lost, &complete()).await, Ok(Settled::Fenced));
+    assert_eq!(store.settle(&again, &complete()).await, Ok(Settled::Applied));
+}
+
+#[tokio::test]
+async fn a_task_that_kills_its_process_each_time_becomes_a_dead_letter() {
+    let (place, q) = (Place::new(), queue("a"));
+    let mut store = place.open();
+    let id = enqueue(&store, &q).await;
+    for attempt in 1..=CRASH_LIMIT {
+        assert_eq!(lease(&store, &q).await.map(|lease| lease.attempt), Some(attempt));
+        drop(store);
+        store = place.open();
+    }
+    assert!(lease(&store, &q).await.is_none(), "it has killed enough");
+    store.tend("p", std::slice::from_ref(&q), TTL).await.expect("tended");
+    assert_eq!(store.get(&id).await.expect("answers").map(|record| record.status), Some(Status::Failed));
+    assert_eq!(depth(&store, &q).await, (0, 0, 1));
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_what_a_new_start_counts() {
+    let (place, q) = (Place::new(), queue("a"));
+    let store = place.open();
+    let failure = Failure::new(FailureKind::Handler, "x");
+    let ends = [
+        Some(complete()),
+        Some(Settlement::Release),
+        Some(Settlement::Retry { failure: failure.clone(), at: UnixMs(u64::MAX) }),
+        Some(Settlement::Bury { failure, ttl: TTL }),
+        None,
+    ];
+    for end in &ends {
+        enqueue(&store, &q).await;
+        let lease = lease(&store, &q).await.expect("leased");
+        match end {
+            Some(settlement) => drop(store.settle(&lease, settlement).await.expect("settled")),
+            None => drop(store.cancel(&lease.task.id, TTL).await.expect("cancelled")),
+        }
+    }
+    let remembered = store.tallies.of(q.topic.as_str());
+    drop(store);
+    assert_eq!(place.open().tallies.of(q.topic.as_str()), remembered);
+    assert!(remembered.ready > 0 && remembered.parked == 1 && remembered.dead == 1, "{remembered:?}");
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_made_and_the_files_are_the_owners_alone() {
+    let place = Place::new();
+    let path = place.0.path().join("data/deep/tasks.db");
+    let store = SqliteStore::open(&path).expect("opens");
+    enqueue(&store, &queue("a")).await;
+    let files: Vec<_> = fs::read_dir(path.parent().expect("has one")).expect("listed").flatten().collect();
+    assert!(files.len() >= 4, "database, lock, log and its index: {files:?}");
+    for file in files {
+        let mode = file.metadata().expect("known").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let place = Place::new();
+    drop(place.open());
+    place.bare().pragma_update(None, "user_version", 99).expect("set");
+    let refusal = place.refusal().to_string();
+    assert!(refusal.contains("has schema 99, this release reads 1"), "{refusal}");
+    let version: i64 = place.bare().pragma_query_value(None, "user_version", |row| row.get(0)).expect("read");
+    assert_eq!(version, 99);
+}
+
+#[tokio::test]
+async fn files_that_are_not_ours_are_refused_and_left_alone() {
+    let place = Place::new();
+    place.bare().execute_batch("CREATE TABLE theirs (x)").expect("made");
+    let before = fs::read(place.path()).expect("readable");
+    let refusal = place.refusal().to_string();
+    assert!(refusal.contains("a database of another program"), "{refusal}");
+    assert_eq!(fs::read(place.path()).expect("readable"), before);
+
+    fs::write(place.path(), "a letter to my aunt, longer than the header of a database file is: ".repeat(20))
+        .expect("written");
+    let refusal = place.refusal().to_string();
+    assert!(refusal.contains("not a SQLite database"), "{refusal}");
+
+    let refusal = SqliteStore::open(place.0.path()).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(refusal.contains("choose another store.url"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_refused_with_a_way_out() {
+    let place = Place::new();
+    drop(place.open());
+    let mut bytes = fs::read(place.path()).expect("readable");
+    bytes[100..].fill(0x5a);
+    fs::write(place.path(), bytes).expect("written");
+    let refusal = place.refusal().to_string();
+    assert!(refusal.contains("restore a backup"), "{refusal}");
+}

@@ -1,0 +1,118 @@
+//! The contract, kept by the store on Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use omnidaemon::store::{RedisStore, TaskStore};
+use redis::streams::{StreamInfoGroupsReply, StreamPendingCountReply};
+use redis::{AsyncCommands as _, Value};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Fixture, contract};
+use crate::harness::redis::RedisServer;
+
+contract!(OnRedis);
+
+/// A server of its own, and a store on it.
+struct OnRedis {
+    store: Arc<RedisStore>,
+    running: DropGuard,
+    server: RedisServer,
+}
+
+impl OnRedis {
+    fn open(server: RedisServer) -> Self {
+        let store = Arc::new(server.store());
+        let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
+        tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { runs.run(shutdown).await }
+        });
+        Self { store, running: shutdown.drop_guard(), server }
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        self.server.connection().await.keys("*").await.expect("answers")
+    }
+}
+
+#[async_trait]
+impl Fixture for OnRedis {
+    async fn fresh() -> Self {
+        Self::open(RedisServer::start().await)
+    }
+
+    fn store(&self) -> Arc<dyn TaskStore> {
+        self.store.clone()
+    }
+
+    async fn reopen(self) -> Self {
+        drop(self.running);
+        Self::open(self.server)
+    }
+
+    /// Redis has no clock to turn: what it would have counted down, up or towards is moved instead.
+    async fn advance(&self, by: Duration) -> bool {
+        let mut redis = self.server.connection().await;
+        let by = i64::try_from(by.as_millis()).expect("fits");
+        for key in self.keys().await {
+            let left: i64 = redis.pttl(&key).await.expect("answers");
+            if left > 0 {
+                let _: bool = redis.pexpire(&key, left - by).await.expect("answers");
+            }
+            if key.starts_with("omni:delayed:") {
+                let members: Vec<String> = redis.zrange(&key, 0, -1).await.expect("answers");
+                for member in members {
+                    let _: f64 = redis.zincr(&key, member, -by).await.expect("answers");
+                }
+            }
+            if key.starts_with("omni-stream:") {
+                let groups: StreamInfoGroupsReply = redis.xinfo_groups(&key).await.expect("answers");
+                for group in groups.groups {
+                    age(&mut redis, &key, &group.name, by).await;
+                }
+            }
+        }
+        true
+    }
+
+    async fn holds(&self, text: &str) -> bool {
+        let mut redis = self.server.connection().await;
+        for key in self.keys().await {
+            let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.expect("answers");
+            let command = match kind.as_str() {
+                "stream" => redis::cmd("XRANGE").arg(&key).arg("-").arg("+").clone(),
+                "hash" => redis::cmd("HGETALL").arg(&key).clone(),
+                "zset" => redis::cmd("ZRANGE").arg(&key).arg(0).arg(-1).clone(),
+                "string" => redis::cmd("GET").arg(&key).clone(),
+                other => panic!("{key} is a {other}: search it too"),
+            };
+            let value: Value = command.query_async(&mut redis).await.expect("answers");
+            if key.contains(text) || occurs(&value, text) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Makes a group's pending entries look untouched for longer.
+async fn age(redis: &mut redis::aio::MultiplexedConnection, stream: &str, group: &str, by: i64) {
+    let pending: StreamPendingCountReply = redis.xpending_count(stream, group, "-", "+", 1000).await.expect("answers");
+    for entry in pending.ids {
+        let idle = i64::try_from(entry.last_delivered_ms).expect("fits") + by;
+        let mut claim = redis::cmd("XCLAIM");
+        claim.arg(stream).arg(group).arg(&entry.consumer).arg(0).arg(&entry.id).arg("IDLE").arg(idle).arg("JUSTID");
+        let _: Value = claim.query_async(redis).await.expect("answers");
+    }
+}
+
+fn occurs(value: &Value, text: &str) -> bool {
+    match value {
+        Value::BulkString(bytes) => bytes.windows(text.len()).any(|window| window == text.as_bytes()),
+        Value::SimpleString(simple) => simple.contains(text),
+        Value::Array(values) => values.iter().any(|value| occurs(value, text)),
+        _ => false,
+    }
+}

@@ -1,0 +1,119 @@
+//! A real `redis-server` with an append-only file, on a port and in a directory of its own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use omnidaemon::config::{Durability, Secret, Store, StoreUrl};
+use omnidaemon::store::RedisStore;
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+
+/// How long the server may take to come up.
+const STARTUP: Duration = Duration::from_secs(20);
+
+/// A Redis server; killed when dropped.
+pub(crate) struct RedisServer {
+    port: u16,
+    directory: TempDir,
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    /// A running, empty server.
+    pub(crate) async fn start() -> Self {
+        // Another process may take the port before the server does: then with another one.
+        for _ in 0..5 {
+            let directory = tempfile::tempdir().expect("a directory");
+            let mut server = Self { port: free_port(), directory, process: None };
+            server.spawn();
+            if server.is_up().await {
+                return server;
+            }
+        }
+        panic!("redis-server did not start on any of five ports: is it installed?");
+    }
+
+    /// `redis://127.0.0.1:PORT`
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The configuration of a store on this server.
+    pub(crate) fn config(&self) -> Store {
+        Store {
+            url: StoreUrl::Redis(Secret::new(self.url())),
+            timeout: Duration::from_secs(2),
+            durability: Durability::Default,
+            partitions: 1,
+        }
+    }
+
+    /// A store on this server that `run` has not been called for.
+    pub(crate) fn store(&self) -> RedisStore {
+        RedisStore::new(&self.config()).expect("a store")
+    }
+
+    /// A connection to look behind the store.
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        client.get_multiplexed_async_connection().await.expect("connects")
+    }
+
+    /// Kills the server as a crash would.
+    pub(crate) fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("killed");
+            process.wait().expect("reaped");
+        }
+    }
+
+    /// Starts it again, on the same port and data.
+    pub(crate) async fn restart(&mut self) {
+        self.kill9();
+        self.spawn();
+        assert!(self.is_up().await, "redis-server did not come back on port {}", self.port);
+    }
+
+    fn spawn(&mut self) {
+        let directory = self.directory.path().to_str().expect("UTF-8");
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", directory])
+            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        self.process = Some(process);
+    }
+
+    /// Whether our process answers before [`STARTUP`] is over; false as soon as it has exited.
+    async fn is_up(&mut self) -> bool {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        let deadline = Instant::now() + STARTUP;
+        while Instant::now() < deadline {
+            let process = self.process.as_mut().expect("spawned");
+            if process.try_wait().expect("can be asked").is_some() {
+                return false;
+            }
+            if let Ok(mut connection) = client.get_multiplexed_async_connection().await
+                && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").port()
+}

@@ -1,0 +1,205 @@
+//! Entries that others wrote, read and left: Python publishers and consumers, and what is no task at all.
+
+use std::time::Duration;
+
+use omnidaemon::store::{Settlement, TaskStore as _};
+use omnidaemon::task::{Answer, Failure, FailureKind, Status, TaskId, UnixMs};
+use redis::AsyncCommands as _;
+use serde_json::json;
+
+use super::{
+    DEAD, GROUP, PROCESS, Running, STREAM, age, complete, data_of, enqueue, leasable_now, lease, pending, publish,
+    queue, tend,
+};
+use crate::harness::redis::RedisServer;
+
+fn python_message(content: &serde_json::Value, task_id: Option<&str>) -> Vec<u8> {
+    let message = json!({
+        "content": content, "webhook": "http://sink/hook", "reply_to": null, "topic": "genesis.qa", "task_id": task_id,
+        "correlation_id": "c1", "causation_id": null, "source": "bridge", "delivery_attempts": 1,
+        "created_at": 1_753_000_000.25,
+    });
+    serde_json::to_vec(&message).expect("JSON")
+}
+
+#[tokio::test]
+async fn foreign_entries_of_both_content_forms_run_under_their_own_id() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for (content, id) in [(json!("{\"a\": 1}"), "py-1"), (json!({"a": 1}), "py-2"), (json!("plain"), "py-3")] {
+        publish(&mut redis, "data", &python_message(&content, Some(id))).await;
+        let lease = lease(&store).await;
+        assert_eq!((lease.task.id.as_str(), lease.attempt), (id, 1));
+        let payload: serde_json::Value = serde_json::from_slice(&lease.task.payload).expect("JSON");
+        assert_eq!(payload, if id == "py-3" { json!("plain") } else { json!({"a": 1}) });
+        assert_eq!(lease.task.correlation_id.as_deref(), Some("c1"));
+        assert_eq!(lease.task.created, UnixMs(1_753_000_000_250));
+        complete(&store, &lease).await;
+        let result: String = redis.get(format!("omni:result:{id}")).await.expect("there");
+        let result: serde_json::Value = serde_json::from_str(&result).expect("JSON");
+        let r = &result["result"];
+        assert_eq!((&r["webhook"], &r["source"]), (&json!("http://sink/hook"), &json!("bridge")), "as they came");
+        assert_eq!(r["content"], content);
+        let record = store.get(&lease.task.id).await.expect("answers").expect("known");
+        assert_eq!((record.status, record.created), (Status::Completed, UnixMs(1_753_000_000_250)));
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_entry_without_a_usable_id_gets_one_of_its_own() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for id in [None, Some("no id: spaces"), Some("")] {
+        let entry = publish(&mut redis, "data", &python_message(&json!({"a": 1}), id)).await;
+        let lease = lease(&store).await;
+        assert!(lease.task.id.as_str().starts_with(&format!("entry_{entry}_")), "{}", lease.task.id);
+        complete(&store, &lease).await;
+    }
+}
+
+#[tokio::test]
+async fn an_id_published_twice_runs_twice_and_never_shares_a_record() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for n in [1, 2] {
+        publish(&mut redis, "data", &python_message(&json!({"n": n}), Some("py-1"))).await;
+    }
+    let (first, second) = (lease(&store).await, lease(&store).await);
+    assert_eq!(first.task.id.as_str(), "py-1");
+    assert!(second.task.id.as_str().starts_with("entry_"), "the id is taken while the first is unfinished");
+    complete(&store, &first).await;
+    complete(&store, &second).await;
+    publish(&mut redis, "data", &python_message(&json!({"n": 3}), Some("py-1"))).await;
+    let third = lease(&store).await;
+    assert_eq!((third.task.id.as_str(), third.attempt), ("py-1", 1), "an ended task gives its id up");
+    complete(&store, &third).await;
+}
+
+#[tokio::test]
+async fn what_is_no_task_becomes_a_dead_letter_and_its_neighbours_run() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let before = enqueue(&store).await;
+    let deep = format!("{{\"content\":{}1{}}}", "[".repeat(3000), "]".repeat(3000));
+    let bodies: [(&str, &[u8], &str); 7] = [
+        ("body", b"{}", "no data"),
+        ("data", b"{\"content\":", "not JSON"),
+        ("data", b"[1]", "not a JSON object"),
+        ("data", b"{\"task_id\":\"known\"}", "no content"),
+        ("data", b"{\"content\":null}", "no content"),
+        ("data", b"\xff\xfe{", "not UTF-8"),
+        ("data", deep.as_bytes(), "cannot be read"),
+    ];
+    for (field, value, _) in bodies {
+        publish(&mut redis, field, value).await;
+    }
+    let after = enqueue(&store).await;
+    let mut ran = Vec::new();
+    while ran.len() < 2 {
+        for lease in store.lease(PROCESS, &[queue()], 3, super::SOON).await.expect("answers") {
+            complete(&store, &lease).await;
+            ran.push(lease.task.id);
+        }
+    }
+    assert_eq!(ran, [before.id, after.id]);
+    let mut letters = store.dead_letters(&queue(), 100).await.expect("answers");
+    letters.reverse();
+    let errors: Vec<_> = letters.iter().map(|letter| letter.error.as_str()).collect();
+    assert_eq!(letters.len(), bodies.len(), "{errors:?}");
+    for ((_, value, reason), letter) in bodies.iter().zip(&letters) {
+        assert!(letter.error.contains(reason), "{reason}: {}", letter.error);
+        assert!(
+            letter.payload.contains(String::from_utf8_lossy(value).trim_matches('"')),
+            "{reason}: {}",
+            letter.payload
+        );
+    }
+    assert_eq!((pending(&mut redis).await, redis.xlen::<_, i64>(STREAM).await), (vec![], Ok(0)));
+    let known = TaskId::parse("known").expect("an id");
+    let record = store.get(&known).await.expect("answers").expect("its publisher may ask for it");
+    assert_eq!(record.failure.map(|failure| failure.kind), Some(FailureKind::Malformed));
+}
+
+#[tokio::test]
+async fn a_python_dead_letter_is_listed() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let letter = json!({
+        "topic": "genesis.qa", "original_stream": STREAM, "original_id": "5-0", "error": "Max retries exceeded",
+        "failed_message": {"content": "{\"a\":1}", "task_id": "py-9"}, "retry_count": 4, "failed_at": 1_753_000_000.5,
+    });
+    let _: String = redis.xadd(DEAD, "*", &[("data", letter.to_string())]).await.expect("added");
+    let letters = store.dead_letters(&queue(), 10).await.expect("answers");
+    assert_eq!((letters[0].id.as_str(), letters[0].payload.as_str()), ("py-9", "{\"a\":1}"));
+    assert_eq!((letters[0].attempts, letters[0].failed), (4, UnixMs(1_753_000_000_500)));
+    assert_eq!(letters[0].error, "Max retries exceeded");
+}
+
+#[tokio::test]
+async fn a_python_consumers_entry_is_its_own_for_three_minutes() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Processing);
+    age(&mut redis, Duration::from_mins(2)).await;
+    tend(&store).await;
+    assert_eq!(leasable_now(&store).await, vec![]);
+    assert_eq!(pending(&mut redis).await[0].1, "consumer:omnidaemon-1");
+    age(&mut redis, Duration::from_secs(200)).await;
+    tend(&store).await;
+    assert_eq!(lease(&store).await.attempt, 2);
+}
+
+#[tokio::test]
+async fn a_result_that_python_saved_before_it_died_is_not_run_again() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
+        "topic": "genesis.qa"}, "saved_at": 1_753_000_000.0});
+    let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    let record = store.get(&task.id).await.expect("answers").expect("known");
+    assert_eq!((record.status, record.answer), (Status::Completed, Some(Answer::json("{\"by\":\"python\"}"))));
+    let left = async |redis: &mut redis::aio::MultiplexedConnection| {
+        redis.pttl::<_, i64>(format!("omni:task:{}", task.id)).await.expect("answers")
+    };
+    assert_eq!(left(&mut redis).await, -1, "not acknowledged: it may yet be ours to run");
+    age(&mut redis, Duration::from_secs(200)).await;
+    tend(&store).await;
+    assert_eq!((leasable_now(&store).await, pending(&mut redis).await), (vec![], vec![]));
+    let record = store.get(&task.id).await.expect("answers").expect("known");
+    assert_eq!((record.status, record.finished), (Status::Completed, Some(UnixMs(1_753_000_000_000))));
+    assert!((1..=100_000).contains(&left(&mut redis).await), "acknowledged: its record goes with its result");
+}
+
+#[tokio::test]
+async fn a_parked_entry_never_looks_abandoned_and_outlives_its_index() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let first = lease(&store).await;
+    let at = crate::contract::wall().plus(Duration::from_hours(1));
+    let failure = Failure::new(FailureKind::Handler, "x");
+    store.settle(&first, &Settlement::Retry { failure, at }).await.expect("settled");
+    let index = format!("omni:delayed:{GROUP}");
+    let _: i64 = redis.del(&index).await.expect("deleted");
+    age(&mut redis, Duration::from_secs(200)).await;
+    tend(&store).await;
+    let members: Vec<(String, u64)> = redis.zrange_withscores(&index, 0, -1).await.expect("answers");
+    assert_eq!(members.iter().map(|(_, due)| *due).collect::<Vec<_>>(), vec![at.0], "rebuilt");
+    let (entry, consumer) = pending(&mut redis).await.remove(0);
+    assert_eq!((entry.as_str(), consumer.as_str()), (members[0].0.as_str(), "~delayed"));
+    let mut idle = redis::cmd("XPENDING");
+    idle.arg(STREAM).arg(GROUP).arg("IDLE").arg(30_000).arg("-").arg("+").arg(10);
+    let idle: redis::streams::StreamPendingCountReply = idle.query_async(&mut redis).await.expect("answers");
+    assert!(idle.ids.is_empty(), "a reclaim of Python would not take it");
+    let _: i64 = redis.zadd(&index, &entry, 0).await.expect("answers");
+    assert_eq!((lease(&store).await.attempt, task.retries), (2, 3));
+    assert_eq!(data_of(&mut redis, DEAD).await.len(), 0);
+}

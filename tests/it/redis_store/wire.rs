@@ -1,0 +1,187 @@
+//! The exact shapes on the wire, read back raw.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
+use omnidaemon::config::ContentForm;
+use omnidaemon::store::{Queue, Settled, Settlement, TaskStore as _};
+use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Task};
+use redis::AsyncCommands as _;
+use serde_json::{Value, json};
+
+use super::{DEAD, GROUP, PROCESS, Running, STREAM, TTL, complete, data_of, enqueue, lease, pending, queue, task};
+use crate::harness::redis::RedisServer;
+
+#[tokio::test]
+async fn an_entry_has_the_fields_that_python_reads() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = Task { correlation_id: Some("mine".into()), ..task() };
+    store.enqueue(&task, &queue()).await.expect("enqueued");
+    let data = data_of(&mut redis, STREAM).await.remove(0);
+    let created = data["created_at"].as_f64().expect("float seconds");
+    assert_eq!(format!("{:.0}", created * 1000.0), task.created.0.to_string());
+    assert!(data["created_at"].is_f64());
+    assert_eq!(
+        data,
+        json!({
+            "content": "{\"n\":  1.0}", "webhook": null, "reply_to": null, "topic": "genesis.qa",
+            "task_id": task.id.as_str(), "correlation_id": "mine", "causation_id": null, "source": null,
+            "delivery_attempts": 1, "created_at": created,
+        })
+    );
+}
+
+#[tokio::test]
+async fn content_is_the_payload_itself_where_the_topic_says_object() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let objects = Queue { content: ContentForm::Object, ..queue() };
+    for payload in ["{\"n\":1}", "[1]", "\"text\"", "null"] {
+        let task = Task { payload: Bytes::from_static(payload.as_bytes()), ..task() };
+        store.enqueue(&task, &objects).await.expect("enqueued");
+        let lease = lease(&store).await;
+        assert_eq!(lease.task, task, "{payload}");
+        complete(&store, &lease).await;
+    }
+    let task = Task { payload: Bytes::from_static(b"{\"n\":1}"), ..task() };
+    store.enqueue(&task, &objects).await.expect("enqueued");
+    assert_eq!(data_of(&mut redis, STREAM).await[0]["content"], json!({"n": 1}));
+}
+
+#[tokio::test]
+async fn a_captured_request_is_an_extra_key_without_its_credentials() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_static("Bearer canary"));
+    headers.insert("x-kept", HeaderValue::from_static("yes"));
+    let (method, target) = (Method::POST, "/invoke?a=1".to_owned());
+    let request = CapturedRequest { method, target, headers, body: Bytes::from_static(b"\xff") };
+    let task = Task { request: Some(request), ..task() };
+    store.enqueue(&task, &queue()).await.expect("enqueued");
+    let data = data_of(&mut redis, STREAM).await.remove(0);
+    assert_eq!(data["request"]["target"], "/invoke?a=1");
+    assert_eq!(data["request"]["headers"], json!([["x-kept", "yes"]]));
+    assert_eq!(lease(&store).await.task, task, "its worker gets them all");
+}
+
+#[tokio::test]
+async fn a_completed_task_leaves_its_result_and_nothing_in_the_queue() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let lease = lease(&store).await;
+    let (entry, consumer) = pending(&mut redis).await.remove(0);
+    assert_eq!(consumer, format!("consumer:omnidaemon-rs.{PROCESS}-1"));
+    let _: i64 = redis.hset(format!("retry_counts:{GROUP}"), &entry, 2).await.expect("answers");
+    let answer = Answer::json("{\"answer\": 42}");
+    let settled = store.settle(&lease, &Settlement::Complete { answer, ttl: TTL }).await;
+    assert_eq!(settled, Ok(Settled::Applied));
+
+    let key = format!("omni:result:{}", task.id);
+    let stored: Value = serde_json::from_str(&redis.get::<_, String>(&key).await.expect("there")).expect("JSON");
+    assert_eq!((&stored["task_id"], stored["saved_at"].is_f64()), (&json!(task.id.as_str()), true));
+    let r = &stored["result"];
+    assert_eq!((&r["status"], &r["result"]), (&json!("completed"), &json!({"answer": 42})));
+    assert_eq!((&r["runner_id"], r["timestamp"].is_f64()), (&json!(PROCESS), true));
+    assert_eq!((&r["task_id"], &r["content"]), (&json!(task.id.as_str()), &json!("{\"n\":  1.0}")));
+    for message in ["webhook", "reply_to", "topic", "correlation_id", "causation_id", "source", "delivery_attempts"] {
+        assert!(r.get(message).is_some(), "{message} of the message is in R");
+    }
+    let left: i64 = redis.pttl(&key).await.expect("answers");
+    assert!((1..=3_600_000).contains(&left), "{left}");
+    let indexed: Option<f64> = redis.zscore("omni:results:index", task.id.as_str()).await.expect("answers");
+    assert_eq!(indexed, stored["saved_at"].as_f64());
+    assert_eq!(redis.xlen::<_, i64>(STREAM).await, Ok(0));
+    assert_eq!(redis.exists::<_, bool>(format!("retry_counts:{GROUP}")).await, Ok(false));
+    assert_eq!(pending(&mut redis).await, vec![]);
+}
+
+#[tokio::test]
+async fn a_buried_task_is_a_dead_letter_of_its_group_and_a_failed_result() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let message = data_of(&mut redis, STREAM).await.remove(0);
+    let lease = lease(&store).await;
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    let failure = Failure::new(FailureKind::Status, "status 500");
+    store.settle(&lease, &Settlement::Bury { failure, ttl: TTL }).await.expect("settled");
+    let letter = data_of(&mut redis, DEAD).await.remove(0);
+    assert_eq!((&letter["topic"], &letter["original_stream"]), (&json!("genesis.qa"), &json!(STREAM)));
+    assert_eq!((&letter["original_id"], &letter["failed_message"]), (&json!(entry), &message));
+    assert_eq!((&letter["error"], &letter["retry_count"]), (&json!("status 500"), &json!(1)));
+    assert!(letter["failed_at"].is_f64());
+    let result: String = redis.get(format!("omni:result:{}", task.id)).await.expect("there");
+    let result: Value = serde_json::from_str(&result).expect("JSON");
+    assert_eq!((&result["result"]["status"], &result["result"]["error"]), (&json!("failed"), &json!("status 500")));
+}
+
+#[tokio::test]
+async fn an_entry_stays_for_the_other_groups_of_its_stream() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let _: String = redis.xgroup_create_mkstream(STREAM, "group:genesis.qa:audit", "0").await.expect("created");
+    enqueue(&store).await;
+    let lease = lease(&store).await;
+    complete(&store, &lease).await;
+    assert_eq!((redis.xlen::<_, i64>(STREAM).await, pending(&mut redis).await), (Ok(1), vec![]));
+    let depths = store.depths(&[queue()]).await.expect("answers");
+    assert_eq!((depths[0].queued, depths[0].processing), (0, 0), "what is done is not waiting");
+}
+
+#[tokio::test]
+async fn the_group_reads_what_was_queued_before_any_consumer_came() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    let groups: Vec<std::collections::HashMap<String, redis::Value>> =
+        redis::cmd("XINFO").arg("GROUPS").arg(STREAM).query_async(&mut redis).await.expect("answers");
+    assert_eq!(groups[0]["name"], redis::Value::BulkString(GROUP.into()));
+    assert_eq!(groups[0]["last-delivered-id"], redis::Value::BulkString(b"0-0".to_vec()));
+}
+
+/// The numbers are printed; the bounds catch a step back.
+#[tokio::test]
+async fn a_task_costs_few_commands_and_little_memory() {
+    const TASKS: usize = 1000;
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    complete(&store, &lease(&store).await).await; // so that connections and scripts are there
+    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await.expect("reset");
+    let payload = Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(289)));
+    let mut record = String::new();
+    for _ in 0..TASKS {
+        let task = Task { payload: payload.clone(), ..task() };
+        store.enqueue(&task, &queue()).await.expect("enqueued");
+        record = format!("omni:task:{}", task.id);
+    }
+    let enqueue = calls(&mut redis).await;
+    let bytes = (memory(&mut redis, STREAM).await / TASKS, memory(&mut redis, &record).await);
+    let mut done = 0;
+    while done < TASKS {
+        for lease in store.lease(PROCESS, &[queue()], 50, Duration::ZERO).await.expect("answers") {
+            complete(&store, &lease).await;
+            done += 1;
+        }
+    }
+    let all = calls(&mut redis).await;
+    let (enqueue, all) = (enqueue / TASKS, all / TASKS);
+    println!("commands per task: {enqueue} to enqueue, {all} in all; bytes of entry and record: {bytes:?}");
+    assert!((enqueue, all) <= (5, 16) && bytes.0 + bytes.1 < 900, "{enqueue} {all} {bytes:?}");
+}
+
+async fn memory(redis: &mut redis::aio::MultiplexedConnection, key: &str) -> usize {
+    let mut usage = redis::cmd("MEMORY");
+    usage.arg("USAGE").arg(key).arg("SAMPLES").arg(0).query_async(redis).await.expect("answers")
+}
+
+/// Commands that the server ran, those inside of scripts included.
+async fn calls(redis: &mut redis::aio::MultiplexedConnection) -> usize {
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.expect("answers");
+    let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<usize>().ok();
+    info.lines().filter_map(calls).sum()
+}
