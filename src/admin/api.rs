@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Parts, health};
 use crate::route::parse_body;
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::store::{Cancelled, Depth, Queue, StoreError, json_of};
+use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// The most dead letters that one answer lists.
@@ -102,7 +102,9 @@ pub(super) async fn topics(State(parts): State<Parts>) -> Json<Value> {
     Json(queues.iter().zip(&depths).map(|(queue, depth)| topic_view(queue, depth)).collect())
 }
 
-fn topic_view(queue: &Queue, depth: &Depth) -> Value {
+/// How a queue stands, as the API and the command line show it.
+#[must_use]
+pub fn topic_view(queue: &Queue, depth: &Depth) -> Value {
     json!({
         "topic": queue.topic.as_str(),
         "queued": depth.queued,
@@ -122,8 +124,13 @@ async fn depths(parts: &Parts, snapshot: &Snapshot) -> (Vec<Queue>, Vec<Depth>) 
 /// `GET workers`
 pub(super) async fn workers(State(parts): State<Parts>) -> Answer {
     let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await?;
-    let view = |beat: &crate::store::Heartbeat| json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0});
-    Ok(Json(beats.iter().map(view).collect()))
+    Ok(Json(beats.iter().map(worker_view).collect()))
+}
+
+/// A worker process as the API and the command line show it.
+#[must_use]
+pub fn worker_view(beat: &Heartbeat) -> Value {
+    json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
 }
 
 /// `POST tasks`: `{"topic", "payload", "correlation_id"?}`
@@ -166,7 +173,9 @@ pub(super) async fn task(State(parts): State<Parts>, Path(id): Path<String>) -> 
     Ok(Json(task_view(&record)))
 }
 
-fn task_view(record: &TaskRecord) -> Value {
+/// A task as the API and the command line show it.
+#[must_use]
+pub fn task_view(record: &TaskRecord) -> Value {
     let result = record.answer.as_ref().and_then(|answer| serde_json::from_slice::<Value>(&json_of(&answer.body)).ok());
     json!({
         "task_id": record.id.as_str(),

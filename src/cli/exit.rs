@@ -75,6 +75,9 @@ pub(super) enum CliError {
     /// The thing asked about is not there.
     #[error("{0}")]
     NotFound(String),
+    /// It cannot be done as things are; the text says what to do.
+    #[error("{0}")]
+    Failed(String),
     /// The store, asked without a server, failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,7 +123,12 @@ impl CliError {
             Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND => Exit::NotFound,
             Self::Refused { status, .. } if *status == StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             Self::NotFound(_) => Exit::NotFound,
-            Self::Refused { .. } | Self::Store(_) | Self::App(_) | Self::File { .. } | Self::Io(_) => Exit::Failed,
+            Self::Refused { .. }
+            | Self::Failed(_)
+            | Self::Store(_)
+            | Self::App(_)
+            | Self::File { .. }
+            | Self::Io(_) => Exit::Failed,
         }
     }
 }

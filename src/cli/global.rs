@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+const GLOBAL: &str = "Options of every command";
+
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Global {
@@ -12,28 +14,27 @@ pub(super) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         value_name = "FILE",
         env = "OMNIDAEMON_CONFIG",
         default_value = "config/omnidaemon.yaml"
     )]
     pub(super) config: PathBuf,
     /// The admin plane to ask; by default the address in the configuration file
-    #[arg(long, global = true, value_name = "URL", env = "OMNIDAEMON_ADMIN_URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL", env = "OMNIDAEMON_ADMIN_URL")]
     pub(super) admin: Option<String>,
     /// The admin plane's token, where it has one; better set in the environment, which others cannot read
-    #[arg(long, global = true, value_name = "TOKEN", env = "OMNIDAEMON_ADMIN_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "TOKEN", env = "OMNIDAEMON_ADMIN_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
-    /// How results are written to stdout
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    /// How stdout is written: for people, or for programs
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
 }
 
 /// `--format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// Tables and lines, for people
     Table,
-    /// JSON, for programs
     Json,
 }
 

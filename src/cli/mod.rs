@@ -1,9 +1,17 @@
 //! The command line: parse, one call, render. What a command does is done by the floors below.
 
+mod client;
+mod config;
+mod demo;
 mod exit;
 mod global;
+mod health;
+mod output;
+mod scrape;
 mod serve;
+mod source;
 mod start;
+mod task;
 
 use std::process::ExitCode;
 
@@ -27,6 +35,15 @@ enum Command {
     Serve(serve::ServeArgs),
     Worker(serve::WorkerArgs),
     Runner(serve::RunnerArgs),
+    Demo(demo::DemoArgs),
+    /// Say whether all is well: status, workers, queue
+    Health(health::HealthArgs),
+    /// Publish tasks, and read their results
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Check a configuration file, or write one
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 /// Runs the program.
@@ -47,5 +64,9 @@ async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Serve(args) => serve::serve(args, global).await,
         Command::Worker(args) => serve::worker(args, global).await,
         Command::Runner(args) => serve::runner(args, global).await,
+        Command::Demo(args) => demo::run(args, global).await,
+        Command::Health(args) => health::run(args, global).await,
+        Command::Task(command) => task::run(command, global).await,
+        Command::Config(command) => config::run(command, global).await,
     }
 }

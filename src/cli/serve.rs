@@ -111,7 +111,8 @@ fn warned(loaded: Loaded, file: &str) -> Loaded {
     loaded
 }
 
-/// A token that SIGTERM and SIGINT cancel; a second one ends the process at once. SIGHUP goes to `hang_up`.
+/// A token that SIGTERM and SIGINT cancel; a second one ends the process at once. SIGHUP goes to `hang_up`;
+/// without one it ends the process too, as a terminal that closes means it.
 pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<CancellationToken, CliError> {
     let (mut term, mut int, mut hup) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
@@ -125,8 +126,8 @@ pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<Cancellati
                 _ = hup.recv() => {
                     if let Some(hang_up) = &hang_up {
                         let _ = hang_up.try_send(()); // one that waits already is enough
+                        continue;
                     }
-                    continue;
                 }
             }
             if token.is_cancelled() {

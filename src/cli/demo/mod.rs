@@ -1,0 +1,94 @@
+//! `demo`: everything at once, on the embedded store, with nothing else installed: the first thing to run.
+//!
+//! ```text
+//! setup.rs     its directory, its configuration, its ports
+//! legacy.rs    a sample legacy API
+//! traffic.rs   clients that call it
+//! say.rs       what is running, what to try, and a line that tells how it goes
+//! ```
+//!
+//! The proxy in the middle is the real one, under a configuration file that the user edits.
+
+mod legacy;
+mod say;
+mod setup;
+mod traffic;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use self::setup::Setup;
+use self::traffic::Latencies;
+use super::exit::{CliError, Exit};
+use super::global::Global;
+use super::serve::on_signals;
+use crate::app::{App, AppError};
+use crate::store::StoreError;
+
+/// Start everything there is to see: a sample legacy API, the proxy, workers, and some traffic
+#[derive(Args)]
+pub(super) struct DemoArgs {
+    /// The port that clients call; 8000, or what the demo's file says
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// The port of the admin plane; 8001, or what the demo's file says
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<u16>,
+    /// The port of the sample legacy API; 9000, or what the demo's file says
+    #[arg(long, value_name = "PORT")]
+    legacy_port: Option<u16>,
+    /// Where the demo keeps its configuration and its tasks
+    #[arg(long, value_name = "DIR", default_value = "data/demo")]
+    dir: PathBuf,
+    /// End by itself after this long, such as 30s
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    time: Option<Duration>,
+}
+
+pub(super) async fn run(args: DemoArgs, _: &Global) -> Result<Exit, CliError> {
+    let Setup { legacy, loaded, file, env } = setup::prepare(&args).await?;
+    let shutdown = on_signals(None)?;
+    let bound = App::new(loaded).watching(file.clone(), env).bind().await.map_err(explained)?;
+    let addresses = say::Addresses { legacy: legacy.local_addr()?, data: bound.data(), admin: bound.admin()? };
+    say::welcome(&addresses, &args.dir, &file);
+
+    let (latencies, metrics) = (Latencies::default(), bound.metrics());
+    // The legacy API ends last: requests that are being drained still need it.
+    let stop_legacy = CancellationToken::new();
+    let legacy = tokio::spawn(legacy::run(legacy, stop_legacy.clone()));
+    let traffic = traffic::run(addresses.data, latencies.clone(), shutdown.clone());
+    let story = say::follow(&file, &metrics, &latencies, shutdown.clone());
+    let proxy = async {
+        let ran = bound.run(shutdown.clone()).await;
+        shutdown.cancel();
+        ran
+    };
+    let timer = end_after(args.time, &shutdown);
+    let (ran, took, (), ()) = tokio::join!(proxy, story, traffic, timer);
+    stop_legacy.cancel();
+    let _ = legacy.await;
+    ran?;
+    say::farewell(took, &metrics, &args.dir);
+    Ok(Exit::Ok)
+}
+
+async fn end_after(time: Option<Duration>, shutdown: &CancellationToken) {
+    let Some(time) = time else { return };
+    if shutdown.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
+        shutdown.cancel();
+    }
+}
+
+/// The ways out that a demo has beside those of `serve`.
+fn explained(error: AppError) -> CliError {
+    match error {
+        AppError::Store(StoreError::Locked { path, pid }) => CliError::Failed(format!(
+            "{path} is in use by process {pid}, probably another demo: stop it, or give this one a directory and ports \
+             of its own with --dir, --port, --admin-port and --legacy-port"
+        )),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,148 @@
+//! The demo's directory, configuration and ports.
+//!
+//! The file is written where there is none and is the user's from then on. Ports on the command line win over
+//! it without touching it, and nothing else does: what the shell has for real work (`REDIS_URL`) stays out.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use tokio::net::TcpListener;
+
+use super::DemoArgs;
+use crate::cli::exit::CliError;
+use crate::config::{self, Env, Loaded};
+
+const TEMPLATE: &str = include_str!("omnidaemon.yaml");
+const DATA: u16 = 8000;
+const ADMIN: u16 = 8001;
+const LEGACY: u16 = 9000;
+
+/// What the demo runs on.
+pub(super) struct Setup {
+    /// The sample legacy API's port, bound.
+    pub(super) legacy: TcpListener,
+    /// The configuration.
+    pub(super) loaded: Loaded,
+    /// Its file.
+    pub(super) file: PathBuf,
+    /// The environment that it was read, and is read again, with.
+    pub(super) env: Env,
+}
+
+/// Makes what is missing, and says which port is taken before anything runs.
+pub(super) async fn prepare(args: &DemoArgs) -> Result<Setup, CliError> {
+    let file = args.dir.join("omnidaemon.yaml");
+    let mut env = Env::new();
+    for (name, port) in [("OMNIDAEMON__PROXY__LISTEN", args.port), ("OMNIDAEMON__ADMIN__LISTEN", args.admin_port)] {
+        env.extend(port.map(|port| (name.to_owned(), local(port).to_string())));
+    }
+    let port = match args.legacy_port {
+        Some(port) => port,
+        None if file.exists() => {
+            let loaded = config::load(&file, &env)?;
+            loaded.config.upstream.urls.first().map_or(LEGACY, |url| url.port)
+        }
+        None => LEGACY,
+    };
+    let legacy =
+        TcpListener::bind(local(port)).await.map_err(|error| cannot_bind(local(port), "--legacy-port", error))?;
+    let legacy_url = format!("http://{}", legacy.local_addr()?);
+    if !file.exists() {
+        write(&file, args, &legacy_url)?;
+    }
+    if args.legacy_port.is_some() {
+        env.insert("OMNIDAEMON__UPSTREAM__URL".into(), legacy_url);
+    }
+    let loaded = config::load(&file, &env)?;
+    // The data port is shared between threads, and would be with another process too: this asks for it alone.
+    let listens = [(loaded.config.proxy.listen, "--port"), (loaded.config.admin.listen, "--admin-port")];
+    for (address, flag) in listens.into_iter().filter(|(address, _)| address.port() != 0) {
+        std::net::TcpListener::bind(address).map_err(|error| cannot_bind(address, flag, error))?;
+    }
+    Ok(Setup { legacy, loaded, file, env })
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn write(file: &Path, args: &DemoArgs, legacy: &str) -> Result<(), CliError> {
+    let failed = |error| CliError::File { what: format!("cannot write {}", file.display()), error };
+    fs::create_dir_all(&args.dir).map_err(failed)?;
+    let text = TEMPLATE
+        .replace("<data>", &local(args.port.unwrap_or(DATA)).to_string())
+        .replace("<admin>", &local(args.admin_port.unwrap_or(ADMIN)).to_string())
+        .replace("<legacy>", legacy)
+        .replace("<store>", &quoted(&format!("sqlite:{}", args.dir.join("omnidaemon.db").display())));
+    fs::write(file, text).map_err(failed)
+}
+
+/// A YAML scalar that is `text`, with nothing to expand.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text.replace('$', "$$")).to_string()
+}
+
+fn cannot_bind(address: SocketAddr, flag: &str, error: std::io::Error) -> CliError {
+    if error.kind() != ErrorKind::AddrInUse {
+        return CliError::File { what: format!("cannot listen on {address}; {flag} N takes another port"), error };
+    }
+    let port = address.port();
+    CliError::Failed(format!(
+        "port {port} is in use, perhaps by another demo: stop that, or take another port with `{flag} N`; \
+         `ss -ltnp 'sport = :{port}'` shows who has it"
+    ))
+}
+
+/// The line of the file, from 1, on which the share stands, and what stands there.
+pub(super) fn percent_line(text: &str) -> Option<(usize, &str)> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.enumerate().find(|(_, line)| line.starts_with("percent:")).map(|(at, line)| (at + 1, line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(dir: &Path) -> DemoArgs {
+        let zero = Some(0);
+        DemoArgs { port: zero, admin_port: zero, legacy_port: zero, dir: dir.to_owned(), time: None }
+    }
+
+    #[tokio::test]
+    async fn the_file_is_written_once_and_then_the_users() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("a $HOME \"dir\"");
+        let setup = prepare(&args(&dir)).await.expect("all is free");
+        let percent = |setup: &Setup| setup.loaded.config.routes[0].rollout.percent.basis_points();
+        assert_eq!(percent(&setup), 1000);
+        assert_eq!(setup.loaded.config.upstream.urls[0].port, setup.legacy.local_addr().expect("bound").port());
+        let store = config::StoreUrl::Sqlite(dir.join("omnidaemon.db"));
+        assert_eq!(setup.loaded.config.store.url, store);
+
+        let text = fs::read_to_string(&setup.file).expect("it is there");
+        let (line, found) = percent_line(&text).expect("it has a percent");
+        assert_eq!(found, "percent: 10");
+        assert!(text.lines().nth(line - 1).is_some_and(|line| line.contains("percent: 10")));
+        fs::write(&setup.file, text.replace("percent: 10", "percent: 35")).expect("it can be edited");
+        drop(setup);
+        assert_eq!(percent(&prepare(&args(&dir)).await.expect("all is free")), 3500);
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_is_named_with_the_way_out() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("bound").port();
+        let dir = tempfile::tempdir().expect("a directory");
+        let busy = [
+            (DemoArgs { port: Some(port), ..args(&dir.path().join("a")) }, "--port"),
+            (DemoArgs { admin_port: Some(port), ..args(&dir.path().join("b")) }, "--admin-port"),
+            (DemoArgs { legacy_port: Some(port), ..args(&dir.path().join("c")) }, "--legacy-port"),
+        ];
+        for (args, flag) in busy {
+            let error = prepare(&args).await.err().expect("the port is taken").to_string();
+            assert!(error.contains(&port.to_string()) && error.contains(&format!("`{flag} N`")), "{error}");
+        }
+    }
+}

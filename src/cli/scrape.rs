@@ -1,0 +1,100 @@
+//! Reads the Prometheus text format: what `/metrics` says, as numbers.
+
+use std::collections::BTreeMap;
+
+/// The samples of one exposition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scrape(Vec<Sample>);
+
+/// A series' labels.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// One series and its value.
+#[derive(Clone, Debug)]
+struct Sample {
+    name: String,
+    labels: Labels,
+    value: f64,
+}
+
+// === impl Scrape ===
+
+impl Scrape {
+    /// Reads a text; lines that are no samples are passed over.
+    pub(super) fn parse(text: &str) -> Self {
+        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(Sample::parse).collect())
+    }
+
+    /// The sum of the series of `name` that have all of `labels`; none without any.
+    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        self.sum_where(name, |of| labels.iter().all(|(label, value)| of.get(*label).is_some_and(|has| has == value)))
+    }
+
+    /// The sum of the series of `name` whose labels please `filter`; none without any.
+    pub(super) fn sum_where(&self, name: &str, filter: impl Fn(&Labels) -> bool) -> Option<f64> {
+        let pleasing = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
+        pleasing.map(|sample| sample.value).reduce(|sum, value| sum + value)
+    }
+}
+
+// === impl Sample ===
+
+impl Sample {
+    /// `name{label="value",…} value [timestamp]`
+    fn parse(line: &str) -> Option<Self> {
+        let (name, rest) = line.split_at(line.find(['{', ' '])?);
+        let (labels, rest) = match rest.strip_prefix('{') {
+            Some(rest) => labels(rest)?,
+            None => (Labels::new(), rest),
+        };
+        let value = rest.split_whitespace().next()?.parse().ok()?;
+        Some(Self { name: name.to_owned(), labels, value })
+    }
+}
+
+/// The labels up to the closing brace, and what follows it.
+fn labels(mut text: &str) -> Option<(Labels, &str)> {
+    let mut labels = Labels::new();
+    loop {
+        text = text.trim_start_matches([',', ' ']);
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once("=\"")?;
+        let (value, rest) = quoted(rest)?;
+        labels.insert(name.to_owned(), value);
+        text = rest;
+    }
+}
+
+/// The text up to the closing quote, unescaped, and what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    loop {
+        match chars.next()? {
+            (at, '"') => return Some((value, &text[at + 1..])),
+            (_, '\\') => value.push(match chars.next()?.1 {
+                'n' => '\n',
+                other => other,
+            }),
+            (_, other) => value.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_read_and_summed_by_label() {
+        let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\\n\"} 2 1700000000\na{x=\"1\",y=\"\"} 3e1\na{x=\"2\"} 9\nb 7\nnot one\n";
+        let scrape = Scrape::parse(text);
+        assert_eq!(scrape.sum("a", &[("x", "1")]), Some(32.0));
+        assert_eq!((scrape.sum("a", &[]), scrape.sum("b", &[])), (Some(41.0), Some(7.0)));
+        assert_eq!(scrape.sum("a", &[("y", "q\"}, z\n")]), Some(2.0));
+        assert_eq!((scrape.sum("nothing", &[]), scrape.sum("a", &[("x", "3")])), (None, None));
+        assert_eq!(scrape.sum_where("a", |labels| labels["x"].as_str() > "1"), Some(9.0));
+    }
+}

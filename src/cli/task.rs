@@ -1,0 +1,196 @@
+//! `task publish` and `task result`.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+
+use super::exit::{CliError, Exit};
+use super::global::{Format, Global};
+use super::output::{line, pairs, print, print_json, text};
+use super::source::Source;
+use crate::task::{Status, TaskId};
+
+/// How often a task that is waited for is looked at, first and at last.
+const POLLS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// `omnidaemon task …`
+#[derive(Subcommand)]
+pub(super) enum TaskCommand {
+    /// Queue a task
+    Publish(PublishArgs),
+    /// Show how a task stands, and its result
+    Result(ResultArgs),
+}
+
+/// `omnidaemon task publish`
+#[derive(Args)]
+pub(super) struct PublishArgs {
+    /// The queue
+    #[arg(long)]
+    topic: String,
+    /// The task's JSON; @FILE reads it from a file, - from stdin
+    #[arg(long, value_name = "JSON")]
+    payload: String,
+    /// An id of your own for it
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// Wait for the result, at most so long where a duration is given, as in --wait=30s
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
+    #[allow(clippy::option_option, reason = "not given, given without a duration, given with one")]
+    wait: Option<Option<Duration>>,
+}
+
+/// `omnidaemon task result`
+#[derive(Args)]
+pub(super) struct ResultArgs {
+    /// The task
+    id: String,
+    /// Wait for its end, at most so long, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, CliError> {
+    match command {
+        TaskCommand::Publish(args) => publish(args, global).await,
+        TaskCommand::Result(args) => result(args, global).await,
+    }
+}
+
+async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
+    let envelope = envelope(&args.topic, &payload(&args.payload)?, args.correlation_id.as_deref())?;
+    let source = Source::find(global).await?;
+    let accepted = source.publish(envelope).await?;
+    let id = text(&accepted["task_id"]);
+    let Some(wait) = args.wait else {
+        match global.format {
+            Format::Json => print_json(&accepted),
+            // The bare id, for a script to keep: id=$(omnidaemon task publish …)
+            Format::Table => line(&id),
+        }
+        return Ok(Exit::Ok);
+    };
+    eprintln!("{id} is queued on {}", args.topic);
+    let task = wait_for(&source, &known_id(&id)?, wait.unwrap_or(Duration::MAX)).await?;
+    Ok(show(&task, global.format))
+}
+
+async fn result(args: ResultArgs, global: &Global) -> Result<Exit, CliError> {
+    let id = known_id(&args.id)?;
+    let source = Source::find(global).await?;
+    let task = wait_for(&source, &id, args.wait.unwrap_or_default()).await?;
+    Ok(show(&task, global.format))
+}
+
+/// The task once it has ended, or as it stands after `wait`.
+async fn wait_for(source: &Source, id: &TaskId, wait: Duration) -> Result<Value, CliError> {
+    let start = Instant::now();
+    let [mut pause, longest] = POLLS;
+    loop {
+        let task = source.task(id).await?;
+        let left = wait.saturating_sub(start.elapsed());
+        if has_ended(&task) || left.is_zero() {
+            return Ok(task);
+        }
+        sleep(pause.min(left)).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+fn has_ended(task: &Value) -> bool {
+    [Status::Completed, Status::Failed, Status::Cancelled].iter().any(|status| task["status"] == status.as_str())
+}
+
+fn show(task: &Value, format: Format) -> Exit {
+    match format {
+        Format::Json => print_json(task),
+        Format::Table => {
+            let fields = ["task_id", "topic", "status", "attempts", "http_status", "error"];
+            let rows = fields.iter().filter(|field| !task[**field].is_null());
+            print(&pairs(rows.map(|field| (field, text(&task[*field])))));
+            if !task["result"].is_null() {
+                line("");
+                print_json(&task["result"]);
+            }
+        }
+    }
+    match task["status"].as_str() {
+        Some("completed") => Exit::Ok,
+        _ if has_ended(task) => Exit::Failed,
+        _ => Exit::Unfinished,
+    }
+}
+
+fn known_id(text: &str) -> Result<TaskId, CliError> {
+    TaskId::parse(text).map_err(|error| CliError::Usage(format!("{text:?}: {error}")))
+}
+
+/// The payload's JSON text, from where the argument says.
+fn payload(argument: &str) -> Result<String, CliError> {
+    let read = match (argument, argument.strip_prefix('@')) {
+        ("-", _) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map(|_| text)
+        }
+        (_, Some(file)) => std::fs::read_to_string(file),
+        _ => Ok(argument.to_owned()),
+    };
+    read.map_err(|error| CliError::File { what: format!("cannot read the payload from {argument}"), error })
+}
+
+/// `{"topic", "payload", "correlation_id"}` around the payload, which stays as it is, byte for byte.
+fn envelope(topic: &str, payload: &str, correlation_id: Option<&str>) -> Result<Bytes, CliError> {
+    #[derive(serde::Serialize)]
+    struct Envelope<'a> {
+        topic: &'a str,
+        payload: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        correlation_id: Option<&'a str>,
+    }
+    let not_json =
+        |error| CliError::Usage(format!("the payload is not JSON: {error}; a text needs quotes: '\"text\"'"));
+    let payload: &RawValue = serde_json::from_str(payload.trim()).map_err(not_json)?;
+    serde_json::to_vec(&Envelope { topic, payload, correlation_id }).map(Bytes::from).map_err(not_json)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_is_published_as_it_was_written() {
+        let bytes = envelope("t", " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n", Some("c")).expect("JSON");
+        let text = r#"{"topic":"t","payload":{"b": 1.10,  "a": [12345678901234567890123]},"correlation_id":"c"}"#;
+        assert_eq!(std::str::from_utf8(&bytes), Ok(text));
+    }
+
+    #[test]
+    fn a_payload_that_is_not_json_is_refused_before_anybody_is_asked() {
+        for bad in ["hello", "", "{\"a\":1} x"] {
+            assert_eq!(envelope("t", bad, None).err().map(|error| error.exit()), Some(Exit::Usage), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_payload_comes_from_a_file_with_an_at_sign() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "[1]").expect("it can be written");
+        assert_eq!(payload(&format!("@{}", file.path().display())).ok().as_deref(), Some("[1]"));
+        assert!(payload("@/no/such/file").expect_err("it is not there").to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn the_exit_status_says_how_the_task_stands() {
+        let exit = |status| show(&json!({"task_id": "t", "status": status}), Format::Table);
+        assert_eq!(exit("completed"), Exit::Ok);
+        assert_eq!((exit("failed"), exit("cancelled")), (Exit::Failed, Exit::Failed));
+        assert_eq!((exit("queued"), exit("processing")), (Exit::Unfinished, Exit::Unfinished));
+    }
+}
