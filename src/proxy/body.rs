@@ -3,14 +3,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
 
 use super::pool::Borrowed;
 use crate::metrics::{Path, RouteCells};
+
+/// How much of an unwanted body is read, and for how long.
+const DISCARD_MOST: usize = 4 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// A request body on its way to the upstream.
 pub(super) enum Outgoing {
@@ -54,6 +59,21 @@ pub(super) async fn collect(mut body: Incoming, limit: usize) -> Collected {
         }
     }
     Collected::Whole(joined(first, rest).unwrap_or_default())
+}
+
+/// Reads a body to its end and forgets it, within a budget, so that a client that is still sending reads its
+/// answer; past that the connection closes under it.
+pub(super) async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
+    let mut budget = DISCARD_MOST;
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            budget = budget.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if budget == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(DISCARD_TIME, read).await; // late or not, the answer goes out
 }
 
 /// A body that came in one piece, as small ones do, is not copied.

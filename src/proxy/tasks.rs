@@ -3,7 +3,7 @@
 use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use super::body::{Collected, Reply, collect};
+use super::body::{Collected, Reply, collect, discard};
 use super::capture::{Sent, capture, owner};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
@@ -39,12 +39,16 @@ async fn try_submit(
     let config = &context.snapshot.config;
     let limit = config.proxy.max_body;
     if request.body().size_hint().lower() > limit as u64 {
+        discard(request.into_body()).await;
         return Err(Problem::TooLarge { limit });
     }
     let (head, body) = request.into_parts();
     let body = match collect(body, limit).await {
         Collected::Whole(body) => body,
-        Collected::Outgrown(_) => return Err(Problem::TooLarge { limit }),
+        Collected::Outgrown(rest) => {
+            discard(rest).await;
+            return Err(Problem::TooLarge { limit });
+        }
         Collected::Broken => return Err(Problem::BadRequest("the body broke off")),
     };
     let parsed = parse_body(&body).map_err(Problem::Body)?;

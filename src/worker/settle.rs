@@ -1,14 +1,18 @@
 //! Ends a lease, once: repeated while the store is gone or full, since repeating an applied settlement is harmless.
 //!
 //! The lease stays held meanwhile, so it is renewed as soon as the store is back; where it ran out, the
-//! store fences the settlement.
+//! store fences the settlement. A request of this process that waits for the end is given it at the first
+//! outage: its client need not wait for the store too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::now;
 use crate::store::{Circuit, Lease, Settled, Settlement, StoreError};
+use crate::task::{Status, TaskRecord};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,6 +31,11 @@ pub(super) async fn settle(
             Ok(settled) => return Some(settled),
             Err(error) => error,
         };
+        if error.is_outage()
+            && let Some(end) = end(&lease, &settlement)
+        {
+            circuit.store().waiters().resolve(&lease.task.id, Some(&Arc::new(end)));
+        }
         let may_pass = error.is_outage() || matches!(error, StoreError::Refused(_));
         if !may_pass || give_up.is_cancelled() {
             tracing::error!(task_id = %lease.task.id, attempt = lease.attempt, %error, "attempt not settled: it will run again");
@@ -36,4 +45,24 @@ pub(super) async fn settle(
         let _ = give_up.run_until_cancelled(sleep(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// The task as it stands once `settlement` is applied; none where that does not end it.
+fn end(lease: &Lease, settlement: &Settlement) -> Option<TaskRecord> {
+    let (status, answer, failure) = match settlement {
+        Settlement::Complete { answer, .. } => (Status::Completed, Some(answer.clone()), None),
+        Settlement::Bury { failure, .. } => (Status::Failed, None, Some(failure.clone())),
+        Settlement::Retry { .. } | Settlement::Release => return None,
+    };
+    Some(TaskRecord {
+        id: lease.task.id.clone(),
+        topic: lease.task.topic.clone(),
+        status,
+        attempts: lease.attempt,
+        owner: lease.task.owner.clone(),
+        created: lease.task.created,
+        finished: Some(now()),
+        answer,
+        failure,
+    })
 }

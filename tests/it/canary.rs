@@ -32,7 +32,12 @@ workers: {count: 4, concurrency: 2}
 
 async fn start(store: &Store, upstream: &Upstream) -> Omnidaemon {
     let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(CONFIG).upstream(upstream).set("upstream-build", build).set("store", store.url()).start().await
+    Omnidaemon::with_config(CONFIG)
+        .upstream(upstream)
+        .set("upstream-build", build)
+        .set("store", store.url())
+        .start()
+        .await
 }
 
 on_both_stores!(
@@ -76,7 +81,8 @@ async fn the_client_gets_what_the_upstream_gave(store: Store) {
     }
     let invalid = omni.client().post("/invoke", &json!({"no": "task"})).await;
     assert_eq!((invalid.status.as_u16(), invalid.header("x-omnidaemon-path")), (422, Some("async")));
-    let malformed = Answer::to(omni.client().request(Method::POST, "/invoke").body("{").header("content-type", "application/json"));
+    let malformed =
+        Answer::to(omni.client().request(Method::POST, "/invoke").body("{").header("content-type", "application/json"));
     assert_eq!(malformed.await.status, 422, "FastAPI's own answer to what is not JSON");
 }
 
@@ -85,14 +91,19 @@ async fn the_replayed_request_is_the_one_that_was_sent(store: Store) {
     let omni = start(&store, &upstream).await;
     let body = vec![0u8, 159, 146, 150, b'\n'];
     let request = omni.client().request(Method::POST, "/echo?x=1&y=%2F").body(body).header("x-custom", "1");
-    let request = request.header("authorization", "Bearer s3cret").header("cookie", "sid=1").header("idempotency-key", "k1");
+    let request =
+        request.header("authorization", "Bearer s3cret").header("cookie", "sid=1").header("idempotency-key", "k1");
     let answer = Answer::to(request).await;
     assert_eq!(answer.header("x-omnidaemon-path"), Some("async"));
     let echo = answer.json();
-    assert_eq!((&echo["method"], &echo["path"], &echo["query"]), (&json!("POST"), &json!("/echo"), &json!("x=1&y=%2F")));
+    assert_eq!(
+        (&echo["method"], &echo["path"], &echo["query"]),
+        (&json!("POST"), &json!("/echo"), &json!("x=1&y=%2F"))
+    );
     assert_eq!(echo["body"], "AJ+Slgo=");
     let pairs = echo["headers"].as_array().expect("headers").clone();
-    let got = |name: &str| pairs.iter().filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect::<Vec<Value>>();
+    let got =
+        |name: &str| pairs.iter().filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect::<Vec<Value>>();
     assert_eq!(got("authorization"), ["Bearer s3cret"]);
     assert_eq!((got("cookie"), got("x-custom")), (vec![json!("sid=1")], vec![json!("1")]));
     assert_eq!((got("idempotency-key"), got("x-omnidaemon-attempt")), (vec![json!("k1")], vec![json!("1")]));
@@ -105,14 +116,24 @@ async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
     let omni = start(&store, &upstream).await;
     // The upstream has no such path: its 404 is the result, and comes after the wait.
     let call = json!({"topic": "t", "payload": {"task": "t"}, "x": 1});
-    let slow = omni.client().request(Method::POST, "/invoke").header("prefer", "wait=0").json(&json!({"task": "later", "arguments": {"sleep_ms": 300}}));
+    let slow = omni
+        .client()
+        .request(Method::POST, "/invoke")
+        .header("prefer", "wait=0")
+        .json(&json!({"task": "later", "arguments": {"sleep_ms": 300}}));
     let accepted = Answer::to(slow.header("authorization", "Bearer mine")).await;
-    assert_eq!((accepted.status.as_u16(), accepted.header("x-omnidaemon-path")), (202, Some("async")), "{}", accepted.text());
+    assert_eq!(
+        (accepted.status.as_u16(), accepted.header("x-omnidaemon-path")),
+        (202, Some("async")),
+        "{}",
+        accepted.text()
+    );
     let poll = accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned();
     assert_eq!(accepted.header("location"), Some(poll.as_str()));
     assert!(accepted.header("retry-after").is_some());
 
-    let mine = |path: String| Answer::to(omni.client().request(Method::GET, &path).header("authorization", "Bearer mine"));
+    let mine =
+        |path: String| Answer::to(omni.client().request(Method::GET, &path).header("authorization", "Bearer mine"));
     let done = eventually_some(PATIENCE, "the task completes", async || {
         let answer = mine(poll.clone()).await;
         assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, Some("no-store")));
@@ -175,7 +196,10 @@ async fn what_cannot_go_async_goes_sync(store: Store) {
         metrics.value("omnidaemon_fallback_total", &[("route", route), ("reason", "ineligible")])
     };
     let metrics = omni.metrics().await;
-    assert_eq!((fallback(&metrics, "invoke"), fallback(&metrics, "held"), fallback(&metrics, "built")), (1.0, 2.0, 1.0));
+    assert_eq!(
+        (fallback(&metrics, "invoke"), fallback(&metrics, "held"), fallback(&metrics, "built")),
+        (1.0, 2.0, 1.0)
+    );
 }
 
 async fn a_canaried_call_is_tried_once_unless_its_route_says_otherwise(store: Store) {

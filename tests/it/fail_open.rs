@@ -16,7 +16,7 @@ const CONFIG: &str = "
 upstream: {url: <upstream>}
 store: {url: '<store>', timeout: 500ms}
 routes:
-  invoke: {path: /invoke, topic: t, wait: 30s, rollout: {percent: 100, mode: manual}}
+  invoke: {path: /invoke, topic: t, wait: 3s, rollout: {percent: 100, mode: manual}}
 topics:
   t: {handler: upstream}
 workers: {count: 4, concurrency: 4}
@@ -36,14 +36,16 @@ struct Load {
 
 impl Load {
     fn start(omni: &Omnidaemon, clients: usize) -> Self {
-        let (stop, sync, through) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (stop, sync, through) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let tasks = (0..clients)
             .map(|_| {
                 let (client, stop, sync, through) = (omni.client(), stop.clone(), sync.clone(), through.clone());
                 tokio::spawn(async move {
                     while !stop.load(Ordering::Relaxed) {
                         let answer = client.post("/invoke", &json!({"task": "t"})).await;
-                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        // 202 where the task was queued and could not be run before `wait` was over: deferred, not failed.
+                        assert!(answer.status == 200 || answer.status == 202, "{}: {}", answer.status, answer.text());
                         let path = answer.header("x-omnidaemon-path");
                         let counter = if path == Some("sync") { &sync } else { &through };
                         counter.fetch_add(1, Ordering::Relaxed);
@@ -83,7 +85,9 @@ async fn redis_killed_and_restarted_under_load_fails_no_call() {
         load.until("calls go async again", &load.through, 50).await;
     }
     load.finish().await;
-    assert!(omni.metric("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_unavailable")]).await > 0.0);
+    assert!(
+        omni.metric("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "store_unavailable")]).await > 0.0
+    );
     assert_eq!(omni.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await, 100.0, "the weight stays");
     let failed = omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "failed")]).await;
     assert_eq!(failed, 0.0, "an outage is no failure of the async path");
@@ -93,7 +97,7 @@ async fn redis_killed_and_restarted_under_load_fails_no_call() {
 async fn a_store_that_hangs_costs_a_call_its_timeout_once() {
     let upstream = Upstream::start().await;
     let redis = RedisServer::start().await;
-    let fault = FaultProxy::in_front_of(redis.addr()).await;
+    let fault = FaultProxy::in_front_of(&redis.addr()).await;
     let omni = start(&upstream, &format!("redis://{}", fault.addr())).await;
     let load = Load::start(&omni, 4);
     load.until("calls go async", &load.through, 20).await;

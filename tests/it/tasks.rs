@@ -30,7 +30,12 @@ async fn start(store: &Store, upstream: &Upstream) -> Omnidaemon {
 
 async fn start_with(config: &str, store: &Store, upstream: &Upstream) -> Omnidaemon {
     let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(config).upstream(upstream).set("upstream-build", build).set("store", store.url()).start().await
+    Omnidaemon::with_config(config)
+        .upstream(upstream)
+        .set("upstream-build", build)
+        .set("store", store.url())
+        .start()
+        .await
 }
 
 /// Submits an envelope and returns where to poll.
@@ -67,11 +72,20 @@ async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
     let body = accepted.json();
     let id = body["task_id"].as_str().expect("an id");
     assert_eq!(accepted.status, 202);
-    assert!(id.starts_with("task_") && body["status"] == "queued" && body["poll_url"] == format!("/task/{id}"), "{body}");
-    assert_eq!((accepted.header("location"), accepted.header("retry-after")), (Some(format!("/task/{id}").as_str()), Some("1")));
+    assert!(
+        id.starts_with("task_") && body["status"] == "queued" && body["poll_url"] == format!("/task/{id}"),
+        "{body}"
+    );
+    assert_eq!(
+        (accepted.header("location"), accepted.header("retry-after")),
+        (Some(format!("/task/{id}").as_str()), Some("1"))
+    );
 
     let done = ended(&omni, &format!("/task/{id}")).await;
-    assert_eq!((&done["task_id"], &done["status"], &done["http_status"]), (&json!(id), &json!("completed"), &json!(200)));
+    assert_eq!(
+        (&done["task_id"], &done["status"], &done["http_status"]),
+        (&json!(id), &json!("completed"), &json!(200))
+    );
     assert_eq!(done["result"]["result"], "write is done");
     let seen = upstream.seen().await;
     assert_eq!(seen.requests.iter().filter(|request| request.path == "/invoke").count(), 1);
@@ -102,14 +116,20 @@ async fn each_handler_runs_its_tasks(store: Store) {
     assert_eq!(omni.client().get(&waiting).await.json()["status"], "queued", "external tasks are left to others");
 
     let deadline = omni.client().post("/invoke", &json!({"task": "t", "arguments": {"sleep_ms": 9000}})).await;
-    assert_eq!((deadline.status.as_u16(), deadline.json()["type"].as_str()), (504, Some("urn:omnidaemon:problem:task-deadline")));
+    assert_eq!(
+        (deadline.status.as_u16(), deadline.json()["type"].as_str()),
+        (504, Some("urn:omnidaemon:problem:task-deadline"))
+    );
 }
 
 async fn a_failing_task_is_retried_and_then_dead(store: Store) {
     let upstream = Upstream::start().await;
     let omni = start(&store, &upstream).await;
     let healed = ended(&omni, &submit(&omni, "build", json!({"fail_first": 2, "name": "a"})).await).await;
-    assert_eq!((&healed["status"], &healed["attempts"], &healed["result"]["attempt"]), (&json!("completed"), &json!(3), &json!("3")));
+    assert_eq!(
+        (&healed["status"], &healed["attempts"], &healed["result"]["attempt"]),
+        (&json!("completed"), &json!(3), &json!("3"))
+    );
 
     let poll = submit(&omni, "crash", json!({"why": "me"})).await;
     let dead = ended(&omni, &poll).await;
@@ -121,7 +141,11 @@ async fn a_failing_task_is_retried_and_then_dead(store: Store) {
     assert!(letters[0]["error"].as_str().is_some_and(|error| error.contains("out of cheese")), "{letters}");
     let metrics = omni.metrics().await;
     assert_eq!(metrics.value("omnidaemon_tasks_failed_total", &[("topic", "crash")]), 1.0);
-    assert_eq!(metrics.value("omnidaemon_tasks_processed_total", &[("topic", "build")]), 1.0, "once, however often retried");
+    assert_eq!(
+        metrics.value("omnidaemon_tasks_processed_total", &[("topic", "build")]),
+        1.0,
+        "once, however often retried"
+    );
 }
 
 async fn a_queued_task_can_be_cancelled_and_an_ended_one_cannot(store: Store) {
@@ -181,7 +205,13 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
         ("unknown topic", json!({"topic": "nope", "payload": 1}).to_string(), json_type, 422, "nope"),
         ("topic's type", json!({"topic": 7, "payload": 1}).to_string(), json_type, 422, "topic"),
         ("topic's letters", json!({"topic": "a\r\nb", "payload": 1}).to_string(), json_type, 422, "topic"),
-        ("correlation id", json!({"topic": "t", "payload": 1, "correlation_id": 5}).to_string(), json_type, 422, "correlation_id"),
+        (
+            "correlation id",
+            json!({"topic": "t", "payload": 1, "correlation_id": 5}).to_string(),
+            json_type,
+            422,
+            "correlation_id",
+        ),
         ("not yet", json!({"topic": "t", "payload": 1, "webhook": "http://x"}).to_string(), json_type, 422, "webhook"),
         ("a form", "a=b".into(), "application/x-www-form-urlencoded", 415, "application/json"),
         ("too large", format!("\"{}\"", "x".repeat(70_000)), json_type, 413, "max_body"),
@@ -207,7 +237,10 @@ async fn browsers_on_a_configured_origin_may_read(store: Store) {
         Answer::to(request.header("access-control-request-method", "DELETE"))
     };
     let allowed = asked("https://app.example").await;
-    assert_eq!((allowed.status.as_u16(), allowed.header("access-control-allow-origin")), (204, Some("https://app.example")));
+    assert_eq!(
+        (allowed.status.as_u16(), allowed.header("access-control-allow-origin")),
+        (204, Some("https://app.example"))
+    );
     assert_eq!(asked("https://evil.example").await.header("access-control-allow-origin"), None);
     let read = omni.client().request(Method::GET, "/task/task_1").header("origin", "https://app.example");
     assert_eq!(Answer::to(read).await.header("access-control-allow-origin"), Some("https://app.example"));

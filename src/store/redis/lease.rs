@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::Connection;
-use super::live::Live;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
@@ -79,9 +78,8 @@ impl RedisStore {
         let unanswered = self.live.begin(process);
         let (rows, due, read_up_to): Answer = call.run(&self.link).await?;
         let found = !rows.is_empty();
-        let (leases, unreadable) = take(&self.live, process, queues, rows);
+        let leases = self.take(process, queues, rows).await?;
         unanswered.answered();
-        self.reject_all(unreadable, queues).await?;
         Ok(Look { leases, found, due: u64::try_from(due).ok().map(Duration::from_millis), read_up_to })
     }
 
@@ -99,22 +97,29 @@ impl RedisStore {
         if !rows.is_empty() {
             tracing::warn!(process, tasks = rows.len(), "leases whose delivery was lost are recovered");
         }
-        let (leases, unreadable) = take(&self.live, process, queues, rows);
+        let leases = self.take(process, queues, rows).await?;
         if !more {
             unanswered.answered();
         }
-        self.reject_all(unreadable, queues).await?;
         Ok(leases)
     }
 
-    /// Entries that are no tasks become dead letters.
-    async fn reject_all(&self, unreadable: Vec<(Row, String)>, queues: &[&Queue]) -> Result<(), StoreError> {
-        for (row, why) in unreadable {
-            if let Some(queue) = queue_of(queues, &row) {
-                self.reject(queue, &row, why).await?;
+    /// Takes rows into the books as leases; entries that are no tasks become dead letters. The books come last: what
+    /// is lost before is recovered.
+    async fn take(&self, process: &str, queues: &[&Queue], rows: Vec<Row>) -> Result<Vec<Lease>, StoreError> {
+        let mut opened = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(queue) = row.queue.checked_sub(1).and_then(|index| queues.get(index)) else { continue };
+            match row.open(queue) {
+                Ok(lease) => opened.push(lease),
+                Err(why) => self.reject(queue, &row, why).await?,
             }
         }
-        Ok(())
+        let hold = |(lease, rest)| {
+            self.live.hold(&lease, rest, process);
+            lease
+        };
+        Ok(opened.into_iter().map(hold).collect())
     }
 
     /// Sleeps for `nap`, or until an entry comes that nobody has read: a read that consumes nothing.
@@ -147,24 +152,4 @@ impl RedisStore {
 
 fn queue_args(call: Call, queue: &Queue, process: &str) -> Call {
     call.arg(queue.topic.as_str()).arg(&queue.agent).arg(keys::group(queue)).arg(keys::consumer(queue, process))
-}
-
-fn queue_of<'a>(queues: &[&'a Queue], row: &Row) -> Option<&'a Queue> {
-    queues.get(row.queue.checked_sub(1)?).copied()
-}
-
-/// Takes rows into the books as leases; those that are no tasks come back with the reason.
-fn take(live: &Live, process: &str, queues: &[&Queue], rows: Vec<Row>) -> (Vec<Lease>, Vec<(Row, String)>) {
-    let (mut leases, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
-    for row in rows {
-        let Some(queue) = queue_of(queues, &row) else { continue };
-        match row.open(queue) {
-            Ok((lease, rest)) => {
-                live.hold(&lease, rest, process);
-                leases.push(lease);
-            }
-            Err(why) => unreadable.push((row, why)),
-        }
-    }
-    (leases, unreadable)
 }

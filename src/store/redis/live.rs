@@ -27,6 +27,7 @@ pub(super) struct Live {
 }
 
 struct Held {
+    turn: u64,
     rest: Arc<Rest>,
     process: Arc<str>,
     renewed: Instant,
@@ -42,20 +43,26 @@ pub(super) struct Unanswered<'a> {
 impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
-        let held = Held { rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
-        lock(&self.held).insert(key(lease), held);
+        let (key, turn) = key(lease);
+        let held = Held { turn, rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
+        lock(&self.held).insert(key, held);
     }
 
-    /// Strikes a lease off.
+    /// Strikes a lease off; a later one of the same entry stays.
     pub(super) fn release(&self, lease: &Lease) {
-        lock(&self.held).remove(&key(lease));
+        let (key, turn) = key(lease);
+        let mut all = lock(&self.held);
+        if all.get(&key).is_some_and(|held| held.turn == turn) {
+            all.remove(&key);
+        }
     }
 
     /// Notes that leases live on.
     pub(super) fn renew<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
-        let mut held = lock(&self.held);
+        let mut all = lock(&self.held);
         for lease in leases {
-            if let Some(held) = held.get_mut(&key(lease)) {
+            let (key, turn) = key(lease);
+            if let Some(held) = all.get_mut(&key).filter(|held| held.turn == turn) {
                 held.renewed = Instant::now();
             }
         }
@@ -73,7 +80,8 @@ impl Live {
 
     /// What a lease's message carried beside the task, and the process that runs it.
     pub(super) fn details(&self, lease: &Lease) -> (Arc<Rest>, Arc<str>) {
-        match lock(&self.held).get(&key(lease)) {
+        let (key, turn) = key(lease);
+        match lock(&self.held).get(&key).filter(|held| held.turn == turn) {
             Some(held) => (held.rest.clone(), held.process.clone()),
             None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
         }
@@ -95,8 +103,9 @@ impl Live {
     }
 }
 
-fn key(lease: &Lease) -> Key {
-    (lease.task.topic.clone(), Handle::of(lease).entry)
+fn key(lease: &Lease) -> (Key, u64) {
+    let Handle { entry, turn } = Handle::of(lease);
+    ((lease.task.topic.clone(), entry), turn)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,5 +124,53 @@ impl Drop for Unanswered<'_> {
         if !self.answered {
             lock(&self.live.losers).insert(self.process.to_owned(), Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::ContentForm;
+    use crate::store::Queue;
+    use crate::task::{Task, TaskId, UnixMs};
+
+    fn lease(turn: u64) -> Lease {
+        let topic = Topic::parse("t").expect("a topic");
+        let task = Task {
+            id: TaskId::new(UnixMs(1), 1),
+            topic: topic.clone(),
+            payload: Bytes::new(),
+            request: None,
+            correlation_id: None,
+            route: None,
+            owner: None,
+            retries: 0,
+            created: UnixMs(1),
+        };
+        let queue = Queue { topic, agent: "a".into(), content: ContentForm::String, max_backlog: 1 };
+        Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
+    }
+
+    #[test]
+    fn the_end_of_an_older_lease_leaves_the_current_one_held() {
+        let (live, older, current) = (Live::default(), lease(1), lease(3));
+        live.hold(&current, Rest::of(ContentForm::String), "p");
+        live.release(&older);
+        assert_eq!(live.entries(&current.task.topic), ["1-0"]);
+        live.release(&current);
+        assert!(live.entries(&current.task.topic).is_empty());
+    }
+
+    #[test]
+    fn a_call_that_was_never_answered_is_a_loss_for_its_process_until_the_grace_is_over() {
+        let live = Live::default();
+        live.begin("p").answered();
+        assert!(!live.take_loss("p", Duration::ZERO));
+        drop(live.begin("p"));
+        assert!(!live.take_loss("q", Duration::ZERO), "another process lost nothing");
+        assert!(live.take_loss("p", Duration::from_hours(1)) && live.take_loss("p", Duration::ZERO));
+        assert!(!live.take_loss("p", Duration::ZERO));
     }
 }

@@ -39,6 +39,18 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// `127.0.0.1:PORT`
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Sends one command, such as `["CONFIG", "SET", "maxmemory", "1"]`.
+    pub(crate) async fn command(&self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.exec_async(&mut self.connection().await).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    }
+
     /// The configuration of a store on this server.
     pub(crate) fn config(&self) -> Store {
         Store {
