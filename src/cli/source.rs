@@ -17,11 +17,12 @@ use crate::store::{self, Queue, TaskStore};
 use crate::task::{Status, Task, TaskId, UnixMs};
 
 /// Who answers.
+#[allow(clippy::large_enum_variant, reason = "a command has one")]
 pub(super) enum Source {
     /// A server's admin plane.
     Server(Client),
     /// The store, without a server.
-    Store(Box<Direct>),
+    Store(Direct),
 }
 
 /// A store that several processes share, and how the configuration says to use it.
@@ -41,7 +42,7 @@ impl Source {
             Err(unreachable) => match Direct::open(global)? {
                 Some(direct) => {
                     eprintln!("{unreachable}; asking {} instead", direct.config.store.url);
-                    Ok(Self::Store(Box::new(direct)))
+                    Ok(Self::Store(direct))
                 }
                 None => Err(unreachable),
             },

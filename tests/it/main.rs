@@ -5,6 +5,7 @@
 #![allow(clippy::float_cmp, reason = "counts and percents are exact in a double")]
 
 mod canary;
+mod cli;
 mod contract;
 mod deprecation;
 mod fail_open;

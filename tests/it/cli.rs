@@ -1,0 +1,282 @@
+//! The commands that operators type: what they print, where, and with which status they end.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::process::Process;
+use crate::harness::redis::RedisServer;
+use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_omnidaemon");
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: 'sqlite:<dir>/omnidaemon.db'}
+routes:
+  invoke: {path: /invoke, topic: echo, rollout: {percent: 10, mode: manual}}
+topics:
+  echo: {handler: {command: [cat]}, retries: 0}
+  broken: {handler: {command: ['false']}, retries: 0}
+  slow: {handler: {command: [sleep, '600']}, retries: 0}
+workers: {count: 3, drain: 1s}
+";
+
+async fn serve(upstream: &Upstream) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG).upstream(upstream).start().await
+}
+
+/// A command in `dir`, without anything of the caller's environment but what finds programs.
+fn command(dir: &Path, args: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(BINARY);
+    command.current_dir(dir).env_clear().env("NO_COLOR", "1").args(args);
+    command
+        .envs(["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"].iter().filter_map(|n| Some((n, std::env::var_os(n)?))));
+    command
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().expect("the binary can be run")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8").trim().to_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"))
+}
+
+fn new_dir() -> TempDir {
+    tempfile::tempdir().expect("there is room for a directory")
+}
+
+#[test]
+fn what_config_init_writes_passes_config_check_and_is_not_overwritten() {
+    let dir = new_dir();
+    assert_eq!(run(dir.path(), &["config", "init"]).status.code(), Some(0));
+    assert!(dir.path().join("config/omnidaemon.yaml").exists());
+
+    let checked = run(dir.path(), &["config", "check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
+    for part in ["http://127.0.0.1:8000", "/invoke", "10 %", "genesis.qa", "command python3"] {
+        assert!(stdout(&checked).contains(part), "no {part} in {}", stdout(&checked));
+    }
+    let route = &json_of(&run(dir.path(), &["config", "check", "--format", "json"]))["routes"][0];
+    assert_eq!((&route["route"], &route["percent"]), (&json!("invoke"), &json!(10.0)));
+
+    let again = run(dir.path(), &["config", "init"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("--force"), "{}", stderr(&again));
+}
+
+#[test]
+fn config_check_names_every_problem_with_its_line_and_ends_with_2() {
+    let dir = new_dir();
+    let yaml = "upstream: {url: 'http://127.0.0.1:9000'}\n\
+                store: {url: 'redis://:canary-secret@127.0.0.1:6379', timout: 1s}\n\
+                routes:\n  invoke:\n    path: /invoke\n    topic: t\n    rollout: {percent: 110, mode: manual}\n\
+                topics: {t: {handler: upstream}}\n";
+    fs::write(dir.path().join("bad.yaml"), yaml).expect("it can be written");
+
+    let checked = run(dir.path(), &["config", "check", "bad.yaml"]);
+    assert_eq!(checked.status.code(), Some(2));
+    let said = stdout(&checked);
+    assert!(said.contains("bad.yaml:2:") && said.contains("timout"), "{said}");
+    assert!(said.contains("bad.yaml:7:") && said.contains("routes.invoke.rollout.percent"), "{said}");
+    assert!(!said.contains("canary-secret"), "{said}");
+
+    let checked = run(dir.path(), &["config", "check", "bad.yaml", "--format", "json"]);
+    assert_eq!((checked.status.code(), &json_of(&checked)["valid"]), (Some(2), &json!(false)));
+    assert_eq!(json_of(&checked)["problems"][1]["line"], 7);
+}
+
+#[tokio::test]
+async fn health_is_one_line_to_grep_and_details_on_request() {
+    let mut upstream = Upstream::start().await;
+    let omni = serve(&upstream).await;
+    let expected = "status=healthy, active_workers=3, queue_depth=0, uptime=";
+    eventually(PATIENCE, "three workers are seen", async || {
+        let health = omni.cli(&["health"]).await;
+        health.status.success() && stdout(&health).starts_with(expected) && stdout(&health).lines().count() == 1
+    })
+    .await;
+
+    let detailed = stdout(&omni.cli(&["health", "--detailed"]).await);
+    for part in ["upstream", "echo", "DEAD_LETTERS", "invoke", "ACTIVE"] {
+        assert!(detailed.contains(part), "no {part} in {detailed}");
+    }
+    assert_eq!(json_of(&omni.cli(&["health", "--format", "json"]).await)["active_workers"], 3);
+
+    upstream.stop();
+    let degraded = omni.cli(&["health"]).await;
+    assert_eq!(degraded.status.code(), Some(1));
+    assert!(stdout(&degraded).starts_with("status=degraded, active_workers=3"), "{}", stdout(&degraded));
+}
+
+#[test]
+fn without_a_server_commands_say_how_to_find_one() {
+    let dir = new_dir();
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let nowhere = format!("http://127.0.0.1:{port}");
+
+    let health = run(dir.path(), &["health", "--admin", &nowhere]);
+    assert_eq!((health.status.code(), stdout(&health).as_str()), (Some(1), "status=unreachable"));
+    assert!(stderr(&health).contains(&nowhere) && stderr(&health).contains("omnidaemon serve"), "{}", stderr(&health));
+
+    let result = run(dir.path(), &["task", "result", "task_x", "--admin", &nowhere]);
+    assert_eq!(result.status.code(), Some(5));
+    assert!(stderr(&result).contains("--admin"), "{}", stderr(&result));
+}
+
+#[tokio::test]
+async fn a_published_task_is_read_by_its_id_and_the_status_says_how_it_ended() {
+    let upstream = Upstream::start().await;
+    let omni = serve(&upstream).await;
+    let payload = omni.dir().join("payload.json");
+    fs::write(&payload, "{\"n\": 1}").expect("it can be written");
+    let from_file = format!("@{}", payload.display());
+
+    let id = stdout(&omni.cli(&["task", "publish", "--topic", "echo", "--payload", &from_file]).await);
+    let result = omni.cli(&["task", "result", &id, "--wait", "30s", "--format", "json"]).await;
+    assert_eq!(result.status.code(), Some(0), "{}", stderr(&result));
+    assert_eq!(json_of(&result)["result"]["payload"], json!({"n": 1}));
+
+    let waited = omni.cli(&["task", "publish", "--topic", "broken", "--payload", "1", "--wait=30s"]).await;
+    assert_eq!(waited.status.code(), Some(1), "{}", stdout(&waited));
+    assert!(stdout(&waited).contains("failed"), "{}", stdout(&waited));
+
+    let id = stdout(&omni.cli(&["task", "publish", "--topic", "slow", "--payload", "1"]).await);
+    assert_eq!(omni.cli(&["task", "result", &id]).await.status.code(), Some(4));
+    assert_eq!(omni.cli(&["task", "result", "task_unknown"]).await.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_task_that_makes_no_sense_is_refused_as_a_wrong_argument() {
+    let upstream = Upstream::start().await;
+    let omni = serve(&upstream).await;
+
+    let strange = omni.cli(&["task", "publish", "--topic", "unheard.of", "--payload", "1"]).await;
+    assert_eq!(strange.status.code(), Some(2));
+    assert!(stderr(&strange).contains("unheard.of"), "{}", stderr(&strange));
+    let no_json = omni.cli(&["task", "publish", "--topic", "echo", "--payload", "hello"]).await;
+    assert_eq!(no_json.status.code(), Some(2));
+    assert!(stderr(&no_json).contains("JSON"), "{}", stderr(&no_json));
+}
+
+#[tokio::test]
+async fn the_token_comes_from_the_arguments_or_the_file() {
+    let upstream = Upstream::start().await;
+    let yaml = format!("admin: {{listen: '127.0.0.1:0', token: canary-secret}}\n{CONFIG}");
+    let omni = Omnidaemon::with_config(&yaml).upstream(&upstream).start().await;
+
+    let refused = omni.cli(&["health", "--config", "none.yaml"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("OMNIDAEMON_ADMIN_TOKEN"), "{}", stderr(&refused));
+    let given = omni.cli(&["health", "--config", "none.yaml", "--token", "canary-secret"]).await;
+    assert!(stdout(&given).starts_with("status="), "{}", stderr(&given));
+    let by_file = omni.cli(&["health"]).await;
+    assert!(stdout(&by_file).starts_with("status="), "{}", stderr(&by_file));
+}
+
+#[tokio::test]
+async fn without_a_server_a_shared_redis_is_asked_and_stderr_says_so() {
+    let redis = RedisServer::start().await;
+    let dir = new_dir();
+    let yaml = CONFIG.replace("<upstream>", "http://127.0.0.1:9").replace("sqlite:<dir>/omnidaemon.db", &redis.url());
+    fs::write(dir.path().join("o.yaml"), format!("admin: {{listen: '127.0.0.1:1'}}\n{yaml}"))
+        .expect("it can be written");
+    let run = |args: &[&str]| run(dir.path(), &[args, &["--config", "o.yaml"]].concat());
+
+    let published = run(&["task", "publish", "--topic", "echo", "--payload", "[1]"]);
+    assert_eq!(published.status.code(), Some(0), "{}", stderr(&published));
+    assert!(stderr(&published).contains(&format!("asking {}", redis.url())), "{}", stderr(&published));
+    let result = run(&["task", "result", &stdout(&published)]);
+    assert_eq!(result.status.code(), Some(4), "{}", stderr(&result));
+    assert!(stdout(&result).contains("queued"), "{}", stdout(&result));
+    let health = run(&["health"]);
+    assert_eq!(health.status.code(), Some(1), "nobody works");
+    assert_eq!(stdout(&health), "status=degraded, active_workers=0, queue_depth=1");
+    assert_eq!(run(&["task", "result", "task_unknown"]).status.code(), Some(3));
+}
+
+/// The demo in `dir`, on free ports.
+fn demo(dir: &Path, args: &[&str]) -> Process {
+    let ports = ["--port", "0", "--admin-port", "0", "--legacy-port", "0"];
+    Process::spawn("demo", &mut command(dir, &[&["demo"], &ports[..], args].concat()))
+}
+
+/// Waits for a line of the demo's that contains `text`.
+async fn line(demo: &mut Process, text: &str) -> String {
+    demo.log(text, 0, |line| line.contains(text).then(|| line.trim().to_owned())).await
+}
+
+/// Runs what the demo suggests, as a shell would.
+async fn pasted(script: &str) -> String {
+    let output = tokio::process::Command::new("sh").args(["-c", script]).output().await.expect("there is a shell");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn what_the_demo_says_to_try_works_when_pasted() {
+    let dir = new_dir();
+    let mut demo = demo(dir.path(), &[]);
+    let legacy = line(&mut demo, "curl -si").await;
+    let publish = line(&mut demo, "task=$(curl").await;
+    let poll = line(&mut demo, "sleep 1; curl").await;
+    let file = line(&mut demo, "omnidaemon.yaml, line").await;
+
+    // Now and then the legacy API says 429 or 5xx, as it should: then again.
+    let called = eventually_some(PATIENCE, "an answer of the legacy API", async || {
+        let answer = pasted(&legacy).await;
+        answer.contains("200 OK").then_some(answer)
+    })
+    .await;
+    assert!(called.contains("x-omnidaemon-path: ") && called.contains("qa did it: test it"), "{called}");
+    let script = format!("{publish}\n{poll}");
+    eventually(PATIENCE, "a task's result", async || pasted(&script).await.contains("build did it: build it")).await;
+
+    let (path, rest) = file.split_once(", line ").expect("the demo names file and line");
+    let (number, percent) = rest.split_once(": `").expect("and what stands there");
+    let path = dir.path().join(path);
+    let text = fs::read_to_string(&path).expect("it is there");
+    let found = text.lines().nth(number.parse::<usize>().expect("a number") - 1).expect("the line is there");
+    assert!(found.contains(percent.trim_end_matches('`')), "{found}");
+    fs::write(&path, text.replace("percent: 10", "percent: 35")).expect("it can be edited");
+    line(&mut demo, "weight 10 % -> 35 %").await;
+
+    demo.signal(Signal::INT);
+    assert!(demo.wait_exit().await.success());
+    line(&mut demo, "stopped after").await;
+}
+
+#[tokio::test]
+async fn a_second_demo_in_the_same_directory_is_told_about_the_first_and_one_after_it_keeps_the_edits() {
+    let dir = new_dir();
+    let mut first = demo(dir.path(), &[]);
+    line(&mut first, "Ctrl-C").await;
+
+    let second = run(dir.path(), &["demo", "--port", "0", "--admin-port", "0", "--legacy-port", "0"]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = stderr(&second);
+    assert!(said.contains(&first.id().to_string()) && said.contains("--dir"), "{said}");
+
+    first.signal(Signal::TERM);
+    assert!(first.wait_exit().await.success());
+    let file = dir.path().join("data/demo/omnidaemon.yaml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    fs::write(&file, text.replace("percent: 10", "percent: 100")).expect("it can be edited");
+
+    let mut again = demo(dir.path(), &["--for", "5s"]);
+    line(&mut again, "weight 100 %").await;
+    assert!(again.wait_exit().await.success(), "--for ends it");
+}
