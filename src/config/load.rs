@@ -25,7 +25,7 @@ pub struct Loaded {
     pub config: Config,
     /// What deserves a second look, such as a variable that shadows an edited key.
     pub warnings: Vec<Problem>,
-    /// Names the text it was read from; see [`digest`].
+    /// Names the text it was read from: 16 hexadecimal digits of its SHA-256.
     pub digest: String,
 }
 

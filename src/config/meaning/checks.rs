@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::problem::{Origin, Problem, Report};
 use crate::config::yaml::Node;
-use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
+use crate::config::{Config, Durability, HandlerConfig, StoreUrl, UpstreamUrl};
 
 /// The path of metrics on the data port.
 const METRICS: &str = "/metrics";
@@ -13,6 +13,7 @@ const METRICS: &str = "/metrics";
 pub(super) fn check(config: &Config, root: &Node, report: &mut Report) {
     listeners(config, root, report);
     upstream(config, root, report);
+    store(config, root, report);
     own_paths(config, root, report);
     external_topics(config, root, report);
     drain(config, root, report);
@@ -51,6 +52,21 @@ fn upstream(config: &Config, root: &Node, report: &mut Report) {
                 report.problems.push(problem(root, &["upstream", key], message, hint));
             }
         }
+    }
+}
+
+/// What the file can say already, and this release cannot do yet.
+fn store(config: &Config, root: &Node, report: &mut Report) {
+    let mut refuse = |key, what, hint| {
+        report.problems.push(problem(root, &["store", key], format!("{what} is not in this release"), hint));
+    };
+    match &config.store.url {
+        StoreUrl::Sentinel(_) => refuse("url", "redis+sentinel", "write redis://HOST:PORT of the master"),
+        StoreUrl::Cluster(_) => refuse("url", "redis+cluster", "write redis://HOST:PORT of a server of its own"),
+        StoreUrl::Sqlite(_) | StoreUrl::Redis(_) => {}
+    }
+    if config.store.durability == Durability::Wait {
+        refuse("durability", "wait", "write `default`, and set appendfsync to always on the server to lose nothing");
     }
 }
 

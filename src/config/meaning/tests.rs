@@ -115,7 +115,7 @@ fn the_less_common_keys_are_read() {
 upstream: {urls: ['http://a:1', 'http://b:2'], timeout: 30s}
 proxy: {cors: {origins: ['https://app.example.com']}, expose: [], trusted: [10.0.0.0/8, '::1']}
 topics: {t: {handler: external, content: object, agent: mine}}
-store: {url: 'redis://h', durability: wait}
+store: {url: 'redis://h', durability: default}
 ",
     );
     assert_eq!(problems, [""; 0]);
@@ -193,6 +193,9 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (with("admin: {token: 'a b'}"), "admin.token: has characters that a header cannot carry"),
         (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
+        (with("store: {url: 'redis+sentinel://a:1/m'}"), "store.url: redis+sentinel is not in this release: write"),
+        (with("store: {url: 'redis+cluster://a:1'}"), "store.url: redis+cluster is not in this release: write"),
+        (with("store: {durability: wait}"), "store.durability: wait is not in this release: write `default`"),
         (with("proxy: {task_path: /metrics}"), "proxy.task_path: is where metrics are served"),
         (with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),
         (with("'': {}"), "f:3:1: is not a known key"),

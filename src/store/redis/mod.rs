@@ -22,7 +22,7 @@ mod tend;
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -90,8 +90,7 @@ fn not_yet(scheme: &str) -> StoreError {
 }
 
 fn now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMs(millis(since))
+    jiff::Timestamp::now().into()
 }
 
 fn millis(duration: Duration) -> u64 {

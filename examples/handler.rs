@@ -1,0 +1,44 @@
+//! omnidaemon as a library: a proxy in front of a legacy endpoint whose tasks a function of our own runs.
+//!
+//! ```console
+//! $ cargo run --example handler -- http://127.0.0.1:9000
+//! $ curl -s http://127.0.0.1:8000/invoke/async -H 'content-type: application/json' -d '{"name":"ada"}'
+//! ```
+
+use async_trait::async_trait;
+use omnidaemon::app::App;
+use omnidaemon::config;
+use omnidaemon::task::{Answer, Failure, FailureKind, Topic};
+use omnidaemon::worker::{Attempt, Handler};
+use tokio_util::sync::CancellationToken;
+
+/// Greets whoever the payload names.
+struct Greeter;
+
+#[async_trait]
+impl Handler for Greeter {
+    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
+        let payload: serde_json::Value = serde_json::from_slice(&attempt.task.payload)
+            .map_err(|error| Failure::new(FailureKind::Malformed, error.to_string()))?;
+        let name = payload["name"].as_str().unwrap_or("world");
+        Ok(Answer::json(serde_json::json!({"greeting": format!("hello, {name}")}).to_string()))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let upstream = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:9000".into());
+    let env = std::env::vars().collect();
+    let loaded = config::from_upstream(&upstream, None, Some("100"), &env)?;
+    let bound = App::new(loaded).handler(Topic::parse("invoke")?, Greeter).bind().await?;
+    println!("listening on http://{}", bound.data());
+    let shutdown = CancellationToken::new();
+    let on_ctrl_c = shutdown.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            on_ctrl_c.cancel();
+        }
+    });
+    bound.run(shutdown).await?;
+    Ok(())
+}
