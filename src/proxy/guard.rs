@@ -127,8 +127,13 @@ fn authority(request: &Request<Incoming>) -> Result<Option<Authority>, Problem> 
 }
 
 fn is_host(text: &[u8]) -> bool {
-    text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
-        && (text.is_empty() || Authority::try_from(text).is_ok())
+    let (name, port) = match text.iter().rposition(|&byte| byte == b':') {
+        Some(colon) => (&text[..colon], &text[colon + 1..]),
+        None => (text, &text[text.len()..]),
+    };
+    let named = !name.is_empty() || text.is_empty();
+    let plain = named && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    (plain && port.iter().all(u8::is_ascii_digit)) || (!text.contains(&b'@') && Authority::try_from(text).is_ok())
 }
 
 /// hyper has refused what it cannot frame; a coding it ignores would reach the upstream unframed.
@@ -160,7 +165,7 @@ mod tests {
         for host in ["api.example", "api.example:8000", "[::1]:80", "127.0.0.1", ""] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
-        for host in ["a b", "a/b", "u@h", "a\"b", "h:x:y"] {
+        for host in ["a b", "a/b", "u@h", "a\"b", "h:x:y", ":80"] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
     }

@@ -11,8 +11,19 @@ pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that end here.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Names that mean something to us or to the upstream's trust: a `Connection` header cannot have them
 /// dropped, and spelled with underscores they are.
@@ -33,9 +44,12 @@ const GUARDED: [&str; 14] = [
     "x-request-id",
 ];
 
-/// Removes what concerns one connection only (RFC 9110 §7.6.1): the named fields and those that
+/// Removes what concerns one connection only (RFC 9110 §7.6.1): the fields of [`HOP_BY_HOP`] and those that
 /// `Connection` names.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(&name.as_str())) {
+        return; // one pass without hashing: the common case
+    }
     let mut named: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         let tokens = value.to_str().unwrap_or_default().split(',').map(str::trim);
@@ -47,21 +61,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    let has = |headers: &HeaderMap, name: &HeaderName| headers.contains_key(name);
-    for name in [
-        &header::CONNECTION,
-        &header::TRANSFER_ENCODING,
-        &KEEP_ALIVE,
-        &header::TE,
-        &header::TRAILER,
-        &header::UPGRADE,
-        &PROXY_CONNECTION,
-        &header::PROXY_AUTHENTICATE,
-        &header::PROXY_AUTHORIZATION,
-    ] {
-        if has(headers, name) {
-            headers.remove(name);
-        }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
     }
 }
 
@@ -95,7 +96,9 @@ impl Forwarding {
     pub(super) fn apply(&self, headers: &mut HeaderMap, request_id: &HeaderValue, trusted: bool) {
         strip_hop_by_hop(headers);
         drop_lookalikes(headers);
-        headers.remove(header::EXPECT); // the server side answers it when the body is read
+        if headers.keys().any(|name| name == header::EXPECT) {
+            headers.remove(header::EXPECT); // the server side answers it when the body is read
+        }
         if trusted {
             append(headers, &FORWARDED_FOR, &self.peer);
             append(headers, &header::FORWARDED, &self.forwarded);

@@ -20,6 +20,9 @@ use crate::metrics::{Path, RouteCells};
 use crate::route::{Assigned, Target, assign};
 use crate::snapshot::{LiveRoute, Snapshot};
 
+/// Hexadecimal digits of a request id: 8 of the thread's, 16 of the request's.
+const ID_DIGITS: usize = 24;
+
 /// What belongs to one data-plane thread.
 pub(super) struct Thread {
     pub(super) index: usize,
@@ -68,8 +71,10 @@ impl Thread {
 
     fn new_request_id(&self) -> HeaderValue {
         self.id_next.set(self.id_next.get().wrapping_add(1));
-        let text = format!("{:08x}{:016x}", self.id_prefix, self.id_next.get());
-        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
+        let number = u128::from(self.id_prefix) << 64 | u128::from(self.id_next.get());
+        let digit = |place: usize| b"0123456789abcdef"[(number >> (4 * (ID_DIGITS - 1 - place))) as usize & 0xf];
+        let text: [u8; ID_DIGITS] = std::array::from_fn(digit);
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
     }
 }
 

@@ -200,6 +200,15 @@ pub struct Depth {
     pub oldest: Duration,
 }
 
+/// A task that housekeeping made a dead letter, for whoever counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    /// Its topic.
+    pub topic: Topic,
+    /// The route it was canaried on.
+    pub route: Option<String>,
+}
+
 /// A task that failed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -264,8 +273,8 @@ pub trait TaskStore: Send + Sync + 'static {
     async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError>;
 
     /// Housekeeping, called about every second by each process with workers: expired leases become leasable again
-    /// (dead letters when [`may_rerun`] says no, kept for `ttl`), expired records go.
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError>;
+    /// (dead letters when [`may_rerun`] says no, kept for `ttl`), expired records go. Returns what became a dead letter.
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
 
     /// How queues stand, in their order.
     async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError>;

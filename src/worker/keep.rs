@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::pool::Shared;
+use crate::metrics::TaskOutcome;
 use crate::store::{Heartbeat, LEASE, StoreError};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -50,7 +51,12 @@ async fn keep(shared: &Shared, due: &mut Due) -> Result<(), StoreError> {
         due.renewal = now + RENEW_EVERY;
     }
     let ttl = shared.snapshots.load().config.results.ttl;
-    circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await?;
+    for dead in circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await? {
+        shared.metrics.task_failed(dead.topic.as_str());
+        if let Some(route) = dead.route {
+            shared.metrics.task_outcome(&route, TaskOutcome::Failed);
+        }
+    }
     forget_drained(shared).await
 }
 

@@ -31,8 +31,8 @@ use self::link::{Connection, Link};
 use self::live::Live;
 use self::tend::Watch;
 use super::{
-    Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore,
-    Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
+    TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Task, TaskId, TaskRecord, UnixMs};
@@ -142,7 +142,7 @@ impl TaskStore for RedisStore {
         self.renew_leases(process, leases).await
     }
 
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
         self.tend_queues(process, queues, ttl).await
     }
 

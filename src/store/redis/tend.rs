@@ -12,7 +12,7 @@ use super::row::Row;
 use super::script::{FORGET, OVERDUE};
 use super::settle::Park;
 use super::{RedisStore, keys, millis, now};
-use crate::store::{LEASE, Queue, Settled, StoreError, may_rerun};
+use crate::store::{Buried, LEASE, Queue, Settled, StoreError, may_rerun};
 use crate::task::{Failure, FailureKind};
 
 /// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
@@ -60,26 +60,38 @@ impl Watch {
 }
 
 impl RedisStore {
-    pub(super) async fn tend_queues(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
+    pub(super) async fn tend_queues(
+        &self,
+        process: &str,
+        queues: &[Queue],
+        ttl: Duration,
+    ) -> Result<Vec<Buried>, StoreError> {
         let horizon = seconds(now()) - ttl.as_secs_f64();
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
         self.link.call::<u64>(drop_old.arg(keys::RESULTS).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(LEASE * 2);
         let round = self.watch.round(Instant::now());
+        let mut dead = Vec::new();
         for queue in queues {
             if round.sweep {
                 let call = FORGET.keys(&[keys::stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
                 call.arg(millis(GONE)).run::<u64>(&self.link).await?;
             }
             if round.take_back {
-                self.take_back_overdue(process, queue, ttl).await?;
+                self.take_back_overdue(process, queue, ttl, &mut dead).await?;
             }
         }
-        Ok(())
+        Ok(dead)
     }
 
     /// Pages through all that is overdue, so that an old head never hides what is behind it.
-    async fn take_back_overdue(&self, process: &str, queue: &Queue, ttl: Duration) -> Result<(), StoreError> {
+    async fn take_back_overdue(
+        &self,
+        process: &str,
+        queue: &Queue,
+        ttl: Duration,
+        dead: &mut Vec<Buried>,
+    ) -> Result<(), StoreError> {
         let group = keys::group(queue);
         let mut start = "-".to_owned();
         while !start.is_empty() {
@@ -93,13 +105,14 @@ impl RedisStore {
                 .run(&self.link)
                 .await?;
             for (idle, row) in rows {
-                self.take_back(process, queue, &row, Duration::from_millis(idle), ttl).await?;
+                dead.extend(self.take_back(process, queue, &row, Duration::from_millis(idle), ttl).await?);
             }
             start = next;
         }
         Ok(())
     }
 
+    /// Gives the task if it may not run again, and is dead now.
     async fn take_back(
         &self,
         process: &str,
@@ -107,12 +120,14 @@ impl RedisStore {
         row: &Row,
         idle: Duration,
         ttl: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Buried>, StoreError> {
         let Some(lease) = row.bare(queue) else {
-            return self.reject(queue, row, row.open(queue).err().unwrap_or_default()).await;
+            self.reject(queue, row, row.open(queue).err().unwrap_or_default()).await?;
+            return Ok(None);
         };
         let failure = Failure::new(FailureKind::Crash, format!("the worker died in attempt {}", lease.attempt));
-        let settled = if may_rerun(lease.attempt, lease.task.retries) {
+        let again = may_rerun(lease.attempt, lease.task.retries);
+        let settled = if again {
             let (attempt, failure) = (lease.attempt, Some(&failure));
             self.park(&lease, Park { attempt, turns: 2, due: None, failure, idle: Some(idle) }).await?
         } else {
@@ -122,7 +137,8 @@ impl RedisStore {
             tracing::warn!(process, task = %lease.task.id, attempt = lease.attempt, "a lease expired: its worker is gone");
             self.live.release(&lease);
         }
-        Ok(())
+        let dead = settled == Settled::Applied && !again;
+        Ok(dead.then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
     }
 }
 

@@ -33,8 +33,8 @@ use self::reader::Reader;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Cancelled, DeadLetter, Depth, HEARTBEAT, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, HEARTBEAT, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement,
+    StoreError, TaskStore, Waiters,
 };
 use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
 
@@ -186,14 +186,14 @@ impl TaskStore for SqliteStore {
         self.writer.submit(move |db| ops::renew(db, &leases)).await
     }
 
-    async fn tend(&self, _process: &str, _queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
-        self.writer.submit(move |db| ops::reap(db, ttl)).await?;
+    async fn tend(&self, _process: &str, _queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        let dead = self.writer.submit(move |db| ops::reap(db, ttl)).await?;
         for _ in 0..PURGES {
             if self.writer.submit(ops::purge).await? < ops::PURGE {
                 break;
             }
         }
-        Ok(())
+        Ok(dead)
     }
 
     async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {

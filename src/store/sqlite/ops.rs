@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, named_params, params};
 use super::db::Db;
 use super::schema::{State, millis, number, stored};
 use super::sealed::{Leased, NewTask, Sealed};
-use crate::store::{Cancelled, LEASE, Refusal, RolloutRecord, Settled, may_rerun};
+use crate::store::{Buried, Cancelled, LEASE, Refusal, RolloutRecord, Settled, may_rerun};
 use crate::task::{TaskId, Topic, UnixMs};
 
 /// Ended records that one call of [`purge`] removes at most.
@@ -234,18 +234,21 @@ pub(super) fn renew(db: &mut Db, leases: &[(TaskId, i64)]) -> rusqlite::Result<V
 }
 
 /// Takes expired leases back: what may run again is ready, the rest is dead. After a pause in which the whole
-/// process stood still, and could renew nothing, every lease starts anew.
-pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<()> {
+/// process stood still, and could renew nothing, every lease starts anew. Gives the dead.
+pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<Vec<Buried>> {
     let now = db.clock.steady();
     let pause = now.saturating_sub(std::mem::replace(&mut db.last_reap, now));
     if pause > LEASE / 2 {
         db.held.values_mut().for_each(|expires| *expires = now + LEASE);
     }
     let expired: Vec<i64> = db.held.iter().filter(|(_, expires)| **expires <= now).map(|(seq, _)| *seq).collect();
+    let mut dead = Vec::new();
     for seq in expired {
-        let sql = "SELECT id FROM tasks WHERE seq = ?1";
-        let id: String = db.connection.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?;
-        let Ok(id) = TaskId::parse(&id) else { continue };
+        let sql = "SELECT id, topic, route FROM tasks JOIN inputs USING (seq) WHERE seq = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let (id, topic, route): (String, String, Option<String>) =
+            db.connection.prepare_cached(sql)?.query_row([seq], read)?;
+        let (Ok(id), Ok(topic)) = (TaskId::parse(&id), Topic::parse(&topic)) else { continue };
         let Some(found) = find(db, &id)? else { continue };
         tracing::warn!(task = %id, attempt = found.attempts, "a lease was not renewed in time");
         if may_rerun(found.attempts, found.retries) {
@@ -257,8 +260,9 @@ pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<()> {
         let failure = super::sealed::crash(&message)?;
         let failure = Some((failure.as_str(), message.as_str()));
         finish(db, &id, &found, &End { state: State::Failed, settled: 0, ttl, answer: None, result: None, failure })?;
+        dead.push(Buried { topic, route });
     }
-    Ok(())
+    Ok(dead)
 }
 
 /// Removes up to [`PURGE`] ended records that have expired; says how many.

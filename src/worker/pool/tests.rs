@@ -243,7 +243,8 @@ async fn at_shutdown_attempts_may_finish_within_the_drain_time() {
     let fixture = Fixture::start(config(), own(Script::new(waiting.clone())));
     let (task, later) = (task(1, "t", "{}"), task(2, "t", "{}"));
     fixture.enqueue(&task).await;
-    fixture.status_is(&task.id, Status::Processing).await;
+    // Leased is not begun: a lease that meets the shutdown is given back.
+    until_some(async || (fixture.metrics.workers_busy.get() == 1).then_some(())).await;
     fixture.shutdown.cancel();
     until_some(async || {
         // A pull that was under way gives back what it still gets.
@@ -270,7 +271,7 @@ async fn what_the_drain_time_cuts_off_is_released_unspent() {
         let fixture = Fixture::start(config, own(Script::new(waiting.clone())));
         let task = task(1, "t", "{}");
         fixture.enqueue(&task).await;
-        fixture.status_is(&task.id, Status::Processing).await;
+        until_some(async || (fixture.metrics.workers_busy.get() == 1).then_some(())).await;
         let store = Arc::clone(&fixture.store);
         fixture.stop().await;
         let record = store.store.get(&task.id).await.expect("read").expect("known");

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{
-    Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore,
-    Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
+    TaskStore, Waiters,
 };
 use crate::task::{Task, TaskId, TaskRecord};
 
@@ -84,7 +84,7 @@ impl TaskStore for Faulty {
         self.renewals.fetch_add(1, Ordering::Relaxed);
         lost
     }
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<(), StoreError> {
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
         self.reached("tend")?.tend(process, queues, ttl).await
     }
     async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{CRASH_LIMIT, LEASE, Settled, Settlement};
+use omnidaemon::store::{Buried, CRASH_LIMIT, LEASE, Settled, Settlement};
 use omnidaemon::task::{FailureKind, Status, Task, UnixMs};
 
 use super::{Fixture, PROCESS, SOON, TTL, enqueue, failure, json, lease, nothing_to_lease, queue, record, soon, task};
@@ -31,9 +31,7 @@ pub(crate) async fn an_expired_lease_runs_again_and_its_holder_is_fenced(f: impl
     let lost = lease(&*store, &q).await;
     store.tend(PROCESS, std::slice::from_ref(&q), TTL).await.expect("tended");
     nothing_to_lease(&*store, &q).await;
-    if !f.advance(LEASE + Duration::from_secs(1)).await {
-        return;
-    }
+    f.advance(LEASE + Duration::from_secs(1)).await;
     store.tend(PROCESS, std::slice::from_ref(&q), TTL).await.expect("tended");
     let again = lease(&*store, &q).await;
     assert_eq!((again.attempt, &again.task), (2, &task));
@@ -49,9 +47,7 @@ pub(crate) async fn a_renewed_lease_lives_on(f: impl Fixture) {
     enqueue(&*store, &q).await;
     let held = lease(&*store, &q).await;
     for _ in 0..3 {
-        if !f.advance(LEASE * 2 / 3).await {
-            return;
-        }
+        f.advance(LEASE * 2 / 3).await;
         assert_eq!(store.renew(PROCESS, std::slice::from_ref(&held)).await, Ok(vec![]));
         store.tend(PROCESS, std::slice::from_ref(&q), TTL).await.expect("tended");
         nothing_to_lease(&*store, &q).await;
@@ -62,16 +58,17 @@ pub(crate) async fn a_renewed_lease_lives_on(f: impl Fixture) {
 
 pub(crate) async fn a_task_that_kills_its_workers_becomes_a_dead_letter(f: impl Fixture) {
     let (store, q) = (f.store(), queue("a"));
-    let task = Task { retries: 0, ..task(&q) };
+    let task = Task { retries: 0, route: Some("invoke".into()), ..task(&q) };
     let waiter = store.waiters().register(&task.id);
     store.enqueue(&task, &q).await.expect("enqueued");
+    let mut buried = Vec::new();
     for attempt in 1..=CRASH_LIMIT {
         assert_eq!(lease(&*store, &q).await.attempt, attempt);
-        if !f.advance(LEASE + Duration::from_secs(1)).await {
-            return;
-        }
-        store.tend(PROCESS, std::slice::from_ref(&q), TTL).await.expect("tended");
+        assert_eq!(buried, [], "it still may run");
+        buried.extend(f.advance(LEASE + Duration::from_secs(1)).await);
+        buried.extend(store.tend(PROCESS, std::slice::from_ref(&q), TTL).await.expect("tended"));
     }
+    assert_eq!(buried, [Buried { topic: q.topic.clone(), route: task.route.clone() }], "told once");
     nothing_to_lease(&*store, &q).await;
     let found = record(&*store, &task.id).await;
     assert_eq!((found.status, found.attempts), (Status::Failed, CRASH_LIMIT));

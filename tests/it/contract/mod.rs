@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use omnidaemon::config::ContentForm;
-use omnidaemon::store::{Lease, Queue, TaskStore};
+use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
 use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// A store of one kind that a test has for itself, empty at first, its `run` running.
@@ -33,8 +33,8 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
     /// The same data, opened anew as another process would; call it when nobody else holds the store.
     async fn reopen(self) -> Self;
 
-    /// Makes leases, retries and records `by` older, or answers false where that cannot be done.
-    async fn advance(&self, by: Duration) -> bool;
+    /// Makes leases, retries and records `by` older; what housekeeping buried on the way.
+    async fn advance(&self, by: Duration) -> Vec<Buried>;
 
     /// The store's clock.
     fn now(&self) -> UnixMs {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use omnidaemon::store::{RedisStore, TaskStore};
+use omnidaemon::store::{Buried, RedisStore, TaskStore};
 use redis::streams::{StreamInfoGroupsReply, StreamPendingCountReply};
 use redis::{AsyncCommands as _, Value};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -53,7 +53,7 @@ impl Fixture for OnRedis {
     }
 
     /// Redis has no clock to turn: what it would have counted down, up or towards is moved instead.
-    async fn advance(&self, by: Duration) -> bool {
+    async fn advance(&self, by: Duration) -> Vec<Buried> {
         let mut redis = self.server.connection().await;
         let by = i64::try_from(by.as_millis()).expect("fits");
         for key in self.keys().await {
@@ -74,7 +74,7 @@ impl Fixture for OnRedis {
                 }
             }
         }
-        true
+        Vec::new()
     }
 
     async fn holds(&self, text: &str) -> bool {

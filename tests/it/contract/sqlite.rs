@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use omnidaemon::store::{Clock, SqliteStore, TaskStore};
+use omnidaemon::store::{Buried, Clock, SqliteStore, TaskStore};
 use omnidaemon::task::UnixMs;
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -56,16 +56,16 @@ impl Fixture for Embedded {
         Self::open(self.directory, self.clock)
     }
 
-    async fn advance(&self, by: Duration) -> bool {
+    async fn advance(&self, by: Duration) -> Vec<Buried> {
         // In steps that are tended, as in a process that runs.
         let step = Duration::from_secs(1);
-        let mut left = by;
+        let (mut left, mut buried) = (by, Vec::new());
         while !left.is_zero() {
             self.clock.advance(left.min(step));
             left = left.saturating_sub(step);
-            self.store.tend(PROCESS, &[], TTL).await.expect("tended");
+            buried.extend(self.store.tend(PROCESS, &[], TTL).await.expect("tended"));
         }
-        true
+        buried
     }
 
     fn now(&self) -> UnixMs {
