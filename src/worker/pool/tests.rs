@@ -126,18 +126,21 @@ impl AsyncOutcome for Failing {
 struct Waiting {
     go: CancellationToken,
     polite: bool,
+    begun: CancellationToken,
     interrupted: Arc<AtomicUsize>,
 }
 
 impl Waiting {
     fn new(polite: bool) -> Self {
-        Self { go: CancellationToken::new(), polite, interrupted: Arc::default() }
+        let (go, begun) = (CancellationToken::new(), CancellationToken::new());
+        Self { go, polite, begun, interrupted: Arc::default() }
     }
 }
 
 #[async_trait]
 impl AsyncOutcome for Waiting {
     async fn of(&self, attempt: &Attempt) -> Result<Answer, Failure> {
+        self.begun.cancel();
         tokio::select! {
             () = self.go.cancelled() => Ok(Answer::json("\"waited\"")),
             why = attempt.interrupted(), if self.polite => {
@@ -244,7 +247,7 @@ async fn at_shutdown_attempts_may_finish_within_the_drain_time() {
     let (task, later) = (task(1, "t", "{}"), task(2, "t", "{}"));
     fixture.enqueue(&task).await;
     // Leased is not begun: a lease that meets the shutdown is given back.
-    until_some(async || (fixture.metrics.workers_busy.get() == 1).then_some(())).await;
+    waiting.begun.cancelled().await;
     fixture.shutdown.cancel();
     until_some(async || {
         // A pull that was under way gives back what it still gets.
@@ -271,7 +274,7 @@ async fn what_the_drain_time_cuts_off_is_released_unspent() {
         let fixture = Fixture::start(config, own(Script::new(waiting.clone())));
         let task = task(1, "t", "{}");
         fixture.enqueue(&task).await;
-        until_some(async || (fixture.metrics.workers_busy.get() == 1).then_some(())).await;
+        waiting.begun.cancelled().await;
         let store = Arc::clone(&fixture.store);
         fixture.stop().await;
         let record = store.store.get(&task.id).await.expect("read").expect("known");
