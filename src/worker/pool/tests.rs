@@ -275,9 +275,9 @@ async fn what_the_drain_time_cuts_off_is_released_unspent() {
         let task = task(1, "t", "{}");
         fixture.enqueue(&task).await;
         waiting.begun.cancelled().await;
-        let store = Arc::clone(&fixture.store);
-        fixture.stop().await;
-        let record = store.store.get(&task.id).await.expect("read").expect("known");
+        fixture.shutdown.cancel();
+        fixture.pool.await.expect("the pool ends");
+        let record = fixture.store.store.get(&task.id).await.expect("read").expect("known");
         assert_eq!((record.status, record.attempts), (Status::Queued, 0), "polite: {polite}");
         assert_eq!(waiting.interrupted.load(Ordering::Relaxed), usize::from(polite));
     }
