@@ -133,7 +133,8 @@ fn is_host(text: &[u8]) -> bool {
     };
     let named = !name.is_empty() || text.is_empty();
     let plain = named && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    (plain && port.iter().all(u8::is_ascii_digit)) || (!text.contains(&b'@') && Authority::try_from(text).is_ok())
+    let other = || named && !text.contains(&b'@') && Authority::try_from(text).is_ok();
+    (plain && port.iter().all(u8::is_ascii_digit)) || other()
 }
 
 /// hyper has refused what it cannot frame; a coding it ignores would reach the upstream unframed.

@@ -47,21 +47,20 @@ const GUARDED: [&str; 14] = [
 /// Removes what concerns one connection only (RFC 9110 §7.6.1): the fields of [`HOP_BY_HOP`] and those that
 /// `Connection` names.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(&name.as_str())) {
-        return; // one pass without hashing: the common case
+    // One pass that hashes nothing; most heads have none of these, or only `Connection: keep-alive`.
+    let here = |name: &&HeaderName| HOP_BY_HOP.contains(&name.as_str());
+    let mut doomed: Vec<HeaderName> = headers.keys().filter(here).cloned().collect();
+    if doomed.is_empty() {
+        return;
     }
-    let mut named: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         let tokens = value.to_str().unwrap_or_default().split(',').map(str::trim);
         for token in tokens.filter(|token| !token.is_empty() && !is_usual(token)) {
             let name = HeaderName::from_bytes(token.as_bytes()).ok();
-            named.extend(name.filter(|name| !GUARDED.contains(&name.as_str()) && !is_ours(name.as_str())));
+            doomed.extend(name.filter(|name| !GUARDED.contains(&name.as_str()) && !is_ours(name.as_str())));
         }
     }
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
+    for name in doomed {
         headers.remove(name);
     }
 }
