@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,9 @@ use crate::snapshot::{Snapshot, Snapshots};
 use crate::store::{self, Circuit, StoreError};
 use crate::task::{Topic, UnixMs};
 use crate::worker::{Handler, Handlers, Pool, Supervisor};
+
+/// How long the services may take to end once they are told.
+const SERVICES_END: Duration = Duration::from_millis(500);
 
 /// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -182,9 +185,7 @@ impl App {
         }
         core.spawn(self, &tasks, &services);
         work.await;
-        services.cancel();
-        tasks.close();
-        tasks.wait().await;
+        end(&services, &tasks).await;
         Ok(())
     }
 }
@@ -338,11 +339,18 @@ impl Bound {
         let now = snapshots.load().config.clone();
         sleep(now.proxy.drain_delay).await;
         drain(&now, &stop, threads, &stop_workers, workers).await;
-        services.cancel();
-        tasks.close();
-        tasks.wait().await;
+        end(&services, &tasks).await;
         tracing::info!("drained");
         Ok(())
+    }
+}
+
+/// Ends what runs beside requests and tasks; a connection to the admin plane that does not end is left.
+async fn end(services: &CancellationToken, tasks: &TaskTracker) {
+    services.cancel();
+    tasks.close();
+    if timeout(SERVICES_END, tasks.wait()).await.is_err() {
+        tracing::debug!("an admin connection was still open");
     }
 }
 

@@ -1,14 +1,16 @@
 //! Bodies on their way: what goes to the upstream, what goes back to the client.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::pool::Borrowed;
 use crate::metrics::{Path, RouteCells};
@@ -17,12 +19,41 @@ use crate::metrics::{Path, RouteCells};
 const DISCARD_MOST: usize = 4 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
+/// How long a client may pause within a body.
+pub(super) const PAUSE_MOST: Duration = Duration::from_mins(1);
+
+/// What is wrong with a client's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// The client left, or framed it wrongly.
+    #[error("the request body broke off")]
+    Broken,
+    /// Nothing came for [`PAUSE_MOST`].
+    #[error("nothing more of the request body came in time")]
+    Stalled,
+    /// Its answer has ended, and nobody wants the rest.
+    #[error("the request was answered before its body had ended")]
+    Abandoned,
+}
+
 /// A request body on its way to the upstream.
-pub(super) enum Outgoing {
-    /// As it comes.
-    Stream(Incoming),
-    /// What was already read of it, then the rest as it comes.
-    Resumed(Option<Bytes>, Option<Incoming>),
+pub(super) struct Outgoing {
+    /// What was already read of it.
+    prefix: Option<Bytes>,
+    /// The rest as it comes.
+    rest: Option<Incoming>,
+    /// Runs while the client pauses.
+    pause: Option<Pin<Box<Sleep>>>,
+    progress: Rc<Progress>,
+}
+
+/// How far a request body has come, for whoever waits for the answer.
+#[derive(Default)]
+pub(super) struct Progress {
+    ended: Cell<Option<Instant>>,
+    fault: Cell<Option<Fault>>,
+    abandoned: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// What came of reading a body.
@@ -31,20 +62,22 @@ pub(super) enum Collected {
     Whole(Bytes),
     /// More than the limit: what was read, and the rest.
     Outgrown(Outgoing),
-    /// The client broke off.
-    Broken,
+    /// It did not come whole.
+    Faulty(Fault),
 }
 
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn collect(mut body: Incoming, limit: usize) -> Collected {
     let mut first: Option<Bytes> = None;
     let mut rest: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let data = match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => data,
-            Ok(Err(_trailers)) => continue,
-            Err(_) => return Collected::Broken,
+    loop {
+        let frame = match timeout(PAUSE_MOST, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Collected::Whole(joined(first, rest).unwrap_or_default()),
+            Ok(Some(Err(_))) => return Collected::Faulty(Fault::Broken),
+            Err(_) => return Collected::Faulty(Fault::Stalled),
         };
+        let Ok(data) = frame.into_data() else { continue }; // trailers
         match &first {
             None => first = Some(data),
             Some(start) => {
@@ -55,25 +88,26 @@ pub(super) async fn collect(mut body: Incoming, limit: usize) -> Collected {
             }
         }
         if first.as_ref().map_or(0, Bytes::len).max(rest.len()) > limit {
-            return Collected::Outgrown(Outgoing::Resumed(joined(first, rest), Some(body)));
+            return Collected::Outgrown(Outgoing::new(joined(first, rest), Some(body)));
         }
     }
-    Collected::Whole(joined(first, rest).unwrap_or_default())
 }
 
-/// Reads a body to its end and forgets it, within a budget, so that a client that is still sending reads its
+/// Reads a body to its end and forgets it, within a budget, so that a client that is still sending can read its
 /// answer; past that the connection closes under it.
-pub(super) async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
-    let mut budget = DISCARD_MOST;
-    let read = async {
+pub(super) fn discard(body: impl Body<Data = Bytes> + Unpin + 'static) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::task::spawn_local(timeout(DISCARD_TIME, async move {
+        let (mut body, mut budget) = (body, DISCARD_MOST);
         while let Some(Ok(frame)) = body.frame().await {
             budget = budget.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if budget == 0 {
                 return;
             }
         }
-    };
-    let _ = timeout(DISCARD_TIME, read).await; // late or not, the answer goes out
+    }));
 }
 
 /// A body that came in one piece, as small ones do, is not copied.
@@ -84,49 +118,116 @@ fn joined(first: Option<Bytes>, rest: Vec<u8>) -> Option<Bytes> {
 // === impl Outgoing ===
 
 impl Outgoing {
+    fn new(prefix: Option<Bytes>, rest: Option<Incoming>) -> Self {
+        let body = Self { prefix, rest, pause: None, progress: Rc::default() };
+        body.note_end();
+        body
+    }
+
+    /// A body as it comes.
+    pub(super) fn stream(body: Incoming) -> Self {
+        Self::new(None, Some(body))
+    }
+
     /// A body that is all there.
     pub(super) fn whole(body: Bytes) -> Self {
-        Self::Resumed((!body.is_empty()).then_some(body), None)
+        Self::new((!body.is_empty()).then_some(body), None)
+    }
+
+    /// Tells how far it has come.
+    pub(super) fn progress(&self) -> Rc<Progress> {
+        self.progress.clone()
+    }
+
+    fn note_end(&self) {
+        if self.is_end_stream() {
+            self.progress.end();
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.rest = None;
+        self.progress.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
     }
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Fault;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
-            Self::Resumed(prefix, rest) => match (prefix.take(), rest) {
-                (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                (None, Some(body)) => Pin::new(body).poll_frame(cx),
-                (None, None) => Poll::Ready(None),
-            },
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = self.get_mut();
+        if let Some(bytes) = this.prefix.take() {
+            this.note_end();
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+        match Pin::new(rest).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.pause = None;
+                this.note_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.progress.end();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => this.fail(Fault::Broken),
+            Poll::Pending if this.progress.abandoned.get() => this.fail(Fault::Abandoned),
+            Poll::Pending => {
+                *this.progress.waker.borrow_mut() = Some(cx.waker().clone());
+                let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(PAUSE_MOST)));
+                if pause.as_mut().poll(cx).is_ready() { this.fail(Fault::Stalled) } else { Poll::Pending }
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(body) => body.is_end_stream(),
-            Self::Resumed(prefix, rest) => prefix.is_none() && rest.as_ref().is_none_or(Body::is_end_stream),
-        }
+        self.prefix.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Stream(body) => body.size_hint(),
-            Self::Resumed(prefix, rest) => {
-                let read = prefix.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                let Some(rest) = rest else { return SizeHint::with_exact(read) };
-                let ahead = rest.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(ahead.lower().saturating_add(read));
-                if let Some(upper) = ahead.upper() {
-                    hint.set_upper(upper.saturating_add(read));
-                }
-                hint
-            }
+        let read = self.prefix.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let Some(rest) = &self.rest else { return SizeHint::with_exact(read) };
+        let ahead = rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(ahead.lower().saturating_add(read));
+        if let Some(upper) = ahead.upper() {
+            hint.set_upper(upper.saturating_add(read));
         }
+        hint
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// When the body had been handed over whole; none while it has not.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.ended.get()
+    }
+
+    /// What was wrong with it.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault.get()
+    }
+
+    fn end(&self) {
+        if self.ended.get().is_none() {
+            self.ended.set(Some(Instant::now()));
+        }
+    }
+
+    /// Has the rest given up, after a moment in which the client may finish sending and read its answer.
+    pub(super) fn abandon_later(self: Rc<Self>) {
+        tokio::task::spawn_local(async move {
+            sleep(DISCARD_TIME).await;
+            self.abandoned.set(true);
+            if let Some(waker) = self.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        });
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn serve(
 ) -> (Path, Response<Reply>) {
     let route = context.snapshot.route(live);
     if let Some(reason) = unfit(context, route, &request) {
-        return fall_back(context, route, reason, request.map(Outgoing::Stream)).await;
+        return fall_back(context, route, reason, request.map(Outgoing::stream)).await;
     }
     let (head, body) = request.into_parts();
     let body = match collect(body, context.snapshot.config.proxy.max_body).await {
@@ -45,9 +45,7 @@ pub(super) async fn serve(
         Collected::Outgrown(body) => {
             return fall_back(context, route, Fallback::Ineligible, Request::from_parts(head, body)).await;
         }
-        Collected::Broken => {
-            return (Path::Async, Problem::BadRequest("the body broke off").into_response());
-        }
+        Collected::Faulty(fault) => return (Path::Async, Problem::Request(fault).into_response()),
     };
     match queue(context, route, &head, &body).await {
         Queued::Yes(waiter, id) => wait(context, route, waiter, id, head, body).await,

@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use http::uri::{Authority, PathAndQuery, Uri};
-use http::{HeaderMap, Method, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::headers::is_plainly_chunked;
 use super::respond::Problem;
 use crate::route::canonical;
 
@@ -99,11 +100,24 @@ pub(super) fn admit(request: &mut Request<Incoming>) -> Result<(), Problem> {
         *request.uri_mut() =
             Uri::try_from(target).map_err(|_| Problem::BadRequest("the request target is malformed"))?;
     }
+    if request.version() == Version::HTTP_2 {
+        join_cookies(request.headers_mut());
+    }
     if let Some(authority) = authority {
         let value = authority.as_str().parse().map_err(|_| Problem::BadRequest("the authority is malformed"))?;
         request.headers_mut().insert(header::HOST, value);
     }
     Ok(())
+}
+
+/// HTTP/2 may split Cookie into several fields; in HTTP/1.1 it is one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice())) {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
 }
 
 /// The authority that replaces Host, where the target has one (RFC 9112 §3.2.2).
@@ -113,6 +127,9 @@ fn authority(request: &Request<Incoming>) -> Result<Option<Authority>, Problem> 
     if hosts.next().is_some() {
         return Err(Problem::BadRequest("there is more than one Host"));
     }
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Problem::BadRequest("Host is missing"));
+    }
     if let Some(authority) = request.uri().authority() {
         if authority.as_str().contains('@') {
             return Err(Problem::BadRequest("the target has user info"));
@@ -120,7 +137,6 @@ fn authority(request: &Request<Incoming>) -> Result<Option<Authority>, Problem> 
         return Ok(Some(authority.clone()));
     }
     match host {
-        None if request.version() == Version::HTTP_11 => Err(Problem::BadRequest("Host is missing")),
         Some(host) if !is_host(host.as_bytes()) => Err(Problem::BadRequest("Host is malformed")),
         _ => Ok(None),
     }
@@ -139,9 +155,7 @@ fn is_host(text: &[u8]) -> bool {
 
 /// hyper has refused what it cannot frame; a coding it ignores would reach the upstream unframed.
 fn check_framing(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if chunked && codings.next().is_none() { Ok(()) } else { Err(Problem::TransferCoding) }
+    if is_plainly_chunked(headers) == Some(false) { Err(Problem::TransferCoding) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -27,8 +27,9 @@ const HOP_BY_HOP: [&str; 9] = [
 
 /// Names that mean something to us or to the upstream's trust: a `Connection` header cannot have them
 /// dropped, and spelled with underscores they are.
-const GUARDED: [&str; 14] = [
+const GUARDED: [&str; 18] = [
     "authorization",
+    "connection",
     "content-length",
     "content-type",
     "cookie",
@@ -37,10 +38,13 @@ const GUARDED: [&str; 14] = [
     "idempotency-key",
     "traceparent",
     "tracestate",
+    "transfer-encoding",
     "via",
+    "x-api-key",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-real-ip",
     "x-request-id",
 ];
 
@@ -54,9 +58,9 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         return;
     }
     for value in headers.get_all(header::CONNECTION) {
-        let tokens = value.to_str().unwrap_or_default().split(',').map(str::trim);
-        for token in tokens.filter(|token| !token.is_empty() && !is_usual(token)) {
-            let name = HeaderName::from_bytes(token.as_bytes()).ok();
+        let tokens = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        for token in tokens.filter(|token| !is_usual(token)) {
+            let name = HeaderName::from_bytes(token).ok();
             doomed.extend(name.filter(|name| !GUARDED.contains(&name.as_str()) && !is_ours(name.as_str())));
         }
     }
@@ -65,8 +69,23 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn is_usual(token: &str) -> bool {
-    ["keep-alive", "close", "upgrade", "te"].iter().any(|usual| token.eq_ignore_ascii_case(usual))
+fn is_usual(token: &[u8]) -> bool {
+    ["keep-alive", "close", "upgrade", "te"].iter().any(|usual| token.eq_ignore_ascii_case(usual.as_bytes()))
+}
+
+/// Whether `Transfer-Encoding` is `chunked` and nothing else; none where there is none.
+pub(super) fn is_plainly_chunked(headers: &HeaderMap) -> Option<bool> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    Some(first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())
+}
+
+/// Why an answer's framing is in doubt: passed on, it could be read another way (RFC 9112 §6.3).
+pub(super) fn framing_objection(answer: &HeaderMap) -> Option<&'static str> {
+    if !is_plainly_chunked(answer)? {
+        return Some("its transfer coding is not chunked");
+    }
+    answer.contains_key(header::CONTENT_LENGTH).then_some("it has a length and a transfer coding")
 }
 
 fn is_ours(name: &str) -> bool {
@@ -94,10 +113,7 @@ impl Forwarding {
     /// Makes a client's headers those that the upstream gets: nothing that a client may not say passes.
     pub(super) fn apply(&self, headers: &mut HeaderMap, request_id: &HeaderValue, trusted: bool) {
         strip_hop_by_hop(headers);
-        drop_lookalikes(headers);
-        if headers.keys().any(|name| name == header::EXPECT) {
-            headers.remove(header::EXPECT); // the server side answers it when the body is read
-        }
+        drop_claims(headers, trusted);
         if trusted {
             append(headers, &FORWARDED_FOR, &self.peer);
             append(headers, &header::FORWARDED, &self.forwarded);
@@ -108,30 +124,33 @@ impl Forwarding {
                 headers.insert(&FORWARDED_HOST, host);
             }
         } else {
-            headers.remove(&PATH);
             headers.insert(&FORWARDED_FOR, self.peer.clone());
             headers.insert(header::FORWARDED, self.forwarded.clone());
             headers.insert(&FORWARDED_PROTO, HeaderValue::from_static("http"));
-            match headers.get(header::HOST).cloned() {
-                Some(host) => headers.insert(&FORWARDED_HOST, host),
-                None => headers.remove(&FORWARDED_HOST),
-            };
+            if let Some(host) = headers.get(header::HOST).cloned() {
+                headers.insert(&FORWARDED_HOST, host);
+            }
         }
         append(headers, &header::VIA, &self.via);
         headers.insert(&REQUEST_ID, request_id.clone());
     }
 }
 
-/// Fields spelled with underscores where ours have hyphens: CGI-like upstreams take one for the other.
-fn drop_lookalikes(headers: &mut HeaderMap) {
-    let suspicious = |name: &&HeaderName| {
-        name.as_str().contains('_') && {
-            let hyphened = name.as_str().replace('_', "-");
-            GUARDED.contains(&hyphened.as_str()) || is_ours(&hyphened)
+/// Removes what a client may not say: fields of ours, and from strangers those about where they come from. Spelled
+/// with underscores they go too, since CGI-like upstreams take one for the other.
+fn drop_claims(headers: &mut HeaderMap, trusted: bool) {
+    let claims = |name: &&HeaderName| {
+        let name = name.as_str();
+        let origin = |name: &str| name.starts_with("x-forwarded-") || name == "x-real-ip";
+        if name.contains('_') {
+            let hyphened = name.replace('_', "-");
+            return GUARDED.contains(&hyphened.as_str()) || is_ours(&hyphened) || origin(&hyphened);
         }
+        // The server side answers Expect when the body is read.
+        name == "expect" || is_ours(name) || (!trusted && origin(name))
     };
-    let found: Vec<HeaderName> = headers.keys().filter(suspicious).cloned().collect();
-    for name in found {
+    let doomed: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
+    for name in doomed {
         headers.remove(name);
     }
 }

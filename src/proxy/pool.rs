@@ -1,7 +1,9 @@
 //! Connections to the upstream, kept open per data-plane thread.
 //!
 //! A connection is driven by a task of its own on this thread and is lent to one exchange at a time. A
-//! request is sent once: only one that never left (the connection had died before) goes to another.
+//! request is sent once: only one that never left (the connection had died before), or that is safe and met a
+//! connection that was just closing, goes to another. A connection is lent again only when both the answer
+//! and the request have ended.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,8 +12,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -20,13 +23,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::body::Outgoing;
+use super::body::{Fault, Outgoing, Progress};
 use crate::config::{Upstream, UpstreamUrl};
 
 /// Longer than this an idle connection is not trusted: servers commonly close theirs after 5 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 /// Idle connections that one thread keeps per server.
 const IDLE_MOST: usize = 256;
+/// How long a connection may take to be ready again.
+const READY_WITHIN: Duration = Duration::from_millis(10);
 /// The largest head of an answer.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -45,6 +50,12 @@ pub(super) enum UpstreamError {
     /// The connection broke after the request was sent.
     #[error("the connection to {url} broke: {error}")]
     Broken { url: UpstreamUrl, error: hyper::Error },
+    /// The answer could be read two ways, or switches to a protocol that nobody asked for.
+    #[error("{url} sent an answer that cannot be passed on: {why}")]
+    Answer { url: UpstreamUrl, why: &'static str },
+    /// It is the client's body that is at fault.
+    #[error("{0}")]
+    Request(Fault),
 }
 
 /// One thread's connections.
@@ -68,13 +79,26 @@ struct Idle {
 pub(super) struct Borrowed {
     sender: SendRequest<Outgoing>,
     server: Rc<Server>,
+    /// Whether it has served an exchange before.
+    used: bool,
+    /// How far the exchange's request has come.
+    request: Option<Rc<Progress>>,
 }
 
 // === impl Borrowed ===
 
 impl Borrowed {
-    /// Lends it to the next exchange, unless it has closed.
+    /// The server that it leads to.
+    pub(super) fn url(&self) -> UpstreamUrl {
+        self.server.url.clone()
+    }
+
+    /// Lends it to the next exchange, unless it has closed, or its request is still being sent: that one is
+    /// given up, and the connection with it.
     pub(super) fn give_back(self) {
+        if let Some(request) = self.request.filter(|request| request.ended().is_none()) {
+            return request.abandon_later();
+        }
         let mut idle = self.server.idle.borrow_mut();
         if !self.sender.is_closed() && idle.len() < IDLE_MOST {
             idle.push(Idle { sender: self.sender, since: Instant::now() });
@@ -99,22 +123,25 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Borrowed), UpstreamError> {
         loop {
             let mut connection = self.connection(upstream, fresh).await?;
-            let url = &connection.server.url;
+            let progress = request.body().progress();
+            connection.request = Some(progress.clone());
+            let again = if connection.used { repeatable(&request) } else { None };
             let sent = connection.sender.try_send_request(request);
             let answered = match upstream.timeout {
                 None => sent.await,
-                Some(limit) => {
-                    timeout(limit, sent).await.map_err(|_| UpstreamError::FirstByte { url: url.clone(), limit })?
-                }
+                Some(limit) => first_byte(sent, &progress, limit)
+                    .await
+                    .map_err(|()| UpstreamError::FirstByte { url: connection.url(), limit })?,
             };
-            match answered {
+            let mut error = match answered {
                 Ok(response) => return Ok((response, connection)),
-                Err(mut error) => {
-                    let url = connection.server.url.clone();
-                    let broken = |error| UpstreamError::Broken { url, error };
-                    request = error.take_message().ok_or_else(|| broken(error.into_error()))?;
-                }
+                Err(error) => error,
+            };
+            if let Some(fault) = progress.fault() {
+                return Err(UpstreamError::Request(fault));
             }
+            let broken = |error| UpstreamError::Broken { url: connection.url(), error };
+            request = error.take_message().or(again).ok_or_else(|| broken(error.into_error()))?;
         }
     }
 
@@ -127,10 +154,10 @@ impl Pool {
             let url = &upstream.urls[first.wrapping_add(offset) % upstream.urls.len()];
             let server = self.server(url);
             if !fresh && let Some(sender) = server.idle_connection().await {
-                return Ok(Borrowed { sender, server });
+                return Ok(Borrowed { sender, server, used: true, request: None });
             }
             match self.connect(url, upstream.connect_timeout, fresh).await {
-                Ok(sender) => return Ok(Borrowed { sender, server }),
+                Ok(sender) => return Ok(Borrowed { sender, server, used: false, request: None }),
                 Err(error) => last = Some(error),
             }
         }
@@ -189,6 +216,33 @@ impl Pool {
     }
 }
 
+/// Waits for an answer's head: for `limit` from the moment that the request's body has ended.
+async fn first_byte<T>(answer: impl Future<Output = T>, request: &Progress, limit: Duration) -> Result<T, ()> {
+    let mut answer = std::pin::pin!(answer);
+    let mut left = limit;
+    loop {
+        if let Ok(answered) = timeout(left, answer.as_mut()).await {
+            return Ok(answered);
+        }
+        left = request.ended().map_or(limit, |ended| limit.saturating_sub(ended.elapsed()));
+        if left.is_zero() {
+            return Err(());
+        }
+    }
+}
+
+/// A copy of a request that may be sent a second time (RFC 9110 §9.2.2): safe, and without a body.
+fn repeatable(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Outgoing::whole(Bytes::new()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     match host.parse::<IpAddr>() {
         Ok(ip) => Ok(ServerName::IpAddress(ip.into())),
@@ -224,7 +278,8 @@ impl Server {
                 self.idle.borrow_mut().clear(); // all others are older
                 return None;
             }
-            if idle.sender.ready().await.is_ok() {
+            // One that has not finished its last exchange yet is not waited for long.
+            if idle.sender.is_ready() || matches!(timeout(READY_WITHIN, idle.sender.ready()).await, Ok(Ok(()))) {
                 return Some(idle.sender);
             }
         }

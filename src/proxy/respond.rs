@@ -9,7 +9,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::body::Reply;
+use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
 use crate::route::{BadBody, BadPath};
 use crate::store::{Refusal, StoreError};
@@ -33,6 +33,7 @@ pub(super) enum Problem {
     AlreadyEnded(Status),
     Store(StoreError),
     Upstream(UpstreamError),
+    Request(Fault),
     TaskFailed(Box<Failure>),
     TaskCancelled,
     Gone { route: String, successor: Option<String> },
@@ -43,6 +44,10 @@ pub(super) enum Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
+            Self::Upstream(UpstreamError::Request(fault)) | Self::Request(fault) => match fault {
+                Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
+                Fault::Broken | Fault::Abandoned => StatusCode::BAD_REQUEST,
+            },
             Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectMethod | Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -87,6 +92,8 @@ impl Problem {
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => "backlog-full",
             Self::Store(StoreError::Refused(_)) => "store-refused",
             Self::Store(_) => "store-unavailable",
+            Self::Upstream(UpstreamError::Request(_)) | Self::Request(_) => "request-broke-off",
+            Self::Upstream(UpstreamError::Answer { .. }) => "upstream-answer-malformed",
             Self::Upstream(UpstreamError::Connect { .. }) => "upstream-unreachable",
             Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "upstream-connect-timeout",
             Self::Upstream(UpstreamError::FirstByte { .. }) => "upstream-timeout",
@@ -117,6 +124,8 @@ impl Problem {
             Self::TaskCancelled => "the task was cancelled".to_owned(),
             Self::Store(StoreError::Refused(refusal)) => refusal.to_string(),
             Self::Store(_) => "tasks cannot be stored or read at the moment: try again".to_owned(),
+            Self::Upstream(UpstreamError::Request(fault)) | Self::Request(fault) => fault.to_string(),
+            Self::Upstream(UpstreamError::Answer { .. }) => "the upstream's answer cannot be passed on".to_owned(),
             Self::Upstream(UpstreamError::Connect { .. }) => "the upstream cannot be connected to".to_owned(),
             Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "connecting to the upstream timed out".to_owned(),
             Self::Upstream(UpstreamError::FirstByte { .. }) => "the upstream did not answer in time".to_owned(),
@@ -131,7 +140,9 @@ impl Problem {
 
     /// The problem as an answer.
     pub(super) fn into_response(self) -> Response<Reply> {
-        if let Self::Upstream(error) = &self {
+        if let Self::Upstream(error) = &self
+            && !matches!(error, UpstreamError::Request(_))
+        {
             tracing::warn!(%error, code = self.code(), "no answer from the upstream");
         }
         let status = self.status();

@@ -20,6 +20,8 @@ use super::{Parts, Stop};
 
 /// How long a client may take over a request's head, and may idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long an HTTP/2 client may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest head of a request; more is 431.
 const MAX_HEAD: usize = 64 * 1024;
 /// Streams that one HTTP/2 connection may have at a time.
@@ -82,6 +84,7 @@ async fn connection(
     if is_http2 {
         let mut builder = http2::Builder::new(Local);
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_H2);
+        builder.keep_alive_interval(HEAD_TIMEOUT).keep_alive_timeout(PING_TIMEOUT);
         let serving = std::pin::pin!(builder.serve_connection(io, service));
         finish(serving, &drain, http2::Connection::graceful_shutdown).await;
     } else {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
-use super::body::{Reply, Timing};
+use super::body::{Outgoing, Reply, Timing};
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
 use super::respond::{self, Problem};
@@ -20,6 +20,8 @@ use crate::metrics::{Path, RouteCells};
 use crate::route::{Assigned, Target, assign};
 use crate::snapshot::{LiveRoute, Snapshot};
 
+/// What a client that left is counted as; nobody is sent it.
+const CLIENT_LEFT: u16 = 499;
 /// Hexadecimal digits of a request id: 8 of the thread's, 16 of the request's.
 const ID_DIGITS: usize = 24;
 
@@ -95,7 +97,14 @@ impl Connection {
         let context = Context { connection: self, snapshot, trusted, request_id, started };
         let counted = match context.admit(&mut request) {
             Ok(()) => context.route(request).await,
-            Err(problem) => context.other(problem.into_response()),
+            Err(problem) => {
+                let mut refused = problem.into_response();
+                if request.version() < Version::HTTP_2 {
+                    // In doubt about one request, nothing that follows it on the connection is read.
+                    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                context.other(refused)
+            }
         };
         context.finish(counted)
     }
@@ -125,7 +134,7 @@ impl Context<'_> {
         let path = request.uri().path().to_owned();
         match self.snapshot.table.find(request.method(), &path) {
             Target::Other => {
-                let response = pass::serve(self, request.map(super::body::Outgoing::Stream)).await;
+                let response = pass::serve(self, request.map(Outgoing::stream)).await;
                 self.other(response)
             }
             Target::Invoke(index) => self.invoke(&self.snapshot.routes[index], request).await,
@@ -148,13 +157,18 @@ impl Context<'_> {
         if let Some(told) = &told {
             self.parts().metrics.deprecated(&route.name, route.deprecation.mode.as_str());
             if let Some(response) = told.instead(route) {
-                return Counted::on_route(live, Path::Sync, response);
+                let (head, body) = request.into_parts();
+                tasks::turn_away(&head, body);
+                return self.other(response); // it took neither path
             }
         }
-        let (path, mut response) = match self.side(live, &request) {
-            Assigned::Sync => (Path::Sync, pass::serve(self, request.map(super::body::Outgoing::Stream)).await),
+        let side = self.side(live, &request);
+        let watch = Unanswered::on(self, live, side);
+        let (path, mut response) = match side {
+            Assigned::Sync => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
             Assigned::Async => canary::serve(self, live, request).await,
         };
+        watch.answered();
         if let Some(told) = told {
             told.announce(response.headers_mut());
         }
@@ -201,6 +215,37 @@ impl Context<'_> {
 impl Counted {
     fn on_route(live: &LiveRoute, path: Path, response: Response<Reply>) -> Self {
         Self { response, cells: live.cells.clone(), path, on_route: true }
+    }
+}
+
+/// Counts a client that leaves before it is answered, as 499.
+struct Unanswered<'a> {
+    context: &'a Context<'a>,
+    cells: &'a RouteCells,
+    path: Path,
+    armed: bool,
+}
+
+// === impl Unanswered ===
+
+impl<'a> Unanswered<'a> {
+    fn on(context: &'a Context<'a>, live: &'a LiveRoute, side: Assigned) -> Self {
+        let path = if side == Assigned::Sync { Path::Sync } else { Path::Async };
+        Self { context, cells: &live.cells, path, armed: true }
+    }
+
+    fn answered(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let thread = self.context.connection.thread.index;
+            self.cells.answered(thread, self.path, CLIENT_LEFT);
+            self.cells.took(thread, self.path, self.context.started.elapsed());
+        }
     }
 }
 

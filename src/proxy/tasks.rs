@@ -1,7 +1,9 @@
 //! The own endpoints: `POST <route>/async`, `GET` and `DELETE /task/<id>`.
 
-use http::{Method, Request, Response};
-use hyper::body::{Body as _, Incoming};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response, header};
+use hyper::body::{Body, Incoming};
 
 use super::body::{Collected, Reply, collect, discard};
 use super::capture::{Sent, capture, owner};
@@ -30,26 +32,20 @@ async fn try_submit(
     live: &LiveRoute,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Problem> {
-    if request.method() != Method::POST {
-        return Err(Problem::MethodNotAllowed("POST"));
-    }
-    if !is_json(request.headers()) {
-        return Err(Problem::NotJson);
-    }
+    let (head, body) = request.into_parts();
     let config = &context.snapshot.config;
     let limit = config.proxy.max_body;
-    if request.body().size_hint().lower() > limit as u64 {
-        discard(request.into_body()).await;
-        return Err(Problem::TooLarge { limit });
+    if let Err(problem) = check_head(&head, &body, limit) {
+        turn_away(&head, body);
+        return Err(problem);
     }
-    let (head, body) = request.into_parts();
     let body = match collect(body, limit).await {
         Collected::Whole(body) => body,
         Collected::Outgrown(rest) => {
-            discard(rest).await;
+            turn_away(&head, rest);
             return Err(Problem::TooLarge { limit });
         }
-        Collected::Broken => return Err(Problem::BadRequest("the body broke off")),
+        Collected::Faulty(fault) => return Err(Problem::Request(fault)),
     };
     let parsed = parse_body(&body).map_err(Problem::Body)?;
     let route = context.snapshot.route(live);
@@ -74,6 +70,23 @@ async fn try_submit(
     queued.map_err(Problem::Store)?;
     context.parts().metrics.task_received(topic.as_str());
     Ok(respond::accepted(&captured.task.id, &config.proxy.task_path))
+}
+
+fn check_head(head: &Parts, body: &Incoming, limit: usize) -> Result<(), Problem> {
+    if head.method != Method::POST {
+        return Err(Problem::MethodNotAllowed("POST"));
+    }
+    if !is_json(&head.headers) {
+        return Err(Problem::NotJson);
+    }
+    if body.size_hint().lower() > limit as u64 { Err(Problem::TooLarge { limit }) } else { Ok(()) }
+}
+
+/// Lets a client whose body is not wanted finish sending, unless it waits to be told to begin.
+pub(super) fn turn_away(head: &Parts, body: impl Body<Data = Bytes> + Unpin + 'static) {
+    if !head.headers.contains_key(header::EXPECT) {
+        discard(body);
+    }
 }
 
 /// `/task/<id>`

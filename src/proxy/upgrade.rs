@@ -2,7 +2,7 @@
 //! protocol is not asked for.
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -23,6 +23,9 @@ impl Wanted {
     /// The upgrade that a request asks for, if it is one that passes.
     pub(super) fn take(request: &mut Request<Outgoing>) -> Option<Self> {
         let asked = request.headers().get(header::UPGRADE)?;
+        if request.version() != Version::HTTP_11 {
+            return None; // RFC 9110 §7.8: ignored elsewhere
+        }
         let connection = request.headers().get(header::CONNECTION)?.to_str().ok()?;
         let names_it = connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
         if names_it && asked.as_bytes().eq_ignore_ascii_case(b"websocket") {
