@@ -12,6 +12,7 @@ mod fail_open;
 mod floors;
 mod harness;
 mod ops;
+mod proxy_hostile;
 mod proxy_sync;
 mod redis_store;
 mod reload;
