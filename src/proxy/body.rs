@@ -8,17 +8,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use super::pool::Borrowed;
 use crate::metrics::{Path, RouteCells};
 
-/// How much of an unwanted body is read, and for how long.
-const DISCARD_MOST: usize = 4 * 1024 * 1024;
-const DISCARD_TIME: Duration = Duration::from_secs(2);
-
+/// How long a client may go on sending what is not wanted any more, so that it can read its answer.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long a client may pause within a body.
 pub(super) const PAUSE_MOST: Duration = Duration::from_mins(1);
 
@@ -56,69 +53,11 @@ pub(super) struct Progress {
     waker: RefCell<Option<Waker>>,
 }
 
-/// What came of reading a body.
-pub(super) enum Collected {
-    /// All of it.
-    Whole(Bytes),
-    /// More than the limit: what was read, and the rest.
-    Outgrown(Outgoing),
-    /// It did not come whole.
-    Faulty(Fault),
-}
-
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn collect(mut body: Incoming, limit: usize) -> Collected {
-    let mut first: Option<Bytes> = None;
-    let mut rest: Vec<u8> = Vec::new();
-    loop {
-        let frame = match timeout(PAUSE_MOST, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Collected::Whole(joined(first, rest).unwrap_or_default()),
-            Ok(Some(Err(_))) => return Collected::Faulty(Fault::Broken),
-            Err(_) => return Collected::Faulty(Fault::Stalled),
-        };
-        let Ok(data) = frame.into_data() else { continue }; // trailers
-        match &first {
-            None => first = Some(data),
-            Some(start) => {
-                if rest.is_empty() {
-                    rest.extend_from_slice(start);
-                }
-                rest.extend_from_slice(&data);
-            }
-        }
-        if first.as_ref().map_or(0, Bytes::len).max(rest.len()) > limit {
-            return Collected::Outgrown(Outgoing::new(joined(first, rest), Some(body)));
-        }
-    }
-}
-
-/// Reads a body to its end and forgets it, within a budget, so that a client that is still sending can read its
-/// answer; past that the connection closes under it.
-pub(super) fn discard(body: impl Body<Data = Bytes> + Unpin + 'static) {
-    if body.is_end_stream() {
-        return;
-    }
-    tokio::task::spawn_local(timeout(DISCARD_TIME, async move {
-        let (mut body, mut budget) = (body, DISCARD_MOST);
-        while let Some(Ok(frame)) = body.frame().await {
-            budget = budget.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if budget == 0 {
-                return;
-            }
-        }
-    }));
-}
-
-/// A body that came in one piece, as small ones do, is not copied.
-fn joined(first: Option<Bytes>, rest: Vec<u8>) -> Option<Bytes> {
-    if rest.is_empty() { first } else { Some(rest.into()) }
-}
-
 // === impl Outgoing ===
 
 impl Outgoing {
-    fn new(prefix: Option<Bytes>, rest: Option<Incoming>) -> Self {
+    /// What was already read of a body, and the rest as it comes.
+    pub(super) fn new(prefix: Option<Bytes>, rest: Option<Incoming>) -> Self {
         let body = Self { prefix, rest, pause: None, progress: Rc::default() };
         body.note_end();
         body
@@ -222,7 +161,7 @@ impl Progress {
     /// Has the rest given up, after a moment in which the client may finish sending and read its answer.
     pub(super) fn abandon_later(self: Rc<Self>) {
         tokio::task::spawn_local(async move {
-            sleep(DISCARD_TIME).await;
+            sleep(GRACE).await;
             self.abandoned.set(true);
             if let Some(waker) = self.waker.borrow_mut().take() {
                 waker.wake();

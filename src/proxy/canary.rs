@@ -7,8 +7,9 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
-use super::body::{Collected, Outgoing, Reply, collect};
+use super::body::{Outgoing, Reply};
 use super::capture::{Captured, Sent, capture};
+use super::collect::{Collected, collect};
 use super::pass;
 use super::respond::{self, Problem};
 use super::service::Context;
@@ -40,9 +41,10 @@ pub(super) async fn serve(
         return fall_back(context, route, reason, request.map(Outgoing::stream)).await;
     }
     let (head, body) = request.into_parts();
-    let body = match collect(body, context.snapshot.config.proxy.max_body).await {
+    let mut share = context.connection.thread.hoard.hold();
+    let body = match collect(body, context.snapshot.config.proxy.max_body, &mut share).await {
         Collected::Whole(body) => body,
-        Collected::Outgrown(body) => {
+        Collected::Outgrown(body) | Collected::Crowded(body) => {
             return fall_back(context, route, Fallback::Ineligible, Request::from_parts(head, body)).await;
         }
         Collected::Faulty(fault) => return (Path::Async, Problem::Request(fault).into_response()),

@@ -9,6 +9,7 @@
 mod body;
 mod canary;
 mod capture;
+mod collect;
 mod deprecate;
 mod guard;
 mod headers;

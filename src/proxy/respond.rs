@@ -27,6 +27,7 @@ pub(super) enum Problem {
     MethodNotAllowed(&'static str),
     NotJson,
     TooLarge { limit: usize },
+    Busy,
     Body(BadBody),
     UnknownTopic(Topic),
     NoSuchTask,
@@ -62,7 +63,7 @@ impl Problem {
             Self::NoSuchTask => StatusCode::NOT_FOUND,
             Self::AlreadyEnded(_) | Self::TaskCancelled => StatusCode::CONFLICT,
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamError::ConnectTimeout { .. } | UpstreamError::FirstByte { .. }) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -84,6 +85,7 @@ impl Problem {
             Self::Loop => "loop-detected",
             Self::NotJson => "not-json",
             Self::TooLarge { .. } => "body-too-large",
+            Self::Busy => "busy",
             Self::Body(_) => "bad-body",
             Self::UnknownTopic(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
@@ -117,6 +119,7 @@ impl Problem {
             Self::MethodNotAllowed(allowed) => format!("use one of: {allowed}"),
             Self::NotJson => "send the task as application/json".to_owned(),
             Self::TooLarge { limit } => format!("the body is over {limit} bytes (proxy.max_body)"),
+            Self::Busy => "too many large bodies are being read at the moment: try again".to_owned(),
             Self::Body(why) => why.to_string(),
             Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),

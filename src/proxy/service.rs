@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use super::body::{Outgoing, Reply, Timing};
+use super::collect::Hoard;
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
 use super::respond::{self, Problem};
@@ -30,6 +31,7 @@ pub(super) struct Thread {
     pub(super) index: usize,
     pub(super) parts: Parts,
     pub(super) pool: Pool,
+    pub(super) hoard: Hoard,
     via: HeaderValue,
     id_prefix: u32,
     id_next: Cell<u64>,
@@ -68,7 +70,15 @@ impl Thread {
     pub(super) fn new(index: usize, parts: Parts) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
-        Self { index, parts, pool: Pool::new(), via, id_prefix: rand::random(), id_next: Cell::new(rand::random()) }
+        Self {
+            index,
+            parts,
+            pool: Pool::new(),
+            hoard: Hoard::default(),
+            via,
+            id_prefix: rand::random(),
+            id_next: Cell::new(rand::random()),
+        }
     }
 
     fn new_request_id(&self) -> HeaderValue {

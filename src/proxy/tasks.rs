@@ -5,8 +5,9 @@ use http::request::Parts;
 use http::{Method, Request, Response, header};
 use hyper::body::{Body, Incoming};
 
-use super::body::{Collected, Reply, collect, discard};
+use super::body::Reply;
 use super::capture::{Sent, capture, owner};
+use super::collect::{Collected, collect, discard};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
 use crate::config::HandlerConfig;
@@ -39,11 +40,16 @@ async fn try_submit(
         turn_away(&head, body);
         return Err(problem);
     }
-    let body = match collect(body, limit).await {
+    let mut share = context.connection.thread.hoard.hold();
+    let body = match collect(body, limit, &mut share).await {
         Collected::Whole(body) => body,
         Collected::Outgrown(rest) => {
             turn_away(&head, rest);
             return Err(Problem::TooLarge { limit });
+        }
+        Collected::Crowded(rest) => {
+            turn_away(&head, rest);
+            return Err(Problem::Busy);
         }
         Collected::Faulty(fault) => return Err(Problem::Request(fault)),
     };
