@@ -161,7 +161,9 @@ impl App {
     ) -> Result<(), AppError> {
         refuse_embedded(&self.loaded.config)?;
         let core = Core::new(self.loaded.config.clone(), 1)?;
-        let work = supervisor.run(core.metrics.clone(), shutdown.clone());
+        let snapshots = core.snapshots.clone();
+        let configured = move || snapshots.load().config.workers.count;
+        let work = supervisor.run(configured, core.metrics.clone(), shutdown.clone());
         self.beside(core, admin, work, shutdown).await
     }
 
