@@ -146,7 +146,6 @@ pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process::{Command, Stdio};
 
     use super::*;

@@ -43,8 +43,6 @@ fn is_program(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_program_or_script_that_is_not_there_is_missing() {
         let missing = |words: &[&str]| -> Vec<String> {
