@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health, Role};
-use crate::config::{Config, Env, Loaded, StoreUrl};
+use crate::config::{self, Config, Env, Loaded, Problems, StoreUrl};
 use crate::control::{Configs, Controller, ReloadStatus, Reloader, watch_queues};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Proxy};
@@ -52,6 +52,9 @@ pub enum AppError {
         /// What to do.
         hint: &'static str,
     },
+    /// The configuration turns out to be wrong on this machine.
+    #[error(transparent)]
+    Config(#[from] Problems),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -127,6 +130,11 @@ impl App {
     /// When either cannot be had; the message says what to do.
     pub async fn bind(self) -> Result<Bound, AppError> {
         let config = &self.loaded.config;
+        let list = config::own_upstreams(config).await;
+        if !list.is_empty() {
+            let file = self.source.as_ref().map_or_else(|| "arguments".into(), |(path, _)| path.display().to_string());
+            return Err(Problems { file, list }.into());
+        }
         let threads = match config.proxy.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -164,7 +172,9 @@ impl App {
     ) -> Result<(), AppError> {
         refuse_embedded(&self.loaded.config)?;
         let core = Core::new(self.loaded.config.clone(), 1)?;
-        let work = supervisor.run(core.metrics.clone(), shutdown.clone());
+        let snapshots = core.snapshots.clone();
+        let configured = move || snapshots.load().config.workers.count;
+        let work = supervisor.run(configured, core.metrics.clone(), shutdown.clone());
         self.beside(core, admin, work, shutdown).await
     }
 

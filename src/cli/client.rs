@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Http;
@@ -80,24 +80,24 @@ impl Client {
         })?;
         let answered = async {
             let response = self.http.request(request).await.map_err(|error| self.unreachable(&cause(&error)))?;
-            let status = response.status();
+            let (status, kind) = (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
             let body = response.into_body().collect().await.map_err(|error| self.unreachable(&cause(&error)))?;
-            Ok((status, body.to_bytes()))
+            Ok((status, kind, body.to_bytes()))
         };
         let late = |_| Err(self.unreachable(&format!("nothing within {TIMEOUT:?}")));
-        let (status, body) = tokio::time::timeout(TIMEOUT, answered).await.unwrap_or_else(late)?;
-        self.read(status, &body)
+        let (status, kind, body) = tokio::time::timeout(TIMEOUT, answered).await.unwrap_or_else(late)?;
+        self.read(status, kind.as_ref(), &body)
     }
 
-    fn read(&self, status: StatusCode, body: &[u8]) -> Result<Value, CliError> {
+    /// The answer's document; a refusal of ours is a problem document, so anything else is somebody else's.
+    fn read(&self, status: StatusCode, kind: Option<&HeaderValue>, body: &[u8]) -> Result<Value, CliError> {
+        let address = self.base.clone();
         let document: Option<Value> = serde_json::from_slice(body).ok();
-        let refused = |detail: String| CliError::Refused { address: self.base.clone(), status, detail };
+        let is_problem = kind.is_some_and(|kind| kind == "application/problem+json");
         match document {
             Some(document) if status.is_success() => Ok(document),
-            Some(problem) if problem["detail"].is_string() => Err(refused(text(&problem["detail"]))),
-            _ => {
-                Err(refused(format!("{status}, which is not what an omnidaemon's admin plane says: check the address")))
-            }
+            Some(problem) if is_problem => Err(CliError::Refused { address, status, detail: text(&problem["detail"]) }),
+            _ => Err(CliError::Stranger { address }),
         }
     }
 

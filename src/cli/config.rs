@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::global::{Format, Global};
 use super::output::{line, pairs, print, print_json, table};
-use crate::config::{self, Config, Env, HandlerConfig, Loaded, Problem, Problems, RolloutMode, TEMPLATE};
+use crate::config::{self, Config, Env, HandlerConfig, Loaded, Problem, Problems, RolloutMode};
 
 /// `omnidaemon config …`
 #[derive(Subcommand)]
@@ -183,7 +183,7 @@ fn init(file: &Path, force: bool) -> Result<Exit, CliError> {
             Err(CliError::Failed(format!("{} is there already: --force overwrites it", file.display())))
         }
         opened => {
-            opened.and_then(|mut opened| opened.write_all(TEMPLATE.as_bytes())).map_err(failed)?;
+            opened.and_then(|mut opened| opened.write_all(config::template().as_bytes())).map_err(failed)?;
             line(file.display());
             eprintln!("written: set upstream.url to your endpoint's server, then run `omnidaemon serve`");
             Ok(Exit::Ok)
@@ -200,13 +200,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("new/omnidaemon.yaml");
         assert!(matches!(init(&file, false), Ok(Exit::Ok)));
-        assert_eq!(fs::read_to_string(&file).expect("it is there"), TEMPLATE);
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), config::template());
         fs::write(&file, "mine").expect("it can be edited");
         let error = init(&file, false).expect_err("it is refused");
         assert!(error.to_string().contains("--force"), "{error}");
         assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
         assert!(matches!(init(&file, true), Ok(Exit::Ok)));
-        assert_eq!(fs::read_to_string(&file).expect("it is there"), TEMPLATE);
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), config::template());
     }
 
     #[test]

@@ -62,6 +62,12 @@ pub(super) enum CliError {
         /// What the system said.
         reason: String,
     },
+    /// What answers there is something else.
+    #[error("{address} answers, but is no omnidaemon admin plane: check --admin")]
+    Stranger {
+        /// The URL that was tried.
+        address: String,
+    },
     /// The admin plane said no.
     #[error("{address} says: {detail}")]
     Refused {
@@ -118,8 +124,8 @@ impl CliError {
     /// The exit status that goes with it.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Usage(_) => Exit::Usage,
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Config(_) | Self::Usage(_) | Self::App(AppError::Config(_)) => Exit::Usage,
+            Self::Unreachable { .. } | Self::Stranger { .. } => Exit::Unreachable,
             Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND => Exit::NotFound,
             Self::Refused { status, .. } if *status == StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             Self::NotFound(_) => Exit::NotFound,

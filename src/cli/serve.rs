@@ -35,7 +35,7 @@ pub(super) struct ServeArgs {
 /// Run worker processes beside a `serve`, on a Redis that both reach.
 #[derive(Args)]
 pub(super) struct WorkerArgs {
-    /// How many processes; `workers.count` of the file by default
+    /// How many processes; by default `workers.count` of the file, also when that changes
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Serve the supervisor's health and metrics here
@@ -73,7 +73,7 @@ pub(super) async fn worker(args: WorkerArgs, global: &Global) -> Result<Exit, Cl
     let env = environment();
     let loaded = load(global, &env)?;
     let supervisor = Supervisor {
-        count: args.count.unwrap_or(loaded.config.workers.count),
+        count: args.count,
         program: std::env::current_exe()?,
         args: vec!["--config".into(), global.config.display().to_string()],
         drain: loaded.config.workers.drain + KILL_AFTER,

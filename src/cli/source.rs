@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::client::{Client, configuration};
@@ -73,10 +74,18 @@ impl Source {
         }
     }
 
-    /// Publishes an envelope: the document of `POST /admin/v1/tasks`.
-    pub(super) async fn publish(&self, envelope: Bytes) -> Result<Value, CliError> {
+    /// Publishes an envelope for `topic`: the document of `POST /admin/v1/tasks`.
+    pub(super) async fn publish(&self, topic: &str, envelope: Bytes) -> Result<Value, CliError> {
         match self {
-            Self::Server(client) => client.post("tasks", envelope).await,
+            Self::Server(client) => match client.post("tasks", envelope).await {
+                // One status says that the envelope is wrong, whatever of it: the topic may not be there.
+                Err(CliError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, detail, .. })
+                    if !has_topic(&client.get("topics").await?, topic) =>
+                {
+                    Err(CliError::NotFound(detail))
+                }
+                answer => answer,
+            },
             Self::Store(direct) => direct.publish(&envelope).await,
         }
     }
@@ -128,7 +137,7 @@ impl Direct {
     async fn publish(&self, envelope: &Bytes) -> Result<Value, CliError> {
         let parsed = parse_body(envelope).map_err(|error| CliError::Usage(error.to_string()))?;
         let topic = parsed.topic.ok_or_else(|| CliError::Usage("a task needs a topic: --topic NAME".into()))?;
-        let no_topic = || CliError::Usage(format!("there is no topic {topic} in the configuration"));
+        let no_topic = || CliError::NotFound(format!("there is no topic {topic} in the configuration"));
         let known = self.config.topics.get(&topic).ok_or_else(no_topic)?;
         let created = now();
         let task = Task {
@@ -146,6 +155,10 @@ impl Direct {
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
     }
+}
+
+fn has_topic(topics: &Value, topic: &str) -> bool {
+    topics.as_array().is_some_and(|topics| topics.iter().any(|known| known["topic"] == topic))
 }
 
 fn now() -> UnixMs {

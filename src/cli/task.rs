@@ -65,7 +65,7 @@ pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, C
 async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
     let envelope = envelope(&args.topic, &payload(&args.payload)?, args.correlation_id.as_deref())?;
     let source = Source::find(global).await?;
-    let accepted = source.publish(envelope).await?;
+    let accepted = source.publish(&args.topic, envelope).await?;
     let id = text(&accepted["task_id"]);
     let Some(wait) = args.wait else {
         match global.format {

@@ -15,8 +15,8 @@ use super::meaning::mean;
 use super::problem::{Problem, Problems, Report};
 use super::{Config, overrides, yaml};
 
-/// What `config init` writes: the shipped file.
-pub const TEMPLATE: &str = include_str!("../../config/omnidaemon.yaml");
+/// The file that comes with the repository, whose programs it names.
+const SHIPPED: &str = include_str!("../../config/omnidaemon.yaml");
 
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +79,29 @@ fn quoted(text: &str) -> String {
     serde_json::Value::String(text).to_string()
 }
 
+/// What `config init` writes: the shipped file, with what only works in the repository as comments.
+#[must_use]
+pub fn template() -> String {
+    let mut example = false;
+    let mut out = String::with_capacity(SHIPPED.len());
+    for line in SHIPPED.lines() {
+        match line.trim_start() {
+            mark if mark.starts_with("# <examples>") => {
+                example = true;
+                out.push_str("  # Programs take a task on stdin and write its result to stdout, such as:\n");
+            }
+            "# </examples>" => example = false,
+            _ if example => {
+                let _ = writeln!(out, "  # {}", line.strip_prefix("  ").unwrap_or(line));
+            }
+            _ => {
+                let _ = writeln!(out, "{line}");
+            }
+        }
+    }
+    out
+}
+
 /// Runs the stages; none when there are problems.
 fn interpret(bytes: &[u8], env: &Env) -> (Option<Loaded>, Report) {
     let mut report = Report::default();
@@ -123,7 +146,6 @@ pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -255,16 +277,20 @@ mod tests {
     }
 
     #[test]
-    fn the_template_is_the_shipped_file() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("omnidaemon.yaml");
-        fs::write(&path, TEMPLATE).expect("a file");
-        assert_eq!(load(&path, &Env::new()), Ok(shipped(&[])));
+    fn the_template_is_the_shipped_file_without_the_programs_of_the_repository() {
+        let (mut expected, text) = (shipped(&[]).config, template());
+        expected.topics.retain(|_, topic| !matches!(topic.handler, HandlerConfig::Command(_)));
+        let (loaded, report) = interpret(text.as_bytes(), &Env::new());
+        assert_eq!((loaded.map(|loaded| loaded.config), report.warnings), (Some(expected), vec![]));
+        assert!(!text.contains("examples>"), "no mark is left: {text}");
+        let uncommented = text.replace("  # genesis.", "  genesis.").replace("  #   ", "    ");
+        let (loaded, _) = interpret(uncommented.as_bytes(), &Env::new());
+        assert_eq!(loaded.map(|loaded| loaded.config), Some(shipped(&[]).config));
     }
 
     /// Lines of the shipped file in another order, cut short, or with odd values.
     fn mangled() -> impl Strategy<Value = String> {
-        let lines: Vec<&str> = TEMPLATE.lines().collect();
+        let lines: Vec<&str> = SHIPPED.lines().collect();
         let line = prop_oneof![
             8 => proptest::sample::select(lines),
             1 => Just("    x: [1, {y: ~}]"),

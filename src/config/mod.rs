@@ -3,12 +3,14 @@
 //! A file is read in stages: text → located tree (`yaml/`) → expanded values and overrides (`expand.rs`,
 //! `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one list of problems, so
 //! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
-//! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again.
+//! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again, `own.rs`
+//! whether an upstream's name is this process.
 
 mod expand;
 mod load;
 mod meaning;
 mod overrides;
+mod own;
 mod problem;
 mod watch;
 mod yaml;
@@ -22,7 +24,8 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 pub use self::expand::Env;
-pub use self::load::{Loaded, TEMPLATE, from_upstream, load, restart_only_changes};
+pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template};
+pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::watch::changes;
 use crate::cohort::Weight;

@@ -18,17 +18,17 @@ pub(super) fn apply(root: &mut Node, env: &Env, report: &mut Report) {
     for (name, value) in env {
         if let Some(path) = name.get(..PREFIX.len()).filter(|start| start.eq_ignore_ascii_case(PREFIX)) {
             let path: Vec<&str> = name[path.len()..].split("__").collect();
-            set(root, &path, &Setting { name, value }, report);
+            set(root, &path, &Setting { name, value, written: value }, report);
         }
     }
     let given = |name: &'static str| env.get(name).filter(|value| !value.is_empty()).map(|value| (name, value));
     for (name, path) in [("REDIS_URL", ["store", "url"]), ("WORKER_COUNT", ["workers", "count"])] {
         if let Some((name, value)) = given(name) {
-            set(root, &path, &Setting { name, value }, report);
+            set(root, &path, &Setting { name, value, written: value }, report);
         }
     }
     if let Some((name, value)) = given("OMNIDAEMON_RESULT_TTL") {
-        set(root, &["results", "ttl"], &Setting { name, value: &seconds(value) }, report);
+        set(root, &["results", "ttl"], &Setting { name, value: &seconds(value), written: value }, report);
     }
     let topics: Vec<String> = match root.get("topics").map(|topics| &topics.value) {
         Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
@@ -36,14 +36,19 @@ pub(super) fn apply(root: &mut Node, env: &Env, report: &mut Report) {
     };
     for topic in &topics {
         if let Some((name, value)) = given("OMNIDAEMON_MAX_RETRIES") {
-            set(root, &["topics", topic, "retries"], &Setting { name, value }, report);
+            set(root, &["topics", topic, "retries"], &Setting { name, value, written: value }, report);
         }
         if let Some((name, value)) = given("OMNIDAEMON_RETRY_DELAY") {
-            set(root, &["topics", topic, "retry_delay"], &Setting { name, value: &seconds(value) }, report);
+            set(
+                root,
+                &["topics", topic, "retry_delay"],
+                &Setting { name, value: &seconds(value), written: value },
+                report,
+            );
         }
     }
     if let Some((name, value)) = given("OMNIDAEMON_ADMIN_TOKEN").filter(|_| root.find(&["admin", "token"]).is_none()) {
-        set(root, &["admin", "token"], &Setting { name, value }, report);
+        set(root, &["admin", "token"], &Setting { name, value, written: value }, report);
     }
 }
 
@@ -56,11 +61,20 @@ fn seconds(value: &str) -> String {
 struct Setting<'a> {
     name: &'a str,
     value: &'a str,
+    /// The value as the variable has it.
+    written: &'a str,
 }
 
 impl Setting<'_> {
     fn origin(&self) -> Origin {
         Origin::Variable(self.name.to_owned())
+    }
+
+    /// `NAME=value`; of what may hold a password, the name.
+    fn said(&self, field: &str) -> String {
+        let secret = matches!(field, "admin.token" | "store.url") || self.written.contains("://");
+        let text = if secret { self.name.to_owned() } else { format!("{}={}", self.name, self.written) };
+        shown(&text).trim_matches('`').to_owned()
     }
 }
 
@@ -87,8 +101,9 @@ fn set(root: &mut Node, path: &[&str], setting: &Setting<'_>, report: &mut Repor
         return;
     }
     if shadows(&node.value, setting.value) {
-        let message = format!("the file's value does not count: {} sets another", setting.name);
-        let warning = Problem::new(message, "change or unset the variable").of(field.join("."));
+        let field = field.join(".");
+        let message = format!("{} wins over this line", setting.said(&field));
+        let warning = Problem::new(message, "unset it for the file to count").of(field);
         report.warnings.push(warning.at(Some(&node.origin)));
     }
     *node = Node { origin: setting.origin(), value: Value::Text(setting.value.to_owned()) };
@@ -226,12 +241,13 @@ topics:
         assert_eq!(
             warnings(&[("OMNIDAEMON_RESULT_TTL", "60"), ("OMNIDAEMON_MAX_RETRIES", "4")]),
             [
-                "f:4:16: results.ttl: the file's value does not count: OMNIDAEMON_RESULT_TTL sets another: \
-                 change or unset the variable",
-                "f:6:25: topics.genesis.qa.retries: the file's value does not count: OMNIDAEMON_MAX_RETRIES sets \
-                 another: change or unset the variable"
+                "f:4:16: results.ttl: OMNIDAEMON_RESULT_TTL=60 wins over this line: unset it for the file to count",
+                "f:6:25: topics.genesis.qa.retries: OMNIDAEMON_MAX_RETRIES=4 wins over this line: \
+                 unset it for the file to count"
             ]
         );
+        let secret = warnings(&[("OMNIDAEMON__STORE__URL", "redis://:canary-secret@h")]);
+        assert!(secret.len() == 1 && secret[0].contains("OMNIDAEMON__STORE__URL wins over this line"), "{secret:?}");
     }
 
     #[test]

@@ -79,6 +79,9 @@ impl Controller {
         }
         self.plan();
         self.publish();
+        for (route, rollout) in &self.rollouts {
+            tracing::info!(route, weight = %rollout.state.weight, "weight loaded");
+        }
         self.loaded.send_replace(true);
         let mut ticks = interval(SAVE_AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -131,7 +134,9 @@ impl Controller {
             let new = || Rollout { state: State::fresh(now), version: None, unsaved: false };
             let rollout = self.rollouts.entry(route.name.clone()).or_insert_with(new);
             if let Some(next) = rollout::decide(&rollout.state, Event::Planned(plan_of(route)), now) {
-                tracing::info!(route = route.name, from = %rollout.state.weight, to = %next.weight, "weight changed");
+                if *self.loaded.borrow() {
+                    tracing::info!(route = route.name, from = %rollout.state.weight, to = %next.weight, "weight changed");
+                }
                 rollout.state = next;
                 rollout.unsaved = true;
             }

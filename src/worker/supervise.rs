@@ -1,4 +1,5 @@
-//! Keeps `count` worker processes alive, each `<program> runner --name worker-N`.
+//! Keeps a number of worker processes alive, each `<program> runner --name worker-N`; where no number was given it
+//! follows the configuration: more are started at once, and the last ones are drained when fewer are wanted.
 //!
 //! One that dies unasked is counted and replaced, within 2 s: at once at first, then after 0.1 s, doubling to
 //! 1.6 s. One that has died quickly more often than that is in a crash loop, and the pause goes on doubling up
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,12 +24,14 @@ use crate::metrics::Metrics;
 const HEALTHY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often the configured number is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A supervisor of worker processes.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
-    /// How many processes.
-    pub count: usize,
+    /// How many processes, where it is not the configuration that says so.
+    pub count: Option<usize>,
     /// The program, usually the current executable.
     pub program: PathBuf,
     /// What follows `runner --name worker-N`.
@@ -40,18 +43,29 @@ pub struct Supervisor {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Supervises until `shutdown`, and returns when every process has ended.
-    pub async fn run(self, metrics: Arc<Metrics>, shutdown: CancellationToken) {
-        let mut posts = JoinSet::new();
-        let supervisor = Arc::new(self);
-        for number in 1..=supervisor.count {
-            let (supervisor, metrics, shutdown) = (Arc::clone(&supervisor), Arc::clone(&metrics), shutdown.clone());
-            posts.spawn(async move { supervisor.man(&format!("worker-{number}"), &metrics, &shutdown).await });
-        }
-        while let Some(joined) = posts.join_next().await {
-            if let Err(error) = joined {
-                tracing::error!(%error, "the supervision of a worker panicked");
+    /// Supervises until `shutdown`, and returns when every process has ended. `configured` is how many the
+    /// configuration wants now.
+    pub async fn run(self, configured: impl Fn() -> usize, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+        let (supervisor, mut running) = (Arc::new(self), JoinSet::new());
+        // One token for each process that is wanted: cancelled, it drains.
+        let mut posts: Vec<CancellationToken> = Vec::new();
+        while !shutdown.is_cancelled() {
+            let wanted = supervisor.count.unwrap_or_else(&configured);
+            posts.drain(wanted.min(posts.len())..).for_each(|surplus| surplus.cancel());
+            while posts.len() < wanted {
+                let (post, name) = (shutdown.child_token(), format!("worker-{}", posts.len() + 1));
+                posts.push(post.clone());
+                let (supervisor, metrics) = (Arc::clone(&supervisor), Arc::clone(&metrics));
+                running.spawn(async move { supervisor.man(&name, &metrics, &post).await });
             }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                Some(joined) = running.join_next() => report(joined),
+                () = sleep(LOOK_AGAIN), if supervisor.count.is_none() => {}
+            }
+        }
+        while let Some(joined) = running.join_next().await {
+            report(joined);
         }
     }
 
@@ -100,6 +114,12 @@ impl Supervisor {
     }
 }
 
+fn report(joined: Result<(), JoinError>) {
+    if let Err(error) = joined {
+        tracing::error!(%error, "the supervision of a worker panicked");
+    }
+}
+
 /// The pause before a process is replaced that is the `quick_deaths`-th in a row (from 1) to die quickly.
 fn pause(quick_deaths: u32) -> Duration {
     match quick_deaths {
@@ -125,6 +145,7 @@ mod tests {
     use crate::worker::testing::until;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A supervisor of a shell script that notes `<name> <pid>` in `dir/log` and then does `body`.
     fn supervisor(dir: &Path, count: usize, drain: Duration, body: &str) -> Supervisor {
@@ -132,7 +153,7 @@ mod tests {
         let script = format!("#!/bin/sh\necho \"$3 $$ $*\" >> {0}/log\n{body}\n", dir.display());
         std::fs::write(&program, script).expect("written");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
-        Supervisor { count, program, args: vec!["--config".into(), "x.yaml".into()], drain }
+        Supervisor { count: Some(count), program, args: vec!["--config".into(), "x.yaml".into()], drain }
     }
 
     fn started(dir: &Path) -> Vec<String> {
@@ -153,7 +174,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
         let supervisor = supervisor(dir.path(), 2, Duration::from_secs(20), "exec sleep 600");
-        let running = tokio::spawn(supervisor.run(Arc::clone(&metrics), shutdown.clone()));
+        let running = tokio::spawn(supervisor.run(|| 0, Arc::clone(&metrics), shutdown.clone()));
         until(|| started(dir.path()).len() == 2).await;
         let victim = started(dir.path()).into_iter().find(|line| line.starts_with("worker-1 ")).expect("worker-1");
         assert!(victim.ends_with("runner --name worker-1 --config x.yaml"), "{victim}");
@@ -172,11 +193,35 @@ mod tests {
         let shutdown = CancellationToken::new();
         let body = "trap '' TERM; touch $(dirname $0)/ready; while :; do sleep 0.1; done";
         let supervisor = supervisor(dir.path(), 1, Duration::from_millis(300), body);
-        let running = tokio::spawn(supervisor.run(Arc::new(Metrics::new(1)), shutdown.clone()));
+        let running = tokio::spawn(supervisor.run(|| 0, Arc::new(Metrics::new(1)), shutdown.clone()));
         until(|| dir.path().join("ready").exists()).await;
         shutdown.cancel();
         running.await.expect("joined");
         assert!(!is_alive(&started(dir.path())[0]));
+    }
+
+    #[tokio::test]
+    async fn without_a_number_of_its_own_it_follows_the_configured_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
+        let supervisor =
+            Supervisor { count: None, ..supervisor(dir.path(), 0, Duration::from_secs(20), "exec sleep 600") };
+        let wanted = Arc::new(AtomicUsize::new(1));
+        let configured = {
+            let wanted = Arc::clone(&wanted);
+            move || wanted.load(Ordering::Relaxed)
+        };
+        let running = tokio::spawn(supervisor.run(configured, Arc::clone(&metrics), shutdown.clone()));
+        until(|| started(dir.path()).len() == 1).await;
+        wanted.store(3, Ordering::Relaxed);
+        until(|| started(dir.path()).len() == 3).await;
+        wanted.store(1, Ordering::Relaxed);
+        until(|| started(dir.path()).iter().filter(|line| is_alive(line)).count() == 1).await;
+        let left = started(dir.path()).into_iter().find(|line| is_alive(line)).expect("one is left");
+        assert!(left.starts_with("worker-1 "), "{left}");
+        assert_eq!(metrics.workers_crashed.get(), 0, "an end that was wanted is no crash");
+        shutdown.cancel();
+        running.await.expect("joined");
     }
 
     #[test]

@@ -31,7 +31,7 @@ async fn serve(upstream: &Upstream) -> Omnidaemon {
 }
 
 /// A command in `dir`, without anything of the caller's environment but what finds programs.
-fn command(dir: &Path, args: &[&str]) -> std::process::Command {
+pub(crate) fn command(dir: &Path, args: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new(BINARY);
     command.current_dir(dir).env_clear().env("NO_COLOR", "1").args(args);
     command
@@ -67,15 +67,36 @@ fn what_config_init_writes_passes_config_check_and_is_not_overwritten() {
 
     let checked = run(dir.path(), &["config", "check"]);
     assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
-    for part in ["http://127.0.0.1:8000", "/invoke", "10 %", "genesis.qa", "command python3"] {
+    for part in ["http://127.0.0.1:8000", "/invoke", "10 %", "genesis.meta.orchestrate"] {
         assert!(stdout(&checked).contains(part), "no {part} in {}", stdout(&checked));
     }
+    let said = stdout(&checked);
+    assert!(!said.contains("warning") && !said.contains("examples/"), "nothing that is not here is needed: {said}");
     let route = &json_of(&run(dir.path(), &["config", "check", "--format", "json"]))["routes"][0];
     assert_eq!((&route["route"], &route["percent"]), (&json!("invoke"), &json!(10.0)));
 
     let again = run(dir.path(), &["config", "init"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("--force"), "{}", stderr(&again));
+}
+
+#[test]
+fn config_check_warns_of_programs_and_scripts_that_are_not_there() {
+    let dir = new_dir();
+    let yaml = "upstream: {url: 'http://127.0.0.1:9000'}\n\
+                topics:\n  a: {handler: {command: [no-such-program, x]}}\n  \
+                b: {handler: {command: [sh, scripts/agent.sh]}}\n";
+    fs::write(dir.path().join("o.yaml"), yaml).expect("it can be written");
+    let checked = run(dir.path(), &["config", "check", "o.yaml"]);
+    assert_eq!(checked.status.code(), Some(0), "it may be right on another machine");
+    for part in
+        ["o.yaml:3:", "`no-such-program` is not found in PATH", "o.yaml:4:", "`scripts/agent.sh` does not exist"]
+    {
+        assert!(stdout(&checked).contains(part), "no {part} in {}", stdout(&checked));
+    }
+    fs::create_dir(dir.path().join("scripts")).expect("a new directory is empty");
+    fs::write(dir.path().join("scripts/agent.sh"), "").expect("it can be written");
+    assert!(!stdout(&run(dir.path(), &["config", "check", "o.yaml"])).contains("agent.sh` does not exist"));
 }
 
 #[test]
@@ -161,16 +182,28 @@ async fn a_published_task_is_read_by_its_id_and_the_status_says_how_it_ended() {
 }
 
 #[tokio::test]
-async fn a_task_that_makes_no_sense_is_refused_as_a_wrong_argument() {
+async fn a_task_for_no_topic_and_one_that_makes_no_sense_are_told_apart() {
     let upstream = Upstream::start().await;
     let omni = serve(&upstream).await;
 
     let strange = omni.cli(&["task", "publish", "--topic", "unheard.of", "--payload", "1"]).await;
-    assert_eq!(strange.status.code(), Some(2));
+    assert_eq!(strange.status.code(), Some(3));
     assert!(stderr(&strange).contains("unheard.of"), "{}", stderr(&strange));
     let no_json = omni.cli(&["task", "publish", "--topic", "echo", "--payload", "hello"]).await;
     assert_eq!(no_json.status.code(), Some(2));
     assert!(stderr(&no_json).contains("JSON"), "{}", stderr(&no_json));
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_omnidaemon_is_called_that() {
+    let (dir, upstream) = (new_dir(), Upstream::start().await);
+    let said = format!("{} answers, but is no omnidaemon admin plane: check --admin", upstream.url());
+    let health = run(dir.path(), &["health", "--admin", &upstream.url()]);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(stderr(&health).contains(&said), "{}", stderr(&health));
+    let result = run(dir.path(), &["task", "result", "task_x", "--admin", &upstream.url()]);
+    assert_eq!(result.status.code(), Some(5));
+    assert!(stderr(&result).contains(&said), "{}", stderr(&result));
 }
 
 #[tokio::test]
@@ -207,6 +240,7 @@ async fn without_a_server_a_shared_redis_is_asked_and_stderr_says_so() {
     assert_eq!(health.status.code(), Some(1), "nobody works");
     assert_eq!(stdout(&health), "status=degraded, active_workers=0, queue_depth=1");
     assert_eq!(run(&["task", "result", "task_unknown"]).status.code(), Some(3));
+    assert_eq!(run(&["task", "publish", "--topic", "unheard.of", "--payload", "1"]).status.code(), Some(3));
 }
 
 /// The demo in `dir`, on free ports.

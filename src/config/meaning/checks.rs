@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::own::is_own;
 use crate::config::problem::{Origin, Problem, Report};
 use crate::config::yaml::Node;
 use crate::config::{Config, Durability, HandlerConfig, StoreUrl, UpstreamUrl};
@@ -47,9 +48,8 @@ fn upstream(config: &Config, root: &Node, report: &mut Report) {
     for url in &config.upstream.urls {
         for (listen, name) in [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")] {
             if reaches(url, listen) {
-                let message = format!("{url} is {name}, which listens on {listen}");
-                let hint = "write the address of the legacy endpoint, or listen on another port";
-                report.problems.push(problem(root, &["upstream", key], message, hint));
+                let path = ["upstream", key];
+                report.problems.push(is_own(url, listen, name).of(path.join(".")).at(place(root, &path)));
             }
         }
     }

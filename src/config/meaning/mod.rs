@@ -6,6 +6,7 @@
 mod addresses;
 mod checks;
 mod planes;
+mod programs;
 mod routes;
 mod section;
 mod topics;

@@ -98,7 +98,7 @@ fn rollout(mut rollout: Section<'_>, route: &str) -> Rollout {
         steps: steps(&mut rollout),
         mode,
         salt: rollout.read("salt", route.to_owned(), text),
-        sticky: sticky(rollout.section("sticky")),
+        sticky: sticky(&mut rollout),
     }
 }
 
@@ -134,7 +134,13 @@ fn steps(rollout: &mut Section<'_>) -> Vec<Weight> {
     steps
 }
 
-fn sticky(mut sticky: Section<'_>) -> Vec<StickyKey> {
+fn sticky(rollout: &mut Section<'_>) -> Vec<StickyKey> {
+    if let Some(Value::List(_) | Value::Text(_)) = rollout.node("sticky").map(|node| &node.value) {
+        let hint = "write `sticky: {keys: [header:x-client-id]}`";
+        rollout.problem("sticky", "is not a section with `keys`", hint);
+        return Vec::new();
+    }
+    let mut sticky = rollout.section("sticky");
     sticky.read("fallback", (), word(&[("random", ())]));
     sticky.list("keys", Vec::new(), sticky_key)
 }

@@ -229,6 +229,10 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (rollout("breaker: {window: 30s}"), "rollout.breaker: comes with the rollout controller"),
         (rollout("percent: "), "rollout.percent: is empty: write a number from 0 to 100"),
         (rollout("sticky: {keys: [x-client-id]}"), "sticky.keys: `x-client-id` is not a sticky key: write `header:"),
+        (
+            rollout("sticky: [header:x-client-id]"),
+            "rollout.sticky: is not a section with `keys`: write `sticky: {keys: [header:x-client-id]}`",
+        ),
         (rollout("sticky: {fallback: sync}"), "sticky.fallback: `sync` is not one of the words known here"),
         (deprecation("mode: redirect"), "deprecation.successor: is missing, which `mode: redirect` needs"),
         (

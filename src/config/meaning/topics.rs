@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::addresses::http_url;
+use super::programs::missing;
 use super::section::Section;
 use super::values::{Wrong, count, duration, name, topic as topic_name, word};
 use crate::config::problem::shown;
@@ -64,6 +65,9 @@ fn program_or_url(mut handler: Section<'_>) -> Option<HandlerConfig> {
         (false, false) => handler.fault(Wrong::new("names no handler", HANDLERS)),
         (true, false) => return url.map(HandlerConfig::Http),
         (false, true) if words.first().is_some_and(|program| !program.is_empty()) => {
+            for wrong in missing(&words) {
+                handler.warning("command", wrong.message, wrong.hint);
+            }
             return Some(HandlerConfig::Command(words));
         }
         (false, true) if handler.is_empty("command") || !words.is_empty() => {

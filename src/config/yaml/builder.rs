@@ -61,7 +61,13 @@ impl From<Fault> for Problem {
 impl From<ScanError> for Fault {
     fn from(error: ScanError) -> Self {
         let message = format!("is not readable as YAML: {}", error.info());
-        Fault { marker: *error.marker(), message, hint: "mend it there, or in the line before" }
+        let hint = match error.info() {
+            info if info.contains("flow mapping") => {
+                "mend it there or before; a value with braces needs quotes, such as `path: \"/echo/{x}\"`"
+            }
+            _ => "mend it there, or in the line before",
+        };
+        Fault { marker: *error.marker(), message, hint }
     }
 }
 

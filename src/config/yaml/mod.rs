@@ -221,6 +221,7 @@ mod tests {
         for (text, message) in [
             ("a: 1\n---\nb: 2\n", "f:2:1: is a second document"),
             ("a: [1\n", "is not readable as YAML"),
+            ("a: {path: /echo/{x}, topic: t}\n", "needs quotes, such as `path: \"/echo/{x}\"`"),
             ("a: {{ .Values.x }}\n", "is a key that is not a text"),
             ("a: !secret x\n", "f:1:12: has the tag `!secret`"),
             ("a: &d {}\nb:\n  <<: *d\n", "f:3:3: b.<<: merge keys are not read"),

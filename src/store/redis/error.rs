@@ -1,6 +1,6 @@
 //! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a no.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
 use crate::store::{Refusal, StoreError};
 
@@ -21,12 +21,24 @@ pub(super) fn of_call(error: &RedisError) -> StoreError {
     }
 }
 
-/// The meaning of an error of a connect: nothing was sent.
-pub(super) fn of_connect(error: &RedisError) -> StoreError {
-    match of_call(error) {
-        StoreError::Unknown(text) | StoreError::Malformed(text) => StoreError::Unreachable(text),
-        other => other,
-    }
+/// The meaning of an error of a connect to `server`: nothing was sent. What an operator can mend is said so, and
+/// without the password.
+pub(super) fn of_connect(error: &RedisError, server: &ConnectionAddr) -> StoreError {
+    let scheme = if matches!(server, ConnectionAddr::TcpTls { .. }) { "rediss" } else { "redis" };
+    let text = match (error.kind(), error.code()) {
+        (_, Some("NOAUTH")) => format!("Redis asks for a password: write {scheme}://:PASSWORD@{server}"),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            format!("Redis refuses the user or password of store.url: check them, {scheme}://:PASSWORD@{server}")
+        }
+        (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
+            format!("{server} answers, but not as Redis does: check store.url")
+        }
+        _ => match of_call(error) {
+            StoreError::Unknown(text) | StoreError::Malformed(text) => text,
+            other => return other,
+        },
+    };
+    StoreError::Unreachable(text)
 }
 
 /// Server errors that the driver has no kind for; a script's are of its first failing command.

@@ -140,7 +140,9 @@ impl Link {
     ) -> Result<T, StoreError> {
         let home = self.home.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(Handle::current);
         match home.spawn(connect).await {
-            Ok(connected) => connected.map_err(|error| error::of_connect(&error)),
+            Ok(connected) => {
+                connected.map_err(|error| error::of_connect(&error, self.client.get_connection_info().addr()))
+            }
             Err(_) => Err(StoreError::Unreachable("the store is shut down".into())),
         }
     }

@@ -3,7 +3,7 @@
 //! The system gives it back when the process ends, however it ends; the file itself stays, with the pid of
 //! its last holder in it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -38,11 +38,8 @@ impl Lock {
     }
 }
 
-/// Opens a file for its owner alone, making it and its directory where they are missing.
+/// Opens a file for its owner alone, making it where it is missing.
 pub(super) fn private(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 

@@ -4,6 +4,7 @@
 //! large body is not rewritten with each state. `seq` is the order of the queues. Each index has only the
 //! rows of the states it serves, and every key but the public id is ascending.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,6 +83,14 @@ pub(super) enum State {
 
 /// Makes the file where it is missing, for its owner alone, and gives its one true path.
 pub(super) fn create(path: &Path) -> Result<PathBuf, StoreError> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|error| {
+            let (file, directory) = (path.display(), parent.display());
+            StoreError::Setup(format!(
+                "{file}: the directory {directory} cannot be made: {error}: make it, or choose another store.url"
+            ))
+        })?;
+    }
     lock::private(path).and_then(|_| path.canonicalize()).map_err(|error| {
         StoreError::Setup(format!("{}: cannot be opened: {error}: choose another store.url", path.display()))
     })

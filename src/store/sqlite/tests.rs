@@ -342,6 +342,16 @@ async fn files_that_are_not_ours_are_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_directory_that_cannot_be_made_is_named() {
+    let place = Place::new();
+    fs::write(place.0.path().join("file"), "").expect("written");
+    let path = place.0.path().join("file/below/omnidaemon.db");
+    let refusal = SqliteStore::open(&path).err().map(|error| error.to_string()).unwrap_or_default();
+    let directory = format!("the directory {} cannot be made: ", path.parent().expect("it has one").display());
+    assert!(refusal.contains(&directory) && refusal.contains("choose another store.url"), "{refusal}");
+}
+
+#[tokio::test]
 async fn a_damaged_database_is_refused_with_a_way_out() {
     let place = Place::new();
     drop(place.open());

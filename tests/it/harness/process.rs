@@ -115,7 +115,7 @@ impl Logs {
     }
 
     /// Whether more may come: a reader still holds its end.
-    fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 

@@ -294,7 +294,7 @@ impl Omnidaemon {
 }
 
 /// The address in a log line `… listening plane=data addr=127.0.0.1:1234`, as text or JSON.
-fn bound(line: &str, plane: &str) -> Option<SocketAddr> {
+pub fn bound(line: &str, plane: &str) -> Option<SocketAddr> {
     let here = line.contains("listening") && field(line, "plane") == Some(plane);
     here.then(|| field(line, "addr"))??.parse().ok()
 }

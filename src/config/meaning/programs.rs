@@ -1,0 +1,60 @@
+//! Whether what a `command` handler names is there: said when the file is read rather than by every task.
+//!
+//! Only a warning: the file may be checked on another machine than the one that runs it.
+
+use std::env;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::values::Wrong;
+use crate::config::problem::shown;
+
+/// What arguments that are scripts end with.
+const SCRIPTS: [&str; 3] = [".py", ".sh", ".js"];
+
+/// What of a command is missing, each as a message and the way out.
+pub(super) fn missing(words: &[String]) -> Vec<Wrong> {
+    let Some((program, arguments)) = words.split_first() else { return Vec::new() };
+    let mut missing = Vec::new();
+    if program.contains('/') && !is_program(Path::new(program)) {
+        let message = format!("{} is not a program that can be run", shown(program));
+        missing.push(Wrong::new(message, "write the path of one, as seen from where omnidaemon is started"));
+    } else if !program.contains('/') && !is_in_path(program) {
+        let message = format!("{} is not found in PATH", shown(program));
+        missing.push(Wrong::new(message, "install it, or write its path"));
+    }
+    let is_script = |word: &&String| SCRIPTS.iter().any(|end| word.ends_with(end)) && !word.starts_with(['-', '/']);
+    for script in arguments.iter().filter(is_script).filter(|script| !Path::new(script).exists()) {
+        let here = env::current_dir().map_or_else(|_| "here".into(), |dir| format!("in {}", dir.display()));
+        let message = format!("{} does not exist {here}", shown(script));
+        missing.push(Wrong::new(message, "write its path from there, or start omnidaemon where it is"));
+    }
+    missing
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    env::split_paths(&path).any(|dir| is_program(&dir.join(program)))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_program_or_script_that_is_not_there_is_missing() {
+        let missing = |words: &[&str]| -> Vec<String> {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            super::missing(&words).into_iter().map(|wrong| wrong.message).collect()
+        };
+        for words in [&["sh", "-c", "x.sh -v"][..], &["/bin/sh", "scripts/test-env"], &["sh", "examples/qa_agent.py"]] {
+            assert_eq!(missing(words), [""; 0], "{words:?}");
+        }
+        assert_eq!(missing(&["no-such-program", "x"]), ["`no-such-program` is not found in PATH"]);
+        assert_eq!(missing(&["./Cargo.toml"]), ["`./Cargo.toml` is not a program that can be run"]);
+        let script = missing(&["sh", "none/x.py"]);
+        assert!(script.len() == 1 && script[0].starts_with("`none/x.py` does not exist in /"), "{script:?}");
+    }
+}
