@@ -18,3 +18,4 @@ mod reload;
 mod smoke;
 mod stores;
 mod tasks;
+mod worker_processes;
