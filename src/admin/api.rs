@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Parts, health};
+use crate::config::{Config, HandlerConfig};
 use crate::route::parse_body;
 use crate::snapshot::{LiveRoute, Snapshot};
 use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
@@ -54,11 +55,19 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
     let report = health::report(&parts).await;
     let snapshot = parts.snapshots.load();
     let (queues, depths) = depths(&parts, &snapshot).await;
-    let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await.unwrap_or_default();
-    let started = parts.started;
+    let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await;
+    let (mut status, mut checks) = (if report.status == "ready" { "healthy" } else { report.status }, report.checks);
+    if let Ok(beats) = &beats {
+        let workers = workers_check(&snapshot.config, beats);
+        checks["workers"] = workers.unwrap_or("ok").into();
+        if workers.is_some() && status == "healthy" {
+            status = "degraded";
+        }
+    }
+    let (beats, started) = (beats.unwrap_or_default(), parts.started);
     Ok(Json(json!({
-        "status": if report.status == "ready" { "healthy" } else { report.status },
-        "checks": report.checks,
+        "status": status,
+        "checks": checks,
         "version": env!("CARGO_PKG_VERSION"),
         "store": snapshot.config.store.url.to_string(),
         "uptime_seconds": UnixMs::from(jiff::Timestamp::now()).since(started).as_secs(),
@@ -68,6 +77,13 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
         "topics": queues.iter().zip(&depths).map(|(queue, depth)| topic_view(queue, depth)).collect::<Vec<_>>(),
         "rollouts": snapshot.routes.iter().map(|live| rollout_view(&snapshot, live)).collect::<Vec<_>>(),
     })))
+}
+
+/// What is wrong with the workers: tasks are left lying where a topic needs one and none is live.
+#[must_use]
+pub fn workers_check(config: &Config, beats: &[Heartbeat]) -> Option<&'static str> {
+    let needed = config.topics.values().any(|topic| topic.handler != HandlerConfig::External);
+    (needed && beats.iter().all(|beat| beat.active == 0)).then_some("none is running")
 }
 
 /// `GET rollouts`

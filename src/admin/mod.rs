@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::api::{task_view, topic_view, worker_view};
+pub use self::api::{task_view, topic_view, worker_view, workers_check};
 pub use self::health::{Health, Role};
 use crate::control::ReloadStatus;
 use crate::metrics::Metrics;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,6 +17,9 @@ use crate::worker::{Supervisor, end_with_parent};
 
 /// How much longer than its own drain a worker process may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(5);
+
+/// How long after a Ctrl-C another one is meant as a second one.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Run the proxy, with its workers.
 #[derive(Args)]
@@ -111,28 +114,32 @@ fn warned(loaded: Loaded, file: &str) -> Loaded {
     loaded
 }
 
-/// A token that SIGTERM and SIGINT cancel; a second one ends the process at once. SIGHUP goes to `hang_up`;
-/// without one it ends the process too, as a terminal that closes means it.
+/// A token that SIGTERM and SIGINT cancel. A further SIGTERM changes nothing: one shutdown sends a worker process
+/// several (the service manager, the supervisor, the kernel when the supervisor has ended). A person who repeats
+/// Ctrl-C after [`IMPATIENCE`] ends the process at once. SIGHUP goes to `hang_up`; without one it is a SIGTERM, as
+/// a terminal that closes means it.
 pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<CancellationToken, CliError> {
     let (mut term, mut int, mut hup) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
+        let mut interrupted: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = term.recv() => {}
-                _ = int.recv() => {}
+                _ = int.recv() => {
+                    if interrupted.get_or_insert_with(Instant::now).elapsed() >= IMPATIENCE {
+                        tracing::warn!("a second Ctrl-C: ending at once");
+                        std::process::exit(Exit::Interrupted.code());
+                    }
+                }
                 _ = hup.recv() => {
                     if let Some(hang_up) = &hang_up {
                         let _ = hang_up.try_send(()); // one that waits already is enough
                         continue;
                     }
                 }
-            }
-            if token.is_cancelled() {
-                tracing::warn!("a second signal: ending at once");
-                std::process::exit(Exit::Interrupted.code());
             }
             token.cancel();
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, configuration};
 use super::exit::CliError;
 use super::global::Global;
-use crate::admin::{task_view, topic_view, worker_view};
+use crate::admin::{task_view, topic_view, worker_view, workers_check};
 use crate::config::{Config, StoreUrl};
 use crate::route::parse_body;
 use crate::store::{self, Queue, TaskStore};
@@ -108,10 +108,11 @@ impl Direct {
         let depths = self.store.depths(&queues).await?;
         let beats = self.store.heartbeats().await?;
         let active: u32 = beats.iter().map(|beat| beat.active).sum();
+        let workers = workers_check(&self.config, &beats);
         let oldest = beats.iter().map(|beat| beat.started).min();
         Ok(json!({
-            "status": if active > 0 { "healthy" } else { "degraded" },
-            "checks": {"store": "ok", "workers": if active > 0 { "ok" } else { "none is running" }},
+            "status": if workers.is_none() { "healthy" } else { "degraded" },
+            "checks": {"store": "ok", "workers": workers.unwrap_or("ok")},
             "version": env!("CARGO_PKG_VERSION"),
             "store": self.config.store.url.to_string(),
             "uptime_seconds": oldest.map(|started| now().since(started).as_secs()),

@@ -1,12 +1,14 @@
 //! A circuit breaker over the store, so that a store that is gone costs a request nothing.
 //!
 //! Closed: calls pass, each within `store.timeout`. The first outage opens it: calls fail at once, and a
-//! probe each second closes it again. Tasks whose enqueue was never answered are cancelled on the way
-//! back, before anybody may read: workers of this process ask [`Circuit::is_open`] first.
+//! probe each second closes it again, unless a call failed since that probe began. Tasks whose enqueue was never
+//! answered are cancelled on the way back, before this process runs anything: it is closed only when no cancel
+//! waits, and workers run what they leased only while it [`Circuit::is_clear`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -22,11 +24,21 @@ const PROBE: Duration = Duration::from_secs(1);
 pub struct Circuit {
     store: Arc<dyn TaskStore>,
     timeout: Duration,
+    /// Written under the lock of `state`.
     open: AtomicBool,
-    reason: Mutex<Option<StoreError>>,
-    cancels: Mutex<Vec<TaskId>>,
-    closed: Notify,
+    state: Mutex<State>,
+    probed_well: Notify,
     probed: tokio::sync::watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Why it is open.
+    reason: Option<StoreError>,
+    /// Outages so far: which of them a probe came after.
+    trips: u64,
+    /// Tasks to cancel; one stays here until that is done.
+    cancels: VecDeque<TaskId>,
 }
 
 impl Circuit {
@@ -37,9 +49,8 @@ impl Circuit {
             store,
             timeout,
             open: AtomicBool::new(false),
-            reason: Mutex::default(),
-            cancels: Mutex::default(),
-            closed: Notify::new(),
+            state: Mutex::default(),
+            probed_well: Notify::new(),
             probed: tokio::sync::watch::Sender::new(false),
         }
     }
@@ -59,7 +70,13 @@ impl Circuit {
     /// Why it is open; none when it is closed.
     #[must_use]
     pub fn reason(&self) -> Option<StoreError> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state().reason.clone()
+    }
+
+    /// Whether what this process leased may run: the store is there, and no task waits to be cancelled.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        !self.is_open() && self.state().cancels.is_empty()
     }
 
     /// Makes one call. An open circuit fails at once; a call that outlives `store.timeout` opens it and is
@@ -91,7 +108,7 @@ impl Circuit {
 
     /// Has `id` cancelled when the store is back, before this process's workers read.
     pub fn cancel_later(&self, id: TaskId) {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.state().cancels.push_back(id);
     }
 
     /// Waits until the store has been asked once whether it is there.
@@ -99,14 +116,14 @@ impl Circuit {
         let _ = self.probed.subscribe().wait_for(|done| *done).await;
     }
 
-    /// Waits until the circuit is closed.
-    pub async fn closed(&self) {
+    /// Waits until it [`Self::is_clear`].
+    pub async fn clear(&self) {
         loop {
-            let closed = self.closed.notified();
-            if !self.is_open() {
+            let probed_well = self.probed_well.notified();
+            if self.is_clear() {
                 return;
             }
-            closed.await;
+            probed_well.await;
         }
     }
 
@@ -115,37 +132,155 @@ impl Circuit {
         let mut ticks = interval(PROBE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            let trips = self.state().trips;
             if self.attempt(self.store.ping()).await.is_ok() && self.send_cancels(ttl).await {
-                self.close();
+                self.close(trips);
             }
             self.probed.send_replace(true);
         }
     }
 
     fn trip(&self, error: &StoreError) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        let mut state = self.state();
+        state.trips += 1;
+        state.reason = Some(error.clone());
         if !self.open.swap(true, Ordering::AcqRel) {
             tracing::warn!(%error, "store circuit opened: requests are served sync");
         }
     }
 
-    fn close(&self) {
+    /// Closes it after a good probe that began after `trips` outages; not over a later one, nor over a cancel
+    /// that came meanwhile: the next probe looks again.
+    fn close(&self, trips: u64) {
+        let mut state = self.state();
+        if state.trips != trips || !state.cancels.is_empty() {
+            return;
+        }
+        state.reason = None;
         if self.open.swap(false, Ordering::AcqRel) {
-            *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
             tracing::info!("store circuit closed: the async path is back");
         }
-        self.closed.notify_waiters();
+        drop(state);
+        self.probed_well.notify_waiters();
     }
 
+    /// Cancels what waits for it; false when that was cut short.
     async fn send_cancels(&self, ttl: Duration) -> bool {
-        let waiting = std::mem::take(&mut *self.cancels.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut unsent = waiting.into_iter();
-        while let Some(id) = unsent.next() {
+        loop {
+            let Some(id) = self.state().cancels.front().cloned() else { return true };
             if self.attempt(self.store.cancel(&id, ttl)).await.is_err() {
-                self.cancels.lock().unwrap_or_else(PoisonError::into_inner).extend(std::iter::once(id).chain(unsent));
                 return false;
             }
+            self.state().cancels.pop_front();
         }
-        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ContentForm;
+    use crate::store::testing::Faulty;
+    use crate::store::{Queue, SqliteStore};
+    use crate::task::{Status, Task, Topic, UnixMs};
+
+    const TTL: Duration = Duration::from_hours(1);
+
+    fn circuit(dir: &tempfile::TempDir) -> (Arc<Faulty>, Arc<Circuit>) {
+        let sqlite = SqliteStore::open(&dir.path().join("tasks.db")).expect("opened");
+        let store = Arc::new(Faulty::new(Arc::new(sqlite)));
+        let circuit = Circuit::new(Arc::clone(&store) as Arc<dyn TaskStore>, Duration::from_secs(10));
+        (store, Arc::new(circuit))
+    }
+
+    async fn enqueued(store: &Faulty) -> TaskId {
+        let topic = Topic::parse("t").expect("a topic");
+        let agent = "omnidaemon".into();
+        let queue = Queue { topic: topic.clone(), agent, content: ContentForm::String, max_backlog: 10 };
+        let task = Task {
+            id: TaskId::new(UnixMs(1), rand::random()),
+            topic,
+            payload: "{}".into(),
+            request: None,
+            correlation_id: None,
+            route: None,
+            owner: None,
+            retries: 0,
+            created: UnixMs(1),
+        };
+        store.store.enqueue(&task, &queue).await.expect("enqueued");
+        task.id
+    }
+
+    async fn status(store: &Faulty, id: &TaskId) -> Status {
+        store.store.get(id).await.expect("read").expect("known").status
+    }
+
+    fn gone() -> StoreError {
+        StoreError::Unreachable("connection refused".into())
+    }
+
+    #[tokio::test]
+    async fn an_outage_during_a_probe_is_not_wiped_out_by_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_store, circuit) = circuit(&dir);
+        circuit.trip(&gone());
+        let probed_after = circuit.state().trips;
+        circuit.trip(&StoreError::Unknown("connection reset".into()));
+        circuit.close(probed_after);
+        assert!(circuit.is_open());
+        assert!(circuit.reason().is_some_and(|reason| reason.to_string().contains("connection reset")));
+        circuit.close(probed_after + 1);
+        assert!(!circuit.is_open() && circuit.reason().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_cancel_that_comes_while_others_are_sent_is_sent_before_it_closes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, circuit) = circuit(&dir);
+        let late = enqueued(&store).await;
+        circuit.trip(&gone());
+        assert!(circuit.send_cancels(TTL).await);
+        circuit.cancel_later(late.clone());
+        circuit.close(1);
+        assert!(circuit.is_open());
+        assert!(circuit.send_cancels(TTL).await);
+        circuit.close(1);
+        assert!(circuit.is_clear());
+        assert_eq!(status(&store, &late).await, Status::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_cancel_that_fails_is_kept_and_it_stays_open_until_all_are_sent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, circuit) = circuit(&dir);
+        let ids = [enqueued(&store).await, enqueued(&store).await];
+        store.down.store(true, Ordering::Relaxed);
+        assert!(circuit.call(store.ping()).await.is_err() && circuit.is_open());
+        ids.iter().for_each(|id| circuit.cancel_later(id.clone()));
+        assert!(!circuit.send_cancels(TTL).await);
+        let shutdown = CancellationToken::new();
+        let (probing, stop) = (Arc::clone(&circuit), shutdown.clone());
+        let probes = tokio::spawn(async move { probing.run(TTL, stop).await });
+        store.down.store(false, Ordering::Relaxed);
+        circuit.clear().await;
+        for id in &ids {
+            assert_eq!(status(&store, id).await, Status::Cancelled);
+        }
+        shutdown.cancel();
+        probes.await.expect("joined");
+    }
+
+    #[test]
+    fn a_cancel_that_waits_holds_the_workers_back_although_it_is_closed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_store, circuit) = circuit(&dir);
+        assert!(circuit.is_clear());
+        circuit.cancel_later(TaskId::new(UnixMs(1), 1));
+        assert!(!circuit.is_open() && !circuit.is_clear());
     }
 }

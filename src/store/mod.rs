@@ -9,6 +9,8 @@ mod circuit;
 mod envelope;
 mod redis;
 mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 mod waiters;
 
 use std::sync::Arc;
@@ -284,6 +286,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Says that a worker process lives; forgotten after [`HEARTBEAT`] without another.
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
+
+    /// Says that a worker process has ended: its heartbeat counts no more.
+    async fn leave(&self, process: &str) -> Result<(), StoreError>;
 
     /// The live worker processes.
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;

@@ -1,7 +1,8 @@
 //! The worker pool: one puller that leases as many tasks as slots are free, and runs each on its own.
 //!
 //! Slots are `count · concurrency` of the current snapshot, so a reload counts at the next pull. Nothing is
-//! pulled while the circuit is open. At shutdown the pulling stops, running attempts go on for `workers.drain`,
+//! pulled while the circuit is open, and what a pull brings that an outage overtook runs only once it is known not
+//! to be cancelled. At shutdown the pulling stops, running attempts go on for `workers.drain`,
 //! and the rest is cancelled and released unspent. Everything it spawned is joined when [`Pool::run`] returns.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,6 +88,9 @@ impl Pool {
         };
         tokio::join!(work, keep::run(shared, &done));
         shared.metrics.workers_active.set(0);
+        if let Err(error) = shared.circuit.call(shared.circuit.store().leave(&shared.process)).await {
+            tracing::debug!(%error, "the heartbeat is left to expire");
+        }
     }
 }
 
@@ -100,7 +104,7 @@ async fn pull(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Stop, shut
         shared.metrics.workers_active.set(i64::try_from(slots).unwrap_or(i64::MAX));
         let free = slots.saturating_sub(running.len());
         let queues = shared.queues();
-        if free == 0 || queues.is_empty() || shared.circuit.is_open() {
+        if free == 0 || queues.is_empty() || !shared.circuit.is_clear() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 Some(joined) = running.join_next() => report(joined),
@@ -109,10 +113,34 @@ async fn pull(shared: &Arc<Shared>, running: &mut JoinSet<()>, stop: &Stop, shut
             continue;
         }
         match shared.circuit.store().lease(&shared.process, &queues, free, PULL_WAIT).await {
-            Ok(leases) => start(shared, running, leases, stop, shutdown),
+            Ok(leases) => {
+                let leases = vouched(shared, leases, shutdown).await;
+                start(shared, running, leases, stop, shutdown);
+            }
             Err(error) => pull_failed(shared, &error, shutdown).await,
         }
     }
+}
+
+/// What may run of `leases`. A pull that was under way when the store came back can bring tasks that are about to
+/// be cancelled: then it waits until that is done, and asks which leases still hold.
+async fn vouched(shared: &Shared, mut leases: Vec<Lease>, shutdown: &CancellationToken) -> Vec<Lease> {
+    let (circuit, store) = (&shared.circuit, shared.circuit.store());
+    let mut sure = leases.is_empty() || circuit.is_clear();
+    while !sure && shutdown.run_until_cancelled(circuit.clear()).await.is_some() {
+        match circuit.call(store.renew(&shared.process, &leases)).await {
+            Ok(lost) => {
+                leases.retain(|lease| !lost.contains(&lease.task.id));
+                sure = circuit.is_clear();
+            }
+            Err(error) if error.is_outage() => {}
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be confirmed: they run out and their tasks run later");
+                return Vec::new();
+            }
+        }
+    }
+    leases
 }
 
 /// Starts what was leased; gives it back where the shutdown came first.

@@ -21,3 +21,4 @@ mod smoke;
 mod start;
 mod stores;
 mod tasks;
+mod worker_processes;

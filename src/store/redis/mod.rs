@@ -158,6 +158,10 @@ impl TaskStore for RedisStore {
         self.write_heartbeat(heartbeat).await
     }
 
+    async fn leave(&self, process: &str) -> Result<(), StoreError> {
+        self.remove_heartbeat(process).await
+    }
+
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         self.read_heartbeats().await
     }

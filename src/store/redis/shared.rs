@@ -28,6 +28,12 @@ impl RedisStore {
             .map(|_| ())
     }
 
+    pub(super) async fn remove_heartbeat(&self, process: &str) -> Result<(), StoreError> {
+        // Without its key the entry in the index counts for nothing, and the next heartbeat of another sweeps it.
+        self.link.call::<()>(redis::cmd("DEL").arg(keys::worker(process))).await?;
+        self.link.call(redis::cmd("ZREM").arg(keys::WORKERS).arg(process)).await
+    }
+
     pub(super) async fn read_heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         let mut range = redis::cmd("ZRANGE");
         let processes: Vec<String> = self.link.call(range.arg(keys::WORKERS).arg(0).arg(-1)).await?;

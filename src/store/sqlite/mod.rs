@@ -223,6 +223,11 @@ impl TaskStore for SqliteStore {
         Ok(())
     }
 
+    async fn leave(&self, process: &str) -> Result<(), StoreError> {
+        self.live_heartbeats().remove(process);
+        Ok(())
+    }
+
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         Ok(self.live_heartbeats().values().map(|(heartbeat, _)| heartbeat.clone()).collect())
     }

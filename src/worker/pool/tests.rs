@@ -8,16 +8,18 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Config, HandlerConfig};
+use crate::store::testing::Faulty;
 use crate::store::{Cancelled, Clock, SqliteStore, TaskStore};
 use crate::task::{Answer, Failure, FailureKind, Status, Task, TaskId, TaskRecord};
 use crate::worker::handler::{Attempt, Handler};
-use crate::worker::testing::{self, Echo, Faulty, queue, task, topic, until_some};
+use crate::worker::testing::{self, Echo, queue, task, topic, until_some};
 
 /// A pool that runs, and what is around it.
 struct Fixture {
     _dir: tempfile::TempDir,
     clock: Clock,
     store: Arc<Faulty>,
+    circuit: Arc<Circuit>,
     snapshots: Arc<Snapshots>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -47,9 +49,10 @@ impl Fixture {
         let (ttl, stop) = (Duration::from_hours(1), shutdown.clone());
         let probes = tokio::spawn(async move { probing.run(ttl, stop).await });
         let process = "test.1.1".to_owned();
-        let pool = Pool::new(process, circuit, Arc::clone(&snapshots), Arc::clone(&metrics), handlers, None);
+        let pool =
+            Pool::new(process, Arc::clone(&circuit), Arc::clone(&snapshots), Arc::clone(&metrics), handlers, None);
         let pool = tokio::spawn(pool.run(shutdown.clone()));
-        Self { _dir: dir, clock, store, snapshots, metrics, shutdown, pool, probes }
+        Self { _dir: dir, clock, store, circuit, snapshots, metrics, shutdown, pool, probes }
     }
 
     async fn enqueue(&self, task: &Task) {
@@ -429,4 +432,36 @@ async fn after_an_outage_the_heartbeat_and_the_renewals_come_before_housekeeping
     let record = fixture.ended(&task.id).await;
     assert_eq!((record.status, record.attempts), (Status::Completed, 1), "an outage makes no live task run twice");
     fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_a_pull_brings_before_its_cancel_is_sent_never_runs() {
+    let script = Script::new(Failing);
+    let fixture = Fixture::start(config(), own(script.clone()));
+    // A pull has just begun: it waits for a task, and the outage does not reach it.
+    fixture.store.calls.lock().expect("not poisoned").clear();
+    until_some(async || fixture.store.calls.lock().expect("not poisoned").contains(&"lease").then_some(())).await;
+    fixture.store.down.store(true, Ordering::Relaxed);
+    let _ = fixture.circuit.attempt(fixture.store.ping()).await;
+    let (cancelled, kept) = (task(1, "t", "{}"), task(2, "t", "{}"));
+    fixture.circuit.cancel_later(cancelled.id.clone());
+    fixture.enqueue(&cancelled).await;
+    fixture.enqueue(&kept).await;
+    fixture.status_is(&cancelled.id, Status::Processing).await;
+    assert_eq!(script.runs(&cancelled.id), 0, "not while the store is gone");
+    fixture.store.down.store(false, Ordering::Relaxed);
+    assert_eq!(fixture.ended(&cancelled.id).await.status, Status::Cancelled);
+    assert_eq!(fixture.ended(&kept.id).await.status, Status::Failed, "the others run");
+    assert_eq!(script.runs(&cancelled.id), 0);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_pool_that_has_ended_is_not_counted_as_live() {
+    let fixture = Fixture::start(config(), own(Echo));
+    let beats = async || fixture.store.store.heartbeats().await.expect("read").len();
+    until_some(async || (beats().await == 1).then_some(())).await;
+    fixture.shutdown.cancel();
+    fixture.pool.await.expect("the pool ends");
+    assert!(fixture.store.store.heartbeats().await.expect("read").is_empty());
 }

@@ -74,6 +74,7 @@ macro_rules! contract {
             an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
             a_task_that_kills_its_workers_becomes_a_dead_letter, an_ended_task_expires_but_its_dead_letter_stays);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
+            a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
     };

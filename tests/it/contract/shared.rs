@@ -67,6 +67,19 @@ pub(crate) async fn the_live_processes_are_known(f: impl Fixture) {
     assert_eq!(store.heartbeats().await, Ok(vec![two]), "the silent one is forgotten");
 }
 
+pub(crate) async fn a_process_that_leaves_is_forgotten_at_once(f: impl Fixture) {
+    let store = f.store();
+    let stays = Heartbeat { process: "host.1.a".into(), active: 5, busy: 0, started: UnixMs(1_700_000_000_000) };
+    let leaves = Heartbeat { process: "host.2.b".into(), ..stays.clone() };
+    store.beat(&stays).await.expect("beats");
+    store.beat(&leaves).await.expect("beats");
+    assert_eq!(store.leave("host.2.b").await, Ok(()));
+    assert_eq!(store.heartbeats().await, Ok(vec![stays]));
+    assert_eq!(store.leave("host.2.b").await, Ok(()), "leaving twice is nothing");
+    store.beat(&leaves).await.expect("beats");
+    assert_eq!(store.heartbeats().await.map(|live| live.len()), Ok(2), "it may come back");
+}
+
 pub(crate) async fn rollout_state_is_saved_only_over_the_version_it_was_made_from(f: impl Fixture) {
     let store = f.store();
     let state = |version, text: &str| RolloutRecord { version, state: text.into() };

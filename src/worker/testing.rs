@@ -1,7 +1,5 @@
 //! What the tests of the worker floor share: configurations by hand, a real server, a patient poll.
 
-mod faulty;
-
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +12,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::faulty::Faulty;
 use super::handler::{Attempt, Handler};
 use crate::cohort::Weight;
 use crate::config::{

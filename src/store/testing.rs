@@ -7,29 +7,29 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{
+use super::{
     Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
     TaskStore, Waiters,
 };
 use crate::task::{Task, TaskId, TaskRecord};
 
 /// The store and what is wrong with the way to it.
-pub(in crate::worker) struct Faulty {
-    pub(in crate::worker) store: Arc<dyn TaskStore>,
+pub(crate) struct Faulty {
+    pub(crate) store: Arc<dyn TaskStore>,
     /// Nothing gets through.
-    pub(in crate::worker) down: AtomicBool,
+    pub(crate) down: AtomicBool,
     /// So many settlements are applied and never answered.
-    pub(in crate::worker) lose_answers: AtomicUsize,
+    pub(crate) lose_answers: AtomicUsize,
     /// Renewals that were answered.
-    pub(in crate::worker) renewals: AtomicUsize,
+    pub(crate) renewals: AtomicUsize,
     /// What was called, in order, from the last outage on.
-    pub(in crate::worker) calls: std::sync::Mutex<Vec<&'static str>>,
+    pub(crate) calls: std::sync::Mutex<Vec<&'static str>>,
 }
 
 // === impl Faulty ===
 
 impl Faulty {
-    pub(in crate::worker) fn new(store: Arc<dyn TaskStore>) -> Self {
+    pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
         let (down, lose_answers, renewals) = (AtomicBool::default(), AtomicUsize::default(), AtomicUsize::default());
         Self { store, down, lose_answers, renewals, calls: std::sync::Mutex::default() }
     }
@@ -95,6 +95,9 @@ impl TaskStore for Faulty {
     }
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         self.reached("beat")?.beat(heartbeat).await
+    }
+    async fn leave(&self, process: &str) -> Result<(), StoreError> {
+        self.reached("leave")?.leave(process).await
     }
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         self.reached("heartbeats")?.heartbeats().await
