@@ -189,6 +189,14 @@ async fn a_task_for_no_topic_and_one_that_makes_no_sense_are_told_apart() {
     let strange = omni.cli(&["task", "publish", "--topic", "unheard.of", "--payload", "1"]).await;
     assert_eq!(strange.status.code(), Some(3));
     assert!(stderr(&strange).contains("unheard.of"), "{}", stderr(&strange));
+    let large = omni.dir().join("large.json");
+    let from_file = format!("@{}", large.display());
+    for (megabytes, code) in [(3, 0), (8, 1)] {
+        fs::write(&large, format!("\"{}\"", "x".repeat(megabytes << 20))).expect("it can be written");
+        let sent = omni.cli(&["task", "publish", "--topic", "echo", "--payload", &from_file]).await;
+        assert_eq!(sent.status.code(), Some(code), "{megabytes} MiB: {}", stderr(&sent));
+        assert_eq!(stderr(&sent).contains("over proxy.max_body"), code == 1, "{}", stderr(&sent));
+    }
     let no_json = omni.cli(&["task", "publish", "--topic", "echo", "--payload", "hello"]).await;
     assert_eq!(no_json.status.code(), Some(2));
     assert!(stderr(&no_json).contains("JSON"), "{}", stderr(&no_json));

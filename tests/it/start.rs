@@ -259,18 +259,11 @@ async fn completed(client: &Client, poll: &str) -> Value {
 #[tokio::test]
 async fn the_library_example_runs_a_task_by_its_own_function() {
     let (dir, upstream) = (new_dir(), Upstream::start().await);
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let cargo = |verb: &str| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([verb, "--quiet", "--manifest-path", manifest, "--example", "handler"]);
-        cargo
-    };
-    // Built already where all tests are; where only these are, it takes longer than anything else may.
-    let built = tokio::process::Command::from(cargo("build")).status().await;
-    assert!(built.is_ok_and(|status| status.success()), "the example can be built");
-    // Cargo makes way for the program that it runs: the process is the example's.
-    let mut example = cargo("run");
-    example.args(["--", &upstream.url()]).current_dir(dir.path()).env_remove("REDIS_URL");
+    // Where all tests are built, it is too: beside the program.
+    let program = Path::new(env!("CARGO_BIN_EXE_omnidaemon")).with_file_name("examples").join("handler");
+    assert!(program.exists(), "no {}: `cargo build --example handler` makes it", program.display());
+    let mut example = Command::new(program);
+    example.arg(upstream.url()).current_dir(dir.path()).env_remove("REDIS_URL");
     for plane in ["PROXY", "ADMIN"] {
         example.env(format!("OMNIDAEMON__{plane}__LISTEN"), "127.0.0.1:0");
     }

@@ -23,13 +23,20 @@ pub(super) fn missing(words: &[String]) -> Vec<Wrong> {
         let message = format!("{} is not found in PATH", shown(program));
         missing.push(Wrong::new(message, "install it, or write its path"));
     }
-    let is_script = |word: &&String| SCRIPTS.iter().any(|end| word.ends_with(end)) && !word.starts_with(['-', '/']);
-    for script in arguments.iter().filter(is_script).filter(|script| !Path::new(script).exists()) {
+    for script in arguments.iter().filter(|word| is_script(word)).filter(|script| !Path::new(script).exists()) {
         let here = env::current_dir().map_or_else(|_| "here".into(), |dir| format!("in {}", dir.display()));
         let message = format!("{} does not exist {here}", shown(script));
         missing.push(Wrong::new(message, "write its path from there, or start omnidaemon where it is"));
     }
     missing
+}
+
+/// Whether an argument looks like the relative path of a script, rather than an option, a URL or a line of shell.
+fn is_script(word: &str) -> bool {
+    SCRIPTS.iter().any(|end| word.ends_with(end))
+        && !word.starts_with(['-', '/'])
+        && !word.contains(char::is_whitespace)
+        && !word.contains("://")
 }
 
 fn is_in_path(program: &str) -> bool {
@@ -49,7 +56,12 @@ mod tests {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             super::missing(&words).into_iter().map(|wrong| wrong.message).collect()
         };
-        for words in [&["sh", "-c", "x.sh -v"][..], &["/bin/sh", "scripts/test-env"], &["sh", "examples/qa_agent.py"]] {
+        for words in [
+            &["sh", "-c", "cd x; ./y.sh"][..],
+            &["sh", "http://h/x.sh", "-y.sh"],
+            &["/bin/sh", "scripts/test-env"],
+            &["sh", "examples/qa_agent.py"],
+        ] {
             assert_eq!(missing(words), [""; 0], "{words:?}");
         }
         assert_eq!(missing(&["no-such-program", "x"]), ["`no-such-program` is not found in PATH"]);
