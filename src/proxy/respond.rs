@@ -297,3 +297,37 @@ fn json_response(status: StatusCode, document: &Value) -> Response<Reply> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_a_handlers_own_words_and_no_address() {
+        let text = "upstream http://10.0.0.7:9000: Connection refused (os error 111), topics.t.timeout";
+        for (kind, code, own_words) in [
+            (FailureKind::Deadline, "task-deadline", true),
+            (FailureKind::Handler, "task-failed", true),
+            (FailureKind::Result, "task-failed", true),
+            (FailureKind::Unreachable, "upstream-unreachable", false),
+            (FailureKind::Broken, "upstream-broke-off", false),
+            (FailureKind::Status, "task-failed", false),
+            (FailureKind::Crash, "task-failed", false),
+            (FailureKind::Malformed, "task-failed", false),
+        ] {
+            let problem = Problem::TaskFailed(Box::new(Failure::new(kind, text)));
+            assert_eq!((problem.code(), problem.detail() == text), (code, own_words), "{kind:?}");
+            assert!(own_words || !problem.detail().contains("10.0.0.7"), "{kind:?}: {}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn a_refusals_reason_is_for_operators() {
+        let refused = |refusal| Problem::Store(StoreError::Refused(refusal)).detail();
+        for refusal in [Refusal::Full("OOM on 10.0.0.7".into()), Refusal::ReadOnly("replica of 10.0.0.7".into())] {
+            assert_eq!(refused(refusal), "the store takes no tasks at the moment: try again");
+        }
+        let topic = Topic::parse("inner").expect("a topic");
+        assert_eq!(refused(Refusal::Backlog { topic, depth: 9, max: 9 }), "too many tasks are waiting: try later");
+    }
+}

@@ -267,7 +267,9 @@ mod tests {
         let ids = [enqueued(&store).await, enqueued(&store).await];
         store.down.store(true, Ordering::Relaxed);
         assert!(circuit.call(store.ping()).await.is_err() && circuit.is_open());
-        ids.iter().for_each(|id| circuit.cancel_later(id.clone()));
+        for id in &ids {
+            circuit.cancel_later(id.clone());
+        }
         assert!(!circuit.send_cancels(TTL).await);
         let shutdown = CancellationToken::new();
         let (probing, stop) = (Arc::clone(&circuit), shutdown.clone());
