@@ -55,6 +55,15 @@ pub enum AppError {
     /// The configuration turns out to be wrong on this machine.
     #[error(transparent)]
     Config(#[from] Problems),
+    /// The admin plane would be open to the network.
+    #[error(
+        "--admin-listen {address} is not loopback, and there is no token: set admin.token (or OMNIDAEMON_ADMIN_TOKEN), \
+         or listen on 127.0.0.1"
+    )]
+    Open {
+        /// The address.
+        address: SocketAddr,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -188,6 +197,9 @@ impl App {
     ) -> Result<(), AppError> {
         let (tasks, services) = (TaskTracker::new(), CancellationToken::new());
         if let Some(address) = admin {
+            if !address.ip().to_canonical().is_loopback() && self.loaded.config.admin.token.is_none() {
+                return Err(AppError::Open { address });
+            }
             let bound = TcpListener::bind(address).await;
             let listener = bound.map_err(|error| in_use("--admin-listen", address, error))?;
             say_listening("admin", listener.local_addr()?);

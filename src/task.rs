@@ -261,7 +261,9 @@ pub enum FailureKind {
     Unreachable,
     /// The handler answered with a status that counts as failed.
     Status,
-    /// The handler ran and failed: exit status, broken connection, an error of its own.
+    /// The handler was reached and broke off, or what it sent is no valid answer.
+    Broken,
+    /// The handler ran and failed: exit status, an error of its own. The message is its own too.
     Handler,
     /// Workers died while running it.
     Crash,
@@ -279,6 +281,7 @@ impl FailureKind {
             Self::Deadline => "deadline",
             Self::Unreachable => "unreachable",
             Self::Status => "status",
+            Self::Broken => "broken",
             Self::Handler => "handler",
             Self::Crash => "crash",
             Self::Result => "result",
@@ -289,7 +292,7 @@ impl FailureKind {
     /// The kind stored as `word`; an unknown word (of a later release) is `Handler`.
     #[must_use]
     pub fn from_word(word: &str) -> Self {
-        [Self::Deadline, Self::Unreachable, Self::Status, Self::Crash, Self::Result, Self::Malformed]
+        [Self::Deadline, Self::Unreachable, Self::Status, Self::Broken, Self::Crash, Self::Result, Self::Malformed]
             .into_iter()
             .find(|kind| kind.as_str() == word)
             .unwrap_or(Self::Handler)

@@ -1,5 +1,8 @@
 //! The async path of a legacy call: captured, made durable, waited for, and answered as the legacy
 //! endpoint would have. Whatever stands in the way of that, the upstream serves it: fail open.
+//!
+//! A request whose task is durable keeps to it. Where `wait` ends while the store is gone, its client gets the
+//! same 202 and is counted as `deferred`: the task runs, and can be polled, once the store is back.
 
 use bytes::Bytes;
 use http::request::Parts;

@@ -100,8 +100,12 @@ impl Problem {
             Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "upstream-connect-timeout",
             Self::Upstream(UpstreamError::FirstByte { .. }) => "upstream-timeout",
             Self::Upstream(UpstreamError::Broken { .. }) => "upstream-broke-off",
-            Self::TaskFailed(failure) if failure.kind == FailureKind::Deadline => "task-deadline",
-            Self::TaskFailed(_) => "task-failed",
+            Self::TaskFailed(failure) => match failure.kind {
+                FailureKind::Deadline => "task-deadline",
+                FailureKind::Unreachable => "upstream-unreachable",
+                FailureKind::Broken => "upstream-broke-off",
+                _ => "task-failed",
+            },
             Self::Gone { .. } => "gone",
         }
     }
@@ -125,7 +129,10 @@ impl Problem {
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
             Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
             Self::TaskCancelled => "the task was cancelled".to_owned(),
-            Self::Store(StoreError::Refused(refusal)) => refusal.to_string(),
+            Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => {
+                "too many tasks are waiting: try later".to_owned()
+            }
+            Self::Store(StoreError::Refused(_)) => "the store takes no tasks at the moment: try again".to_owned(),
             Self::Store(_) => "tasks cannot be stored or read at the moment: try again".to_owned(),
             Self::Upstream(UpstreamError::Request(fault)) | Self::Request(fault) => fault.to_string(),
             Self::Upstream(UpstreamError::Answer { .. }) => "the upstream's answer cannot be passed on".to_owned(),
@@ -133,7 +140,7 @@ impl Problem {
             Self::Upstream(UpstreamError::ConnectTimeout { .. }) => "connecting to the upstream timed out".to_owned(),
             Self::Upstream(UpstreamError::FirstByte { .. }) => "the upstream did not answer in time".to_owned(),
             Self::Upstream(UpstreamError::Broken { .. }) => "the upstream broke off before it answered".to_owned(),
-            Self::TaskFailed(failure) => failure.message.clone(),
+            Self::TaskFailed(failure) => reason(failure),
             Self::Gone { route, successor } => {
                 let then = successor.as_ref().map_or(String::new(), |to| format!(": call {to} instead"));
                 format!("{route} is no longer served{then}")
@@ -143,10 +150,16 @@ impl Problem {
 
     /// The problem as an answer.
     pub(super) fn into_response(self) -> Response<Reply> {
-        if let Self::Upstream(error) = &self
-            && !matches!(error, UpstreamError::Request(_))
-        {
-            tracing::warn!(%error, code = self.code(), "no answer from the upstream");
+        match &self {
+            // The client's own fault is nobody's to look into.
+            Self::Upstream(UpstreamError::Request(_)) => {}
+            Self::Upstream(error) => tracing::warn!(%error, code = self.code(), "no answer from the upstream"),
+            Self::Store(error @ StoreError::Refused(Refusal::Full(_) | Refusal::ReadOnly(_))) => {
+                tracing::warn!(%error, code = self.code(), "the store refused a task");
+            }
+            // An outage is the circuit's to report, and a backlog shows in the metrics: neither once per request.
+            Self::Store(error) => tracing::debug!(%error, code = self.code(), "no task stored or read"),
+            _ => {}
         }
         let status = self.status();
         let document = json!({
@@ -183,11 +196,28 @@ pub(super) fn accepted(id: &TaskId, task_path: &str) -> Response<Reply> {
     response
 }
 
-/// The end of a canaried request's task, as the legacy endpoint would have given it.
+/// Why a task failed, as a client may know it: a handler's own words and the configuration's keys, but no address
+/// and no error of the system. The whole message is in the admin API and the log.
+fn reason(failure: &Failure) -> String {
+    match failure.kind {
+        FailureKind::Deadline | FailureKind::Result | FailureKind::Handler => failure.message.clone(),
+        FailureKind::Unreachable => "the task's handler cannot be reached".to_owned(),
+        FailureKind::Broken => "the task's handler broke off before it had answered".to_owned(),
+        FailureKind::Status => match failure.answer.as_ref().and_then(|answer| answer.status) {
+            Some(status) => format!("the task's handler answered {status}"),
+            None => "the task's handler answered with an error".to_owned(),
+        },
+        FailureKind::Crash => "the workers that ran the task died".to_owned(),
+        FailureKind::Malformed => "the task cannot be run as it was queued".to_owned(),
+    }
+}
+
+/// The end of a canaried request's task, as the legacy endpoint would have given it: a failure's answer goes out
+/// only where it is that endpoint's own.
 pub(super) fn outcome(record: &TaskRecord) -> Response<Reply> {
     match (record.status, &record.answer, &record.failure) {
         (Status::Completed, Some(answer), _) => given(answer),
-        (Status::Failed, _, Some(Failure { answer: Some(answer), .. })) => given(answer),
+        (Status::Failed, _, Some(Failure { answer: Some(answer), .. })) if answer.verbatim => given(answer),
         (Status::Failed, _, Some(failure)) => Problem::TaskFailed(Box::new(failure.clone())).into_response(),
         _ => Problem::TaskCancelled.into_response(),
     }
@@ -214,7 +244,7 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
         "attempts": record.attempts,
     });
     if let Some(failure) = record.failure.as_ref().filter(|_| record.status == Status::Failed) {
-        document["error"] = failure.message.clone().into();
+        document["error"] = reason(failure).into();
     }
     let mut text = document.to_string();
     if let Some(answer) = record.answer.as_ref().filter(|_| record.status == Status::Completed) {
@@ -280,4 +310,38 @@ fn json_response(status: StatusCode, document: &Value) -> Response<Reply> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_a_handlers_own_words_and_no_address() {
+        let text = "upstream http://10.0.0.7:9000: Connection refused (os error 111), topics.t.timeout";
+        for (kind, code, own_words) in [
+            (FailureKind::Deadline, "task-deadline", true),
+            (FailureKind::Handler, "task-failed", true),
+            (FailureKind::Result, "task-failed", true),
+            (FailureKind::Unreachable, "upstream-unreachable", false),
+            (FailureKind::Broken, "upstream-broke-off", false),
+            (FailureKind::Status, "task-failed", false),
+            (FailureKind::Crash, "task-failed", false),
+            (FailureKind::Malformed, "task-failed", false),
+        ] {
+            let problem = Problem::TaskFailed(Box::new(Failure::new(kind, text)));
+            assert_eq!((problem.code(), problem.detail() == text), (code, own_words), "{kind:?}");
+            assert!(own_words || !problem.detail().contains("10.0.0.7"), "{kind:?}: {}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn a_refusals_reason_is_for_operators() {
+        let refused = |refusal| Problem::Store(StoreError::Refused(refusal)).detail();
+        for refusal in [Refusal::Full("OOM on 10.0.0.7".into()), Refusal::ReadOnly("replica of 10.0.0.7".into())] {
+            assert_eq!(refused(refusal), "the store takes no tasks at the moment: try again");
+        }
+        let topic = Topic::parse("inner").expect("a topic");
+        assert_eq!(refused(Refusal::Backlog { topic, depth: 9, max: 9 }), "too many tasks are waiting: try later");
+    }
 }

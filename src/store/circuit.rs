@@ -73,6 +73,12 @@ impl Circuit {
         self.state().reason.clone()
     }
 
+    /// How many calls found the store gone so far: another number means an outage in between.
+    #[must_use]
+    pub fn outages(&self) -> u64 {
+        self.state().trips
+    }
+
     /// Whether what this process leased may run: the store is there, and no task waits to be cancelled.
     #[must_use]
     pub fn is_clear(&self) -> bool {
@@ -132,7 +138,7 @@ impl Circuit {
         let mut ticks = interval(PROBE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            let trips = self.state().trips;
+            let trips = self.outages();
             if self.attempt(self.store.ping()).await.is_ok() && self.send_cancels(ttl).await {
                 self.close(trips);
             }
@@ -261,7 +267,9 @@ mod tests {
         let ids = [enqueued(&store).await, enqueued(&store).await];
         store.down.store(true, Ordering::Relaxed);
         assert!(circuit.call(store.ping()).await.is_err() && circuit.is_open());
-        ids.iter().for_each(|id| circuit.cancel_later(id.clone()));
+        for id in &ids {
+            circuit.cancel_later(id.clone());
+        }
         assert!(!circuit.send_cancels(TTL).await);
         let shutdown = CancellationToken::new();
         let (probing, stop) = (Arc::clone(&circuit), shutdown.clone());

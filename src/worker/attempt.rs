@@ -9,12 +9,12 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::handler::{Attempt, GRACE, Handler, too_large};
+use super::handler::{Attempt, GRACE, Handler};
 use super::live::Holding;
 use super::now;
 use super::pool::{Shared, Stop};
 use super::retry::{Decision, decide};
-use super::settle::settle;
+use super::settle::{hand_over, settle};
 use crate::metrics::TaskOutcome;
 use crate::snapshot::Snapshot;
 use crate::store::{Lease, Settled, Settlement};
@@ -31,6 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, lease: Lease, stop: Stop) {
     let _slot = Slot::take(&shared, &lease, cancelled.clone());
     let result = execute(&shared, &snapshot, &lease, cancelled.clone()).await;
     if let Some(settlement) = follow_up(&snapshot, &lease, result, &cancelled, &stop) {
+        let settlement = hand_over(&shared.circuit, &lease, settlement, snapshot.config.results.max_result);
         finish(&shared, lease, settlement, &stop).await;
     }
 }
@@ -74,8 +75,16 @@ async fn execute(
     shared.metrics.attempt_took(task.topic.as_str(), begun.elapsed());
     result.and_then(|answer| {
         let max = config.results.max_result;
-        if answer.body.len() > max { Err(too_large(max)) } else { Ok(answer) }
+        if answer.body.len() > max { Err(over(answer, max)) } else { Ok(answer) }
     })
+}
+
+/// The failure of an answer that is too large to be kept; it goes along for a client that waits for it.
+fn over(answer: Answer, max: usize) -> Failure {
+    let size = answer.body.len();
+    let message =
+        format!("the answer of {size} bytes is over results.max_result ({max} bytes): raise it, or return less");
+    Failure { answer: Some(answer), ..Failure::new(FailureKind::Result, message) }
 }
 
 /// The handler's result; its panic is a failure, and one that ignores its interruption is dropped.

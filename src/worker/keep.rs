@@ -27,11 +27,15 @@ struct Due {
 pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut due = Due::now();
+    let (mut due, mut outages) = (Due::now(), shared.circuit.outages());
     while done.run_until_cancelled(ticks.tick()).await.is_some() {
-        if shared.circuit.is_open() {
+        // One that began and ended between two ticks counts too.
+        let so_far = shared.circuit.outages();
+        if std::mem::replace(&mut outages, so_far) != so_far {
             due = Due::now();
-        } else if (shared.capacity() > 0 || !shared.live.is_empty())
+        }
+        if !shared.circuit.is_open()
+            && (shared.capacity() > 0 || !shared.live.is_empty())
             && let Err(error) = keep(shared, &mut due).await
             && !error.is_outage()
         {

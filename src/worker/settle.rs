@@ -2,7 +2,7 @@
 //!
 //! The lease stays held meanwhile, so it is renewed as soon as the store is back; where it ran out, the
 //! store fences the settlement. A request of this process that waits for the end is given it at the first
-//! outage: its client need not wait for the store too.
+//! outage: its client need not wait for the store too. So is one whose answer is too large to be kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::now;
 use crate::store::{Circuit, Lease, Settled, Settlement, StoreError};
-use crate::task::{Status, TaskRecord};
+use crate::task::{Answer, Failure, Status, TaskRecord};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -47,6 +47,22 @@ pub(super) async fn settle(
     }
 }
 
+/// Takes an answer over `max` bytes out of a settlement that the store is to keep. A request of this process that
+/// waits for the task's end is given it first, as the sync path would have; one of another process gets the failure.
+pub(super) fn hand_over(circuit: &Circuit, lease: &Lease, settlement: Settlement, max: usize) -> Settlement {
+    let large = |failure: &Failure| failure.answer.as_ref().is_some_and(|answer| answer.body.len() > max);
+    match settlement {
+        Settlement::Bury { ref failure, .. } | Settlement::Retry { ref failure, .. } if !large(failure) => settlement,
+        Settlement::Bury { failure, ttl } => {
+            let whole = record(lease, Status::Failed, None, Some(failure.clone()));
+            circuit.store().waiters().resolve(&lease.task.id, Some(&Arc::new(whole)));
+            Settlement::Bury { failure: Failure { answer: None, ..failure }, ttl }
+        }
+        Settlement::Retry { failure, at } => Settlement::Retry { failure: Failure { answer: None, ..failure }, at },
+        Settlement::Complete { .. } | Settlement::Release => settlement,
+    }
+}
+
 /// The task as it stands once `settlement` is applied; none where that does not end it.
 fn end(lease: &Lease, settlement: &Settlement) -> Option<TaskRecord> {
     let (status, answer, failure) = match settlement {
@@ -54,7 +70,11 @@ fn end(lease: &Lease, settlement: &Settlement) -> Option<TaskRecord> {
         Settlement::Bury { failure, .. } => (Status::Failed, None, Some(failure.clone())),
         Settlement::Retry { .. } | Settlement::Release => return None,
     };
-    Some(TaskRecord {
+    Some(record(lease, status, answer, failure))
+}
+
+fn record(lease: &Lease, status: Status, answer: Option<Answer>, failure: Option<Failure>) -> TaskRecord {
+    TaskRecord {
         id: lease.task.id.clone(),
         topic: lease.task.topic.clone(),
         status,
@@ -64,5 +84,5 @@ fn end(lease: &Lease, settlement: &Settlement) -> Option<TaskRecord> {
         finished: Some(now()),
         answer,
         failure,
-    })
+    }
 }

@@ -226,7 +226,10 @@ async fn failures_are_told_as_the_legacy_endpoint_would(store: Store) {
     assert_eq!(omni.client().post("/invoke", &late).await.status, 422);
     upstream.stop();
     let gone = omni.client().post("/invoke", &json!({"task": "t"})).await;
-    assert_eq!((gone.status.as_u16(), gone.json()["type"].as_str()), (502, Some("urn:omnidaemon:problem:task-failed")));
+    assert_eq!(
+        (gone.status.as_u16(), gone.json()["type"].as_str()),
+        (502, Some("urn:omnidaemon:problem:upstream-unreachable"))
+    );
     eventually(PATIENCE, "both are counted as failed", async || {
         omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "failed")]).await >= 2.0
     })

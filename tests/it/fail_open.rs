@@ -121,6 +121,8 @@ async fn a_store_that_refuses_is_a_failure_of_the_async_path_and_of_no_call() {
     assert_eq!(metrics.value("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "refused")]), 1.0);
     let submitted = omni.client().post("/invoke/async", &json!({"task": "t"})).await;
     assert_eq!(submitted.status, 503, "never a 202 for what is not durable");
+    assert_eq!(submitted.json()["detail"], "the store takes no tasks at the moment: try again");
+    assert!(omni.logs().contain("maxmemory"), "the store's own words are in the log");
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     eventually(PATIENCE, "calls go async again", async || {
         omni.client().post("/invoke", &json!({"task": "t"})).await.header("x-omnidaemon-path") == Some("async")

@@ -4,6 +4,7 @@
 
 #![allow(clippy::float_cmp, reason = "counts and percents are exact in a double")]
 
+mod answers;
 mod canary;
 mod cli;
 mod contract;

@@ -172,6 +172,7 @@ async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
     }
     let full = omni.client().post("/invoke/async", &json!({"topic": "outside", "payload": {}})).await;
     assert_eq!((full.status.as_u16(), full.header("retry-after")), (429, Some("1")), "{}", full.text());
+    assert_eq!(full.json()["detail"], "too many tasks are waiting: try later");
     let call = omni.client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!((call.status.as_u16(), call.header("x-omnidaemon-path")), (200, Some("sync")));
     let metrics = omni.metrics().await;

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::client::Client;
+use crate::harness::client::{Answer, Client};
 use crate::harness::metrics::Metrics;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
@@ -114,4 +115,28 @@ async fn a_killed_runner_is_replaced_and_counted() {
     for poll in &polls {
         eventually(PATIENCE, "the replacement works", async || status(&omni, poll).await == "completed").await;
     }
+}
+
+#[tokio::test]
+async fn a_ctrl_c_that_is_repeated_later_ends_at_once() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start().await);
+    let mut omni = serve(&upstream, &redis).await;
+    let call = json!({"task": "t", "arguments": {"sleep_ms": 60_000}});
+    let request = omni.client().request(Method::POST, "/invoke").json(&call);
+    let cut = tokio::spawn(Answer::try_to(request));
+    eventually(PATIENCE, "a request is in flight", async || upstream.seen().await.requests.len() == 1).await;
+    let process = omni.process();
+    for _ in 0..3 {
+        process.signal(Signal::TERM);
+        process.signal(Signal::INT);
+    }
+    process.log("the drain", 0, |line| line.contains("draining").then_some(())).await;
+    assert!(process.is_running(), "those came at once: one wish");
+    eventually(PATIENCE, "a later one is heeded", async || {
+        process.signal(Signal::INT);
+        !process.is_running()
+    })
+    .await;
+    assert_eq!(process.wait_exit().await.code(), Some(130), "and not the drain's end");
+    assert!(cut.await.expect("joined").is_err());
 }

@@ -2,10 +2,12 @@
 //!
 //! One client, shared, with native roots. It follows no redirect and repeats no request that was sent;
 //! what could not be sent is told apart ([`Trouble::NotSent`]), because only that is safe to send elsewhere.
+//! What leaves in doubt where an answer ends is none: its framing is judged before its body is read.
 //! A connection idles for [`POOL_IDLE`] at most, which is less than servers keep theirs, so that a task that
 //! is tried once does not meet a connection that is just being closed.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as HyperClient, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::too_large;
@@ -30,6 +33,9 @@ const POOL_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// How many informational answers (1xx) may come before the final one.
+const INFORMATIONAL: usize = 100;
 
 /// How much of a failed answer's body its message quotes, characters.
 const QUOTE: usize = 200;
@@ -110,24 +116,62 @@ pub async fn probe(upstream: &Upstream, path: &str) -> Option<StatusCode> {
 /// Sends a request and waits for the head of its answer, for `first_byte` at most.
 pub(super) async fn send(
     client: &Client,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     first_byte: Option<Duration>,
 ) -> Result<Response<Incoming>, Trouble> {
-    let sending = client.request(request);
+    let flooded = watch_informational(&mut request);
+    let sending = async {
+        tokio::select! {
+            sent = client.request(request) => Ok(sent),
+            () = flooded.notified() => Err(broken(format!("more than {INFORMATIONAL} informational answers came"))),
+        }
+    };
     let sent = match first_byte {
         Some(limit) => timeout(limit, sending).await.map_err(|_| {
             let message = format!("no first byte within {limit:?} (upstream.timeout)");
             Trouble::Failed(Failure::new(FailureKind::Deadline, message))
-        })?,
-        None => sending.await,
+        })??,
+        None => sending.await?,
     };
-    sent.map_err(|error| {
+    let response = sent.map_err(|error| {
         if error.is_connect() {
             return Trouble::NotSent(reason(&error));
         }
-        let message = format!("the connection broke before the answer: {}", reason(&error));
-        Trouble::Failed(Failure::new(FailureKind::Handler, message))
-    })
+        broken(format!("the connection broke before the answer: {}", reason(&error)))
+    })?;
+    match misframed(&response) {
+        Some(why) => Err(broken(format!("no valid answer came: {why}"))),
+        None => Ok(response),
+    }
+}
+
+fn broken(message: String) -> Trouble {
+    Trouble::Failed(Failure::new(FailureKind::Broken, message))
+}
+
+/// Told when more than [`INFORMATIONAL`] 1xx have come.
+fn watch_informational(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
+    let flooded = Arc::new(Notify::new());
+    let (tell, seen) = (Arc::clone(&flooded), AtomicUsize::new(0));
+    hyper::ext::on_informational(request, move |_| {
+        if seen.fetch_add(1, Ordering::Relaxed) == INFORMATIONAL {
+            tell.notify_one();
+        }
+    });
+    flooded
+}
+
+/// What leaves in doubt where an answer ends (RFC 9112, 6.3), or that it is one.
+fn misframed<B>(response: &Response<B>) -> Option<&'static str> {
+    if response.status().is_informational() {
+        return Some("its status is an informational one that nothing asked for");
+    }
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return Some("its transfer coding is not chunked");
+    }
+    response.headers().contains_key(header::CONTENT_LENGTH).then_some("it has both a transfer coding and a length")
 }
 
 /// The causes of an error, the last being the plainest.
@@ -141,19 +185,19 @@ fn reason(error: &Error) -> String {
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
-/// Reads an answer's body up to `max_result`.
-async fn read(mut body: Incoming, max_result: usize) -> Result<Bytes, Failure> {
-    let over = || Err(too_large(max_result));
-    if body.size_hint().lower() > max_result as u64 {
+/// Reads an answer's body up to `limit`.
+async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
+    let over = || Err(too_large(limit));
+    if body.size_hint().lower() > limit as u64 {
         return over();
     }
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Failure::new(FailureKind::Handler, format!("the connection broke within the answer: {error}"))
+            Failure::new(FailureKind::Broken, format!("the connection broke within the answer: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers
-        if read.len() + data.len() > max_result {
+        if read.len() + data.len() > limit {
             return over();
         }
         read.extend_from_slice(&data);
@@ -164,12 +208,12 @@ async fn read(mut body: Incoming, max_result: usize) -> Result<Bytes, Failure> {
 /// Turns a response into an answer by `keep`, or into a failure where its status counts as one.
 pub(super) async fn judge(
     response: Response<Incoming>,
-    max_result: usize,
+    limit: usize,
     keep: impl FnOnce(&http::response::Parts, Bytes) -> Answer,
 ) -> Result<Answer, Failure> {
     let (head, body) = response.into_parts();
     let status = head.status;
-    let body = read(body, max_result).await;
+    let body = read(body, limit).await;
     if completes(status) {
         return Ok(keep(&head, body?));
     }

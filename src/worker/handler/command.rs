@@ -195,7 +195,7 @@ async fn collect(pipe: Option<impl AsyncRead + Unpin>, max: usize) -> Result<Byt
 }
 
 fn broken(error: &io::Error) -> Failure {
-    Failure::new(FailureKind::Handler, format!("the program's output could not be read: {error}"))
+    Failure::new(FailureKind::Broken, format!("the program's output could not be read: {error}"))
 }
 
 /// Logs what is written, line by line, and returns the end of it.

@@ -53,7 +53,7 @@ impl Http {
 
     /// Says whose failure it is, without what a URL can hide in its user info and query.
     fn named(&self, attempt: &Attempt, failure: Failure) -> Failure {
-        if failure.kind == FailureKind::Deadline || attempt.cancelled.is_cancelled() {
+        if matches!(failure.kind, FailureKind::Deadline | FailureKind::Result) || attempt.cancelled.is_cancelled() {
             return failure;
         }
         let host = self.url.host().unwrap_or_default();

@@ -29,6 +29,10 @@ pub const GRACE: Duration = Duration::from_secs(3);
 /// The deadline of a timeout that no clock can hold.
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
+/// The most of an upstream's answer that is read, bytes, where `results.max_result` is less: what is too large to
+/// be kept still goes to the client that waits for it.
+const LARGEST_ANSWER: usize = 64 << 20;
+
 /// The header that carries [`Attempt::idempotency_key`].
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

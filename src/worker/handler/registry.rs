@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Handler;
 use super::client::Clients;
 use super::command::Command;
 use super::http::Http;
 use super::upstream::Upstream;
+use super::{Handler, LARGEST_ANSWER};
 use crate::config::{Config, HandlerConfig, PathPattern, UpstreamUrl};
 use crate::task::{Failure, FailureKind, Topic};
 
@@ -53,7 +53,7 @@ impl Handlers {
                 client: self.clients.get(config.upstream.connect_timeout),
                 urls: self.in_turn(&config.upstream.urls),
                 timeout: config.upstream.timeout,
-                max_result,
+                largest: max_result.max(LARGEST_ANSWER),
                 path: path_of(topic, config),
             }),
             Some(HandlerConfig::Http(url)) => Arc::new(Http {

@@ -22,7 +22,8 @@ pub(super) struct Upstream {
     pub(super) urls: Vec<UpstreamUrl>,
     /// The longest until the first byte of an answer.
     pub(super) timeout: Option<Duration>,
-    pub(super) max_result: usize,
+    /// The largest answer that is read, bytes; one over `results.max_result` is not kept.
+    pub(super) largest: usize,
     /// Where a task without a captured request goes; else the pattern that names no single path.
     pub(super) path: Result<String, String>,
 }
@@ -74,7 +75,7 @@ impl Upstream {
         let mut unreached = Vec::new();
         for url in &self.urls {
             match send(&self.client, replay.to(url)?, self.timeout).await {
-                Ok(response) => return judge(response, self.max_result, verbatim).await.map_err(|f| named(url, f)),
+                Ok(response) => return judge(response, self.largest, verbatim).await.map_err(|f| named(url, f)),
                 Err(Trouble::Failed(failure)) => return Err(named(url, failure)),
                 Err(Trouble::NotSent(reason)) => {
                     tracing::debug!(%url, reason, "upstream not reached");
@@ -95,7 +96,12 @@ fn no_single_path(attempt: &Attempt, pattern: &str) -> Failure {
     Failure::new(FailureKind::Malformed, message)
 }
 
+/// Says whose failure it is, but where the message goes on to clients as it is.
 fn named(url: &UpstreamUrl, failure: Failure) -> Failure {
+    if matches!(failure.kind, FailureKind::Deadline | FailureKind::Result) {
+        tracing::info!(%url, error = failure.message, "no usable answer from the upstream");
+        return failure;
+    }
     Failure { message: format!("upstream {url}: {}", failure.message), ..failure }
 }
 
@@ -133,12 +139,12 @@ mod tests {
     use axum::body::Body;
     use axum::response::Response;
     use http::StatusCode;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_util::sync::CancellationToken;
 
     fn handler(urls: Vec<UpstreamUrl>) -> Upstream {
         let client = Clients::default().get(Duration::from_secs(5));
-        Upstream { client, urls, timeout: None, max_result: 1024, path: Ok("/invoke".into()) }
+        Upstream { client, urls, timeout: None, largest: 1024, path: Ok("/invoke".into()) }
     }
 
     fn at(port: u16) -> UpstreamUrl {
@@ -297,8 +303,55 @@ mod tests {
         });
         let server = Server::start(|_| async { answer(200, "ok") }).await;
         let failure = handler(vec![at(port), server.url()]).handle(&attempt(captured(&[]))).await.expect_err("broken");
-        assert_eq!(failure.kind, FailureKind::Handler, "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::Broken, "{failure:?}");
         assert_eq!((connections.await.expect("joined"), server.seen().len()), (1, 0));
+    }
+
+    /// Answers one connection with these bytes, and then leaves it open.
+    async fn saying(answer: String) -> UpstreamUrl {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let _ = peer.read(&mut [0; 4096]).await;
+            let _ = peer.write_all(answer.as_bytes()).await;
+            let _ = peer.read(&mut [0; 1]).await;
+        });
+        at(port)
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_end_is_in_doubt_is_none() {
+        let chunks = "\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        for head in [
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3",
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked",
+            "HTTP/1.1 503 Down\r\ntransfer-encoding: chunked\r\ncontent-length: 3",
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket",
+        ] {
+            let url = saying(format!("{head}{chunks}")).await;
+            let failure = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect_err(head);
+            assert_eq!((failure.kind, &failure.answer), (FailureKind::Broken, &None), "{head}: {failure:?}");
+        }
+        let url = saying(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked{chunks}")).await;
+        let kept = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect("a plain chunked answer");
+        assert_eq!(kept.body, "abc");
+    }
+
+    #[tokio::test]
+    async fn some_informational_answers_are_passed_over_and_a_flood_of_them_is_a_failed_attempt() {
+        let hints = |count| "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(count);
+        let url = saying(format!("{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", hints(20))).await;
+        let kept = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect("completed");
+        assert_eq!(kept.body, "ok");
+        // No final answer comes: without a limit the attempt would wait for its deadline.
+        let failure =
+            handler(vec![saying(hints(1000)).await]).handle(&attempt(captured(&[]))).await.expect_err("a flood");
+        assert_eq!(failure.kind, FailureKind::Broken, "{failure:?}");
+        assert!(failure.message.contains("informational"), "{}", failure.message);
     }
 
     #[tokio::test]
