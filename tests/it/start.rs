@@ -234,6 +234,19 @@ async fn worker_processes_do_the_work_of_a_serve_that_has_none() {
 }
 
 #[tokio::test]
+async fn a_worker_opens_its_admin_plane_to_the_network_only_with_a_token() {
+    let (dir, redis) = (new_dir(), RedisServer::start().await);
+    write(dir.path(), &on_redis("http://127.0.0.1:9", &redis, 1));
+    for command_of in ["worker", "runner"] {
+        let mut args = vec![command_of, "--config", "o.yaml", "--admin-listen", "0.0.0.0:0"];
+        args.extend((command_of == "runner").then_some(["--name", "r"]).into_iter().flatten());
+        let mut refused = Process::spawn(command_of, &mut command(dir.path(), &args));
+        assert_eq!(refused.wait_exit().await.code(), Some(1));
+        assert!(refused.logs().contain("there is no token"), "{}", refused.logs().text());
+    }
+}
+
+#[tokio::test]
 async fn a_worker_without_count_follows_the_configuration() {
     let (dir, redis) = (new_dir(), RedisServer::start().await);
     let save = |count| write(dir.path(), &on_redis("http://127.0.0.1:9", &redis, count));
