@@ -257,7 +257,12 @@ async fn a_worker_without_count_follows_the_configuration() {
     wait_for_runners(&worker, &["worker-1", "worker-2", "worker-3"]).await;
     save(1);
     wait_for_runners(&worker, &["worker-1"]).await;
-    assert!(worker.logs().contain("worker ended") && !worker.logs().contain("died unasked"));
+    // The last line may come a moment after the process is gone.
+    eventually(PATIENCE, "both are said to have ended", async || {
+        worker.logs().text().matches("worker ended").count() == 2
+    })
+    .await;
+    assert!(!worker.logs().contain("died unasked"));
 }
 
 /// The task at `poll` once it has completed.
