@@ -125,12 +125,26 @@ fn follow_up(
     let task = &lease.task;
     let base = snapshot.config.topics.get(&task.topic).map(|topic| topic.retry_delay).unwrap_or_default();
     let decision = decide(&failure, lease.attempt, task.retries, base, rand::random());
-    let error = &failure.message;
-    tracing::warn!(task_id = %task.id, topic = %task.topic, attempt = lease.attempt, ?decision, error, "attempt failed");
+    let next = match decision {
+        Decision::Retry { delay } => format!("again in {delay:?}"),
+        Decision::Bury => "none, it is a dead letter".to_owned(),
+    };
+    let (attempt, kind, error) = (lease.attempt, failure.kind.as_str(), loggable(&failure));
+    tracing::warn!(task_id = %task.id, topic = %task.topic, attempt, kind, error, next, "attempt failed");
     Some(match decision {
         Decision::Retry { delay } => Settlement::Retry { failure, at: now().plus(delay) },
         Decision::Bury => Settlement::Bury { failure, ttl },
     })
+}
+
+/// What the log may say of a failure: not what a handler answered or printed, which can be anything. Operators find
+/// that with the task and its dead letter.
+fn loggable(failure: &Failure) -> String {
+    match (failure.kind, failure.answer.as_ref().and_then(|answer| answer.status)) {
+        (FailureKind::Status | FailureKind::Handler, Some(status)) => format!("it answered {status}"),
+        (FailureKind::Status | FailureKind::Handler, None) => "see the task".to_owned(),
+        _ => failure.message.clone(),
+    }
 }
 
 /// Settles, and counts the task if that ended it.

@@ -138,6 +138,9 @@ async fn no_secret_is_logged_or_counted() {
         omni.client().request(Method::POST, "/invoke").bearer_auth("canary-bearer").header("cookie", "s=canary-cookie");
     let answer = Answer::to(request.json(&json!({"task": "canary-body"}))).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
+    let failing = json!({"task": "t", "arguments": {"status": 500, "body": "canary-answer"}});
+    assert_eq!(omni.client().post("/invoke", &failing).await.status, 500);
+    eventually(PATIENCE, "the failure is logged", async || omni.logs().contain("attempt failed")).await;
     let (logs, metrics) = (omni.logs().text(), omni.admin_client().get("/metrics").await.text());
     assert!(!logs.contains("canary-") && !metrics.contains("canary-"), "{logs}");
 }
