@@ -1,7 +1,7 @@
 //! omnidaemon moves the traffic of a synchronous HTTP endpoint onto a durable task queue, a share at a
 //! time, and turns back when the new path is worse.
 //!
-//! The floors, from the top; a file imports only from lower ones (`tests/floors.rs` holds them):
+//! The floors, from the top; a file imports only from lower ones (`tests/it/floors.rs` holds them):
 //!
 //! ```text
 //! 7  main.rs, cli/                 parse arguments, one call, render
@@ -9,7 +9,7 @@
 //! 5  admin/                        health, metrics, API
 //! 4  proxy/  worker/  control/     data plane · task execution · the single writer of rollout state
 //! 3  snapshot.rs                   what one request sees
-//! 2  route.rs  rollout/  store/    pure routing and rollout decisions · TaskStore over Redis and SQLite
+//! 2  route/  rollout/  store/       pure routing and rollout decisions · TaskStore over Redis and SQLite
 //! 1  config/  metrics/             what the operator means · metric handles and names
 //! 0  task.rs  cohort.rs            the domain's nouns
 //! ```

@@ -20,19 +20,22 @@ routes:
     capture: {drop_headers: [x-dropped]}
     rollout: {percent: 100, mode: manual}
   held: {path: /echo, methods: [POST], topic: t, wait: 100ms, on_wait_timeout: hold, rollout: {percent: 100, mode: manual}}
-  short: {path: '/agents/{agent}/invoke', topic: t, wait: 100ms, rollout: {percent: 100, mode: manual}}
-  retried: {path: /retried, topic: t, retry_canaried: true, wait: 20s, rollout: {percent: 100, mode: manual}}
+  named: {path: '/echo/{name}', topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
+  retried: {path: /build, topic: t, retry_canaried: true, wait: 20s, rollout: {percent: 100, mode: manual}}
   built: {path: /built, topic: build, wait: 20s, rollout: {percent: 100, mode: manual}}
 topics:
   t: {handler: upstream, retries: 2, retry_delay: 50ms}
-  slow: {handler: upstream, timeout: 300ms}
   build: {handler: {http: '<upstream-build>'}}
 workers: {count: 4, concurrency: 2}
 ";
 
 async fn start(store: &Store, upstream: &Upstream) -> Omnidaemon {
+    start_with(CONFIG, store, upstream).await
+}
+
+async fn start_with(config: &str, store: &Store, upstream: &Upstream) -> Omnidaemon {
     let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(CONFIG)
+    Omnidaemon::with_config(config)
         .upstream(upstream)
         .set("upstream-build", build)
         .set("store", store.url())
@@ -49,6 +52,7 @@ on_both_stores!(
     what_cannot_go_async_goes_sync,
     a_canaried_call_is_tried_once_unless_its_route_says_otherwise,
     failures_are_told_as_the_legacy_endpoint_would,
+    a_trusted_caller_chooses_the_path_and_segments_match_any_name,
     an_envelope_chooses_its_topic,
 );
 
@@ -113,15 +117,10 @@ async fn the_replayed_request_is_the_one_that_was_sent(store: Store) {
 
 async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
     let upstream = Upstream::start().await;
-    let omni = start(&store, &upstream).await;
-    // The upstream has no such path: its 404 is the result, and comes after the wait.
-    let call = json!({"topic": "t", "payload": {"task": "t"}, "x": 1});
-    let slow = omni
-        .client()
-        .request(Method::POST, "/invoke")
-        .header("prefer", "wait=0")
-        .json(&json!({"task": "later", "arguments": {"sleep_ms": 300}}));
-    let accepted = Answer::to(slow.header("authorization", "Bearer mine")).await;
+    let omni =
+        start_with(&CONFIG.replace("topic: t\n    wait: 20s", "topic: t\n    wait: 100ms"), &store, &upstream).await;
+    let slow = omni.client().request(Method::POST, "/invoke").header("authorization", "Bearer mine");
+    let accepted = Answer::to(slow.json(&json!({"task": "later", "arguments": {"sleep_ms": 1000}}))).await;
     assert_eq!(
         (accepted.status.as_u16(), accepted.header("x-omnidaemon-path")),
         (202, Some("async")),
@@ -131,6 +130,8 @@ async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
     let poll = accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned();
     assert_eq!(accepted.header("location"), Some(poll.as_str()));
     assert!(accepted.header("retry-after").is_some());
+    let deferred = [("route", "invoke"), ("outcome", "deferred")];
+    assert_eq!(omni.metric("omnidaemon_task_outcomes_total", &deferred).await, 1.0);
 
     let mine =
         |path: String| Answer::to(omni.client().request(Method::GET, &path).header("authorization", "Bearer mine"));
@@ -144,9 +145,6 @@ async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
     let others = [omni.client().get(&poll).await, omni.client().get("/task/task_00000000000000000000000000").await];
     assert!(others.iter().all(|answer| answer.status == 404));
     assert_eq!(others[0].text(), others[1].text(), "another key's task and an unknown one look the same");
-
-    let deferred = omni.client().post("/agents/a/invoke", &call).await;
-    assert!(deferred.status == 202 || deferred.status == 404, "{}", deferred.status);
 }
 
 async fn hold_waits_on(store: Store) {
@@ -205,25 +203,21 @@ async fn what_cannot_go_async_goes_sync(store: Store) {
 async fn a_canaried_call_is_tried_once_unless_its_route_says_otherwise(store: Store) {
     let upstream = Upstream::start().await;
     let omni = start(&store, &upstream).await;
-    let call = |path: &str, id: &str| {
-        let call = json!({"task": "t", "arguments": {"fail_first": 2}});
-        Answer::to(omni.client().request(Method::POST, path).header("idempotency-key", id).json(&call))
+    let call = |path: &str, id: &str, body: Value| {
+        Answer::to(omni.client().request(Method::POST, path).header("idempotency-key", id).json(&body))
     };
-    assert_eq!(call("/invoke", "once").await.status, 503);
-    assert_eq!(upstream.seen().await.by_key["once"], 1);
-    // `/retried` does not exist upstream: FastAPI's 404 completes the task at the first attempt.
-    assert_eq!(call("/retried", "many").await.status, 404);
-    assert_eq!(upstream.seen().await.by_key["many"], 1);
+    let once = call("/invoke", "once", json!({"task": "t", "arguments": {"fail_first": 2}})).await;
+    assert_eq!((once.status.as_u16(), upstream.seen().await.by_key["once"]), (503, 1));
+    let retried = call("/build", "many", json!({"fail_first": 2})).await;
+    assert_eq!((retried.status.as_u16(), &retried.json()["attempt"]), (200, &json!("3")));
+    assert_eq!(upstream.seen().await.by_key["many"], 3);
 }
 
 async fn failures_are_told_as_the_legacy_endpoint_would(store: Store) {
     let mut upstream = Upstream::start().await;
     let omni = start(&store, &upstream).await;
-    let late = json!({"topic": "slow", "payload": {"task": "t", "arguments": {"sleep_ms": 5000}}});
     let broken = omni.client().post("/invoke", &json!({"task": "t", "arguments": {"die": "before"}})).await;
     assert_eq!((broken.status.as_u16(), broken.header("x-omnidaemon-path")), (502, Some("async")));
-    // An envelope's request is replayed as it came, which FastAPI answers 422 at once.
-    assert_eq!(omni.client().post("/invoke", &late).await.status, 422);
     upstream.stop();
     let gone = omni.client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!(
@@ -234,6 +228,18 @@ async fn failures_are_told_as_the_legacy_endpoint_would(store: Store) {
         omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "failed")]).await >= 2.0
     })
     .await;
+}
+
+async fn a_trusted_caller_chooses_the_path_and_segments_match_any_name(store: Store) {
+    let upstream = Upstream::start().await;
+    let trusting = CONFIG.replace("max_body: 1MiB", "max_body: 1MiB, trusted: [127.0.0.0/8]");
+    for (config, chosen) in [(trusting.as_str(), "sync"), (CONFIG, "async")] {
+        let omni = start_with(config, &store, &upstream).await;
+        let request = omni.client().request(Method::POST, "/echo/any-name").header("x-omnidaemon-path", "sync");
+        let answer = Answer::to(request.json(&json!({}))).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-omnidaemon-path")), (200, Some(chosen)));
+        assert_eq!(answer.json()["path"], "/echo/any-name");
+    }
 }
 
 async fn an_envelope_chooses_its_topic(store: Store) {

@@ -108,6 +108,60 @@ async fn a_store_that_hangs_costs_a_call_its_timeout_once() {
     load.finish().await;
 }
 
+/// Four calls at once, when redis has just stopped answering: none knows whether its task is there.
+async fn four_calls_into_the_void(config: &str) -> (Omnidaemon, Upstream, RedisServer, FaultProxy, Vec<Answer>) {
+    let upstream = Upstream::start().await;
+    let redis = RedisServer::start().await;
+    let fault = FaultProxy::in_front_of(&redis.addr()).await;
+    let url = format!("redis://{}", fault.addr());
+    let omni = Omnidaemon::with_config(config).upstream(&upstream).set("store", url).start().await;
+    assert_eq!(omni.client().post("/invoke", &json!({"task": "t"})).await.status, 200);
+    upstream.reset().await;
+    fault.blackhole();
+    let calls = (0..4).map(|n| {
+        let request = omni.client().request(http::Method::POST, "/invoke").header("x-test-id", format!("call-{n}"));
+        Answer::to(request.json(&json!({"task": "t"})))
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    (omni, upstream, redis, fault, answers)
+}
+
+#[tokio::test]
+async fn a_call_whose_enqueue_was_never_answered_is_served_sync_and_its_task_never_runs() {
+    let (omni, upstream, _redis, fault, answers) = four_calls_into_the_void(CONFIG).await;
+    for answer in &answers {
+        assert_eq!((answer.status.as_u16(), answer.header("x-omnidaemon-path")), (200, Some("sync")));
+    }
+    let metrics = omni.metrics().await;
+    assert_eq!(metrics.value("omnidaemon_unknown_enqueues_total", &[("route", "invoke")]), 4.0);
+    assert_eq!(metrics.value("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "unknown")]), 4.0);
+    fault.resume();
+    eventually(PATIENCE, "calls go async again", async || {
+        let answer = omni.client().post("/invoke", &json!({"task": "t"})).await;
+        answer.header("x-omnidaemon-path") == Some("async")
+    })
+    .await;
+    // What lay in the pipe has arrived by now, behind its cancel.
+    let by_id = upstream.seen().await.by_id;
+    assert!((0..4).all(|n| by_id[&format!("call-{n}")] == 1), "each ran once: {by_id:?}");
+}
+
+#[tokio::test]
+async fn with_on_unknown_refuse_such_a_call_is_503_and_does_not_run() {
+    let config = CONFIG.replace("wait: 3s", "wait: 3s, on_unknown: refuse");
+    let (omni, upstream, _redis, fault, answers) = four_calls_into_the_void(&config).await;
+    for answer in &answers {
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
+    }
+    fault.resume();
+    eventually(PATIENCE, "calls go async again", async || {
+        let answer = omni.client().post("/invoke", &json!({"task": "t"})).await;
+        answer.header("x-omnidaemon-path") == Some("async")
+    })
+    .await;
+    assert!(upstream.seen().await.by_id.is_empty(), "none of them ran");
+}
+
 #[tokio::test]
 async fn a_store_that_refuses_is_a_failure_of_the_async_path_and_of_no_call() {
     let upstream = Upstream::start().await;
