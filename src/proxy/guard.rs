@@ -13,9 +13,8 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::headers::is_plainly_chunked;
 use super::respond::Problem;
-use crate::route::canonical;
+use crate::route::{canonical, is_plainly_chunked};
 
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

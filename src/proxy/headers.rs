@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::route::{GUARDED, is_ours, strip_hop_by_hop};
+
 /// `x-omnidaemon-path`
 pub(super) static PATH: HeaderName = HeaderName::from_static("x-omnidaemon-path");
 /// `x-request-id`
@@ -11,86 +13,6 @@ pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Fields that end here.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Names that mean something to us or to the upstream's trust: a `Connection` header cannot have them
-/// dropped, and spelled with underscores they are.
-const GUARDED: [&str; 18] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "forwarded",
-    "host",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "transfer-encoding",
-    "via",
-    "x-api-key",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-];
-
-/// Removes what concerns one connection only (RFC 9110 §7.6.1): the fields of [`HOP_BY_HOP`] and those that
-/// `Connection` names.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // One pass that hashes nothing; most heads have none of these, or only `Connection: keep-alive`.
-    let here = |name: &&HeaderName| HOP_BY_HOP.contains(&name.as_str());
-    let mut doomed: Vec<HeaderName> = headers.keys().filter(here).cloned().collect();
-    if doomed.is_empty() {
-        return;
-    }
-    for value in headers.get_all(header::CONNECTION) {
-        let tokens = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        for token in tokens.filter(|token| !is_usual(token)) {
-            let name = HeaderName::from_bytes(token).ok();
-            doomed.extend(name.filter(|name| !GUARDED.contains(&name.as_str()) && !is_ours(name.as_str())));
-        }
-    }
-    for name in doomed {
-        headers.remove(name);
-    }
-}
-
-fn is_usual(token: &[u8]) -> bool {
-    ["keep-alive", "close", "upgrade", "te"].iter().any(|usual| token.eq_ignore_ascii_case(usual.as_bytes()))
-}
-
-/// Whether `Transfer-Encoding` is `chunked` and nothing else; none where there is none.
-pub(super) fn is_plainly_chunked(headers: &HeaderMap) -> Option<bool> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let first = codings.next()?;
-    Some(first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())
-}
-
-/// Why an answer's framing is in doubt: passed on, it could be read another way (RFC 9112 §6.3).
-pub(super) fn framing_objection(answer: &HeaderMap) -> Option<&'static str> {
-    if !is_plainly_chunked(answer)? {
-        return Some("its transfer coding is not chunked");
-    }
-    answer.contains_key(header::CONTENT_LENGTH).then_some("it has a length and a transfer coding")
-}
-
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-omnidaemon-")
-}
 
 /// What one client connection adds to each of its requests, made once.
 pub(super) struct Forwarding {
@@ -198,24 +120,6 @@ mod tests {
 
     fn get<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
         headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
-    }
-
-    #[test]
-    fn hop_by_hop_fields_end_here_and_guarded_ones_do_not() {
-        let mut headers = headers(&[
-            ("connection", "close, X-Private, Authorization, X-Forwarded-For"),
-            ("x-private", "1"),
-            ("authorization", "Bearer s"),
-            ("te", "trailers"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("x-kept", "1"),
-        ]);
-        strip_hop_by_hop(&mut headers);
-        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["authorization", "x-kept"]);
     }
 
     #[test]

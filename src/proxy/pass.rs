@@ -10,6 +10,7 @@ use super::respond::Problem;
 use super::service::Context;
 use super::upgrade;
 use crate::config::UpstreamUrl;
+use crate::route::{framing_objection, strip_hop_by_hop};
 
 /// Serves a request from the upstream.
 pub(super) async fn serve(context: &Context<'_>, mut request: Request<Outgoing>) -> Response<Reply> {
@@ -49,12 +50,12 @@ fn objection(answer: &Response<Incoming>, asked_for_websocket: bool) -> Option<&
         let websocket = to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         return (!asked_for_websocket || !websocket).then_some("it switches to a protocol that was not asked for");
     }
-    headers::framing_objection(answer.headers())
+    framing_objection(answer.headers())
 }
 
 /// An answer's headers as a client gets them.
 fn clean_answer(answer: &mut HeaderMap) {
-    headers::strip_hop_by_hop(answer);
+    strip_hop_by_hop(answer);
     answer.remove(&headers::PATH); // only this proxy says which path it was
 }
 

@@ -7,10 +7,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::body::{Outgoing, Reply};
-use super::headers;
 use super::pass::Switched;
 use super::pool::Borrowed;
 use super::service::Context;
+use crate::route::strip_hop_by_hop;
 
 /// An upgrade that a client asks for.
 pub(super) struct Wanted {
@@ -54,7 +54,7 @@ impl Wanted {
         let mut response = Response::new(Reply::whole(""));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let mut fields = std::mem::take(switched.headers_mut());
-        headers::strip_hop_by_hop(&mut fields);
+        strip_hop_by_hop(&mut fields);
         name_websocket(&mut fields);
         *response.headers_mut() = fields;
         response

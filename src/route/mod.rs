@@ -1,9 +1,11 @@
 //! Pure routing: which route a request is for, whether it may go async, what its body means.
 //!
 //! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one canonical
-//! form that is matched *and* forwarded, `envelope.rs` reads bodies, `split.rs` assigns cohorts.
+//! form that is matched *and* forwarded, `message.rs` says which fields end here and which framing is beyond
+//! doubt, `envelope.rs` reads bodies, `split.rs` assigns cohorts.
 
 mod envelope;
+mod message;
 mod path;
 mod prefer;
 mod split;
@@ -11,6 +13,7 @@ mod split;
 use http::Method;
 
 pub use self::envelope::{BadBody, Parsed, parse_body};
+pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked, strip_hop_by_hop};
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
 pub use self::split::{Assigned, assign, ineligible, is_json};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::too_large;
 use crate::config::Upstream;
+use crate::route::{framing_objection, strip_hop_by_hop};
 use crate::task::{Answer, Failure, FailureKind};
 
 /// A pooled client; cheap to clone.
@@ -166,12 +167,7 @@ fn misframed<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status().is_informational() {
         return Some("its status is an informational one that nothing asked for");
     }
-    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next()?;
-    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-        return Some("its transfer coding is not chunked");
-    }
-    response.headers().contains_key(header::CONTENT_LENGTH).then_some("it has both a transfer coding and a length")
+    framing_objection(response.headers())
 }
 
 /// The causes of an error, the last being the plainest.
@@ -242,32 +238,12 @@ fn quote(body: &[u8]) -> Option<String> {
 
 // === headers ===
 
-/// Headers that mean one connection only (RFC 9110, 7.6.1), and those that the framing sets anew.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::EXPECT,
-    header::CONTENT_LENGTH,
-];
-
-/// The end-to-end headers of `headers`, without a length.
+/// The end-to-end headers of `headers`, without those that the framing sets anew.
 pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    for name in headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()) {
-        for named in name.split(',').map(str::trim).filter(|named| !named.is_empty()) {
-            kept.remove(named);
-        }
-    }
-    for name in HOP_BY_HOP {
-        kept.remove(name);
-    }
-    kept.remove("keep-alive");
-    kept.remove("proxy-connection");
+    strip_hop_by_hop(&mut kept);
+    kept.remove(header::EXPECT);
+    kept.remove(header::CONTENT_LENGTH);
     kept
 }
 
@@ -295,7 +271,7 @@ mod tests {
             ("x-kept", "a"),
             ("x-kept", "b"),
         ] {
-            headers.append(HeaderName::from_static(name), value.parse().expect("a header value"));
+            headers.append(name, value.parse().expect("a header value"));
         }
         let kept = end_to_end(&headers);
         assert_eq!(kept.len(), 2, "{kept:?}");
