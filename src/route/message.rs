@@ -40,7 +40,7 @@ pub const GUARDED: [&str; 18] = [
     "x-request-id",
 ];
 
-/// Removes what concerns one connection only (RFC 9110 §7.6.1): the fields of [`HOP_BY_HOP`] and those that
+/// Removes what concerns one connection only (RFC 9110 §7.6.1): the hop-by-hop fields and those that
 /// `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One pass that hashes nothing; most heads have none of these, or only `Connection: keep-alive`.

@@ -35,7 +35,10 @@ fn new_dir() -> TempDir {
 }
 
 fn write(dir: &Path, yaml: &str) {
-    fs::write(dir.join("o.yaml"), yaml).expect("it can be written");
+    // In one step: a process that starts meanwhile must not read half of it.
+    let beside = dir.join("o.yaml.new");
+    fs::write(&beside, yaml).expect("the config can be written");
+    fs::rename(beside, dir.join("o.yaml")).expect("the config can be replaced");
 }
 
 /// Runs a command that must end by itself; its status and all that it said.
