@@ -1,7 +1,8 @@
 //! Keeps what the pool holds: heartbeat, renewals, then housekeeping, in this order.
 //!
 //! After an outage the heartbeat and the renewals come before anything else, so that the outage does not make
-//! live tasks run twice. While the circuit is open nothing is tried. A process without slots or leases keeps quiet.
+//! live tasks run twice; a round that an outage cut through is not gone on with. While the circuit is open nothing is
+//! tried. A process without slots or leases keeps quiet.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
         }
         if !shared.circuit.is_open()
             && (shared.capacity() > 0 || !shared.live.is_empty())
-            && let Err(error) = keep(shared, &mut due).await
+            && let Err(error) = keep(shared, &mut due, outages).await
             && !error.is_outage()
         {
             tracing::warn!(%error, "worker housekeeping failed");
@@ -44,15 +45,20 @@ pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
     }
 }
 
-async fn keep(shared: &Shared, due: &mut Due) -> Result<(), StoreError> {
+/// One round, which began after `outages` of them.
+async fn keep(shared: &Shared, due: &mut Due, outages: u64) -> Result<(), StoreError> {
     let (circuit, store, now) = (&shared.circuit, shared.circuit.store(), Instant::now());
+    let cut = || circuit.outages() != outages;
     if now >= due.beat {
         circuit.call(store.beat(&heartbeat(shared))).await?;
         due.beat = now + BEAT_EVERY;
     }
-    if now >= due.renewal {
+    if now >= due.renewal && !cut() {
         renew(shared).await?;
         due.renewal = now + RENEW_EVERY;
+    }
+    if cut() {
+        return Ok(());
     }
     let ttl = shared.snapshots.load().config.results.ttl;
     for dead in circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await? {
