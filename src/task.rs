@@ -223,6 +223,36 @@ pub struct Task {
     pub retries: u32,
     /// When it was accepted.
     pub created: UnixMs,
+    /// When it may begin; at once if none.
+    pub due: Option<UnixMs>,
+    /// The URL that is told of its end.
+    pub webhook: Option<String>,
+    /// The topic that its result is sent to, as a new task.
+    pub reply_to: Option<Topic>,
+    /// The task whose result it is.
+    pub causation_id: Option<String>,
+}
+
+impl Task {
+    /// A task that is tried once, and nothing else about it.
+    #[must_use]
+    pub fn new(id: TaskId, topic: Topic, payload: impl Into<Bytes>, created: UnixMs) -> Self {
+        Self {
+            id,
+            topic,
+            payload: payload.into(),
+            request: None,
+            correlation_id: None,
+            route: None,
+            owner: None,
+            retries: 0,
+            created,
+            due: None,
+            webhook: None,
+            reply_to: None,
+            causation_id: None,
+        }
+    }
 }
 
 /// What a handler gives back.

@@ -162,15 +162,9 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
     let known = known.ok_or_else(|| bad(format!("there is no topic {topic} in the configuration")))?;
     let now = UnixMs::from(jiff::Timestamp::now());
     let task = Task {
-        id: TaskId::new(now, rand::random()),
-        topic: topic.clone(),
-        payload: parsed.payload,
-        request: None,
         correlation_id: parsed.correlation_id,
-        route: None,
-        owner: None,
         retries: known.retries,
-        created: now,
+        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), parsed.payload, now)
     };
     parts.circuit.call(parts.circuit.store().enqueue(&task, &Queue::new(&topic, known))).await?;
     parts.metrics.task_received(topic.as_str());

@@ -142,15 +142,9 @@ impl Direct {
         let known = self.config.topics.get(&topic).ok_or_else(no_topic)?;
         let created = now();
         let task = Task {
-            id: TaskId::new(created, rand::random()),
-            topic: topic.clone(),
-            payload: parsed.payload,
-            request: None,
             correlation_id: parsed.correlation_id,
-            route: None,
-            owner: None,
             retries: known.retries,
-            created,
+            ..Task::new(TaskId::new(created, rand::random()), topic.clone(), parsed.payload, created)
         };
         self.store.enqueue(&task, &Queue::new(&topic, known)).await?;
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);

@@ -52,15 +52,12 @@ pub(super) fn capture(
     headers.remove(header::ACCEPT_ENCODING); // a compressed result could not be read by polling
     let request = CapturedRequest { method: sent.method, target: sent.target, headers, body: sent.body };
     let task = Task {
-        id: TaskId::new(now, rand::random()),
-        topic: topic.clone(),
-        payload: sent.parsed.payload,
         request: Some(request),
         correlation_id: sent.parsed.correlation_id,
         route: canaried.then(|| sent.route.name.clone()),
         owner,
         retries: if canaried && !sent.route.retry_canaried { 0 } else { config.retries },
-        created: now,
+        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), sent.parsed.payload, now)
     };
     Captured { task, queue: Queue::new(topic, config) }
 }

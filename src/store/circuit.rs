@@ -207,17 +207,7 @@ mod tests {
         let topic = Topic::parse("t").expect("a topic");
         let agent = "omnidaemon".into();
         let queue = Queue { topic: topic.clone(), agent, content: ContentForm::String, max_backlog: 10 };
-        let task = Task {
-            id: TaskId::new(UnixMs(1), rand::random()),
-            topic,
-            payload: "{}".into(),
-            request: None,
-            correlation_id: None,
-            route: None,
-            owner: None,
-            retries: 0,
-            created: UnixMs(1),
-        };
+        let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
         store.store.enqueue(&task, &queue).await.expect("enqueued");
         task.id
     }

@@ -29,17 +29,8 @@ pub(super) fn topic(name: &str) -> Topic {
 }
 
 pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
-    Task {
-        id: TaskId::new(UnixMs(1_700_000_000_000), number),
-        topic: topic(name),
-        payload: Bytes::from(payload.to_owned()),
-        request: None,
-        correlation_id: None,
-        route: None,
-        owner: None,
-        retries: 0,
-        created: UnixMs(1_700_000_000_500),
-    }
+    let id = TaskId::new(UnixMs(1_700_000_000_000), number);
+    Task::new(id, topic(name), payload.to_owned(), UnixMs(1_700_000_000_500))
 }
 
 pub(super) fn queue(name: &str) -> Queue {

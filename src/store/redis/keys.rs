@@ -1,32 +1,20 @@
 //! Every key, channel and consumer name on Redis, built here and nowhere else.
 //!
 //! Those of the `OmniDaemon` contract are fixed; ours stand beside them under the same prefix. All keys that one
-//! script touches follow from a topic or a task id, so that a partition's hash tag has one place to go.
+//! script touches come from one [`Keys`], so that in a Redis Cluster they share a hash tag, and with it a slot.
 
 use crate::store::Queue;
 use crate::task::{TaskId, Topic};
 
-/// Before a topic.
-pub(super) const STREAM: &str = "omni-stream:";
-/// Before `<topic>:<agent>`.
-pub(super) const GROUP: &str = "group:";
-/// Before a group: the index of parked entries by due time.
-pub(super) const DELAYED: &str = "omni:delayed:";
-/// Before a task id.
-pub(super) const RECORD: &str = "omni:task:";
-/// Before a task id.
-pub(super) const RESULT: &str = "omni:result:";
-/// The results by the time they were saved.
-pub(super) const RESULTS: &str = "omni:results:index";
-/// The worker processes by the time of their last heartbeat.
-pub(super) const WORKERS: &str = "omni:workers";
 /// In the name of a consumer of ours, and of no other.
 pub(super) const OURS: &str = "-rs.";
+/// Before `<topic>:<agent>` in a group's name.
+pub(super) const GROUP: &str = "group:";
 
-/// A topic's stream.
-pub(super) fn stream(topic: &Topic) -> String {
-    format!("{STREAM}{topic}")
-}
+const STREAM: &str = "omni-stream:";
+const DELAYED: &str = "omni:delayed:";
+const RECORD: &str = "omni:task:";
+const RESULT: &str = "omni:result:";
 
 /// A queue's consumer group.
 pub(super) fn group(queue: &Queue) -> String {
@@ -38,42 +26,93 @@ pub(super) fn consumer(queue: &Queue, process: &str) -> String {
     format!("consumer:{}{OURS}{process}-1", queue.agent)
 }
 
-/// A group's index of parked entries.
-pub(super) fn delayed(group: &str) -> String {
-    format!("{DELAYED}{group}")
-}
-
-/// A group's dead letters.
-pub(super) fn dead_letters(group: &str) -> String {
-    format!("omni-dlq:{group}")
-}
-
-/// Python's count of reclaims by entry.
-pub(super) fn retry_counts(group: &str) -> String {
-    format!("retry_counts:{group}")
-}
-
-/// A task's record.
-pub(super) fn record(id: &TaskId) -> String {
-    format!("{RECORD}{id}")
-}
-
-/// A task's result.
-pub(super) fn result(id: &TaskId) -> String {
-    format!("{RESULT}{id}")
-}
-
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
     format!("omni:done:{process}")
 }
 
-/// A worker process's heartbeat.
-pub(super) fn worker(process: &str) -> String {
-    format!("omni:worker:{process}")
+/// The keys of one server; or those of one partition of a cluster, each behind the same hash tag.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys {
+    tag: String,
 }
 
-/// A route's rollout state.
-pub(super) fn rollout(route: &str) -> String {
-    format!("omni:rollout:{route}")
+impl Keys {
+    /// Before a topic: [`Self::stream`].
+    pub(super) fn stream_prefix(&self) -> String {
+        self.key(STREAM, "")
+    }
+
+    /// Before a group: [`Self::delayed`].
+    pub(super) fn delayed_prefix(&self) -> String {
+        self.key(DELAYED, "")
+    }
+
+    /// Before a task id: [`Self::record`].
+    pub(super) fn record_prefix(&self) -> String {
+        self.key(RECORD, "")
+    }
+
+    /// Before a task id: [`Self::result`].
+    pub(super) fn result_prefix(&self) -> String {
+        self.key(RESULT, "")
+    }
+
+    /// A topic's stream.
+    pub(super) fn stream(&self, topic: &Topic) -> String {
+        self.key(STREAM, topic.as_str())
+    }
+
+    /// A group's index of parked entries by due time.
+    pub(super) fn delayed(&self, group: &str) -> String {
+        self.key(DELAYED, group)
+    }
+
+    /// A group's dead letters.
+    pub(super) fn dead_letters(&self, group: &str) -> String {
+        self.key("omni-dlq:", group)
+    }
+
+    /// Python's count of reclaims by entry.
+    pub(super) fn retry_counts(&self, group: &str) -> String {
+        self.key("retry_counts:", group)
+    }
+
+    /// A task's record.
+    pub(super) fn record(&self, id: &TaskId) -> String {
+        self.key(RECORD, id.as_str())
+    }
+
+    /// A task's result.
+    pub(super) fn result(&self, id: &TaskId) -> String {
+        self.key(RESULT, id.as_str())
+    }
+
+    /// The results by the time they were saved.
+    pub(super) fn results(&self) -> String {
+        self.key("omni:results:index", "")
+    }
+
+    /// The worker processes by the time of their last heartbeat.
+    pub(super) fn workers(&self) -> String {
+        self.key("omni:workers", "")
+    }
+
+    /// A worker process's heartbeat.
+    pub(super) fn worker(&self, process: &str) -> String {
+        self.key("omni:worker:", process)
+    }
+
+    /// A route's rollout state.
+    pub(super) fn rollout(&self, route: &str) -> String {
+        self.key("omni:rollout:", route)
+    }
+
+    fn key(&self, prefix: &str, name: &str) -> String {
+        let mut key = String::with_capacity(self.tag.len() + prefix.len() + name.len());
+        for part in [self.tag.as_str(), prefix, name] {
+            key.push_str(part);
+        }
+        key
+    }
 }

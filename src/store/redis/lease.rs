@@ -68,9 +68,11 @@ impl RedisStore {
                 return Ok(Look { leases, found: true, due: None, read_up_to: Vec::new() });
             }
         }
-        let stream_keys: Vec<String> =
-            queues.iter().flat_map(|queue| [keys::stream(&queue.topic), keys::delayed(&keys::group(queue))]).collect();
-        let mut call = LEASE.keys(&stream_keys).arg(keys::RECORD).arg(max);
+        let stream_keys: Vec<String> = queues
+            .iter()
+            .flat_map(|queue| [self.keys.stream(&queue.topic), self.keys.delayed(&keys::group(queue))])
+            .collect();
+        let mut call = LEASE.keys(&stream_keys).arg(self.keys.record_prefix()).arg(max);
         for queue in queues {
             call = queue_args(call, queue, process);
         }
@@ -87,8 +89,8 @@ impl RedisStore {
     async fn recover(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Vec<Lease>, StoreError> {
         let _alone = self.live.gate.write().await;
         let unanswered = self.live.begin(process);
-        let streams: Vec<String> = queues.iter().map(|queue| keys::stream(&queue.topic)).collect();
-        let mut call = RECOVER.keys(&streams).arg(keys::RECORD).arg(max);
+        let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
+        let mut call = RECOVER.keys(&streams).arg(self.keys.record_prefix()).arg(max);
         for queue in queues {
             let held = self.live.entries(&queue.topic);
             call = queue_args(call, queue, process).arg(held.len()).arg(held);
@@ -133,7 +135,7 @@ impl RedisStore {
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(nap).max(1)).arg("STREAMS");
         for queue in queues {
-            read.arg(keys::stream(&queue.topic));
+            read.arg(self.keys.stream(&queue.topic));
         }
         read.arg(read_up_to);
         match timeout(nap + self.timeout, bell.query::<redis::Value>(&read)).await {

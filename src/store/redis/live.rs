@@ -129,8 +129,6 @@ impl Drop for Unanswered<'_> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::config::ContentForm;
     use crate::store::Queue;
@@ -138,17 +136,7 @@ mod tests {
 
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");
-        let task = Task {
-            id: TaskId::new(UnixMs(1), 1),
-            topic: topic.clone(),
-            payload: Bytes::new(),
-            request: None,
-            correlation_id: None,
-            route: None,
-            owner: None,
-            retries: 0,
-            created: UnixMs(1),
-        };
+        let task = Task::new(TaskId::new(UnixMs(1), 1), topic.clone(), "", UnixMs(1));
         let queue = Queue { topic, agent: "a".into(), content: ContentForm::String, max_backlog: 1 };
         Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
     }

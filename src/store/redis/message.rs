@@ -375,17 +375,8 @@ mod tests {
     }
 
     fn task(payload: String) -> Task {
-        Task {
-            id: TaskId::new(UnixMs(1), 2),
-            topic: queue(ContentForm::String).topic,
-            payload: payload.into(),
-            request: None,
-            correlation_id: None,
-            route: None,
-            owner: None,
-            retries: 0,
-            created: UnixMs(1_753_000_000_123),
-        }
+        let topic = queue(ContentForm::String).topic;
+        Task::new(TaskId::new(UnixMs(1), 2), topic, payload, UnixMs(1_753_000_000_123))
     }
 
     proptest! {

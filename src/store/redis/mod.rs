@@ -27,6 +27,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use self::keys::Keys;
 use self::link::{Connection, Link};
 use self::live::Live;
 use self::tend::Watch;
@@ -40,6 +41,7 @@ use crate::task::{Task, TaskId, TaskRecord, UnixMs};
 /// A [`TaskStore`] on one Redis server, 7.0 or later.
 pub struct RedisStore {
     link: Link,
+    keys: Keys,
     timeout: Duration,
     /// Where this process hears of its tasks' ends.
     channel: String,
@@ -72,6 +74,7 @@ impl RedisStore {
         }
         Ok(Self {
             link: Link::new(url, config.timeout)?,
+            keys: Keys::default(),
             timeout: config.timeout,
             channel: keys::channel(&format!("{:08x}", rand::random::<u32>())),
             waiters: Waiters::default(),

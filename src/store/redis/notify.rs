@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::RedisStore;
 use super::script::PEEK;
-use super::{RedisStore, keys};
 use crate::store::StoreError;
 use crate::task::TaskId;
 
@@ -80,7 +80,7 @@ impl RedisStore {
     }
 
     async fn ask(&self, batch: &[TaskId], asked: &mut HashMap<TaskId, u32>, grace: u32) -> Result<(), StoreError> {
-        let task_keys: Vec<String> = batch.iter().flat_map(|id| [keys::record(id), keys::result(id)]).collect();
+        let task_keys: Vec<String> = batch.iter().flat_map(|id| [self.keys.record(id), self.keys.result(id)]).collect();
         let found: Vec<u8> = PEEK
             .keys(&task_keys)
             .run::<Vec<i64>>(&self.link)

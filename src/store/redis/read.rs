@@ -36,8 +36,12 @@ struct Named {
 
 impl RedisStore {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        let (fields, result, held): (Fields, Option<Bytes>, bool) =
-            GET.keys(&[keys::record(id), keys::result(id)]).arg(&[keys::STREAM, keys::GROUP]).run(&self.link).await?;
+        let (fields, result, held): (Fields, Option<Bytes>, bool) = GET
+            .keys(&[self.keys.record(id), self.keys.result(id)])
+            .arg(self.keys.stream_prefix())
+            .arg(keys::GROUP)
+            .run(&self.link)
+            .await?;
         let result = result.map(|json| ReadResult::read(&json)).transpose()?;
         let Some((topic, _)) = text(&fields, "queue").and_then(|queue| queue.split_once(':')) else {
             return result.map(|result| of_result(id, result)).transpose();
@@ -70,7 +74,9 @@ impl RedisStore {
         let queue_keys: Vec<String> = queues
             .iter()
             .zip(&groups)
-            .flat_map(|(queue, group)| [keys::stream(&queue.topic), keys::delayed(group), keys::dead_letters(group)])
+            .flat_map(|(queue, group)| {
+                [self.keys.stream(&queue.topic), self.keys.delayed(group), self.keys.dead_letters(group)]
+            })
             .collect();
         let rows: Vec<[i64; 5]> = DEPTHS.keys(&queue_keys).arg(&groups).run(&self.link).await?;
         let count = |n: i64| u64::try_from(n).unwrap_or_default();
@@ -85,7 +91,7 @@ impl RedisStore {
 
     pub(super) async fn read_dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         let mut range = redis::cmd("XREVRANGE");
-        range.arg(keys::dead_letters(&keys::group(queue))).arg("+").arg("-").arg("COUNT").arg(limit);
+        range.arg(self.keys.dead_letters(&keys::group(queue))).arg("+").arg("-").arg("COUNT").arg(limit);
         let reply: StreamRangeReply = self.link.call(&range).await?;
         let data = |entry: &redis::streams::StreamId| entry.get::<Vec<u8>>("data").unwrap_or_default();
         Ok(reply.ids.iter().map(|entry| dead_letter(queue, &entry.id, &data(entry))).collect())

@@ -56,16 +56,12 @@ impl Row {
 
     /// A lease that can be settled, whatever its payload: for entries that nobody is to run.
     pub(super) fn bare(&self, queue: &Queue) -> Option<Lease> {
+        let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.created.unwrap_or_default()));
         let task = Task {
-            id: TaskId::parse(&self.id).ok()?,
-            topic: queue.topic.clone(),
-            payload: Bytes::from_static(b"null"),
-            request: None,
-            correlation_id: None,
             route: self.route.clone(),
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries(),
-            created: UnixMs(self.created.unwrap_or_default()),
+            ..Task::new(id, queue.topic.clone(), "null", created)
         };
         let entry = Handle { entry: self.entry.clone(), turn: self.turn }.to_string();
         Some(Lease { task, attempt: self.attempt, queue: queue.clone(), entry })

@@ -22,7 +22,7 @@ impl RedisStore {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
         let mut call = ENQUEUE
-            .keys(&[keys::record(&task.id), keys::stream(&queue.topic), keys::delayed(&group)])
+            .keys(&[self.keys.record(&task.id), self.keys.stream(&queue.topic), self.keys.delayed(&group)])
             .arg(&group)
             .arg(queue.max_backlog)
             .arg(data)
@@ -75,18 +75,19 @@ impl RedisStore {
         let (task, handle, at) = (&lease.task, Handle::of(lease), now());
         let group = keys::group(&lease.queue);
         let (rest, runner) = self.live.details(lease);
+        let stream = self.keys.stream(&task.topic);
         let (head, tail) = match end {
             End::Completed(_) => (String::new(), String::new()),
-            End::Failed(failure) => letter_of(lease, &handle.entry, failure, at)?,
+            End::Failed(failure) => letter_of(lease, &stream, &handle.entry, failure, at)?,
         };
         let applied: bool = FINISH
             .keys(&[
-                keys::record(&task.id),
-                keys::stream(&task.topic),
-                keys::result(&task.id),
-                keys::RESULTS.to_owned(),
-                keys::dead_letters(&group),
-                keys::retry_counts(&group),
+                self.keys.record(&task.id),
+                stream,
+                self.keys.result(&task.id),
+                self.keys.results(),
+                self.keys.dead_letters(&group),
+                self.keys.retry_counts(&group),
             ])
             .arg(&[&group, &handle.entry])
             .arg(lease.attempt)
@@ -136,7 +137,7 @@ impl RedisStore {
         let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
         let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
         let applied: bool = PARK
-            .keys(&[keys::record(&lease.task.id), keys::stream(&lease.task.topic), keys::delayed(&group)])
+            .keys(&[self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic), self.keys.delayed(&group)])
             .arg(&[&group, &handle.entry])
             .arg(lease.attempt)
             .arg(handle.turn)
@@ -157,11 +158,11 @@ impl RedisStore {
         if let Some(lease) = row.bare(queue) {
             return self.finish(&lease, &End::Failed(&failure), UNREADABLE_TTL, None).await.map(|_| ());
         }
-        let (stream, group) = (keys::stream(&queue.topic), keys::group(queue));
+        let (stream, group) = (self.keys.stream(&queue.topic), keys::group(queue));
         let (head, tail) =
             write_dead_letter(queue.topic.as_str(), &stream, &row.entry, None, &failure, row.attempt, now())?;
         REJECT
-            .keys(&[stream, keys::dead_letters(&group), keys::retry_counts(&group)])
+            .keys(&[stream, self.keys.dead_letters(&group), self.keys.retry_counts(&group)])
             .arg(&[&group, &row.entry, &head, &tail])
             .run::<bool>(&self.link)
             .await
@@ -172,8 +173,10 @@ impl RedisStore {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
-        let record_keys: Vec<String> =
-            leases.iter().flat_map(|lease| [keys::record(&lease.task.id), keys::stream(&lease.task.topic)]).collect();
+        let record_keys: Vec<String> = leases
+            .iter()
+            .flat_map(|lease| [self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic)])
+            .collect();
         let mut call = RENEW.keys(&record_keys);
         for lease in leases {
             let handle = Handle::of(lease);
@@ -191,9 +194,9 @@ impl RedisStore {
 
     pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
         let found: Option<String> = CANCEL
-            .keys(&[keys::record(id), keys::result(id)])
+            .keys(&[self.keys.record(id), self.keys.result(id)])
             .arg(ttl_ms(ttl))
-            .arg(&[id.as_str(), &self.channel, keys::STREAM, keys::GROUP, keys::DELAYED])
+            .arg(&[id.as_str(), &self.channel, &self.keys.stream_prefix(), keys::GROUP, &self.keys.delayed_prefix()])
             .arg(millis(AHEAD))
             .run(&self.link)
             .await?;
@@ -211,9 +214,15 @@ impl RedisStore {
 }
 
 /// The JSON around the failed message of a task's dead letter.
-fn letter_of(lease: &Lease, entry: &str, failure: &Failure, at: UnixMs) -> Result<(String, String), StoreError> {
-    let (task, stream) = (&lease.task, keys::stream(&lease.task.topic));
-    write_dead_letter(task.topic.as_str(), &stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
+fn letter_of(
+    lease: &Lease,
+    stream: &str,
+    entry: &str,
+    failure: &Failure,
+    at: UnixMs,
+) -> Result<(String, String), StoreError> {
+    let task = &lease.task;
+    write_dead_letter(task.topic.as_str(), stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
 }
 
 /// How a lease makes way for another.

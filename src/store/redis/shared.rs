@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::to_json;
 use super::script::{BEAT, SAVE_ROLLOUT};
-use super::{RedisStore, keys, millis};
+use super::{RedisStore, millis};
 use crate::store::{HEARTBEAT, Heartbeat, RolloutRecord, StoreError};
 use crate::task::UnixMs;
 
@@ -20,7 +20,7 @@ impl RedisStore {
     pub(super) async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let Heartbeat { process, active, busy, started } = heartbeat;
         let stored = to_json(&StoredHeartbeat { active: *active, busy: *busy, started: started.0 })?;
-        BEAT.keys(&[&keys::worker(process), keys::WORKERS])
+        BEAT.keys(&[self.keys.worker(process), self.keys.workers()])
             .arg(&[process, &stored])
             .arg(millis(HEARTBEAT))
             .run::<Value>(&self.link)
@@ -30,18 +30,18 @@ impl RedisStore {
 
     pub(super) async fn remove_heartbeat(&self, process: &str) -> Result<(), StoreError> {
         // Without its key the entry in the index counts for nothing, and the next heartbeat of another sweeps it.
-        self.link.call::<()>(redis::cmd("DEL").arg(keys::worker(process))).await?;
-        self.link.call(redis::cmd("ZREM").arg(keys::WORKERS).arg(process)).await
+        self.link.call::<()>(redis::cmd("DEL").arg(self.keys.worker(process))).await?;
+        self.link.call(redis::cmd("ZREM").arg(self.keys.workers()).arg(process)).await
     }
 
     pub(super) async fn read_heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         let mut range = redis::cmd("ZRANGE");
-        let processes: Vec<String> = self.link.call(range.arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        let processes: Vec<String> = self.link.call(range.arg(self.keys.workers()).arg(0).arg(-1)).await?;
         if processes.is_empty() {
             return Ok(Vec::new());
         }
         let mut get = redis::cmd("MGET");
-        get.arg(processes.iter().map(|process| keys::worker(process)).collect::<Vec<_>>());
+        get.arg(processes.iter().map(|process| self.keys.worker(process)).collect::<Vec<_>>());
         let stored: Vec<Option<String>> = self.link.call(&get).await?;
         let mut beats = Vec::new();
         for (process, json) in processes.into_iter().zip(stored) {
@@ -56,12 +56,12 @@ impl RedisStore {
 
     pub(super) async fn read_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
         let mut get = redis::cmd("HMGET");
-        get.arg(keys::rollout(route)).arg("version").arg("state");
+        get.arg(self.keys.rollout(route)).arg("version").arg("state");
         let (version, state): (Option<u64>, Option<String>) = self.link.call(&get).await?;
         Ok(version.zip(state).map(|(version, state)| RolloutRecord { version, state }))
     }
 
     pub(super) async fn write_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        SAVE_ROLLOUT.keys(&[keys::rollout(route)]).arg(record.version).arg(&record.state).run(&self.link).await
+        SAVE_ROLLOUT.keys(&[self.keys.rollout(route)]).arg(record.version).arg(&record.state).run(&self.link).await
     }
 }

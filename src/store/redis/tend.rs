@@ -68,13 +68,13 @@ impl RedisStore {
     ) -> Result<Vec<Buried>, StoreError> {
         let horizon = seconds(now()) - ttl.as_secs_f64();
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
-        self.link.call::<u64>(drop_old.arg(keys::RESULTS).arg("-inf").arg(horizon)).await?;
+        self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(LEASE * 2);
         let round = self.watch.round(Instant::now());
         let mut dead = Vec::new();
         for queue in queues {
             if round.sweep {
-                let call = FORGET.keys(&[keys::stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
+                let call = FORGET.keys(&[self.keys.stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
                 call.arg(millis(GONE)).run::<u64>(&self.link).await?;
             }
             if round.take_back {
@@ -96,8 +96,14 @@ impl RedisStore {
         let mut start = "-".to_owned();
         while !start.is_empty() {
             let (next, rows): (String, Vec<(u64, Row)>) = OVERDUE
-                .keys(&[keys::stream(&queue.topic), keys::delayed(&group)])
-                .arg(&[keys::RECORD, keys::RESULT, queue.topic.as_str(), &queue.agent, &group])
+                .keys(&[self.keys.stream(&queue.topic), self.keys.delayed(&group)])
+                .arg(&[
+                    &self.keys.record_prefix(),
+                    &self.keys.result_prefix(),
+                    queue.topic.as_str(),
+                    &queue.agent,
+                    &group,
+                ])
                 .arg(&[millis(LEASE), millis(FOREIGN_LEASE)])
                 .arg(&start)
                 .arg(PAGE)

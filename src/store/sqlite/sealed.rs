@@ -117,15 +117,12 @@ impl Leased {
             None => None,
         };
         let task = Task {
-            id,
-            topic: self.topic,
-            payload,
             request,
             correlation_id: self.correlation,
             route: self.route,
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries,
-            created: self.created,
+            ..Task::new(id, self.topic, payload, self.created)
         };
         Ok(Lease { task, attempt: self.attempt, queue: queue.clone(), entry: number.to_string() })
     }

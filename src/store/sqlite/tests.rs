@@ -47,17 +47,8 @@ fn queue(topic: &str) -> Queue {
 }
 
 fn task(queue: &Queue) -> Task {
-    Task {
-        id: TaskId::new(UnixMs(1_700_000_000_000), rand::random()),
-        topic: queue.topic.clone(),
-        payload: Bytes::from_static(b"{}"),
-        request: None,
-        correlation_id: None,
-        route: None,
-        owner: None,
-        retries: 0,
-        created: UnixMs(1_700_000_000_000),
-    }
+    let created = UnixMs(1_700_000_000_000);
+    Task::new(TaskId::new(created, rand::random()), queue.topic.clone(), "{}", created)
 }
 
 async fn enqueue(store: &SqliteStore, queue: &Queue) -> TaskId {

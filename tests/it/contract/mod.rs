@@ -105,17 +105,8 @@ fn queue(topic: &str) -> Queue {
 
 /// A plain task with a new id.
 fn task(queue: &Queue) -> Task {
-    Task {
-        id: TaskId::new(wall(), rand::random()),
-        topic: queue.topic.clone(),
-        payload: Bytes::from_static(b"{\"n\": 1}"),
-        request: None,
-        correlation_id: None,
-        route: None,
-        owner: None,
-        retries: 3,
-        created: wall(),
-    }
+    let id = TaskId::new(wall(), rand::random());
+    Task { retries: 3, ..Task::new(id, queue.topic.clone(), "{\"n\": 1}", wall()) }
 }
 
 /// A task that came as an HTTP request with `secret` as its credential.

@@ -9,7 +9,6 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use omnidaemon::config::{ContentForm, Store};
 use omnidaemon::store::{Lease, Queue, RedisStore, Settled, Settlement, TaskStore};
 use omnidaemon::task::{Answer, Task, TaskId, Topic};
@@ -64,17 +63,8 @@ fn queue() -> Queue {
 }
 
 fn task() -> Task {
-    Task {
-        id: TaskId::new(wall(), rand::random()),
-        topic: queue().topic,
-        payload: Bytes::from_static(b"{\"n\":  1.0}"),
-        request: None,
-        correlation_id: None,
-        route: None,
-        owner: None,
-        retries: 3,
-        created: wall(),
-    }
+    let id = TaskId::new(wall(), rand::random());
+    Task { retries: 3, ..Task::new(id, queue().topic, "{\"n\":  1.0}", wall()) }
 }
 
 async fn enqueue(store: &RedisStore) -> Task {
