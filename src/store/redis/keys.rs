@@ -26,6 +26,12 @@ pub(super) fn consumer(queue: &Queue, process: &str) -> String {
     format!("consumer:{}{OURS}{process}-1", queue.agent)
 }
 
+/// The process of a consumer of ours in a queue's group.
+pub(super) fn process_of<'a>(queue: &Queue, consumer: &'a str) -> Option<&'a str> {
+    let process = consumer.strip_prefix("consumer:")?.strip_prefix(queue.agent.as_str())?;
+    process.strip_prefix(OURS)?.strip_suffix("-1")
+}
+
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
     format!("omni:done:{process}")

@@ -19,6 +19,7 @@ mod script;
 mod settle;
 mod shared;
 mod tend;
+mod watch;
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::keys::Keys;
 use self::link::{Connection, Link};
 use self::live::Live;
-use self::tend::Watch;
+use self::watch::Watch;
 use super::{
     Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
     TaskStore, Waiters,

@@ -44,6 +44,7 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    HOLDERS = "holders.lua";
 }
 
 /// A call of a script: keys first, then arguments.

@@ -1,15 +1,17 @@
 //! Housekeeping: leases that nobody renews are taken back, parked entries kept, old index entries dropped.
 //!
-//! An entry's idle time is its lease's clock. It runs on while Redis is away or this process is stopped, so
-//! nothing is taken back until the store has been looked after without a break for one lease: by then every live
-//! holder has renewed.
+//! When that may be done is `watch.rs`'s to say. One round takes a part of the store's timeout at most and goes on
+//! where it was cut short, so that many dead leases never look like a dead store; and what is wrong with one queue
+//! or entry is said and left for the next round, so that it holds up no other.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::message::{End, seconds};
 use super::row::Row;
-use super::script::{FORGET, OVERDUE};
+use super::script::{FORGET, HOLDERS, OVERDUE};
 use super::settle::Park;
 use super::{RedisStore, keys, millis, now};
 use crate::store::{Buried, LEASE, Queue, Settled, StoreError, may_rerun};
@@ -17,46 +19,21 @@ use crate::task::{Failure, FailureKind};
 
 /// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
 const FOREIGN_LEASE: Duration = Duration::from_mins(3);
-/// A pause between two rounds that counts as a break.
-const BREAK: Duration = Duration::from_secs(15);
-/// How often consumers are swept, and how long one must have been silent.
-const SWEEP: Duration = Duration::from_mins(1);
+/// Before this, an entry is its holder's own even without a heartbeat: a live one renews it every 3 s.
+const SILENT_LEASE: Duration = Duration::from_secs(10);
+/// How long a consumer must have been silent to be forgotten.
 const GONE: Duration = Duration::from_mins(10);
 const PAGE: usize = 100;
 
-/// When the queues were last looked after, and what may be done since when.
-#[derive(Default)]
-pub(super) struct Watch(Mutex<State>);
+/// A consumer of ours that holds entries, by its queue's position.
+type Holder = (usize, String);
 
-#[derive(Default)]
-struct State {
-    last: Option<Instant>,
-    /// Before this, leases are not taken back.
-    calm: Option<Instant>,
-    /// When consumers were last swept.
-    swept: Option<Instant>,
-}
-
-/// What a round may do.
-struct Round {
-    take_back: bool,
-    sweep: bool,
-}
-
-impl Watch {
-    /// Notes a round.
-    fn round(&self, now: Instant) -> Round {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.last.is_some_and(|last| now - last > BREAK) {
-            state.calm = Some(now + LEASE);
-        }
-        state.last = Some(now);
-        let sweep = state.swept.is_none_or(|swept| now - swept >= SWEEP);
-        if sweep {
-            state.swept = Some(now);
-        }
-        Round { take_back: state.calm.is_none_or(|from| now >= from), sweep }
-    }
+/// What one round works with.
+struct Round<'a> {
+    process: &'a str,
+    ttl: Duration,
+    until: Instant,
+    dead: Vec<Buried>,
 }
 
 impl RedisStore {
@@ -70,52 +47,101 @@ impl RedisStore {
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
         self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(LEASE * 2);
-        let round = self.watch.round(Instant::now());
-        let mut dead = Vec::new();
-        for queue in queues {
-            if round.sweep {
-                let call = FORGET.keys(&[self.keys.stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
-                call.arg(millis(GONE)).run::<u64>(&self.link).await?;
+        let start = Instant::now();
+        let may = self.watch.round(start);
+        let mut round = Round { process, ttl, until: start + self.timeout / 3, dead: Vec::new() };
+        let first = may.number % queues.len().max(1);
+        for queue in queues[first..].iter().chain(&queues[..first]) {
+            if may.sweep {
+                passable(queue, self.forget_consumers(queue).await)?;
             }
-            if round.take_back {
-                self.take_back_overdue(process, queue, ttl, &mut dead).await?;
+            if may.take_back {
+                passable(queue, self.take_back_overdue(&mut round, queue).await)?;
             }
         }
-        Ok(dead)
+        for (index, consumer) in self.holders_gone(process, queues).await? {
+            passable(&queues[index], self.take_back_from(&mut round, &queues[index], &consumer).await)?;
+        }
+        Ok(round.dead)
     }
 
-    /// Pages through all that is overdue, so that an old head never hides what is behind it.
-    async fn take_back_overdue(
-        &self,
-        process: &str,
-        queue: &Queue,
-        ttl: Duration,
-        dead: &mut Vec<Buried>,
-    ) -> Result<(), StoreError> {
-        let group = keys::group(queue);
-        let mut start = "-".to_owned();
-        while !start.is_empty() {
-            let (next, rows): (String, Vec<(u64, Row)>) = OVERDUE
-                .keys(&[self.keys.stream(&queue.topic), self.keys.delayed(&group)])
-                .arg(&[
-                    &self.keys.record_prefix(),
-                    &self.keys.result_prefix(),
-                    queue.topic.as_str(),
-                    &queue.agent,
-                    &group,
-                ])
-                .arg(&[millis(LEASE), millis(FOREIGN_LEASE)])
-                .arg(&start)
-                .arg(PAGE)
-                .arg(keys::OURS)
-                .run(&self.link)
-                .await?;
-            for (idle, row) in rows {
-                dead.extend(self.take_back(process, queue, &row, Duration::from_millis(idle), ttl).await?);
+    async fn forget_consumers(&self, queue: &Queue) -> Result<(), StoreError> {
+        let call = FORGET.keys(&[self.keys.stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
+        call.arg(millis(GONE)).run::<u64>(&self.link).await.map(|_| ())
+    }
+
+    /// The holders of entries whose processes are gone.
+    async fn holders_gone(&self, process: &str, queues: &[Queue]) -> Result<Vec<Holder>, StoreError> {
+        if queues.is_empty() {
+            return Ok(Vec::new());
+        }
+        let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
+        let groups: Vec<String> = queues.iter().map(keys::group).collect();
+        let found: Vec<Vec<String>> = HOLDERS.keys(&streams).arg(keys::OURS).arg(groups).run(&self.link).await?;
+        let holders = found.into_iter().enumerate().flat_map(|(n, names)| names.into_iter().map(move |name| (n, name)));
+        let process_of = |(n, name): &Holder| keys::process_of(&queues[*n], name).map(str::to_owned);
+        let of_others = |holder: &Holder| process_of(holder).is_some_and(|holder| holder != process);
+        let holders: Vec<Holder> = holders.filter(of_others).collect();
+        let mut silent: HashSet<String> = holders.iter().filter_map(process_of).collect();
+        if !silent.is_empty() {
+            for beat in self.read_heartbeats().await? {
+                silent.remove(&beat.process);
             }
-            start = next;
+        }
+        let gone = self.watch.gone(Instant::now(), silent);
+        Ok(holders.into_iter().filter(|holder| process_of(holder).is_some_and(|name| gone.contains(&name))).collect())
+    }
+
+    /// Looks through all that is overdue, so that an old head never hides what is behind it.
+    async fn take_back_overdue(&self, round: &mut Round<'_>, queue: &Queue) -> Result<(), StoreError> {
+        let group = keys::group(queue);
+        let mut page = self.watch.page(&group);
+        loop {
+            page = self.take_back_page(round, queue, LEASE, &page, None).await?;
+            if page.is_empty() || Instant::now() >= round.until {
+                break;
+            }
+        }
+        self.watch.turn_to(&group, page);
+        Ok(())
+    }
+
+    /// Takes back what a consumer holds whose process is gone.
+    async fn take_back_from(&self, round: &mut Round<'_>, queue: &Queue, consumer: &str) -> Result<(), StoreError> {
+        let mut page = "-".to_owned();
+        while !page.is_empty() && Instant::now() < round.until {
+            page = self.take_back_page(round, queue, SILENT_LEASE, &page, Some(consumer)).await?;
         }
         Ok(())
+    }
+
+    /// Takes back one page of what nobody has touched for `idle`; where the look goes on, or empty.
+    async fn take_back_page(
+        &self,
+        round: &mut Round<'_>,
+        queue: &Queue,
+        idle: Duration,
+        start: &str,
+        consumer: Option<&str>,
+    ) -> Result<String, StoreError> {
+        let group = keys::group(queue);
+        let (next, rows): (String, Vec<(u64, Row)>) = OVERDUE
+            .keys(&[self.keys.stream(&queue.topic), self.keys.delayed(&group)])
+            .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix(), queue.topic.as_str(), &queue.agent, &group])
+            .arg(&[millis(idle), millis(FOREIGN_LEASE)])
+            .arg(&[keys::OURS, start, "+"])
+            .arg(PAGE)
+            .arg(consumer)
+            .run(&self.link)
+            .await?;
+        for (idle, row) in rows {
+            let taken = self.take_back(round.process, queue, &row, Duration::from_millis(idle), round.ttl).await;
+            round.dead.extend(passable(queue, taken)?.flatten());
+            if Instant::now() >= round.until {
+                return Ok(start.to_owned());
+            }
+        }
+        Ok(next)
     }
 
     /// Gives the task if it may not run again, and is dead now.
@@ -148,18 +174,14 @@ impl RedisStore {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_a_break_nothing_is_taken_back_for_one_lease() {
-        let (watch, start) = (Watch::default(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(watch.round(at(0)).take_back, "a process that has just started sees no break");
-        assert!(watch.round(at(10)).take_back);
-        assert!(!watch.round(at(40)).take_back, "leases could not be renewed meanwhile");
-        assert!((41..70).step_by(10).all(|second| !watch.round(at(second)).take_back));
-        assert!(watch.round(at(71)).take_back);
+/// What came out, where anything did. An outage ends the round; another error is said, and the round goes on.
+fn passable<T>(queue: &Queue, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_outage() => Err(error),
+        Err(error) => {
+            tracing::error!(topic = %queue.topic, %error, "housekeeping met an error: it is tried again");
+            Ok(None)
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod foreign;
+mod housekeeping;
 mod waits;
 mod wire;
 
@@ -128,6 +129,17 @@ async fn pending(redis: &mut MultiplexedConnection) -> Vec<(String, String)> {
     command.arg(STREAM).arg(GROUP).arg("-").arg("+").arg(1000);
     let reply: StreamPendingCountReply = command.query_async(redis).await.expect("answers");
     reply.ids.into_iter().map(|entry| (entry.id, entry.consumer)).collect()
+}
+
+/// Looks after the queue for longer than one lease, without a break; `meanwhile` runs before each round.
+async fn tend_steadily(store: &RedisStore, mut meanwhile: impl AsyncFnMut()) {
+    for _ in 0..10 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        tokio::time::resume();
+        meanwhile().await;
+        tend(store).await;
+    }
 }
 
 /// Makes all that is pending look untouched for `idle`.

@@ -1,12 +1,13 @@
 -- One page of the entries that nobody has touched for a lease, and the upkeep of the parked ones among them.
+-- Those of one consumer are asked for when its process is gone, and need not have been idle for so long.
 -- KEYS 1 stream  2 delayed index
 -- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 lease ms  7 the same for consumers of another make
---      8 start  9 count  10 the mark of our consumers
+--      8 the mark of our consumers  9… a range as XPENDING takes it: start, end, count, and a consumer if only its
 -- Reply: {where the next page starts or '', rows as of a lease with idle ms needed in front}
 local stream, delayed = KEYS[1], KEYS[2]
 local prefix, results, topic, agent, group = unpack(ARGV, 1, 5)
 local lease, foreign = tonumber(ARGV[6]), tonumber(ARGV[7])
-local pending = redis.pcall('XPENDING', stream, group, 'IDLE', lease, ARGV[8], '+', ARGV[9])
+local pending = redis.pcall('XPENDING', stream, group, 'IDLE', lease, unpack(ARGV, 9))
 if pending.err then return { '', {} } end
 
 -- a parked entry must not look abandoned to a consumer of another make; its index may have been lost
@@ -22,7 +23,7 @@ end
 
 local rows = {}
 local function examine(entry, consumer, idle)
-  local ours = consumer:find(ARGV[10], 1, true)
+  local ours = consumer:find(ARGV[8], 1, true)
   if not ours and idle < foreign then return end
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found then return redis.call('XACK', stream, group, entry) end
@@ -38,5 +39,5 @@ end
 for _, row in ipairs(pending) do
   if row[2] == PARKED then keep_parked(row[1]) else examine(row[1], row[2], row[3]) end
 end
-local full = #pending == tonumber(ARGV[9])
+local full = #pending == tonumber(ARGV[11])
 return { full and '(' .. pending[#pending][1] or '', rows }

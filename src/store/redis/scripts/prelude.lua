@@ -46,6 +46,13 @@ local function drop(stream, entry)
   if #groups == 1 then redis.call('XDEL', stream, entry) end
 end
 
+-- What an XINFO says, by name.
+local function fields_of(info)
+  local fields = {}
+  for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+  return fields
+end
+
 local function data_of(fields)
   for i = 1, #fields, 2 do
     if fields[i] == 'data' then return fields[i + 1] end
@@ -70,8 +77,7 @@ end
 local function group_info(stream, group)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   for _, info in ipairs(groups) do
-    local fields = {}
-    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    local fields = fields_of(info)
     if fields.name == group then return fields, #groups end
   end
   return nil, #groups
