@@ -7,8 +7,10 @@
 //! {"seconds": 1.04}
 //! ```
 //!
-//! `enqueue` makes tasks durable, `drain` runs those that wait, `both` does both at once. A task's handler answers at
-//! once; its result is kept. Everything that a worker does is on: leases, renewals, heartbeats, fencing.
+//! `enqueue` makes tasks durable, `drain` runs those that wait, `both` does both at once, `ideal` does both with bare
+//! commands and no promises. A task's handler answers at once; its result is kept. Everything that a worker does is on: leases, renewals, heartbeats, fencing.
+
+mod ideal;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -56,6 +58,12 @@ impl Handler for NoOp {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failed> {
     let plan = Plan::read()?;
+    if plan.phase == "ideal" {
+        ready()?;
+        let begun = Instant::now();
+        ideal::run(&plan).await?;
+        return done(begun.elapsed().as_secs_f64());
+    }
     let loaded = load(&plan)?;
     let config = Arc::new(loaded.config);
     let store = store::open(&config.store)?;
@@ -75,10 +83,7 @@ async fn main() -> Result<(), Failed> {
         let handlers = Handlers::new().with(topic.clone(), NoOp(Arc::clone(&ran)));
         Pool::new("bench.1.1".into(), Arc::clone(&circuit), Arc::new(snapshots), metrics, handlers, Some(1))
     };
-    println!("ready");
-    std::io::stdout().flush()?;
-    std::io::stdin().read_line(&mut String::new())?;
-
+    ready()?;
     let begun = Instant::now();
     let worker = (plan.phase != "enqueue").then(|| tokio::spawn(pool.run(shutdown.clone())));
     if plan.phase != "drain" {
@@ -93,8 +98,21 @@ async fn main() -> Result<(), Failed> {
         worker.await?;
     }
     running.await?;
+    done(seconds)
+}
+
+/// Says that all is set up, and waits for the word.
+fn ready() -> Result<(), Failed> {
+    println!("ready");
+    std::io::stdout().flush()?;
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// Says how long it took, and waits until the CPU time is read.
+fn done(seconds: f64) -> Result<(), Failed> {
     println!("{{\"seconds\": {seconds}}}");
-    std::io::stdin().read_line(&mut String::new())?; // until its CPU time is read
+    std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }
 
@@ -163,12 +181,12 @@ impl Plan {
                 "--producers" => plan.producers = value.parse()?,
                 "--concurrency" => plan.concurrency = value.parse()?,
                 "--payload" => plan.payload = value.parse()?,
-                _ => return Err(format!("there is no {name}: --store URL [--phase enqueue|drain|both] [--tasks N] [--producers N] [--concurrency N] [--payload BYTES]").into()),
+                _ => return Err(format!("there is no {name}: --store URL [--phase enqueue|drain|both|ideal] [--tasks N] [--producers N] [--concurrency N] [--payload BYTES]").into()),
             }
         }
-        let known = ["enqueue", "drain", "both"].contains(&plan.phase.as_str());
+        let known = ["enqueue", "drain", "both", "ideal"].contains(&plan.phase.as_str());
         if plan.store.is_empty() || !known {
-            return Err("--store URL, and --phase enqueue, drain or both".into());
+            return Err("--store URL, and --phase enqueue, drain, both or ideal".into());
         }
         Ok(plan)
     }
