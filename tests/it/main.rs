@@ -6,6 +6,7 @@
 
 mod answers;
 mod canary;
+mod cancel;
 mod cli;
 mod contract;
 mod deprecation;
