@@ -22,5 +22,6 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_wait;
 mod tasks;
 mod worker_processes;
