@@ -8,9 +8,10 @@ use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::keys;
 use super::message::{Message, ReadResult, from_seconds};
+use super::partition::Partition;
 use super::script::{DEPTHS, GET};
-use super::{RedisStore, keys};
 use crate::store::envelope::StoredFailure;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
@@ -34,7 +35,7 @@ struct Named {
     task_id: Option<String>,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
         let (fields, result, held): (Fields, Option<Bytes>, bool) = GET
             .keys(&[self.keys.record(id), self.keys.result(id)])
