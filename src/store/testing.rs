@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters,
 };
-use crate::task::{Task, TaskId, TaskRecord};
+use crate::task::{Progress, Task, TaskId, TaskRecord};
 
 /// The store and what is wrong with the way to it.
 pub(crate) struct Faulty {
@@ -110,5 +110,14 @@ impl TaskStore for Faulty {
     }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()
+    }
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.reached("report")?.report(id, holder, progress).await
+    }
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.reached("secret")?.secret().await
+    }
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.reached("glance")?.glance(ids).await
     }
 }

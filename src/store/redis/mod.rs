@@ -13,6 +13,7 @@ mod link;
 mod live;
 mod message;
 mod notify;
+mod progress;
 mod read;
 mod row;
 mod script;
@@ -25,6 +26,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
@@ -32,11 +34,11 @@ use self::link::{Connection, Link};
 use self::live::Live;
 use self::tend::Watch;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on one Redis server, 7.0 or later.
 pub struct RedisStore {
@@ -52,6 +54,7 @@ pub struct RedisStore {
     /// The queue that the next lease call begins with.
     turn: AtomicUsize,
     watch: Watch,
+    secret: OnceCell<SharedSecret>,
 }
 
 impl RedisStore {
@@ -82,6 +85,7 @@ impl RedisStore {
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
+            secret: OnceCell::new(),
         })
     }
 }
@@ -179,6 +183,18 @@ impl TaskStore for RedisStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.note_progress(id, holder, progress).await
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.read_secret().await
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.glance_at(ids).await
     }
 }
 

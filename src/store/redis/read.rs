@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::message::{Message, ReadResult, from_seconds};
+use super::progress::current;
 use super::script::{DEPTHS, GET};
 use super::{RedisStore, keys};
 use crate::store::envelope::StoredFailure;
@@ -57,7 +58,11 @@ impl RedisStore {
             finished: number(&fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
+            progress: None,
         };
+        if held {
+            record.progress = text(&fields, "progress").and_then(|said| current(said, number(&fields, "turn")));
+        }
         if let Some(json) = text(&fields, "failure") {
             let stored: StoredFailure = serde_json::from_str(json).map_err(|e| StoreError::Malformed(e.to_string()))?;
             record.failure = Some(stored.open()?);
@@ -100,6 +105,9 @@ impl RedisStore {
 
 /// Gives a record its end. A result without a final state is of a consumer of another make, which writes no more.
 fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadResult>) -> Result<(), StoreError> {
+    if state.is_some() || result.is_some() {
+        record.progress = None;
+    }
     match (state, result) {
         (None, None) => {}
         (Some("cancelled"), _) => record.status = Status::Cancelled,
@@ -135,6 +143,7 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         finished: read.saved(),
         answer: None,
         failure: None,
+        progress: None,
     };
     if failed {
         record.failure = Some(read.result.failure()?);

@@ -128,6 +128,7 @@ impl RedisStore {
             finished: Some(at),
             answer,
             failure,
+            progress: None,
         };
         self.waiters.resolve(&task.id, Some(&Arc::new(record)));
     }
