@@ -15,6 +15,7 @@ mod floors;
 mod harness;
 mod names;
 mod ops;
+mod progress;
 mod proxy_hostile;
 mod proxy_sync;
 mod redis_store;

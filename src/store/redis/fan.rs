@@ -6,7 +6,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
 use super::partition::{Partition, index};
-use crate::store::{Buried, DeadLetter, Depth, Lease, Queue, Refusal, StoreError};
+use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Queue, Refusal, StoreError};
 use crate::task::{Task, TaskId};
 
 impl RedisStore {
@@ -85,6 +85,22 @@ impl RedisStore {
             Some(error) if buried.is_empty() => Err(error),
             _ => Ok(buried),
         }
+    }
+
+    /// In the order of `ids`.
+    pub(super) async fn glance_everywhere(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        let sorted = self.by_partition(ids.iter().enumerate(), |(_, id)| id);
+        let looks = sorted.iter().map(|(partition, asked)| async move {
+            let ids: Vec<TaskId> = asked.iter().map(|(_, id)| (*id).clone()).collect();
+            partition.glance_at(&ids).await
+        });
+        let mut seen = vec![Glance::Unknown; ids.len()];
+        for ((_, asked), looked) in sorted.iter().zip(try_join_all(looks).await?) {
+            for ((at, _), glance) in asked.iter().zip(looked) {
+                seen[*at] = glance;
+            }
+        }
+        Ok(seen)
     }
 
     pub(super) async fn depths_everywhere(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {

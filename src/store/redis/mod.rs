@@ -15,6 +15,7 @@ mod live;
 mod message;
 mod notify;
 mod partition;
+mod progress;
 mod read;
 mod row;
 mod script;
@@ -26,17 +27,18 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
 use self::link::Link;
 use self::partition::Partition;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
 pub struct RedisStore {
@@ -47,6 +49,7 @@ pub struct RedisStore {
     waiters: Waiters,
     /// The partition that the next lease call begins with.
     turn: AtomicUsize,
+    secret: OnceCell<SharedSecret>,
 }
 
 impl RedisStore {
@@ -70,7 +73,7 @@ impl RedisStore {
         let (channel, waiters) = (keys::channel(&format!("{:08x}", rand::random::<u32>())), Waiters::default());
         let link = Link::new(url, config.timeout)?;
         let only = Partition::new(link, Keys::default(), config.timeout, &channel, &waiters);
-        Ok(Self { partitions: vec![only], channel, waiters, turn: AtomicUsize::new(0) })
+        Ok(Self { partitions: vec![only], channel, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
 }
 
@@ -167,6 +170,18 @@ impl TaskStore for RedisStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.of(id).note_progress(id, holder, progress).await
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.secret.get_or_try_init(|| self.first().read_secret()).await.cloned()
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.glance_everywhere(ids).await
     }
 }
 

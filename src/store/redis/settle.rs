@@ -129,6 +129,7 @@ impl Partition {
             finished: Some(at),
             answer,
             failure,
+            progress: None,
         };
         self.waiters.resolve(&task.id, Some(&Arc::new(record)));
     }
