@@ -2,10 +2,9 @@
 
 use axum::Json;
 use axum::body::to_bytes;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Parts, health};
@@ -13,10 +12,7 @@ use crate::config::{Config, HandlerConfig};
 use crate::route::parse_body;
 use crate::snapshot::{LiveRoute, Snapshot};
 use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
-use crate::task::{Status, Task, TaskId, TaskRecord, Topic, UnixMs};
-
-/// The most dead letters that one answer lists.
-const MOST: usize = 1000;
+use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// An error as a problem document.
 pub(super) struct Problem {
@@ -48,7 +44,7 @@ impl IntoResponse for Problem {
     }
 }
 
-type Answer = Result<Json<Value>, Problem>;
+pub(super) type Answer = Result<Json<Value>, Problem>;
 
 /// `GET status`
 pub(super) async fn status(State(parts): State<Parts>) -> Answer {
@@ -216,40 +212,12 @@ pub(super) async fn cancel(State(parts): State<Parts>, Path(id): Path<String>) -
     }
 }
 
-fn known_id(text: &str) -> Result<TaskId, Problem> {
+pub(super) fn known_id(text: &str) -> Result<TaskId, Problem> {
     TaskId::parse(text).map_err(|_| no_such_task())
 }
 
 fn no_such_task() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no such task, or it has expired")
-}
-
-#[derive(Deserialize)]
-pub(super) struct DeadLetters {
-    topic: String,
-    limit: Option<usize>,
-}
-
-/// `GET dead-letters?topic=&limit=`
-pub(super) async fn dead_letters(State(parts): State<Parts>, Query(query): Query<DeadLetters>) -> Answer {
-    let config = parts.snapshots.load().config.clone();
-    let topic = Topic::parse(&query.topic).ok();
-    let known = topic.as_ref().and_then(|topic| config.topics.get_key_value(topic));
-    let no_topic = || Problem::new(StatusCode::NOT_FOUND, format!("there is no topic {:?}", query.topic));
-    let (topic, known) = known.ok_or_else(no_topic)?;
-    let (queue, limit) = (Queue::new(topic, known), query.limit.unwrap_or(100).min(MOST));
-    let letters = parts.circuit.call(parts.circuit.store().dead_letters(&queue, limit)).await?;
-    let view = |letter: &crate::store::DeadLetter| {
-        json!({
-            "id": letter.id,
-            "topic": letter.topic.as_str(),
-            "error": letter.error,
-            "attempts": letter.attempts,
-            "failed_ms": letter.failed.0,
-            "payload": serde_json::from_str::<Value>(&letter.payload).unwrap_or_else(|_| letter.payload.clone().into()),
-        })
-    };
-    Ok(Json(letters.iter().map(view).collect()))
 }
 
 /// Anything else.

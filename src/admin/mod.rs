@@ -4,6 +4,7 @@
 //! that it knows (a page in a browser cannot rebind to it), and takes changes only from the same site.
 
 mod api;
+mod dead_letters;
 mod guard;
 mod health;
 
@@ -14,11 +15,12 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::api::{task_view, topic_view, worker_view, workers_check};
+pub use self::dead_letters::{Refused, discarded, listed, reprocessed};
 pub use self::health::{Health, Role};
 use crate::control::ReloadStatus;
 use crate::metrics::Metrics;
@@ -61,7 +63,10 @@ fn router(parts: Parts) -> Router {
         .route("/tasks", post(api::publish))
         .route("/tasks/{id}", get(api::task))
         .route("/tasks/{id}/cancel", post(api::cancel))
-        .route("/dead-letters", get(api::dead_letters))
+        .route("/tasks/{id}/retry", post(dead_letters::retry))
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", delete(dead_letters::discard))
+        .route("/dead-letters/{id}/reprocess", post(dead_letters::reprocess))
         .fallback(api::not_found)
         .layer(middleware::from_fn_with_state(parts.clone(), guard::check));
     Router::new()

@@ -67,6 +67,11 @@ impl Client {
         self.ask(Method::POST, &format!("admin/v1/{path}"), body).await
     }
 
+    /// `DELETE /admin/v1/{path}`
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
+        self.ask(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
         let mut request = Request::builder().method(method).uri(format!("{}/{path}", self.base));
         if let Some(token) = &self.token {

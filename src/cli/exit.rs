@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use http::StatusCode;
 
+use crate::admin::Refused;
 use crate::app::AppError;
 use crate::config::Problems;
 use crate::store::StoreError;
@@ -119,6 +120,15 @@ impl From<Exit> for ExitCode {
 }
 
 // === impl CliError ===
+
+impl From<Refused> for CliError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotFound(detail) => Self::NotFound(detail),
+            Refused::Conflict(detail) => Self::Failed(detail),
+        }
+    }
+}
 
 impl CliError {
     /// The exit status that goes with it.

@@ -1,5 +1,6 @@
 //! The command line: parse, one call, render. What a command does is done by the floors below.
 
+mod bus;
 mod client;
 mod config;
 mod demo;
@@ -41,6 +42,9 @@ enum Command {
     /// Publish tasks, and read their results
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Look after the queues: dead letters
+    #[command(subcommand)]
+    Bus(bus::BusCommand),
     /// Check a configuration file, or write one
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -67,6 +71,7 @@ async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Demo(args) => demo::run(args, global).await,
         Command::Health(args) => health::run(args, global).await,
         Command::Task(command) => task::run(command, global).await,
+        Command::Bus(command) => bus::run(command, global).await,
         Command::Config(command) => config::run(command, global).await,
     }
 }

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::client::{Client, configuration};
 use super::exit::CliError;
 use super::global::Global;
-use crate::admin::{task_view, topic_view, worker_view, workers_check};
+use crate::admin::{discarded, listed, reprocessed, task_view, topic_view, worker_view, workers_check};
 use crate::config::{Config, StoreUrl};
 use crate::route::parse_body;
-use crate::store::{self, Queue, TaskStore};
+use crate::store::{self, Cancelled, Queue, TaskStore};
 use crate::task::{Status, Task, TaskId, UnixMs};
 
 /// Who answers.
@@ -89,6 +89,56 @@ impl Source {
             Self::Store(direct) => direct.publish(&envelope).await,
         }
     }
+
+    /// Cancels a task: the document of `POST /admin/v1/tasks/{id}/cancel`.
+    pub(super) async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => client.post(&format!("tasks/{id}/cancel"), Bytes::new()).await,
+            Self::Store(direct) => direct.cancel(id).await,
+        }
+    }
+
+    /// The queues and how they stand: the document of `GET /admin/v1/topics`.
+    pub(super) async fn topics(&self) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => client.get("topics").await,
+            Self::Store(direct) => Ok(direct.status().await?["topics"].take()),
+        }
+    }
+
+    /// A topic's dead letters: the document of `GET /admin/v1/dead-letters`.
+    pub(super) async fn dead_letters(
+        &self,
+        topic: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => {
+                let before = before.map(|before| format!("&before={before}")).unwrap_or_default();
+                client.get(&format!("dead-letters?topic={topic}&limit={limit}{before}")).await
+            }
+            Self::Store(direct) => Ok(listed(&*direct.store, &direct.config, topic, before, limit).await??),
+        }
+    }
+
+    /// Queues a failed task again: the document of `POST /admin/v1/dead-letters/{id}/reprocess`.
+    pub(super) async fn reprocess(&self, topic: Option<&str>, id: &TaskId) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => {
+                client.post(&format!("dead-letters/{id}/reprocess{}", of(topic)), Bytes::new()).await
+            }
+            Self::Store(direct) => Ok(reprocessed(&*direct.store, &direct.config, topic, id.as_str()).await??),
+        }
+    }
+
+    /// Deletes a dead letter: the document of `DELETE /admin/v1/dead-letters/{id}`.
+    pub(super) async fn discard(&self, topic: Option<&str>, id: &TaskId) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => client.delete(&format!("dead-letters/{id}{}", of(topic))).await,
+            Self::Store(direct) => Ok(discarded(&*direct.store, &direct.config, topic, id.as_str()).await??),
+        }
+    }
 }
 
 // === impl Direct ===
@@ -131,7 +181,7 @@ impl Direct {
 
     async fn task(&self, id: &TaskId) -> Result<Value, CliError> {
         let record = self.store.get(id).await?;
-        let record = record.ok_or_else(|| CliError::NotFound(format!("there is no task {id}, or it has expired")))?;
+        let record = record.ok_or_else(|| no_such_task(id))?;
         Ok(task_view(&record))
     }
 
@@ -150,6 +200,27 @@ impl Direct {
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
     }
+
+    async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
+        match self.store.cancel(id, self.config.results.ttl).await? {
+            Cancelled::Done | Cancelled::Running => {
+                Ok(json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()}))
+            }
+            Cancelled::Ended(status) => {
+                Err(CliError::Failed(format!("the task has already ended as {}", status.as_str())))
+            }
+            Cancelled::Unknown => Err(no_such_task(id)),
+        }
+    }
+}
+
+fn no_such_task(id: &TaskId) -> CliError {
+    CliError::NotFound(format!("there is no task {id}, or it has expired"))
+}
+
+/// The query of a call that may name a topic.
+fn of(topic: Option<&str>) -> String {
+    topic.map(|topic| format!("?topic={topic}")).unwrap_or_default()
 }
 
 fn has_topic(topics: &Value, topic: &str) -> bool {

@@ -5,13 +5,19 @@
 //! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
+#[cfg(any(test, feature = "failpoints"))]
+mod around;
 mod circuit;
 mod envelope;
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod holder;
 mod redis;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiters;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +26,13 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::holder::{Holder, SharedSecret};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
+pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
 use crate::config::{self, ContentForm, StoreUrl};
-use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -226,6 +234,24 @@ pub struct DeadLetter {
     pub failed: UnixMs,
     /// The payload as it was, or what could not be read.
     pub payload: String,
+    /// The store's place of it in the list.
+    pub cursor: String,
+}
+
+/// What a redrive did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redriven {
+    /// The dead letter is a queued task again, under its id.
+    Queued {
+        /// Whether it is a captured request, which runs without its credentials: they went when it failed.
+        captured: bool,
+    },
+    /// A task of that id is queued or runs: nothing was done. So says a repeated call.
+    Alive,
+    /// There is no such dead letter.
+    Unknown,
+    /// What failed cannot be run: it is no task, or its payload is gone.
+    Unreadable(String),
 }
 
 /// A route's rollout state; the store keeps the text and never reads it.
@@ -255,7 +281,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// A task as it stands; none when unknown or expired.
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError>;
 
-    /// Cancels a task; it stays readable for `ttl`.
+    /// Cancels a task; it stays readable for `ttl`. An enqueue whose answer was given up never makes a task of the same
+    /// id afterwards: the embedded store takes calls in their order, and Redis remembers the id for a minute.
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError>;
 
     /// Up to `max` leases of any of `queues`, due retries included, none starved; waits up to `wait` for the
@@ -301,6 +328,30 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
+
+    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the current one.
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError>;
+
+    /// The secret that the processes of this store share; made when first asked for.
+    async fn secret(&self) -> Result<SharedSecret, StoreError>;
+
+    /// How many tasks stand, in their order and in one call.
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+
+    /// [`Self::dead_letters`] from the one on whose `cursor` is `before`: the next page.
+    async fn dead_letters_before(
+        &self,
+        queue: &Queue,
+        before: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Makes a queue's dead letter a queued task again: same id, attempts from 0, its retries again. Atomic: however
+    /// often and by whomever it is called, one task comes of a dead letter.
+    async fn redrive(&self, queue: &Queue, id: &str, now: UnixMs) -> Result<Redriven, StoreError>;
+
+    /// Deletes a dead letter; false where there is none. The failed task stays readable until it expires.
+    async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.
@@ -316,6 +367,22 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a heartbeat counts.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// [`LEASE`], which a test build with the feature `failpoints` can shorten: what the program goes by.
+#[must_use]
+pub fn lease_time() -> Duration {
+    #[cfg(feature = "failpoints")]
+    if let Some(shortened) = failpoints::lease() {
+        return shortened;
+    }
+    LEASE
+}
+
+/// [`HEARTBEAT`], in the same proportion to [`lease_time`].
+#[must_use]
+pub fn heartbeat_time() -> Duration {
+    lease_time() / 2
+}
+
 /// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
 pub const CRASH_LIMIT: u32 = 3;
 
@@ -330,8 +397,11 @@ pub fn may_rerun(attempts: u32, retries: u32) -> bool {
 /// # Errors
 /// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
 pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
-    Ok(match &config.url {
+    let store: Arc<dyn TaskStore> = match &config.url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
         StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
-    })
+    };
+    #[cfg(feature = "failpoints")]
+    let store = failpoints::armed(store)?;
+    Ok(store)
 }

@@ -6,14 +6,17 @@
 
 mod answers;
 mod canary;
+mod cancel;
 mod cli;
 mod contract;
+mod dead_letters;
 mod deprecation;
 mod fail_open;
 mod floors;
 mod harness;
 mod names;
 mod ops;
+mod progress;
 mod proxy_hostile;
 mod proxy_sync;
 mod redis_store;
@@ -21,5 +24,6 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_wait;
 mod tasks;
 mod worker_processes;

@@ -155,6 +155,13 @@ struct DeadTail<'a> {
     failed_at: f64,
     task_id: Option<&'a str>,
     kind: &'a str,
+    // what its record knew, for a redrive
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
 }
 
 // === writing ===
@@ -224,7 +231,7 @@ pub(super) fn write_dead_letter(
     topic: &str,
     stream: &str,
     entry: &str,
-    task_id: Option<&str>,
+    task: Option<&Task>,
     failure: &Failure,
     attempts: u32,
     now: UnixMs,
@@ -233,7 +240,16 @@ pub(super) fn write_dead_letter(
     head.pop(); // the closing brace
     head.push_str(",\"failed_message\":");
     let (error, kind) = (failure.message.as_str(), failure.kind.as_str());
-    let tail = to_json(&DeadTail { error, retry_count: attempts, failed_at: seconds(now), task_id, kind })?;
+    let tail = to_json(&DeadTail {
+        error,
+        retry_count: attempts,
+        failed_at: seconds(now),
+        task_id: task.map(|task| task.id.as_str()),
+        kind,
+        retries: task.map(|task| task.retries),
+        owner: task.and_then(|task| task.owner.as_ref()).map(crate::task::Owner::digest),
+        route: task.and_then(|task| task.route.as_deref()),
+    })?;
     Ok((head, tail.replacen('{', ",", 1)))
 }
 

@@ -8,9 +8,11 @@ use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::keys;
 use super::message::{Message, ReadResult, from_seconds};
+use super::partition::Partition;
+use super::progress::current;
 use super::script::{DEPTHS, GET};
-use super::{RedisStore, keys};
 use crate::store::envelope::StoredFailure;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
@@ -19,13 +21,16 @@ type Fields = HashMap<String, Bytes>;
 
 /// A dead letter, ours or Python's.
 #[derive(Deserialize)]
-struct ReadDeadLetter {
+pub(super) struct ReadDeadLetter {
     original_id: Option<String>,
-    failed_message: Option<Box<RawValue>>,
+    pub(super) failed_message: Option<Box<RawValue>>,
     error: Option<String>,
     retry_count: Option<u32>,
     failed_at: Option<f64>,
     task_id: Option<String>,
+    pub(super) retries: Option<u32>,
+    pub(super) owner: Option<String>,
+    pub(super) route: Option<String>,
 }
 
 /// The message in one, as far as it is one.
@@ -34,7 +39,7 @@ struct Named {
     task_id: Option<String>,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
         let (fields, result, held): (Fields, Option<Bytes>, bool) = GET
             .keys(&[self.keys.record(id), self.keys.result(id)])
@@ -57,7 +62,11 @@ impl RedisStore {
             finished: number(&fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
+            progress: None,
         };
+        if held {
+            record.progress = text(&fields, "progress").and_then(|said| current(said, number(&fields, "turn")));
+        }
         if let Some(json) = text(&fields, "failure") {
             let stored: StoredFailure = serde_json::from_str(json).map_err(|e| StoreError::Malformed(e.to_string()))?;
             record.failure = Some(stored.open()?);
@@ -89,9 +98,15 @@ impl RedisStore {
         Ok(rows.into_iter().map(depth).collect())
     }
 
-    pub(super) async fn read_dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+    pub(super) async fn read_dead_letters(
+        &self,
+        queue: &Queue,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
         let mut range = redis::cmd("XREVRANGE");
-        range.arg(self.keys.dead_letters(&keys::group(queue))).arg("+").arg("-").arg("COUNT").arg(limit);
+        let from = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
+        range.arg(self.keys.dead_letters(&keys::group(queue))).arg(from).arg("-").arg("COUNT").arg(limit);
         let reply: StreamRangeReply = self.link.call(&range).await?;
         let data = |entry: &redis::streams::StreamId| entry.get::<Vec<u8>>("data").unwrap_or_default();
         Ok(reply.ids.iter().map(|entry| dead_letter(queue, &entry.id, &data(entry))).collect())
@@ -100,6 +115,9 @@ impl RedisStore {
 
 /// Gives a record its end. A result without a final state is of a consumer of another make, which writes no more.
 fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadResult>) -> Result<(), StoreError> {
+    if state.is_some() || result.is_some() {
+        record.progress = None;
+    }
     match (state, result) {
         (None, None) => {}
         (Some("cancelled"), _) => record.status = Status::Cancelled,
@@ -135,6 +153,7 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         finished: read.saved(),
         answer: None,
         failure: None,
+        progress: None,
     };
     if failed {
         record.failure = Some(read.result.failure()?);
@@ -144,13 +163,13 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
     Ok(record)
 }
 
-fn dead_letter(queue: &Queue, entry: &str, data: &[u8]) -> DeadLetter {
+pub(super) fn dead_letter(queue: &Queue, entry: &str, data: &[u8]) -> DeadLetter {
     let text = String::from_utf8_lossy(data);
     let failed_by_entry = UnixMs(entry.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default());
     let Ok(read) = serde_json::from_str::<ReadDeadLetter>(&text) else {
         let error = "the dead letter cannot be read".to_owned();
         let (id, payload, topic) = (entry.to_owned(), text.into_owned(), queue.topic.clone());
-        return DeadLetter { id, topic, error, attempts: 0, failed: failed_by_entry, payload };
+        return DeadLetter { id, topic, error, attempts: 0, failed: failed_by_entry, payload, cursor: entry.into() };
     };
     let message = read.failed_message.as_deref().map_or("null", RawValue::get);
     let named = || serde_json::from_str::<Named>(message).ok().and_then(|named| named.task_id);
@@ -167,6 +186,7 @@ fn dead_letter(queue: &Queue, entry: &str, data: &[u8]) -> DeadLetter {
         attempts: read.retry_count.unwrap_or_default(),
         failed: read.failed_at.map_or(failed_by_entry, from_seconds),
         payload,
+        cursor: entry.to_owned(),
     }
 }
 

@@ -45,6 +45,11 @@ scripts! {
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
     HOLDERS = "holders.lua";
+    TRIM = "trim.lua";
+    FIND_DEAD = "find_dead.lua";
+    REDRIVE = "redrive.lua";
+    PROGRESS = "progress.lua";
+    GLANCE = "glance.lua";
 }
 
 /// A call of a script: keys first, then arguments.

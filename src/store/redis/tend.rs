@@ -10,17 +10,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::message::{End, seconds};
+use super::partition::Partition;
 use super::row::Row;
-use super::script::{FORGET, HOLDERS, OVERDUE};
+use super::script::{FORGET, HOLDERS, OVERDUE, TRIM};
 use super::settle::Park;
-use super::{RedisStore, keys, millis, now};
-use crate::store::{Buried, LEASE, Queue, Settled, StoreError, may_rerun};
+use super::{keys, millis, now};
+use crate::store::{Buried, Queue, Settled, StoreError, lease_time, may_rerun};
 use crate::task::{Failure, FailureKind};
 
 /// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
 const FOREIGN_LEASE: Duration = Duration::from_mins(3);
-/// Before this, an entry is its holder's own even without a heartbeat: a live one renews it every 3 s.
-const SILENT_LEASE: Duration = Duration::from_secs(10);
 /// How long a consumer must have been silent to be forgotten.
 const GONE: Duration = Duration::from_mins(10);
 const PAGE: usize = 100;
@@ -36,9 +35,11 @@ struct Round<'a> {
     dead: Vec<Buried>,
 }
 
-impl RedisStore {
+impl Partition {
+    /// One round; heartbeats are in `home`.
     pub(super) async fn tend_queues(
         &self,
+        home: &Self,
         process: &str,
         queues: &[Queue],
         ttl: Duration,
@@ -46,7 +47,7 @@ impl RedisStore {
         let horizon = seconds(now()) - ttl.as_secs_f64();
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
         self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
-        self.live.forget_older_than(LEASE * 2);
+        self.live.forget_older_than(lease_time() * 2);
         let start = Instant::now();
         let may = self.watch.round(start);
         let mut round = Round { process, ttl, until: start + self.timeout / 3, dead: Vec::new() };
@@ -54,12 +55,13 @@ impl RedisStore {
         for queue in queues[first..].iter().chain(&queues[..first]) {
             if may.sweep {
                 passable(queue, self.forget_consumers(queue).await)?;
+                passable(queue, self.trim_done(queue).await)?;
             }
             if may.take_back {
                 passable(queue, self.take_back_overdue(&mut round, queue).await)?;
             }
         }
-        for (index, consumer) in self.holders_gone(process, queues).await? {
+        for (index, consumer) in self.holders_gone(home, process, queues).await? {
             passable(&queues[index], self.take_back_from(&mut round, &queues[index], &consumer).await)?;
         }
         Ok(round.dead)
@@ -70,8 +72,22 @@ impl RedisStore {
         call.arg(millis(GONE)).run::<u64>(&self.link).await.map(|_| ())
     }
 
+    /// Takes off a stream what all of its groups are done with, and says which group keeps the rest alone.
+    async fn trim_done(&self, queue: &Queue) -> Result<(), StoreError> {
+        let stream = self.keys.stream(&queue.topic);
+        let (_, group, kept): (u64, String, String) = TRIM.keys(&[&stream]).run(&self.link).await?;
+        if self.watch.is_stuck(&stream, &group, kept) {
+            tracing::warn!(
+                stream,
+                group,
+                "a group that does not read keeps what all others are done with, and the stream grows: run its                  consumers, or XGROUP DESTROY it"
+            );
+        }
+        Ok(())
+    }
+
     /// The holders of entries whose processes are gone.
-    async fn holders_gone(&self, process: &str, queues: &[Queue]) -> Result<Vec<Holder>, StoreError> {
+    async fn holders_gone(&self, home: &Self, process: &str, queues: &[Queue]) -> Result<Vec<Holder>, StoreError> {
         if queues.is_empty() {
             return Ok(Vec::new());
         }
@@ -84,7 +100,7 @@ impl RedisStore {
         let holders: Vec<Holder> = holders.filter(of_others).collect();
         let mut silent: HashSet<String> = holders.iter().filter_map(process_of).collect();
         if !silent.is_empty() {
-            for beat in self.read_heartbeats().await? {
+            for beat in home.read_heartbeats().await? {
                 silent.remove(&beat.process);
             }
         }
@@ -97,7 +113,7 @@ impl RedisStore {
         let group = keys::group(queue);
         let mut page = self.watch.page(&group);
         loop {
-            page = self.take_back_page(round, queue, LEASE, &page, None).await?;
+            page = self.take_back_page(round, queue, lease_time(), &page, None).await?;
             if page.is_empty() || Instant::now() >= round.until {
                 break;
             }
@@ -108,9 +124,11 @@ impl RedisStore {
 
     /// Takes back what a consumer holds whose process is gone.
     async fn take_back_from(&self, round: &mut Round<'_>, queue: &Queue, consumer: &str) -> Result<(), StoreError> {
+        // even without a heartbeat: a live holder has renewed three times meanwhile
+        let idle = lease_time() / 3;
         let mut page = "-".to_owned();
         while !page.is_empty() && Instant::now() < round.until {
-            page = self.take_back_page(round, queue, SILENT_LEASE, &page, Some(consumer)).await?;
+            page = self.take_back_page(round, queue, idle, &page, Some(consumer)).await?;
         }
         Ok(())
     }

@@ -11,14 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::store::LEASE;
+use crate::store::lease_time;
 
-/// A pause between two rounds in which leases may have run out unrenewed.
-const BREAK: Duration = Duration::from_secs(15);
-/// A pause between two rounds in which heartbeats may have run out: they are written every 5 s and live for 15.
-const GAP: Duration = Duration::from_secs(5);
-/// For how long a heartbeat must have been missed.
-const MISSED: Duration = Duration::from_secs(5);
 /// How often consumers and streams are swept.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -40,6 +34,8 @@ struct State {
     swept: Option<Instant>,
     /// Where the look through a group's pending list goes on, where it was cut short.
     pages: HashMap<String, String>,
+    /// The group that alone keeps entries of a stream, from where on, and whether that was said.
+    keepers: HashMap<String, (String, String, bool)>,
 }
 
 /// What a round may do.
@@ -58,10 +54,10 @@ impl Watch {
         let mut state = self.state();
         state.rounds = state.rounds.wrapping_add(1);
         let pause = state.last.replace(now).map(|last| now - last);
-        if pause.is_some_and(|pause| pause > BREAK) {
-            state.calm = Some(now + LEASE);
+        if pause.is_some_and(|pause| pause > lease_time() / 2) {
+            state.calm = Some(now + lease_time());
         }
-        if pause.is_none_or(|pause| pause > GAP) {
+        if pause.is_none_or(|pause| pause > beat_time()) {
             state.steady = Some(now);
             state.missed.clear();
         }
@@ -81,10 +77,10 @@ impl Watch {
             (name, since)
         };
         state.missed = silent.into_iter().map(since).collect();
-        if state.steady.is_none_or(|steady| now - steady < LEASE) {
+        if state.steady.is_none_or(|steady| now - steady < lease_time()) {
             return HashSet::new();
         }
-        state.missed.iter().filter(|(_, since)| now - **since >= MISSED).map(|(name, _)| name.clone()).collect()
+        state.missed.iter().filter(|(_, since)| now - **since >= beat_time()).map(|(name, _)| name.clone()).collect()
     }
 
     /// Where the look through a group's pending list goes on.
@@ -102,9 +98,30 @@ impl Watch {
         }
     }
 
+    /// Notes the group that alone keeps entries of a stream, if any; whether it did so since the last sweep, from the
+    /// same entry on. True once.
+    pub(super) fn is_stuck(&self, stream: &str, group: &str, kept: String) -> bool {
+        let mut state = self.state();
+        match state.keepers.get_mut(stream) {
+            Some((keeper, from, said)) if keeper == group && *from == kept && !group.is_empty() => {
+                !std::mem::replace(said, true)
+            }
+            _ => {
+                state.keepers.insert(stream.to_owned(), (group.to_owned(), kept, false));
+                false
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How often heartbeats are written, which live for three times as long: none runs out in a shorter pause, and one
+/// that is missed for so long is not merely late.
+fn beat_time() -> Duration {
+    lease_time() / 6
 }
 
 #[cfg(test)]
@@ -146,6 +163,15 @@ mod tests {
             assert_eq!(seen(second, &["a"]), names(&[]), "{second} s");
         }
         assert_eq!(seen(75, &["a"]), names(&["a"]));
+    }
+
+    #[test]
+    fn a_group_that_does_not_move_between_two_sweeps_is_told_of_once() {
+        let watch = Watch::default();
+        let stuck = |group: &str, kept: &str| watch.is_stuck("s", group, kept.into());
+        assert_eq!(["1-0", "2-0", "2-0", "2-0"].map(|kept| stuck("g", kept)), [false, false, true, false]);
+        assert_eq!([stuck("", ""), stuck("", "")], [false, false], "nobody keeps anything");
+        assert_eq!([stuck("g", "3-0"), stuck("g", "3-0")], [false, true], "again, later");
     }
 
     #[test]

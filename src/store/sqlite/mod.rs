@@ -11,6 +11,8 @@ mod db;
 mod lock;
 mod ops;
 mod reader;
+mod redrive;
+mod running;
 mod schema;
 mod sealed;
 mod writer;
@@ -30,13 +32,14 @@ pub use self::clock::Clock;
 use self::db::{Db, Tallies};
 use self::lock::Lock;
 use self::reader::Reader;
+use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, HEARTBEAT, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement,
-    StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, Redriven, RolloutRecord, Settled,
+    Settlement, SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
 };
-use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
+use crate::task::{Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic, UnixMs};
 
 /// How long the record of a task that could not be read back is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -53,6 +56,9 @@ pub struct SqliteStore {
     waiters: Waiters,
     clock: Clock,
     heartbeats: Mutex<HashMap<String, (Heartbeat, Duration)>>,
+    running: Running,
+    /// Of this boot: so are the leases that it signs for.
+    secret: SharedSecret,
     _lock: Lock,
 }
 
@@ -76,9 +82,15 @@ impl SqliteStore {
         let db = Db::take_over(connection, clock.clone(), tallies.clone()).map_err(schema::setup(&path))?;
         let no_thread = |error| StoreError::Setup(format!("no thread for the embedded store: {error}"));
         let reader = Arc::new(Reader::start(schema::open_reader(&path)?).map_err(no_thread)?);
-        let on_end = resolver(Arc::clone(&reader), waiters.clone(), clock.clone());
+        let running = Running::default();
+        let (tell, ended) = (resolver(Arc::clone(&reader), waiters.clone(), clock.clone()), running.clone());
+        let on_end = move |id| {
+            ended.forget(&id);
+            tell(id);
+        };
         let writer = Writer::start(db, on_end).map_err(no_thread)?;
-        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats: Mutex::default(), _lock: lock })
+        let (heartbeats, secret) = (Mutex::default(), SharedSecret::random());
+        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats, running, secret, _lock: lock })
     }
 
     /// Opens what was leased; what cannot be read back is a dead letter, and holds nobody up.
@@ -88,7 +100,10 @@ impl SqliteStore {
             let token = row.token();
             let Some(queue) = queues.iter().find(|queue| queue.topic == row.topic) else { continue };
             match row.open(queue) {
-                Ok(lease) => leases.push(lease),
+                Ok(lease) => {
+                    self.running.begin(&lease.task.id, sealed::number(&lease));
+                    leases.push(lease);
+                }
                 Err(error) => {
                     tracing::error!(?token, %error, "a task cannot be read back and becomes a dead letter");
                     if let Err(error) = self.bury_malformed(token, &error).await {
@@ -155,8 +170,12 @@ impl TaskStore for SqliteStore {
     }
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        let (id, now) = (id.clone(), self.clock.wall());
-        self.reader.ask(move |connection| reader::record(connection, &id, now)).await
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut record = self.reader.ask(move |connection| reader::record(connection, &asked, now)).await?;
+        if let Some(record) = record.as_mut().filter(|record| record.status == Status::Processing) {
+            record.progress = self.running.progress(id);
+        }
+        Ok(record)
     }
 
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
@@ -178,7 +197,11 @@ impl TaskStore for SqliteStore {
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
         let (id, number, settlement) = (lease.task.id.clone(), sealed::number(lease), Sealed::seal(settlement)?);
-        self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await
+        let settled = self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await;
+        if settled.is_ok() {
+            self.running.end(&lease.task.id, number);
+        }
+        settled
     }
 
     async fn renew(&self, _process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
@@ -214,11 +237,11 @@ impl TaskStore for SqliteStore {
 
     async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         let topic = queue.topic.clone();
-        self.reader.ask(move |connection| reader::dead_letters(connection, &topic, limit)).await
+        self.reader.ask(move |connection| reader::dead_letters(connection, &topic, i64::MAX, limit)).await
     }
 
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        let until = self.clock.steady() + HEARTBEAT;
+        let until = self.clock.steady() + heartbeat_time();
         self.live_heartbeats().insert(heartbeat.process.clone(), (heartbeat.clone(), until));
         Ok(())
     }
@@ -244,5 +267,49 @@ impl TaskStore for SqliteStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        Ok(self.running.note(id, sealed::number_of(&holder.entry), progress))
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        Ok(self.secret.clone())
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        let (asked, now) = (ids.to_vec(), self.clock.wall());
+        let look = move |connection: &rusqlite::Connection| {
+            asked.iter().map(|id| reader::glance(connection, id, now)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut found = self.reader.ask(look).await?;
+        for (id, glance) in ids.iter().zip(&mut found) {
+            if let Glance::Going(standing) = glance
+                && standing.status == Status::Processing
+            {
+                standing.progress = self.running.progress(id);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn dead_letters_before(
+        &self,
+        queue: &Queue,
+        before: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let (topic, before) = (queue.topic.clone(), before.parse().unwrap_or(0));
+        self.reader.ask(move |connection| reader::dead_letters(connection, &topic, before, limit)).await
+    }
+
+    async fn redrive(&self, queue: &Queue, id: &str, now: UnixMs) -> Result<Redriven, StoreError> {
+        let (topic, id) = (queue.topic.clone(), id.to_owned());
+        self.writer.submit(move |db| redrive::redrive(db, &topic, &id, now)).await
+    }
+
+    async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError> {
+        let (topic, id) = (queue.topic.clone(), id.to_owned());
+        self.writer.submit(move |db| redrive::discard(db, &topic, &id)).await
     }
 }

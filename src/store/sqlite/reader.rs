@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::schema::{State, failed, millis, number, unix_ms};
 use super::sealed::{malformed, read, task_id};
 use crate::store::envelope::{StoredAnswer, StoredFailure};
-use crate::store::{DeadLetter, RolloutRecord, StoreError};
+use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError};
 use crate::task::{Owner, TaskId, TaskRecord, Topic, UnixMs};
 
 type Query = Box<dyn FnOnce(&Connection) + Send>;
@@ -88,6 +88,19 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
         answer,
         failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
+        progress: None,
+    })
+}
+
+/// A task as it stands, without its bodies.
+pub(super) fn glance(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Glance, StoreError> {
+    let sql = "SELECT state, attempts FROM tasks WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let found = statement.query_row(params![id.as_str(), millis(now)], |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(match found.optional().map_err(failed)? {
+        None => Glance::Unknown,
+        Some((State::Completed | State::Failed | State::Cancelled, _)) => Glance::Ended,
+        Some((state, attempts)) => Glance::Going(Standing { status: state.status(), attempts, progress: None }),
     })
 }
 
@@ -103,26 +116,29 @@ pub(super) fn oldest(connection: &Connection, topic: &Topic) -> Result<Option<Un
     Ok(created.map(unix_ms))
 }
 
-/// A topic's dead letters, newest first.
+/// A topic's dead letters before the one of that number, newest first.
 pub(super) fn dead_letters(
     connection: &Connection,
     topic: &Topic,
+    before: i64,
     limit: usize,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    let sql = "SELECT id, error, attempts, failed, payload FROM dead_letters LEFT JOIN inputs USING (seq)
-               WHERE topic = ?1 ORDER BY n DESC LIMIT ?2";
+    let sql = "SELECT id, error, attempts, failed, payload, n FROM dead_letters LEFT JOIN inputs USING (seq)
+               WHERE topic = ?1 AND n < ?3 ORDER BY n DESC LIMIT ?2";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let letters = statement.query_map(params![topic.as_str(), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-        let payload: Option<Vec<u8>> = row.get(4)?;
-        Ok(DeadLetter {
-            id: row.get(0)?,
-            topic: topic.clone(),
-            error: row.get(1)?,
-            attempts: row.get(2)?,
-            failed: unix_ms(row.get(3)?),
-            payload: String::from_utf8_lossy(&payload.unwrap_or_default()).into_owned(),
-        })
-    });
+    let letters =
+        statement.query_map(params![topic.as_str(), i64::try_from(limit).unwrap_or(i64::MAX), before], |row| {
+            let payload: Option<Vec<u8>> = row.get(4)?;
+            Ok(DeadLetter {
+                id: row.get(0)?,
+                topic: topic.clone(),
+                error: row.get(1)?,
+                attempts: row.get(2)?,
+                failed: unix_ms(row.get(3)?),
+                payload: String::from_utf8_lossy(&payload.unwrap_or_default()).into_owned(),
+                cursor: row.get::<_, i64>(5)?.to_string(),
+            })
+        });
     letters.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
 }
 

@@ -16,7 +16,7 @@ use crate::store::{Refusal, StoreError};
 use crate::task::{Status, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// `PRAGMA application_id`: "omni".
 const APPLICATION: i64 = 0x6f6d_6e69;
@@ -58,9 +58,13 @@ const TABLES: &str = "
         topic    TEXT NOT NULL,
         error    TEXT NOT NULL,
         attempts INTEGER NOT NULL,
-        failed   INTEGER NOT NULL
+        failed   INTEGER NOT NULL,
+        retries  INTEGER NOT NULL, -- this and the next two as in tasks, whose row may be gone when it runs again
+        created  INTEGER NOT NULL,
+        owner    TEXT
     ) STRICT;
     CREATE INDEX dead_by_topic ON dead_letters (topic, n);
+    CREATE INDEX dead_by_id ON dead_letters (id);
     CREATE TABLE rollouts (
         route   TEXT PRIMARY KEY,
         version INTEGER NOT NULL,

@@ -4,12 +4,14 @@
 //! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
+mod dead;
 mod leases;
 mod queue;
 mod redis;
 mod settle;
 mod shared;
 mod sqlite;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,10 +75,16 @@ macro_rules! contract {
         contract!(@ $fixture, leases: renewing_names_the_leases_that_are_lost,
             an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
             a_task_that_kills_its_workers_becomes_a_dead_letter, an_ended_task_expires_but_its_dead_letter_stays);
+        contract!(@ $fixture, dead: a_redriven_dead_letter_runs_again_from_its_first_attempt,
+            a_dead_letter_is_redriven_once_however_often_it_is_asked_for, a_task_that_is_alive_is_not_redriven,
+            a_redriven_request_runs_without_its_credentials, a_discarded_dead_letter_is_gone_and_its_task_stays_failed,
+            dead_letters_are_listed_in_pages, a_cancel_after_an_enqueue_that_nobody_waited_for_finds_its_task);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+        contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
+            a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{Heartbeat, Lease, TaskStore as _};
-use omnidaemon::task::UnixMs;
+use omnidaemon::store::{Heartbeat, Lease, Redriven, Settlement, TaskStore as _};
+use omnidaemon::task::{Failure, FailureKind, Status, UnixMs};
 use redis::AsyncCommands as _;
+use serde_json::json;
 
-use super::{Running, age, complete, enqueue, leasable_now, lease, pending, queue, tend, tend_steadily};
+use super::{DEAD, Running, STREAM, age, complete, enqueue, leasable_now, lease, pending, queue, tend, tend_steadily};
 use crate::harness::redis::RedisServer;
 
 /// Another process than the one that looks after the queue.
@@ -83,4 +84,104 @@ async fn a_python_consumer_has_no_heartbeat_and_keeps_its_task() {
     tend_steadily(&store, async || {}).await;
     assert_eq!(leasable_now(&store).await, vec![]);
     assert_eq!(pending(&mut redis).await[0].1, "consumer:omnidaemon-1");
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_written_loses_no_task_and_acknowledges_none() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let held = lease(&store).await;
+    let _: () = redis.set(DEAD, "not a stream").await.expect("set");
+    let bury = Settlement::Bury { failure: Failure::new(FailureKind::Handler, "x"), ttl: super::TTL };
+    let wrong = store.settle(&held, &bury).await.expect_err("it cannot be written").to_string();
+    assert!(wrong.contains("WRONGTYPE"), "{wrong}");
+    assert_eq!(pending(&mut redis).await.len(), 1, "it is not acknowledged");
+    super::publish(&mut redis, "data", b"no task").await;
+    let behind = enqueue(&store).await;
+    let mut ran = lease(&store).await;
+    while ran.task.id != behind.id {
+        ran = lease(&store).await;
+    }
+    complete(&store, &ran).await;
+    age(&mut redis, Duration::from_mins(1)).await;
+    tend(&store).await; // what is no task stays, and holds nothing up
+    let again = lease(&store).await;
+    assert_eq!((again.task.id.clone(), again.attempt), (task.id.clone(), 2), "it runs again");
+    let _: i64 = redis.del(DEAD).await.expect("mended");
+    store.settle(&again, &bury).await.expect("settled");
+    age(&mut redis, Duration::from_mins(1)).await;
+    tend(&store).await;
+    assert_eq!(store.dead_letters(&queue(), 10).await.expect("answers").len(), 2, "both are there at last");
+    assert_eq!(pending(&mut redis).await, vec![]);
+}
+
+#[tokio::test]
+async fn a_stream_of_several_groups_keeps_what_any_of_them_has_not_done() {
+    const AUDIT: &str = "group:genesis.qa:audit";
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let _: () = redis.xgroup_create_mkstream(STREAM, AUDIT, "0").await.expect("made");
+    for _ in 0..4 {
+        enqueue(&store).await;
+    }
+    for _ in 0..3 {
+        complete(&store, &lease(&store).await).await;
+    }
+    let read = async |redis: &mut redis::aio::MultiplexedConnection, group: &str, count: usize| {
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP").arg(group).arg("c").arg("COUNT").arg(count).arg("STREAMS").arg(STREAM).arg(">");
+        let reply: redis::streams::StreamReadReply = read.query_async(redis).await.expect("read");
+        reply.keys.into_iter().flat_map(|key| key.ids).map(|entry| entry.id).collect::<Vec<_>>()
+    };
+    let sweep = async || tend(&Running::on(&server)).await; // a process sweeps first of all when it starts
+    sweep().await;
+    assert_eq!(redis.xlen::<_, i64>(STREAM).await, Ok(4), "nobody has read for the audit");
+    let seen = read(&mut redis, AUDIT, 2).await;
+    let _: i64 = redis.xack(STREAM, AUDIT, &seen[..1]).await.expect("acknowledged");
+    sweep().await;
+    assert_eq!(redis.xlen::<_, i64>(STREAM).await, Ok(3), "what both have done is gone");
+    let _: () = redis.xgroup_create(STREAM, "group:genesis.qa:late", "0").await.expect("made");
+    sweep().await;
+    assert_eq!(read(&mut redis, "group:genesis.qa:late", 10).await.len(), 3, "who came late gets all that is there");
+    let rest = read(&mut redis, AUDIT, 10).await;
+    assert_eq!((rest.len(), &seen[1..]), (2, &pending_of(&mut redis, AUDIT).await[..1]));
+    complete(&store, &lease(&store).await).await;
+    assert_eq!(leasable_now(&store).await, vec![]);
+}
+
+async fn pending_of(redis: &mut redis::aio::MultiplexedConnection, group: &str) -> Vec<String> {
+    let reply: redis::streams::StreamPendingCountReply =
+        redis.xpending_count(STREAM, group, "-", "+", 10).await.expect("answers");
+    reply.ids.into_iter().map(|entry| entry.id).collect()
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for (id, message) in [
+        ("py-9", json!({"content": "{\"a\":1}", "task_id": "py-9", "delivery_attempts": 4, "source": "bridge"})),
+        ("5-0", json!({"content": "{\"a\":1}", "task_id": null})),
+    ] {
+        let letter = json!({
+            "topic": "genesis.qa", "original_stream": STREAM, "original_id": "5-0", "error": "Max retries exceeded",
+            "failed_message": message, "retry_count": 4, "failed_at": 1_753_000_000.5,
+        });
+        let _: String = redis.xadd(DEAD, "*", &[("data", letter.to_string())]).await.expect("added");
+        let redriven = store.redrive(&queue(), id, crate::contract::wall()).await;
+        assert_eq!(redriven, Ok(Redriven::Queued { captured: false }), "{id}");
+        assert_eq!(redis.xlen::<_, i64>(DEAD).await, Ok(0));
+        let data = super::data_of(&mut redis, STREAM).await.remove(0);
+        assert_eq!((&data["task_id"], &data["delivery_attempts"]), (&json!(id), &json!(1)));
+        let again = lease(&store).await;
+        assert_eq!((again.task.id.as_str(), again.attempt, again.task.retries), (id, 1, 3));
+        complete(&store, &again).await;
+        let record = store.get(&again.task.id).await.expect("answers").expect("known");
+        assert_eq!(record.status, Status::Completed);
+    }
+    let lost = json!({"topic": "genesis.qa", "original_id": "7-0", "failed_message": null, "task_id": "gone"});
+    let _: String = redis.xadd(DEAD, "*", &[("data", lost.to_string())]).await.expect("added");
+    let refused = store.redrive(&queue(), "gone", crate::contract::wall()).await;
+    assert_eq!(refused, Ok(Redriven::Unreadable("its payload is gone".into())));
 }

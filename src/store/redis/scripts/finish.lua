@@ -14,7 +14,13 @@ if ARGV[10] ~= '0' then
   if not idle or idle < tonumber(ARGV[10]) then return 0 end
 end
 -- not pending and a result: a consumer of another make took it over and ended it
-if redis.call('XACK', stream, group, entry) == 0 and redis.call('EXISTS', result) == 1 then return 0 end
+local dead = ARGV[11] ~= ''
+if dead then
+  if not holder(stream, group, entry) and redis.call('EXISTS', result) == 1 then return 0 end
+  -- before anything else, since it can fail: without its dead letter nothing is acknowledged
+  add_dead_letter(KEYS[5], stream, entry, ARGV[11], ARGV[12], ARGV[13] == '1')
+end
+if redis.call('XACK', stream, group, entry) == 0 and not dead and redis.call('EXISTS', result) == 1 then return 0 end
 
 local now = ARGV[14]
 redis.call('SET', result, ARGV[6], 'PX', ARGV[7])
@@ -23,7 +29,6 @@ redis.call('HSET', key, 'state', state, 'ended', now, 'attempt', attempt, 'turn'
 if record.secret or record.due then redis.call('HDEL', key, 'secret', 'due', 'failure') end
 redis.call('PEXPIRE', key, ARGV[7])
 redis.call('HDEL', KEYS[6], entry)
-if ARGV[11] ~= '' then add_dead_letter(KEYS[5], stream, entry, ARGV[11], ARGV[12], ARGV[13] == '1') end
 drop(stream, entry)
 if record.notify and record.notify ~= ARGV[9] then redis.call('PUBLISH', record.notify, ARGV[8]) end
 return 1

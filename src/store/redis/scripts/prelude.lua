@@ -5,6 +5,7 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
+--   progress what the attempt with its turn said last
 -- One with a state and no queue is a cancellation that came before its task.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
@@ -25,6 +26,13 @@ local function read(key, ...)
   local values, record = redis.call('HMGET', key, ...), {}
   for i, name in ipairs({ ... }) do record[name] = values[i] end
   return record
+end
+
+-- Makes a record; more fields and values may follow. Empty is nothing.
+local function make_record(key, queue, entry, created, retries, notify, ...)
+  redis.call('HSET', key, 'queue', queue, 'entry', entry, 'created', created, ...)
+  if retries ~= '' then redis.call('HSET', key, 'retries', retries) end
+  if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
 end
 
 -- Whether the lease (attempt, turn) is the record's current one.

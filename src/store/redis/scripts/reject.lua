@@ -3,8 +3,10 @@
 -- ARGV 1 group  2 entry  3 head and 4 tail of the dead letter
 -- Reply: 1 done, 0 somebody else did
 local stream, entry = KEYS[1], ARGV[2]
-if redis.call('XACK', stream, ARGV[1], entry) == 0 then return 0 end
+if not holder(stream, ARGV[1], entry) then return 0 end
+-- first, since it can fail: without its dead letter nothing is acknowledged
 add_dead_letter(KEYS[2], stream, entry, ARGV[3], ARGV[4], false)
+redis.call('XACK', stream, ARGV[1], entry)
 redis.call('HDEL', KEYS[3], entry)
 drop(stream, entry)
 return 1
