@@ -111,4 +111,7 @@ impl TaskStore for Faulty {
     fn waiters(&self) -> &Waiters {
         self.store.waiters()
     }
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.reached("attend")?.attend(queues, ttl).await
+    }
 }

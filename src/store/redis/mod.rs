@@ -6,7 +6,9 @@
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
 //! Redis's own clock times leases and retries.
 
+mod attend;
 mod error;
+mod events;
 mod keys;
 mod lease;
 mod link;
@@ -20,6 +22,7 @@ mod settle;
 mod shared;
 mod tend;
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use self::events::Events;
 use self::keys::Keys;
 use self::link::{Connection, Link};
 use self::live::Live;
@@ -52,6 +56,9 @@ pub struct RedisStore {
     /// The queue that the next lease call begins with.
     turn: AtomicUsize,
     watch: Watch,
+    events: Events,
+    /// The last dead letter that was seen, by group.
+    letters: Mutex<HashMap<String, String>>,
 }
 
 impl RedisStore {
@@ -82,6 +89,8 @@ impl RedisStore {
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
+            events: Events::default(),
+            letters: Mutex::default(),
         })
     }
 }
@@ -179,6 +188,10 @@ impl TaskStore for RedisStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.attend_queues(queues, ttl).await
     }
 }
 

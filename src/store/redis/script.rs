@@ -44,6 +44,10 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    ATTEND = "attend.lua";
+    UNENDED = "unended.lua";
+    REGISTER = "register.lua";
+    NOTE = "note.lua";
 }
 
 /// A call of a script: keys first, then arguments.

@@ -22,10 +22,16 @@ impl RedisStore {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
         let mut call = ENQUEUE
-            .keys(&[self.keys.record(&task.id), self.keys.stream(&queue.topic), self.keys.delayed(&group)])
+            .keys(&[
+                self.keys.record(&task.id),
+                self.keys.stream(&queue.topic),
+                self.keys.delayed(&group),
+                self.keys.limits(&group),
+            ])
             .arg(&group)
             .arg(queue.max_backlog)
             .arg(data)
+            .arg(limit_of(task, queue).map(|at| at.0.to_string()).unwrap_or_default())
             .arg(&[("queue", format!("{}:{}", queue.topic, queue.agent)), ("notify", self.channel.clone())])
             .arg(&[("created", task.created.0), ("retries", u64::from(task.retries))]);
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
@@ -60,6 +66,9 @@ impl RedisStore {
                 self.park(lease, Park { attempt, turns: 1, due: None, failure: None, idle: None }).await?
             }
         };
+        if settled == Settled::Applied {
+            self.note_end(lease, settlement);
+        }
         self.live.release(lease);
         Ok(settled)
     }
@@ -77,7 +86,7 @@ impl RedisStore {
         let (rest, runner) = self.live.details(lease);
         let stream = self.keys.stream(&task.topic);
         let (head, tail) = match end {
-            End::Completed(_) => (String::new(), String::new()),
+            End::Completed(_) | End::GivenUp(_) => (String::new(), String::new()),
             End::Failed(failure) => letter_of(lease, &stream, &handle.entry, failure, at)?,
         };
         let applied: bool = FINISH
@@ -93,7 +102,7 @@ impl RedisStore {
             .arg(lease.attempt)
             .arg(handle.turn)
             .arg(end.status().as_str())
-            .arg(write_result(task, &rest, &runner, end, at)?)
+            .arg(write_result(lease, &rest, &runner, end, at)?)
             .arg(ttl_ms(ttl))
             .arg(&[task.id.as_str(), &self.channel])
             .arg(idle.map_or(0, millis))
@@ -116,7 +125,7 @@ impl RedisStore {
         }
         let (answer, failure) = match end {
             End::Completed(answer) => (Some((*answer).clone()), None),
-            End::Failed(failure) => (None, Some((*failure).clone())),
+            End::Failed(failure) | End::GivenUp(failure) => (None, Some((*failure).clone())),
         };
         let record = TaskRecord {
             id: task.id.clone(),
@@ -223,6 +232,11 @@ fn letter_of(
 ) -> Result<(String, String), StoreError> {
     let task = &lease.task;
     write_dead_letter(task.topic.as_str(), stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
+}
+
+/// When others must have ended a task.
+fn limit_of(task: &Task, queue: &Queue) -> Option<UnixMs> {
+    Some(UnixMs(task.due.unwrap_or(task.created).0.saturating_add(millis(queue.limit?))))
 }
 
 /// How a lease makes way for another.

@@ -15,8 +15,6 @@ use super::{RedisStore, keys, millis, now};
 use crate::store::{Buried, LEASE, Queue, Settled, StoreError, may_rerun};
 use crate::task::{Failure, FailureKind};
 
-/// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
-const FOREIGN_LEASE: Duration = Duration::from_mins(3);
 /// A pause between two rounds that counts as a break.
 const BREAK: Duration = Duration::from_secs(15);
 /// How often consumers are swept, and how long one must have been silent.
@@ -71,11 +69,13 @@ impl RedisStore {
         self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(LEASE * 2);
         let round = self.watch.round(Instant::now());
+        self.flush_events(round.sweep).await?;
         let mut dead = Vec::new();
         for queue in queues {
             if round.sweep {
                 let call = FORGET.keys(&[self.keys.stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
                 call.arg(millis(GONE)).run::<u64>(&self.link).await?;
+                self.register(queue).await?;
             }
             if round.take_back {
                 self.take_back_overdue(process, queue, ttl, &mut dead).await?;
@@ -104,10 +104,9 @@ impl RedisStore {
                     &queue.agent,
                     &group,
                 ])
-                .arg(&[millis(LEASE), millis(FOREIGN_LEASE)])
+                .arg(&[millis(LEASE), millis(queue.reclaim_idle)])
                 .arg(&start)
                 .arg(PAGE)
-                .arg(keys::OURS)
                 .run(&self.link)
                 .await?;
             for (idle, row) in rows {
