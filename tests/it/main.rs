@@ -16,6 +16,7 @@ mod names;
 mod ops;
 mod proxy_hostile;
 mod proxy_sync;
+mod python;
 mod redis_store;
 mod reload;
 mod smoke;
