@@ -115,6 +115,9 @@ impl<H: Hook> TaskStore for Around<H> {
     async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
         self.around("report", self.store.report(id, holder, progress)).await
     }
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.around("attend", self.store.attend(queues, ttl)).await
+    }
     async fn secret(&self) -> Result<SharedSecret, StoreError> {
         self.around("secret", self.store.secret()).await
     }

@@ -104,6 +104,10 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// How long a consumer of another make keeps a task that it is silent about.
+    pub reclaim_idle: Duration,
+    /// Where others run the tasks: how long one may take from the time it may begin.
+    pub limit: Option<Duration>,
 }
 
 impl Queue {
@@ -115,6 +119,8 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            reclaim_idle: config.reclaim_idle,
+            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
         }
     }
 }
@@ -318,6 +324,13 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// How many tasks stand, in their order and in one call.
     async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
+    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        let _ = (queues, ttl);
+        Ok(Vec::new())
+    }
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.

@@ -18,6 +18,7 @@ mod ops;
 mod progress;
 mod proxy_hostile;
 mod proxy_sync;
+mod python;
 mod redis_store;
 mod reload;
 mod smoke;

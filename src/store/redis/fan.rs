@@ -2,6 +2,8 @@
 //!
 //! Partitions are asked at the same time, so that one of them that does not answer costs one timeout.
 
+use std::time::Duration;
+
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
@@ -66,25 +68,18 @@ impl RedisStore {
         Ok(join_all(renewals).await.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// What was buried counts, even where another partition fails.
     pub(super) async fn tend_everywhere(
         &self,
         process: &str,
         queues: &[Queue],
-        ttl: std::time::Duration,
+        ttl: Duration,
     ) -> Result<Vec<Buried>, StoreError> {
         let rounds = self.partitions.iter().map(|partition| partition.tend_queues(process, queues, ttl));
-        let (mut buried, mut failed) = (Vec::new(), None);
-        for round in join_all(rounds).await {
-            match round {
-                Ok(dead) => buried.extend(dead),
-                Err(error) => failed = Some(error),
-            }
-        }
-        match failed {
-            Some(error) if buried.is_empty() => Err(error),
-            _ => Ok(buried),
-        }
+        all_buried(rounds).await
+    }
+
+    pub(super) async fn attend_everywhere(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        all_buried(self.partitions.iter().map(|partition| partition.attend_queues(queues, ttl))).await
     }
 
     /// In the order of `ids`.
@@ -128,5 +123,22 @@ impl RedisStore {
             letters.truncate(limit);
         }
         Ok(letters)
+    }
+}
+
+/// What was buried counts, even where another partition fails.
+async fn all_buried(
+    rounds: impl Iterator<Item = impl Future<Output = Result<Vec<Buried>, StoreError>>>,
+) -> Result<Vec<Buried>, StoreError> {
+    let (mut buried, mut failed) = (Vec::new(), None);
+    for round in join_all(rounds).await {
+        match round {
+            Ok(dead) => buried.extend(dead),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if buried.is_empty() => Err(error),
+        _ => Ok(buried),
     }
 }

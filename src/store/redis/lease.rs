@@ -164,6 +164,7 @@ impl Partition {
         }
         let hold = |(lease, rest)| {
             self.live.hold(&lease, rest, process);
+            self.note_begin(&lease, process);
             lease
         };
         Ok(opened.into_iter().map(hold).collect())

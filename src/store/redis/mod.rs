@@ -6,7 +6,9 @@
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
 //! Redis's own clock times leases and retries.
 
+mod attend;
 mod error;
+mod events;
 mod fan;
 mod keys;
 mod lease;
@@ -182,6 +184,10 @@ impl TaskStore for RedisStore {
 
     async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
         self.glance_everywhere(ids).await
+    }
+
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.attend_everywhere(queues, ttl).await
     }
 }
 

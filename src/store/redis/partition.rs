@@ -4,10 +4,12 @@
 //! A task's id decides its partition, so that whoever knows the id finds the task; everything that is not of one task
 //! (heartbeats, rollout state) lives in the first. The hash is part of what is stored: it never changes.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use super::events::Events;
 use super::keys::Keys;
 use super::link::{Connection, Link};
 use super::live::Live;
@@ -29,6 +31,9 @@ pub(super) struct Partition {
     /// The queue that the next lease call begins with.
     pub(super) turn: AtomicUsize,
     pub(super) watch: Watch,
+    pub(super) events: Events,
+    /// The last dead letter that was seen, by group.
+    pub(super) letters: Mutex<HashMap<String, String>>,
 }
 
 impl Partition {
@@ -44,6 +49,8 @@ impl Partition {
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
+            events: Events::default(),
+            letters: Mutex::default(),
         }
     }
 }

@@ -46,6 +46,10 @@ scripts! {
     SAVE_ROLLOUT = "save_rollout.lua";
     PROGRESS = "progress.lua";
     GLANCE = "glance.lua";
+    ATTEND = "attend.lua";
+    UNENDED = "unended.lua";
+    REGISTER = "register.lua";
+    NOTE = "note.lua";
 }
 
 /// A call of a script: keys first, then arguments.
