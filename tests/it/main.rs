@@ -22,4 +22,6 @@ mod smoke;
 mod start;
 mod stores;
 mod tasks;
+#[cfg(feature = "failpoints")]
+mod torture;
 mod worker_processes;
