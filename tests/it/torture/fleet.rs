@@ -42,7 +42,37 @@ const FAILPOINTS: &str = "enqueue.before=kill:0.001,enqueue.after=kill:0.001,lea
     lease.after=error(unknown):0.001,renew.after=error(unknown):0.005,\
     settle.before=delay(50ms):0.05,enqueue.after=delay(30ms):0.02";
 
-/// All of it.
+/// What can be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strike {
+    KillProxy,
+    KillWorker,
+    KillRedis,
+    /// Connections to it are reset, or nothing gets through.
+    Cut,
+    /// SIGSTOP past the lease, then SIGCONT.
+    Freeze,
+    /// SIGTERM.
+    Drain,
+}
+
+/// All of it, the common more often.
+pub(super) const EVERYTHING: &[Strike] = &[
+    Strike::KillProxy,
+    Strike::KillProxy,
+    Strike::KillWorker,
+    Strike::KillWorker,
+    Strike::KillRedis,
+    Strike::Cut,
+    Strike::Cut,
+    Strike::Freeze,
+    Strike::Freeze,
+    Strike::Drain,
+    Strike::Drain,
+    Strike::Drain,
+];
+
+/// What is tortured.
 pub(super) struct Fleet {
     world: World,
     store: Store,
@@ -87,7 +117,8 @@ enum State {
 
 impl Fleet {
     /// Two proxies with workers and two runners over Redis, or one proxy over its file.
-    pub(super) async fn start(world: World, store: Store, handlers: &str, seed: u64) -> Self {
+    /// With `failpoints` they also kill themselves now and then, and lose answers.
+    pub(super) async fn start(world: World, store: Store, handlers: &str, failpoints: Option<u64>) -> Self {
         let way = match &store {
             Store::Redis(server) => Some(FaultProxy::in_front_of(&server.addr()).await),
             Store::Sqlite => None,
@@ -100,8 +131,12 @@ impl Fleet {
             let launch = Omnidaemon::with_config(CONFIG).set("handlers", handlers).set("store", &url);
             let launch = launch.set("journal", journal).file("handler.sh", SCRIPT);
             let lease = humantime::format_duration(LEASE).to_string();
-            let launch = launch.env("OMNIDAEMON_LEASE", lease).env("OMNIDAEMON_FAILPOINTS", FAILPOINTS);
-            let omni = launch.env("OMNIDAEMON_FAILPOINTS_SEED", seed.to_string()).launch().await;
+            let mut launch = launch.env("OMNIDAEMON_LEASE", lease);
+            if let Some(seed) = failpoints {
+                launch = launch.env("OMNIDAEMON_FAILPOINTS", FAILPOINTS);
+                launch = launch.env("OMNIDAEMON_FAILPOINTS_SEED", seed.to_string());
+            }
+            let omni = launch.launch().await;
             members.push(Member::new(format!("proxy-{n}"), Body::Serve(Box::new(omni))));
         }
         for n in 1..=runners {
@@ -137,28 +172,37 @@ impl Fleet {
         }
     }
 
-    /// Begins a fault.
-    pub(super) fn strike(&mut self, dice: &mut StdRng) {
+    /// Begins one of the faults of `plan`.
+    pub(super) fn strike(&mut self, plan: &[Strike], dice: &mut StdRng) {
         let soon = |dice: &mut StdRng, ms: std::ops::Range<u64>| {
             (Instant::now() + Duration::from_millis(dice.random_range(ms)), now())
         };
-        let victim = dice.random_range(0..self.members.len());
-        match (dice.random_range(0..12), &mut self.store, &self.way) {
-            (0, Store::Redis(server), _) if self.outage.is_none() => {
+        let strike = plan[dice.random_range(0..plan.len())];
+        match (strike, &mut self.store, &self.way) {
+            (Strike::KillRedis, Store::Redis(server), _) if self.outage.is_none() => {
                 self.outage = Some(soon(dice, 100..1500));
                 server.kill9();
             }
-            (1 | 2, _, Some(way)) if self.cut.is_none() => {
+            (Strike::Cut, _, Some(way)) if self.cut.is_none() => {
                 self.cut = Some(soon(dice, 50..400));
                 if dice.random_bool(0.5) { way.reset() } else { way.blackhole() }
             }
-            (3 | 4, ..) => {
+            (Strike::KillRedis | Strike::Cut, ..) => {}
+            (Strike::KillProxy, ..) => self.one(dice, Member::serves).kill(),
+            (Strike::KillWorker, ..) => self.one(dice, |member| !member.serves()).kill(),
+            (Strike::Freeze, ..) => {
                 let thaw = LEASE + Duration::from_millis(dice.random_range(0..2500));
-                self.members[victim].freeze(Instant::now() + thaw);
+                self.one(dice, |_| true).freeze(Instant::now() + thaw);
             }
-            (5..8, ..) => self.members[victim].drain(),
-            _ => self.members[victim].kill(),
+            (Strike::Drain, ..) => self.one(dice, |_| true).drain(),
         }
+    }
+
+    /// A member by chance, of those that `may` be it; any, where none may.
+    fn one(&mut self, dice: &mut StdRng, may: impl Fn(&Member) -> bool) -> &mut Member {
+        let some: Vec<_> = (0..self.members.len()).filter(|n| may(&self.members[*n])).collect();
+        let n = if some.is_empty() { 0 } else { some[dice.random_range(0..some.len())] };
+        &mut self.members[n]
     }
 
     /// No more faults but those that processes bring on themselves.
@@ -198,7 +242,7 @@ impl Fleet {
     }
 
     async fn revive(&mut self, n: usize) {
-        if n > 0 && matches!(self.members[n].body, Body::Runner(_)) {
+        if !self.members[n].serves() {
             let name = self.members[n].name.clone();
             let Body::Serve(beside) = &self.members[0].body else { unreachable!("proxies come first") };
             self.members[n].body = Body::Runner(beside.beside(&name, &["runner", "--name", &name]));
@@ -227,6 +271,10 @@ impl Fleet {
 impl Member {
     fn new(name: String, body: Body) -> Self {
         Self { name, body, state: State::Up, alive: now() }
+    }
+
+    fn serves(&self) -> bool {
+        matches!(self.body, Body::Serve(_))
     }
 
     fn process(&mut self) -> &mut Process {
