@@ -11,15 +11,18 @@ mod canary;
 mod capture;
 mod collect;
 mod deprecate;
+mod events;
 mod guard;
 mod headers;
 mod pass;
 mod pool;
+mod progress;
 mod respond;
 mod serve;
 mod service;
 mod tasks;
 mod upgrade;
+mod wait;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

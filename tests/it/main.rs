@@ -6,6 +6,7 @@
 
 mod answers;
 mod canary;
+mod cancel;
 mod cli;
 mod contract;
 mod deprecation;
@@ -14,6 +15,7 @@ mod floors;
 mod harness;
 mod names;
 mod ops;
+mod progress;
 mod proxy_hostile;
 mod proxy_sync;
 mod redis_store;
@@ -21,6 +23,7 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_wait;
 mod tasks;
 #[cfg(feature = "failpoints")]
 mod torture;

@@ -44,6 +44,8 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    PROGRESS = "progress.lua";
+    GLANCE = "glance.lua";
 }
 
 /// A call of a script: keys first, then arguments.
