@@ -26,4 +26,6 @@ mod start;
 mod stores;
 mod task_wait;
 mod tasks;
+#[cfg(feature = "failpoints")]
+mod torture;
 mod worker_processes;
