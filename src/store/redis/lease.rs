@@ -72,7 +72,7 @@ impl RedisStore {
             .iter()
             .flat_map(|queue| [self.keys.stream(&queue.topic), self.keys.delayed(&keys::group(queue))])
             .collect();
-        let mut call = LEASE.keys(&stream_keys).arg(self.keys.record_prefix()).arg(max);
+        let mut call = LEASE.keys(&stream_keys).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
             call = queue_args(call, queue, process);
         }
@@ -90,7 +90,7 @@ impl RedisStore {
         let _alone = self.live.gate.write().await;
         let unanswered = self.live.begin(process);
         let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
-        let mut call = RECOVER.keys(&streams).arg(self.keys.record_prefix()).arg(max);
+        let mut call = RECOVER.keys(&streams).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
             let held = self.live.entries(&queue.topic);
             call = queue_args(call, queue, process).arg(held.len()).arg(held);

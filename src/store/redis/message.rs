@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Queue, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
+use crate::store::{Lease, Queue, StoreError};
+use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
 pub(super) const FOREIGN_RETRIES: u32 = 3;
@@ -96,9 +97,17 @@ impl End<'_> {
     }
 }
 
+/// What stands at `omni:result:<id>`: once a task has ended, all that is known of it. Scripts read how it ended at
+/// the head, so the order of the first five counts; Python reads `result`.
 #[derive(Serialize)]
 struct WrittenResult<'a> {
     task_id: &'a str,
+    state: &'a str,
+    entry: &'a str,
+    attempt: u32,
+    turn: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
     result: R<'a>,
     saved_at: f64,
 }
@@ -125,6 +134,10 @@ struct R<'a> {
 pub(super) struct ReadResult {
     /// `R`
     pub(super) result: ReadR,
+    /// Attempts that were begun; none in one of another make.
+    pub(super) attempt: Option<u32>,
+    /// The digest of the key that may see it.
+    pub(super) owner: Option<String>,
     saved_at: Option<Value>,
 }
 
@@ -190,12 +203,14 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
 
 /// The value of `omni:result:<id>`.
 pub(super) fn write_result(
-    task: &Task,
+    lease: &Lease,
+    handle: &Handle,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
+    let task = &lease.task;
     let mut r = R {
         message: written(task, rest),
         runner_id: runner,
@@ -216,7 +231,16 @@ pub(super) fn write_result(
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
-    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now) })
+    to_json(&WrittenResult {
+        task_id: task.id.as_str(),
+        state: end.status().as_str(),
+        entry: &handle.entry,
+        attempt: lease.attempt,
+        turn: handle.turn,
+        owner: task.owner.as_ref().map(Owner::digest),
+        result: r,
+        saved_at: seconds(now),
+    })
 }
 
 /// The JSON around the failed message of a dead letter: what comes before it, and what after.

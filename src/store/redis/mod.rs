@@ -7,6 +7,7 @@
 //! Redis's own clock times leases and retries.
 
 mod error;
+mod finish;
 mod keys;
 mod lease;
 mod link;
@@ -20,13 +21,14 @@ mod settle;
 mod shared;
 mod tend;
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use self::finish::Finishing;
 use self::keys::Keys;
 use self::link::{Connection, Link};
 use self::live::Live;
@@ -43,10 +45,11 @@ pub struct RedisStore {
     link: Link,
     keys: Keys,
     timeout: Duration,
-    /// Where this process hears of its tasks' ends.
-    channel: String,
+    /// This process's name, on whose channel it hears of its tasks' ends.
+    name: String,
     waiters: Waiters,
     live: Live,
+    finishing: Arc<Finishing>,
     /// Connections of lease calls that wait for new entries.
     bells: Mutex<Vec<Connection>>,
     /// The queue that the next lease call begins with.
@@ -76,9 +79,10 @@ impl RedisStore {
             link: Link::new(url, config.timeout)?,
             keys: Keys::default(),
             timeout: config.timeout,
-            channel: keys::channel(&format!("{:08x}", rand::random::<u32>())),
+            name: format!("{:08x}", rand::random::<u32>()),
             waiters: Waiters::default(),
             live: Live::default(),
+            finishing: Arc::default(),
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),

@@ -1,8 +1,9 @@
 -- Makes a task durable.
--- KEYS 1 record  2 stream  3 delayed index
--- ARGV 1 group  2 max backlog  3 data  4… record fields and values
+-- KEYS 1 record  2 stream  3 delayed index  4 result
+-- ARGV 1 group  2 max backlog  3 data  4 queue  5 created, ms  6 retries  7 own channel, without its prefix
+--      8… more fields and values of the record
 -- Reply: {1} there now, {0} was there already, {-1, waiting} refused
-if redis.call('EXISTS', KEYS[1]) == 1 then return { 0 } end
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then return { 0 } end
 local stream, group = KEYS[2], ARGV[1]
 local length, max = redis.call('XLEN', stream), tonumber(ARGV[2])
 if length >= max then
@@ -14,5 +15,5 @@ if length == 0 and redis.call('EXISTS', stream) == 0 then
   redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
 end
 local entry = redis.call('XADD', stream, '*', 'data', ARGV[3])
-redis.call('HSET', KEYS[1], 'entry', entry, unpack(ARGV, 4))
+make_record(KEYS[1], ARGV[4], entry, ARGV[5], ARGV[6], ARGV[7], unpack(ARGV, 8))
 return { 1 }
