@@ -381,6 +381,8 @@ pub struct TopicConfig {
     pub content: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 /// `handler:`
@@ -403,6 +405,15 @@ pub enum ContentForm {
     String,
     /// The payload as it is.
     Object,
+}
+
+/// `start:`: where a consumer group begins in a stream that others have read before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupStart {
+    /// At the first entry: nothing is skipped.
+    Beginning,
+    /// After what was there when the group was first made: others have done that.
+    New,
 }
 
 /// `workers:`

@@ -23,7 +23,7 @@ pub use self::circuit::Circuit;
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
-use crate::config::{self, ContentForm, StoreUrl};
+use crate::config::{self, ContentForm, GroupStart, StoreUrl};
 use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
@@ -96,6 +96,10 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// `retries` of tasks whose publisher says none: those of other makes.
+    pub retries: u32,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 impl Queue {
@@ -107,6 +111,21 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            retries: config.retries,
+            start: config.start,
+        }
+    }
+
+    /// The queue of a topic that is configured with its agent and nothing else.
+    #[must_use]
+    pub fn with_defaults(topic: Topic, agent: &str) -> Self {
+        Self {
+            topic,
+            agent: agent.to_owned(),
+            content: ContentForm::String,
+            max_backlog: 100_000,
+            retries: 3,
+            start: GroupStart::Beginning,
         }
     }
 }

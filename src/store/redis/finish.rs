@@ -74,7 +74,7 @@ struct Waiting {
 enum Told {
     Answer(Answer),
     /// It is its owner's turn to lead, with the settlement that it had left here.
-    Lead(Lead, Ending),
+    Lead(Lead, Box<Ending>),
 }
 
 /// The right to make the next call; passed on when dropped.
@@ -92,7 +92,7 @@ impl Finishing {
             Ok((lead, ending)) => lead.finish(ending, to).await,
             Err(told) => match told.await {
                 Ok(Told::Answer(answer)) => answer,
-                Ok(Told::Lead(lead, ending)) => lead.finish(ending, to).await,
+                Ok(Told::Lead(lead, ending)) => lead.finish(*ending, to).await,
                 Err(_) => Err(StoreError::Unknown("the call that a settlement went with was given up".into())),
             },
         }
@@ -177,7 +177,7 @@ impl Drop for Lead {
             let Some(Waiting { ending, tell }) = next else { return };
             if !tell.is_closed() {
                 // where it is dropped unread, it passes itself on
-                let _ = tell.send(Told::Lead(Lead(Arc::clone(&self.0)), ending));
+                let _ = tell.send(Told::Lead(Lead(Arc::clone(&self.0)), Box::new(ending)));
                 return;
             }
         }

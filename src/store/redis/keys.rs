@@ -71,6 +71,11 @@ impl Keys {
         self.key(DELAYED, group)
     }
 
+    /// Where a group began that left out what others had read.
+    pub(super) fn start(&self, group: &str) -> String {
+        self.key("omni:start:", group)
+    }
+
     /// A group's dead letters.
     pub(super) fn dead_letters(&self, group: &str) -> String {
         self.key("omni-dlq:", group)

@@ -10,6 +10,7 @@ use super::link::Connection;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
+use crate::config::GroupStart;
 use crate::store::{Lease, Queue, StoreError};
 
 /// The longest sleep between two looks at what no stream shows: leases given back or taken back.
@@ -70,11 +71,14 @@ impl RedisStore {
         }
         let stream_keys: Vec<String> = queues
             .iter()
-            .flat_map(|queue| [self.keys.stream(&queue.topic), self.keys.delayed(&keys::group(queue))])
+            .flat_map(|queue| {
+                let group = keys::group(queue);
+                [self.keys.stream(&queue.topic), self.keys.delayed(&group), self.keys.start(&group)]
+            })
             .collect();
         let mut call = LEASE.keys(&stream_keys).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
-            call = queue_args(call, queue, process);
+            call = queue_args(call, queue, process).arg(queue.start == GroupStart::New);
         }
         let _under_way = self.live.gate.read().await;
         let unanswered = self.live.begin(process);

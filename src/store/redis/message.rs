@@ -4,10 +4,12 @@
 //! keys; what is ours is an extra key that they ignore. Foreign messages are read leniently, and what they carry
 //! that a [`Task`] does not is kept to be given back in the result.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::row::Handle;
 use crate::config::ContentForm;
@@ -15,14 +17,11 @@ use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, Sto
 use crate::store::{Lease, Queue, StoreError};
 use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, UnixMs};
 
-/// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
-pub(super) const FOREIGN_RETRIES: u32 = 3;
-
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
 #[derive(Serialize)]
 struct Written<'a> {
     task_id: &'a str,
-    content: Box<RawValue>,
+    content: Content<'a>,
     webhook: Option<&'a RawValue>,
     reply_to: Option<&'a RawValue>,
     topic: &'a str,
@@ -33,6 +32,14 @@ struct Written<'a> {
     created_at: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<StoredRequest>,
+}
+
+/// A payload in either form.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    String(Cow<'a, str>),
+    Object(Box<RawValue>),
 }
 
 /// The same, as anybody may have written it.
@@ -188,7 +195,7 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
 fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     Written {
         task_id: task.id.as_str(),
-        content: rest.content_json(&task.payload),
+        content: rest.content_of(&task.payload),
         webhook: rest.webhook.as_deref(),
         reply_to: rest.reply_to.as_deref(),
         topic: task.topic.as_str(),
@@ -337,12 +344,12 @@ impl Rest {
         Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
     }
 
-    fn content_json(&self, payload: &[u8]) -> Box<RawValue> {
+    fn content_of<'a>(&self, payload: &'a [u8]) -> Content<'a> {
         // a bare null would read as no content at all
         if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
-            return result_json(payload);
+            return Content::Object(result_json(payload));
         }
-        to_raw_value(&String::from_utf8_lossy(payload)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        Content::String(String::from_utf8_lossy(payload))
     }
 }
 
@@ -395,7 +402,7 @@ mod tests {
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+        Queue { content, ..Queue::with_defaults(topic, "a") }
     }
 
     fn task(payload: String) -> Task {

@@ -1,10 +1,11 @@
 //! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
 //!
-//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list
-//! is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
-//! turn), and is what tells a late or repeated settlement from a current one. A task that waits for a retry stays
-//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
-//! Redis's own clock times leases and retries.
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list is
+//! the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
+//! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
+//! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
+//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever
+//! trimmed. Redis's own clock times leases and retries.
 
 mod error;
 mod finish;

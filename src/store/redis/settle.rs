@@ -8,6 +8,7 @@ use super::message::{End, to_json, write, write_dead_letter, write_result};
 use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW};
 use super::{RedisStore, keys, millis, now, ttl_ms};
+use crate::config::GroupStart;
 use crate::store::envelope::StoredFailure;
 use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
@@ -22,13 +23,17 @@ impl RedisStore {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
+        let mut task_keys = vec![
+            self.keys.record(&task.id),
+            self.keys.stream(&queue.topic),
+            self.keys.delayed(&group),
+            self.keys.result(&task.id),
+        ];
+        if queue.start == GroupStart::New {
+            task_keys.push(self.keys.start(&group));
+        }
         let mut call = ENQUEUE
-            .keys(&[
-                self.keys.record(&task.id),
-                self.keys.stream(&queue.topic),
-                self.keys.delayed(&group),
-                self.keys.result(&task.id),
-            ])
+            .keys(&task_keys)
             .arg(&group)
             .arg(queue.max_backlog)
             .arg(data)

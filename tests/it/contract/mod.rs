@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
-use omnidaemon::config::ContentForm;
 use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
 use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -100,7 +99,7 @@ pub(crate) fn wall() -> UnixMs {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue::with_defaults(topic, "omnidaemon")
 }
 
 /// A plain task with a new id.

@@ -154,13 +154,13 @@ async fn a_task_costs_two_round_trips_and_a_share_of_a_read_at_most() {
     complete(&store, &lease(&store).await).await; // so that connections and scripts are there
     let payload = Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(289)));
     let mut record = String::new();
-    let start = calls(&mut redis).await;
+    let (start, cpu) = (calls(&mut redis).await, own_cpu());
     for _ in 0..TASKS {
         let task = Task { payload: payload.clone(), ..task() };
         store.enqueue(&task, &queue()).await.expect("enqueued");
         record = format!("omni:task:{}", task.id);
     }
-    let queued = calls(&mut redis).await;
+    let (queued, cpu_in) = (calls(&mut redis).await, own_cpu() - cpu);
     let bytes = (memory(&mut redis, STREAM).await / TASKS, memory(&mut redis, &record).await);
     let (mut done, settlement) = (0, Settlement::Complete { answer: Answer::json("1"), ttl: TTL });
     while done < TASKS {
@@ -169,9 +169,10 @@ async fn a_task_costs_two_round_trips_and_a_share_of_a_read_at_most() {
         assert!(settled.iter().all(|settled| *settled == Ok(Settled::Applied)));
         done += leases.len();
     }
-    let ended = calls(&mut redis).await;
+    let (ended, cpu_all) = (calls(&mut redis).await, own_cpu() - cpu);
     let ((sent_in, inside_in), (sent_out, inside_out)) = (queued - start, ended - queued);
     println!("{TASKS} tasks: {sent_in} calls and {inside_in} commands to enqueue; {sent_out} and {inside_out} to end");
+    println!("our CPU for all, in this build: {cpu_in:?} to enqueue, {:?} to end them", cpu_all - cpu_in);
     println!("bytes per task that waits: {bytes:?} of entry and record");
     assert!(sent_in == TASKS && sent_out <= TASKS / 8, "{sent_in} {sent_out}");
     assert!(inside_in <= 4 * TASKS + 20 && inside_out <= 6 * TASKS, "{inside_in} {inside_out}");
@@ -181,6 +182,16 @@ async fn a_task_costs_two_round_trips_and_a_share_of_a_read_at_most() {
 async fn memory(redis: &mut redis::aio::MultiplexedConnection, key: &str) -> usize {
     let mut usage = redis::cmd("MEMORY");
     usage.arg("USAGE").arg(key).arg("SAMPLES").arg(0).query_async(redis).await.expect("answers")
+}
+
+/// What this process has run, to the nanosecond.
+fn own_cpu() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let ran = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse().ok()
+    };
+    threads.filter_map(ran).map(Duration::from_nanos).sum()
 }
 
 /// What the server ran so far: calls of scripts, and commands inside of them.

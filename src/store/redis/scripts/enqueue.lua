@@ -1,5 +1,5 @@
 -- Makes a task durable.
--- KEYS 1 record  2 stream  3 delayed index  4 result
+-- KEYS 1 record  2 stream  3 delayed index  4 result  5 where the group began, if it begins after what others have read
 -- ARGV 1 group  2 max backlog  3 data  4 queue  5 created, ms  6 retries  7 own channel, without its prefix
 --      8… more fields and values of the record
 -- Reply: {1} there now, {0} was there already, {-1, waiting} refused
@@ -10,9 +10,9 @@ if length >= max then
   local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3])
   if waiting >= max then return { -1, waiting } end
 end
-if length == 0 and redis.call('EXISTS', stream) == 0 then
+if (length == 0 and redis.call('EXISTS', stream) == 0) or (KEYS[5] and not group_info(stream, group)) then
   -- before a consumer makes the group at `$` and skips what is here
-  redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  make_group(stream, group, KEYS[5])
 end
 local entry = redis.call('XADD', stream, '*', 'data', ARGV[3])
 make_record(KEYS[1], ARGV[4], entry, ARGV[5], ARGV[6], ARGV[7], unpack(ARGV, 8))

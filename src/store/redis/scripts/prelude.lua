@@ -196,3 +196,18 @@ local function lease_row(queue, entry, data, id, record)
     record.created, record.retries, record.owner, record.route, record.secret }
 end
 
+-- Makes a group at the beginning of its stream. With `mark`, where other groups have read the stream before, at what
+-- was its end then: that is kept, so that a group made anew skips nothing that came since.
+local function make_group(stream, group, mark)
+  local from = '0'
+  if mark then
+    from = redis.call('GET', mark)
+    if not from then
+      local groups = redis.pcall('XINFO', 'GROUPS', stream)
+      from = #groups > 0 and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+      from = from and from[1] or '0'
+      redis.call('SET', mark, from)
+    end
+  end
+  redis.call('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
+end
