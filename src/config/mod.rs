@@ -385,6 +385,8 @@ pub struct TopicConfig {
     pub max_backlog: u64,
     /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
     pub reclaim_idle: Duration,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 /// `handler:`
@@ -407,6 +409,15 @@ pub enum ContentForm {
     String,
     /// The payload as it is.
     Object,
+}
+
+/// `start:`: where a consumer group begins in a stream that others have read before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupStart {
+    /// At the first entry: nothing is skipped.
+    Beginning,
+    /// After what was there when the group was first made: others have done that.
+    New,
 }
 
 /// `workers:`

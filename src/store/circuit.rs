@@ -202,7 +202,6 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ContentForm;
     use crate::store::testing::Faulty;
     use crate::store::{Queue, SqliteStore};
     use crate::task::{Status, Task, Topic, UnixMs};
@@ -218,15 +217,7 @@ mod tests {
 
     async fn enqueued(store: &Faulty) -> TaskId {
         let topic = Topic::parse("t").expect("a topic");
-        let agent = "omnidaemon".into();
-        let queue = Queue {
-            topic: topic.clone(),
-            agent,
-            content: ContentForm::String,
-            max_backlog: 10,
-            reclaim_idle: Duration::from_mins(3),
-            limit: None,
-        };
+        let queue = Queue::with_defaults(topic.clone(), "omnidaemon");
         let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
         store.store.enqueue(&task, &queue).await.expect("enqueued");
         task.id

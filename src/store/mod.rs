@@ -31,7 +31,7 @@ pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
-use crate::config::{self, ContentForm, StoreUrl};
+use crate::config::{self, ContentForm, GroupStart, StoreUrl};
 use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
@@ -108,6 +108,10 @@ pub struct Queue {
     pub reclaim_idle: Duration,
     /// Where others run the tasks: how long one may take from the time it may begin.
     pub limit: Option<Duration>,
+    /// `retries` of tasks whose publisher says none: those of other makes.
+    pub retries: u32,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 impl Queue {
@@ -121,6 +125,23 @@ impl Queue {
             max_backlog: config.max_backlog,
             reclaim_idle: config.reclaim_idle,
             limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
+            retries: config.retries,
+            start: config.start,
+        }
+    }
+
+    /// The queue of a topic that is configured with its agent and nothing else.
+    #[must_use]
+    pub fn with_defaults(topic: Topic, agent: &str) -> Self {
+        Self {
+            topic,
+            agent: agent.to_owned(),
+            content: ContentForm::String,
+            max_backlog: 100_000,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+            retries: 3,
+            start: GroupStart::Beginning,
         }
     }
 }

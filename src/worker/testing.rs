@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::handler::{Attempt, Handler};
 use crate::cohort::Weight;
 use crate::config::{
-    Admin, Config, ContentForm, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout,
-    PathPattern, Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl,
-    Workers,
+    Admin, Config, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout, PathPattern,
+    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Workers,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -34,14 +33,7 @@ pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
 }
 
 pub(super) fn queue(name: &str) -> Queue {
-    Queue {
-        topic: topic(name),
-        agent: "omnidaemon".into(),
-        content: ContentForm::String,
-        max_backlog: 1_000_000,
-        reclaim_idle: Duration::from_mins(3),
-        limit: None,
-    }
+    Queue { max_backlog: 1_000_000, ..Queue::with_defaults(topic(name), "omnidaemon") }
 }
 
 pub(super) fn lease(task: Task) -> Lease {
@@ -68,6 +60,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             content: queue.content,
             max_backlog: queue.max_backlog,
             reclaim_idle: queue.reclaim_idle,
+            start: queue.start,
         };
         (topic(name), config)
     };

@@ -11,6 +11,9 @@ pub(super) const OURS: &str = "-rs.";
 /// Before `<topic>:<agent>` in a group's name.
 pub(super) const GROUP: &str = "group:";
 
+/// Before a process's name in its channel's.
+pub(super) const CHANNEL: &str = "omni:done:";
+
 const STREAM: &str = "omni-stream:";
 const DELAYED: &str = "omni:delayed:";
 const RECORD: &str = "omni:task:";
@@ -28,7 +31,7 @@ pub(super) fn consumer(queue: &Queue, process: &str) -> String {
 
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
-    format!("omni:done:{process}")
+    format!("{CHANNEL}{process}")
 }
 
 /// The keys of one server; or those of one partition of a cluster, each behind the same hash tag.
@@ -66,6 +69,11 @@ impl Keys {
     /// A group's index of parked entries by due time.
     pub(super) fn delayed(&self, group: &str) -> String {
         self.key(DELAYED, group)
+    }
+
+    /// Where a group began that left out what others had read.
+    pub(super) fn start(&self, group: &str) -> String {
+        self.key("omni:start:", group)
     }
 
     /// A group's dead letters.

@@ -146,14 +146,7 @@ mod tests {
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");
         let task = Task::new(TaskId::new(UnixMs(1), 1), topic.clone(), "", UnixMs(1));
-        let queue = Queue {
-            topic,
-            agent: "a".into(),
-            content: ContentForm::String,
-            max_backlog: 1,
-            reclaim_idle: Duration::from_mins(3),
-            limit: None,
-        };
+        let queue = Queue::with_defaults(topic, "a");
         Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
     }
 

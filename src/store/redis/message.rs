@@ -4,24 +4,24 @@
 //! keys; what is ours is an extra key that they ignore. Foreign messages are read leniently, and what they carry
 //! that a [`Task`] does not is kept to be given back in the result.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
+use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
 use crate::store::{Lease, Queue, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
-
-/// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
-pub(super) const FOREIGN_RETRIES: u32 = 3;
+use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, UnixMs};
 
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
 #[derive(Serialize)]
 struct Written<'a> {
     task_id: &'a str,
-    content: Box<RawValue>,
+    content: Content<'a>,
     webhook: Option<&'a RawValue>,
     reply_to: Option<&'a RawValue>,
     topic: &'a str,
@@ -32,6 +32,14 @@ struct Written<'a> {
     created_at: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<StoredRequest>,
+}
+
+/// A payload in either form.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    String(Cow<'a, str>),
+    Object(Box<RawValue>),
 }
 
 /// The same, as anybody may have written it.
@@ -98,9 +106,17 @@ impl End<'_> {
     }
 }
 
+/// What stands at `omni:result:<id>`: once a task has ended, all that is known of it. Scripts read how it ended at
+/// the head, so the order of the first five counts; Python reads `result`.
 #[derive(Serialize)]
 struct WrittenResult<'a> {
     task_id: &'a str,
+    state: &'a str,
+    entry: &'a str,
+    attempt: u32,
+    turn: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
     result: R<'a>,
     saved_at: f64,
 }
@@ -128,6 +144,10 @@ struct R<'a> {
 pub(super) struct ReadResult {
     /// `R`
     pub(super) result: ReadR,
+    /// Attempts that were begun; none in one of another make.
+    pub(super) attempt: Option<u32>,
+    /// The digest of the key that may see it.
+    pub(super) owner: Option<String>,
     saved_at: Option<Value>,
 }
 
@@ -178,7 +198,7 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
 fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     Written {
         task_id: task.id.as_str(),
-        content: rest.content_json(&task.payload),
+        content: rest.content_of(&task.payload),
         webhook: rest.webhook.as_deref(),
         reply_to: rest.reply_to.as_deref(),
         topic: task.topic.as_str(),
@@ -194,6 +214,7 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
 /// The value of `omni:result:<id>`.
 pub(super) fn write_result(
     lease: &Lease,
+    handle: &Handle,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
@@ -221,7 +242,16 @@ pub(super) fn write_result(
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
-    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now) })
+    to_json(&WrittenResult {
+        task_id: task.id.as_str(),
+        state: end.status().as_str(),
+        entry: &handle.entry,
+        attempt: lease.attempt,
+        turn: handle.turn,
+        owner: task.owner.as_ref().map(Owner::digest),
+        result: r,
+        saved_at: seconds(now),
+    })
 }
 
 /// The JSON around the failed message of a dead letter: what comes before it, and what after.
@@ -318,12 +348,12 @@ impl Rest {
         Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
     }
 
-    fn content_json(&self, payload: &[u8]) -> Box<RawValue> {
+    fn content_of<'a>(&self, payload: &'a [u8]) -> Content<'a> {
         // a bare null would read as no content at all
         if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
-            return result_json(payload);
+            return Content::Object(result_json(payload));
         }
-        to_raw_value(&String::from_utf8_lossy(payload)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        Content::String(String::from_utf8_lossy(payload))
     }
 }
 
@@ -369,8 +399,6 @@ impl ReadR {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -378,7 +406,7 @@ mod tests {
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { topic, agent: "a".into(), content, max_backlog: 1, reclaim_idle: Duration::from_mins(3), limit: None }
+        Queue { content, ..Queue::with_defaults(topic, "a") }
     }
 
     fn task(payload: String) -> Task {

@@ -1,15 +1,17 @@
 //! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
 //!
-//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list
-//! is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
-//! turn), and is what tells a late or repeated settlement from a current one. A task that waits for a retry stays
-//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
-//! Redis's own clock times leases and retries.
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list is
+//! the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
+//! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
+//! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
+//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever
+//! trimmed. Redis's own clock times leases and retries.
 
 mod attend;
 mod error;
 mod events;
 mod fan;
+mod finish;
 mod keys;
 mod lease;
 mod link;
@@ -46,8 +48,8 @@ use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
-    /// Where this process hears of its tasks' ends.
-    channel: String,
+    /// This process's name, on whose channel it hears of its tasks' ends.
+    name: String,
     waiters: Waiters,
     /// The partition that the next lease call begins with.
     turn: AtomicUsize,
@@ -72,10 +74,10 @@ impl RedisStore {
             let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
             return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
         }
-        let (channel, waiters) = (keys::channel(&format!("{:08x}", rand::random::<u32>())), Waiters::default());
+        let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
         let link = Link::new(url, config.timeout)?;
-        let only = Partition::new(link, Keys::default(), config.timeout, &channel, &waiters);
-        Ok(Self { partitions: vec![only], channel, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
+        let only = Partition::new(link, Keys::default(), config.timeout, &name, &waiters);
+        Ok(Self { partitions: vec![only], name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
 }
 

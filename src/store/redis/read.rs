@@ -130,7 +130,7 @@ fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadRes
     Ok(())
 }
 
-/// The record of a task that is known by its result alone: another make published and ran it.
+/// The record of a task that is known by its result alone: it has ended, or another make published and ran it.
 fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
     let topic = read.result.topic.as_deref().ok_or_else(|| StoreError::Malformed(format!("{id} has no topic")))?;
     let failed = read.result.is_failed();
@@ -138,8 +138,8 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         id: id.clone(),
         topic: topic_of(topic)?,
         status: if failed { Status::Failed } else { Status::Completed },
-        attempts: 1,
-        owner: None,
+        attempts: read.attempt.unwrap_or(1),
+        owner: read.owner.as_deref().map(Owner::from_digest),
         created: read.result.created().unwrap_or_default(),
         finished: read.saved(),
         answer: None,

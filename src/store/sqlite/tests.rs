@@ -9,7 +9,6 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::ContentForm;
 use crate::store::{CRASH_LIMIT, LEASE, Refusal};
 use crate::task::{Answer, Status, Task, UnixMs};
 
@@ -43,14 +42,7 @@ impl Place {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue {
-        topic,
-        agent: "omnidaemon".into(),
-        content: ContentForm::String,
-        max_backlog: 1000,
-        reclaim_idle: Duration::from_mins(3),
-        limit: None,
-    }
+    Queue { max_backlog: 1000, ..Queue::with_defaults(topic, "omnidaemon") }
 }
 
 fn task(queue: &Queue) -> Task {

@@ -18,7 +18,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
-use omnidaemon::config::ContentForm;
 use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
 use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -104,14 +103,7 @@ pub(crate) fn wall() -> UnixMs {
 /// A topic's queue with every setting at its default.
 pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue {
-        topic,
-        agent: "omnidaemon".into(),
-        content: ContentForm::String,
-        max_backlog: 100_000,
-        reclaim_idle: Duration::from_mins(3),
-        limit: None,
-    }
+    Queue::with_defaults(topic, "omnidaemon")
 }
 
 /// A plain task with a new id.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use omnidaemon::config::GroupStart;
 use omnidaemon::store::{Queue, Settled, Settlement, TaskStore as _};
 use omnidaemon::task::{Answer, Failure, FailureKind, Status, TaskId, UnixMs};
 use redis::AsyncCommands as _;
@@ -321,4 +322,42 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
 fn task_of(seconds: u64) -> omnidaemon::task::Task {
     let created = UnixMs(crate::contract::wall().0 - seconds * 1000);
     omnidaemon::task::Task { created, ..super::task() }
+}
+
+#[tokio::test]
+async fn a_foreign_task_is_retried_as_its_topic_says() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for retries in [0, 7] {
+        publish(&mut redis, "data", &python_message(&json!({"a": 1}), None)).await;
+        let queue = Queue { retries, ..queue() };
+        let leases = store.lease(PROCESS, &[queue], 1, super::SOON).await.expect("answers");
+        assert_eq!(leases[0].task.retries, retries);
+        complete(&store, &leases[0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_group_begins_at_the_beginning_or_after_what_others_have_read() {
+    for start in [GroupStart::Beginning, GroupStart::New] {
+        let server = RedisServer::start().await;
+        let (store, mut redis) = (Running::on(&server), server.connection().await);
+        let queue = Queue { start, ..queue() };
+        publish(&mut redis, "data", &python_message(&json!({"n": 0}), Some("history"))).await;
+        let _: () = redis.xgroup_create(STREAM, "group:genesis.qa:python", "0").await.expect("created");
+        let mut mine = super::task();
+        mine.payload = "{\"n\":1}".into();
+        store.enqueue(&mine, &queue).await.expect("enqueued");
+        let leased = async || -> Vec<String> {
+            let leases = store.lease(PROCESS, std::slice::from_ref(&queue), 10, Duration::ZERO).await.expect("answers");
+            leases.into_iter().map(|lease| lease.task.id.to_string()).collect()
+        };
+        let history = (start == GroupStart::Beginning).then(|| "history".to_owned());
+        let expected: Vec<String> = history.into_iter().chain([mine.id.to_string()]).collect();
+        assert_eq!(leased().await, expected);
+        publish(&mut redis, "data", &python_message(&json!({"n": 2}), Some("later"))).await;
+        let _: i64 = redis.xgroup_destroy(STREAM, GROUP).await.expect("destroyed");
+        let again: Vec<String> = expected.into_iter().chain(["later".to_owned()]).collect();
+        assert_eq!(leased().await, again, "made anew, it skips nothing");
+    }
 }

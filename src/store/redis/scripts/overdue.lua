@@ -16,7 +16,7 @@ local function keep_parked(entry)
   end
   if redis.call('ZSCORE', delayed, entry) then return end
   local found = redis.call('XRANGE', stream, entry, entry)[1]
-  local _, record = adopt(prefix, topic, agent, entry, data_of(found[2]))
+  local _, record = adopt(prefix, results, topic, agent, entry, data_of(found[2]))
   redis.call('ZADD', delayed, record and record.due or now_ms(), entry)
 end
 
@@ -27,7 +27,7 @@ local function examine(entry, consumer, idle)
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found then return redis.call('XACK', stream, group, entry) end
   local data = data_of(found[2])
-  local id, record = adopt(prefix, topic, agent, entry, data)
+  local id, record = adopt(prefix, results, topic, agent, entry, data)
   -- others save the result before they acknowledge
   if id and (record.state or (not ours and ended_by(agent, results .. id))) then
     return discard(stream, group, entry)
