@@ -106,8 +106,9 @@ local function unread(stream, group)
   local length = redis.call('XLEN', stream)
   local info, groups = group_info(stream, group)
   if not info then return length end
-  if groups == 1 then return length - info.pending end
+  -- others leave what they acknowledged in the stream
   if info.lag then return info.lag end
+  if groups == 1 then return length - info.pending end
   -- nil after deletions in the middle: count
   local count, from, page = 0, info['last-delivered-id'], nil
   repeat
