@@ -96,6 +96,8 @@ pub struct Proxy {
     pub expose_metrics: bool,
     /// Origins that browsers may call the own paths from (`cors: {origins: […]}`); `*` is any.
     pub cors_origins: Vec<String>,
+    /// Where handlers reach this proxy, to say how far they have come; none tells them no address.
+    pub public_url: Option<UpstreamUrl>,
 }
 
 /// A network, such as `10.0.0.0/8` or `::1`.

@@ -11,11 +11,13 @@ mod circuit;
 mod envelope;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod holder;
 mod redis;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiters;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +26,13 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::holder::{Holder, SharedSecret};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
+pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
 use crate::config::{self, ContentForm, StoreUrl};
-use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -311,6 +315,15 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
+
+    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the current one.
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError>;
+
+    /// The secret that the processes of this store share; made when first asked for.
+    async fn secret(&self) -> Result<SharedSecret, StoreError>;
+
+    /// How many tasks stand, in their order and in one call.
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
 
     /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
     /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.

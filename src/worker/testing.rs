@@ -82,6 +82,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             drain_delay: Duration::ZERO,
             expose_metrics: false,
             cors_origins: Vec::new(),
+            public_url: None,
         },
         admin: Admin { listen, token: None, hosts: Vec::new() },
         upstream: Upstream {

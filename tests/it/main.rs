@@ -15,6 +15,7 @@ mod floors;
 mod harness;
 mod names;
 mod ops;
+mod progress;
 mod proxy_hostile;
 mod proxy_sync;
 mod python;
@@ -25,4 +26,6 @@ mod start;
 mod stores;
 mod task_wait;
 mod tasks;
+#[cfg(feature = "failpoints")]
+mod torture;
 mod worker_processes;

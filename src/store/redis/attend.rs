@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::keys;
 use super::message::End;
+use super::partition::Partition;
 use super::row::Row;
 use super::script::{ATTEND, UNENDED};
-use super::{RedisStore, keys};
 use crate::store::{Buried, Queue, Settled, StoreError};
 use crate::task::{Failure, FailureKind};
 
@@ -41,7 +42,7 @@ struct Named {
     task_id: Option<String>,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn attend_queues(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
         let (mut dead, mut full, start) = (Vec::new(), !queues.is_empty(), Instant::now());
         while full && start.elapsed() < BUDGET {

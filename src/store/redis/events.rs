@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::message::{seconds, to_json};
+use super::now;
+use super::partition::Partition;
 use super::script::{NOTE, REGISTER};
-use super::{RedisStore, now};
 use crate::store::{Lease, Queue, Settlement, StoreError};
 
 /// Events between two calls; what is more is not told.
@@ -59,7 +60,7 @@ impl Events {
     }
 }
 
-impl RedisStore {
+impl Partition {
     /// Notes that an attempt began.
     pub(super) fn note_begin(&self, lease: &Lease, process: &str) {
         if self.events.are_wanted() {

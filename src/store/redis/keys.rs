@@ -108,6 +108,11 @@ impl Keys {
         self.key("omni:worker:", process)
     }
 
+    /// What the processes sign with.
+    pub(super) fn secret(&self) -> String {
+        self.key("omni:secret", "")
+    }
+
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)

@@ -44,6 +44,8 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    PROGRESS = "progress.lua";
+    GLANCE = "glance.lua";
     ATTEND = "attend.lua";
     UNENDED = "unended.lua";
     REGISTER = "register.lua";

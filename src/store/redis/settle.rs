@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::partition::Partition;
 use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
-use super::{RedisStore, keys, millis, now, ttl_ms};
+use super::{keys, millis, now, ttl_ms};
 use crate::store::envelope::StoredFailure;
 use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
@@ -17,7 +18,7 @@ const UNREADABLE_TTL: Duration = Duration::from_hours(24);
 /// How long a task that is not there yet is cancelled ahead.
 const AHEAD: Duration = Duration::from_mins(1);
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
@@ -137,6 +138,7 @@ impl RedisStore {
             finished: Some(at),
             answer,
             failure,
+            progress: None,
         };
         self.waiters.resolve(&task.id, Some(&Arc::new(record)));
     }

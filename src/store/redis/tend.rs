@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::message::{End, seconds};
+use super::partition::Partition;
 use super::row::Row;
 use super::script::{FORGET, OVERDUE};
 use super::settle::Park;
-use super::{RedisStore, keys, millis, now};
+use super::{keys, millis, now};
 use crate::store::{Buried, Queue, Settled, StoreError, lease_time, may_rerun};
 use crate::task::{Failure, FailureKind};
 
@@ -55,7 +56,7 @@ impl Watch {
     }
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn tend_queues(
         &self,
         process: &str,

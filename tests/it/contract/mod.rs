@@ -10,6 +10,7 @@ mod redis;
 mod settle;
 mod shared;
 mod sqlite;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -77,6 +78,8 @@ macro_rules! contract {
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+        contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
+            a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(
@@ -98,7 +101,8 @@ pub(crate) fn wall() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
-fn queue(topic: &str) -> Queue {
+/// A topic's queue with every setting at its default.
+pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
     Queue {
         topic,

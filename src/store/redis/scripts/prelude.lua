@@ -5,6 +5,7 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
+--   progress what the attempt with its turn said last
 -- One with a state and no queue is a cancellation that came before its task.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
@@ -106,9 +107,9 @@ local function unread(stream, group)
   local length = redis.call('XLEN', stream)
   local info, groups = group_info(stream, group)
   if not info then return length end
-  -- others leave what they acknowledged in the stream
-  if info.lag then return info.lag end
-  if groups == 1 then return length - info.pending end
+  -- others leave what they acknowledged in the stream; the lag counts what was deleted unread, in some versions
+  if groups == 1 then return math.min(length - info.pending, info.lag or length) end
+  if info.lag then return math.min(info.lag, length) end
   -- nil after deletions in the middle: count
   local count, from, page = 0, info['last-delivered-id'], nil
   repeat
