@@ -348,10 +348,7 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
     /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
-    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        let _ = (queues, ttl);
-        Ok(Vec::new())
-    }
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.

@@ -156,6 +156,7 @@ pub(super) struct ReadResult {
 pub(super) struct ReadR {
     /// The topic.
     pub(super) topic: Option<String>,
+    agent: Option<String>,
     created_at: Option<Value>,
     status: Option<String>,
     result: Option<Box<RawValue>>,
@@ -373,6 +374,11 @@ impl ReadR {
     /// When it was published.
     pub(super) fn created(&self) -> Option<UnixMs> {
         self.created_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+
+    /// Whether it is this agent's: each group of a topic saves its own, all under the task's one key.
+    pub(super) fn is_of(&self, agent: &str) -> bool {
+        self.agent.as_deref().is_none_or(|by| by == agent)
     }
 
     /// Whether it is a failure, which only we write.

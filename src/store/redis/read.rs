@@ -45,7 +45,7 @@ impl Partition {
             .run(&self.link)
             .await?;
         let result = result.map(|json| ReadResult::read(&json)).transpose()?;
-        let Some((topic, _)) = text(&fields, "queue").and_then(|queue| queue.split_once(':')) else {
+        let Some((topic, agent)) = text(&fields, "queue").and_then(|queue| queue.split_once(':')) else {
             return result.map(|result| of_result(id, result)).transpose();
         };
         let attempts = number(&fields, "attempt").map_or(u32::from(held), |n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -68,7 +68,9 @@ impl Partition {
             let stored: StoredFailure = serde_json::from_str(json).map_err(|e| StoreError::Malformed(e.to_string()))?;
             record.failure = Some(stored.open()?);
         }
-        conclude(&mut record, text(&fields, "state"), result)?;
+        let state = text(&fields, "state");
+        let result = result.filter(|read| state.is_some() || read.result.is_of(agent));
+        conclude(&mut record, state, result)?;
         Ok(Some(record))
     }
 

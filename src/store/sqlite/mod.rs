@@ -291,4 +291,9 @@ impl TaskStore for SqliteStore {
         }
         Ok(found)
     }
+
+    /// Nothing to do: nobody else can have the file.
+    async fn attend(&self, _queues: &[Queue], _ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        Ok(Vec::new())
+    }
 }

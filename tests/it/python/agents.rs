@@ -33,6 +33,10 @@ async fn what_an_agent_ran_is_polled_and_what_was_queued_before_it_came_is_run()
     let agent = python.agent("outside", "analyst").start().await;
     let task = ended(&omni, &poll).await;
     assert_eq!((&task["status"], &task["result"]["content"]), (&json!("completed"), &json!({"n": 1})));
+    eventually(PATIENCE, "what an agent left in the stream is not waiting", async || {
+        omni.metric("omnidaemon_queue_depth", &[("topic", "outside")]).await == 0.0
+    })
+    .await;
     drop(agent);
 }
 

@@ -14,6 +14,7 @@ upstream: {url: http://127.0.0.1:9}
 store: {url: '<store>'}
 routes:
   invoke: {path: /invoke, topic: outside, wait: 25s, rollout: {percent: 100, mode: manual}}
+  count: {path: /count, topic: count, wait: 25s, rollout: {percent: 100, mode: manual}}
   objects: {path: /objects, topic: objects, wait: 25s, rollout: {percent: 100, mode: manual}}
 topics:
   outside: {handler: external, agent: analyst, timeout: 1m}

@@ -216,6 +216,7 @@ async fn the_result_of_another_groups_agent_is_no_end_of_ours() {
     let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
         "topic": "genesis.qa", "agent": "audit"}, "saved_at": 1_753_000_000.0});
     let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Processing);
     age(&mut redis, Duration::from_secs(200)).await;
     tend(&store).await;
     assert_eq!(lease(&store).await.task.id, task.id, "its own agent died before it ran");
@@ -294,22 +295,27 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);
     let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
-    let (late, ended, early) = (task_of(90), task_of(120), task_of(10));
-    for task in [&ended, &late, &early] {
+    let (late, ended, saved, early) = (task_of(90), task_of(120), task_of(110), task_of(10));
+    for task in [&ended, &saved, &late, &early] {
         store.enqueue(task, &external).await.expect("enqueued");
     }
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(1).arg("STREAMS").arg(STREAM).arg(">");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(2).arg("STREAMS").arg(STREAM).arg(">");
     let _: redis::Value = read.query_async(&mut redis).await.expect("read");
-    let r = json!({"task_id": ended.id.as_str(), "result": {"status": "completed", "result": 1, "topic": "genesis.qa",
-        "agent": "omnidaemon"}, "saved_at": 1_753_000_000.0});
-    let _: () = redis.set_ex(format!("omni:result:{}", ended.id), r.to_string(), 100).await.expect("saved");
+    for task in [&ended, &saved] {
+        let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1,
+            "topic": "genesis.qa", "agent": "omnidaemon"}, "saved_at": 1_753_000_000.0});
+        let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    }
+    // the second died before it acknowledged
     let (entry, _) = pending(&mut redis).await.remove(0);
     let _: i64 = redis.xack(STREAM, GROUP, &[entry]).await.expect("acknowledged");
 
     let buried = store.attend(std::slice::from_ref(&external), super::TTL).await.expect("attended");
     assert_eq!(buried.len(), 1, "{buried:?}");
-    for (task, status) in [(&late, Status::Failed), (&ended, Status::Completed), (&early, Status::Queued)] {
+    for (task, status) in
+        [(&late, Status::Failed), (&ended, Status::Completed), (&saved, Status::Completed), (&early, Status::Queued)]
+    {
         assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, status);
     }
     let letters = store.dead_letters(&queue(), 10).await.expect("answers");

@@ -143,8 +143,9 @@ local function unread(stream, group)
   local length = redis.call('XLEN', stream)
   local info, groups = group_info(stream, group)
   if not info then return length end
-  if groups == 1 then return length - info.pending end
-  if info.lag then return info.lag end
+  -- others leave what they acknowledged in the stream; the lag counts what was deleted unread, in some versions
+  if groups == 1 then return math.min(length - info.pending, info.lag or length) end
+  if info.lag then return math.min(info.lag, length) end
   -- nil after deletions in the middle: count
   local count, from, page = 0, info['last-delivered-id'], nil
   repeat

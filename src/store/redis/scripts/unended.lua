@@ -13,16 +13,23 @@ local function unended(id)
   if record.queue == topic .. ':' .. agent and not record.state then return record end
 end
 
+-- Whether there is a result: whoever saved it may have died before it acknowledged.
+local function has_result(id, record)
+  local left = redis.call('PTTL', results .. id)
+  if left == -2 then return false end
+  local held = holder(stream, group, record.entry) or not was_read(stream, group, record.entry)
+  if held and not ended_by(agent, results .. id) then return false end
+  discard(stream, group, record.entry)
+  redis.call('HSET', prefix .. id, 'state', 'completed')
+  redis.call('HDEL', prefix .. id, 'secret', 'due', 'failure')
+  if left > 0 then redis.call('PEXPIRE', prefix .. id, left) end
+  return true
+end
+
 local late, given_up = {}, {}
 for i = 7, 6 + n do
   local id, record = ARGV[i], unended(ARGV[i])
-  local left = record and redis.call('PTTL', results .. id) or -2
-  if not record then
-    redis.call('ZREM', limits, id)
-  elseif left ~= -2 and was_read(stream, group, record.entry) and not holder(stream, group, record.entry) then
-    redis.call('HSET', prefix .. id, 'state', 'completed')
-    redis.call('HDEL', prefix .. id, 'secret', 'due', 'failure')
-    if left > 0 then redis.call('PEXPIRE', prefix .. id, left) end
+  if not record or has_result(id, record) then
     redis.call('ZREM', limits, id)
   else
     late[#late + 1] = lease_row(1, record.entry, false, id, record)
@@ -30,7 +37,7 @@ for i = 7, 6 + n do
 end
 for i = 7 + n, #ARGV, 2 do
   local record = unended(ARGV[i])
-  if record and record.entry == ARGV[i + 1] then
+  if record and record.entry == ARGV[i + 1] and not has_result(ARGV[i], record) then
     given_up[#given_up + 1] = lease_row(1, record.entry, false, ARGV[i], record)
   end
 end
