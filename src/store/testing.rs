@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
-use crate::task::{Progress, Task, TaskId, TaskRecord};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord};
 
 /// The store and what is wrong with the way to it.
 pub(crate) struct Faulty {
@@ -119,5 +119,11 @@ impl TaskStore for Faulty {
     }
     async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
         self.reached("glance")?.glance(ids).await
+    }
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.reached("life")?.life(id).await
+    }
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.reached("list")?.list(queues, listing).await
     }
 }

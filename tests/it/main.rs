@@ -23,6 +23,7 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_admin;
 mod task_wait;
 mod tasks;
 mod worker_processes;

@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 use super::message::Rest;
 use super::row::Handle;
 use crate::store::Lease;
-use crate::task::Topic;
+use crate::task::{Topic, UnixMs};
 
 type Key = (Topic, String);
 
@@ -30,6 +30,7 @@ struct Held {
     turn: u64,
     rest: Arc<Rest>,
     process: Arc<str>,
+    began: UnixMs,
     renewed: Instant,
 }
 
@@ -44,7 +45,8 @@ impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
         let (key, turn) = key(lease);
-        let held = Held { turn, rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
+        let held =
+            Held { turn, rest: Arc::new(rest), process: process.into(), began: super::now(), renewed: Instant::now() };
         lock(&self.held).insert(key, held);
     }
 
@@ -85,6 +87,13 @@ impl Live {
             Some(held) => (held.rest.clone(), held.process.clone()),
             None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
         }
+    }
+
+    /// The process that runs a lease, and since when.
+    pub(super) fn holder(&self, lease: &Lease) -> Option<(String, UnixMs)> {
+        let (key, turn) = key(lease);
+        let held = lock(&self.held);
+        held.get(&key).filter(|held| held.turn == turn).map(|held| (held.process.to_string(), held.began))
     }
 
     /// Begins a lease call.
@@ -132,7 +141,7 @@ mod tests {
     use super::*;
     use crate::config::ContentForm;
     use crate::store::Queue;
-    use crate::task::{Task, TaskId, UnixMs};
+    use crate::task::{Task, TaskId};
 
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::list::Summary;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Queue, StoreError};
+use crate::store::{Queue, StoreError, runs};
 use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
@@ -101,6 +102,8 @@ struct WrittenResult<'a> {
     task_id: &'a str,
     result: R<'a>,
     saved_at: f64,
+    /// At the very end: a list reads no more than that.
+    summary: Summary,
 }
 
 /// `R`: the message, and how it ended.
@@ -118,6 +121,10 @@ struct R<'a> {
     answer: Option<StoredAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<StoredFailure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    began_at: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 /// A stored result, ours or Python's.
@@ -126,6 +133,8 @@ pub(super) struct ReadResult {
     /// `R`
     pub(super) result: ReadR,
     saved_at: Option<Value>,
+    /// The failed attempts before, which `finish.lua` puts in.
+    history: Option<String>,
 }
 
 /// `R`, as anybody may have written it.
@@ -139,6 +148,20 @@ pub(super) struct ReadR {
     answer: Option<StoredAnswer>,
     failure: Option<StoredFailure>,
     error: Option<String>,
+    runner_id: Option<String>,
+    correlation_id: Option<Value>,
+    began_at: Option<f64>,
+    trace_id: Option<String>,
+}
+
+/// What is known of a task's last attempt and of where the task came from.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) worker: Option<String>,
+    pub(super) began: Option<UnixMs>,
+    pub(super) correlation_id: Option<String>,
+    pub(super) trace_id: Option<String>,
+    pub(super) history: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -188,14 +211,16 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     }
 }
 
-/// The value of `omni:result:<id>`.
+/// The value of `omni:result:<id>`; `ran` says in which attempt, and when that began.
 pub(super) fn write_result(
     task: &Task,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
+    ran: (u32, Option<UnixMs>),
     now: UnixMs,
 ) -> Result<String, StoreError> {
+    let (attempts, began) = ran;
     let mut r = R {
         message: written(task, rest),
         runner_id: runner,
@@ -205,6 +230,8 @@ pub(super) fn write_result(
         error: None,
         answer: None,
         failure: None,
+        began_at: began.map(seconds),
+        trace_id: runs::trace_of(task),
     };
     match end {
         End::Completed(answer) => {
@@ -216,7 +243,9 @@ pub(super) fn write_result(
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
-    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now) })
+    let (topic, status) = (task.topic.as_str().to_owned(), end.status().as_str().to_owned());
+    let summary = Summary { topic, status, attempts, created: task.created.0 };
+    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now), summary })
 }
 
 /// The JSON around the failed message of a dead letter: what comes before it, and what after.
@@ -331,6 +360,29 @@ impl ReadResult {
     /// When it was saved.
     pub(super) fn saved(&self) -> Option<UnixMs> {
         self.saved_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+}
+
+impl Told {
+    /// What a message says.
+    pub(super) fn of(message: Message) -> Self {
+        let trace_id = message.request.as_ref().and_then(|request| runs::trace_id(request.header("traceparent")?));
+        Self { correlation_id: message.correlation_id, trace_id, ..Self::default() }
+    }
+}
+
+impl ReadResult {
+    /// What it says beside the end. A task that nobody here ran has no runner.
+    pub(super) fn told(&self) -> Told {
+        let r = &self.result;
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Told {
+            worker: r.runner_id.clone().filter(|runner| runner != "omnidaemon"),
+            began: r.began_at.map(from_seconds),
+            correlation_id: r.correlation_id.as_ref().filter(|value| !value.is_null()).map(text),
+            trace_id: r.trace_id.clone(),
+            history: self.history.clone(),
+        }
     }
 }
 

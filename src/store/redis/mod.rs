@@ -9,7 +9,9 @@
 mod error;
 mod keys;
 mod lease;
+mod life;
 mod link;
+mod list;
 mod live;
 mod message;
 mod notify;
@@ -34,11 +36,11 @@ use self::link::{Connection, Link};
 use self::live::Live;
 use self::tend::Watch;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on one Redis server, 7.0 or later.
 pub struct RedisStore {
@@ -195,6 +197,14 @@ impl TaskStore for RedisStore {
 
     async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
         self.glance_at(ids).await
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.read_life(id).await
+    }
+
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.list_tasks(queues, listing).await
     }
 }
 

@@ -46,6 +46,8 @@ scripts! {
     SAVE_ROLLOUT = "save_rollout.lua";
     PROGRESS = "progress.lua";
     GLANCE = "glance.lua";
+    PAGE = "page.lua";
+    TAILS = "tails.lua";
 }
 
 /// A call of a script: keys first, then arguments.

@@ -8,7 +8,7 @@ use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
 use super::{RedisStore, keys, millis, now, ttl_ms};
 use crate::store::envelope::StoredFailure;
-use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
+use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError, runs};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// How long a task that could not be read is known as failed.
@@ -75,6 +75,7 @@ impl RedisStore {
         let (task, handle, at) = (&lease.task, Handle::of(lease), now());
         let group = keys::group(&lease.queue);
         let (rest, runner) = self.live.details(lease);
+        let began = self.live.holder(lease).map(|(_, began)| began);
         let stream = self.keys.stream(&task.topic);
         let (head, tail) = match end {
             End::Completed(_) => (String::new(), String::new()),
@@ -93,7 +94,7 @@ impl RedisStore {
             .arg(lease.attempt)
             .arg(handle.turn)
             .arg(end.status().as_str())
-            .arg(write_result(task, &rest, &runner, end, at)?)
+            .arg(write_result(task, &rest, &runner, end, (lease.attempt, began), at)?)
             .arg(ttl_ms(ttl))
             .arg(&[task.id.as_str(), &self.channel])
             .arg(idle.map_or(0, millis))
@@ -136,6 +137,7 @@ impl RedisStore {
     /// Ends a lease so that another may begin.
     pub(super) async fn park(&self, lease: &Lease, park: Park<'_>) -> Result<Settled, StoreError> {
         let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
+        let run = park.failure.map(|failure| self.run_of(lease, failure, now())).unwrap_or_default();
         let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
         let applied: bool = PARK
             .keys(&[self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic), self.keys.delayed(&group)])
@@ -147,6 +149,8 @@ impl RedisStore {
             .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
             .arg(failure.unwrap_or_default())
             .arg(park.idle.map_or(0, millis))
+            .arg(run)
+            .arg(runs::MOST)
             .run(&self.link)
             .await?;
         Ok(if applied { Settled::Applied } else { Settled::Fenced })

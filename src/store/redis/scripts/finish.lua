@@ -6,7 +6,7 @@
 -- Reply: 1 applied, now or before; 0 fenced
 local key, stream, result = KEYS[1], KEYS[2], KEYS[3]
 local group, entry, attempt, turn, state = unpack(ARGV, 1, 5)
-local record = read(key, 'queue', 'state', 'attempt', 'turn', 'notify', 'secret', 'due')
+local record = read(key, 'queue', 'state', 'attempt', 'turn', 'notify', 'secret', 'due', 'history')
 if record.state == state and record.attempt == attempt and record.turn == turn then return 1 end
 if not is_current(record, attempt, turn) then return 0 end
 if ARGV[10] ~= '0' then
@@ -17,7 +17,10 @@ end
 if redis.call('XACK', stream, group, entry) == 0 and redis.call('EXISTS', result) == 1 then return 0 end
 
 local now = ARGV[14]
-redis.call('SET', result, ARGV[6], 'PX', ARGV[7])
+local value = ARGV[6]
+-- in front: the end is read without the rest
+if record.history then value = '{"history":' .. cjson.encode(record.history) .. ',' .. value:sub(2) end
+redis.call('SET', result, value, 'PX', ARGV[7])
 redis.call('ZADD', KEYS[4], now / 1000, ARGV[8])
 redis.call('HSET', key, 'state', state, 'ended', now, 'attempt', attempt, 'turn', turn)
 if record.secret or record.due then redis.call('HDEL', key, 'secret', 'due', 'failure') end

@@ -5,7 +5,7 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
---   progress what the attempt with its turn said last
+--   progress what the attempt with its turn said last                      history  the failed attempts, a line each
 -- One with a state and no queue is a cancellation that came before its task.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
