@@ -383,6 +383,8 @@ pub struct TopicConfig {
     pub content: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
+    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
+    pub reclaim_idle: Duration,
 }
 
 /// `handler:`

@@ -219,7 +219,14 @@ mod tests {
     async fn enqueued(store: &Faulty) -> TaskId {
         let topic = Topic::parse("t").expect("a topic");
         let agent = "omnidaemon".into();
-        let queue = Queue { topic: topic.clone(), agent, content: ContentForm::String, max_backlog: 10 };
+        let queue = Queue {
+            topic: topic.clone(),
+            agent,
+            content: ContentForm::String,
+            max_backlog: 10,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+        };
         let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
         store.store.enqueue(&task, &queue).await.expect("enqueued");
         task.id

@@ -5,8 +5,12 @@
 //! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
+#[cfg(any(test, feature = "failpoints"))]
+mod around;
 mod circuit;
 mod envelope;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod holder;
 mod list;
 mod redis;
@@ -103,6 +107,10 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// How long a consumer of another make keeps a task that it is silent about.
+    pub reclaim_idle: Duration,
+    /// Where others run the tasks: how long one may take from the time it may begin.
+    pub limit: Option<Duration>,
 }
 
 impl Queue {
@@ -114,6 +122,8 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            reclaim_idle: config.reclaim_idle,
+            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
         }
     }
 }
@@ -324,6 +334,13 @@ pub trait TaskStore: Send + Sync + 'static {
     /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the ended.
     /// [`StoreError::Malformed`] for a cursor that is none.
     async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError>;
+
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
+    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        let _ = (queues, ttl);
+        Ok(Vec::new())
+    }
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.
@@ -339,6 +356,22 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a heartbeat counts.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// [`LEASE`], which a test build with the feature `failpoints` can shorten: what the program goes by.
+#[must_use]
+pub fn lease_time() -> Duration {
+    #[cfg(feature = "failpoints")]
+    if let Some(shortened) = failpoints::lease() {
+        return shortened;
+    }
+    LEASE
+}
+
+/// [`HEARTBEAT`], in the same proportion to [`lease_time`].
+#[must_use]
+pub fn heartbeat_time() -> Duration {
+    lease_time() / 2
+}
+
 /// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
 pub const CRASH_LIMIT: u32 = 3;
 
@@ -353,8 +386,11 @@ pub fn may_rerun(attempts: u32, retries: u32) -> bool {
 /// # Errors
 /// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
 pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
-    Ok(match &config.url {
+    let store: Arc<dyn TaskStore> = match &config.url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
         StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
-    })
+    };
+    #[cfg(feature = "failpoints")]
+    let store = failpoints::armed(store)?;
+    Ok(store)
 }

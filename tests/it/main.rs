@@ -18,6 +18,7 @@ mod ops;
 mod progress;
 mod proxy_hostile;
 mod proxy_sync;
+mod python;
 mod redis_store;
 mod reload;
 mod smoke;
@@ -26,4 +27,6 @@ mod stores;
 mod task_admin;
 mod task_wait;
 mod tasks;
+#[cfg(feature = "failpoints")]
+mod torture;
 mod worker_processes;

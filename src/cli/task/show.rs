@@ -41,7 +41,9 @@ fn people(task: &Value) {
     let mut listed = table(&[">attempt", "worker", "began", "ended", "error"]);
     for run in runs {
         let row = [text(&run["attempt"]), text(&run["worker"]), time(&run["began_ms"]), time(&run["ended_ms"])];
-        listed.add_row(row.into_iter().chain([text(&run["error"])]));
+        // The last line says what it was; the whole is above, and in the JSON.
+        let error = text(&run["error"]);
+        listed.add_row(row.into_iter().chain([error.trim().lines().last().unwrap_or_default().to_owned()]));
     }
     print(&listed);
 }

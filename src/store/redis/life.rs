@@ -2,13 +2,14 @@
 
 use redis::streams::{StreamPendingCountReply, StreamRangeReply};
 
+use super::keys;
 use super::message::{Message, ReadResult, Told};
+use super::partition::Partition;
 use super::read::{Fields, number, text};
-use super::{RedisStore, keys};
 use crate::store::{Lease, StoreError, runs};
 use crate::task::{Failure, Life, Run, TaskId, UnixMs};
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn read_life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
         let (fields, result, held) = self.look_up(id).await?;
         let mut told = result.as_ref().map(ReadResult::told).unwrap_or_default();

@@ -5,9 +5,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::keys;
 use super::message::{ReadResult, from_seconds, to_json};
+use super::partition::Partition;
 use super::script::{PAGE, TAILS};
-use super::{RedisStore, keys};
 use crate::store::{Listed, Listing, Page, Queue, StoreError};
 use crate::task::{Status, TaskId, Topic, UnixMs};
 
@@ -41,7 +42,7 @@ pub(super) struct Summary {
 /// What `page.lua` answers of one task.
 type Row = (String, String, f64, Option<u32>, bool);
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn list_tasks(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
         let cursor = listing.after.as_deref().map(read_cursor).transpose()?;
         let mut page = Page { unlisted: &[Status::Cancelled], ..Page::default() };
@@ -231,7 +232,12 @@ fn write_cursor(cursor: &Cursor) -> Result<String, StoreError> {
 
 fn read_cursor(text: &str) -> Result<Cursor, StoreError> {
     let json = BASE64.decode(text).ok().and_then(|json| serde_json::from_slice(&json).ok());
-    json.ok_or_else(|| StoreError::Malformed("after is no cursor of this list: leave it out to begin anew".into()))
+    json.ok_or_else(no_cursor)
+}
+
+/// What is said of a cursor that is none.
+pub(super) fn no_cursor() -> StoreError {
+    StoreError::Malformed("after is no cursor of this list: leave it out to begin anew".into())
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ struct Held {
     turn: u64,
     rest: Arc<Rest>,
     process: Arc<str>,
+    since: Instant,
     began: UnixMs,
     renewed: Instant,
 }
@@ -45,8 +46,9 @@ impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
         let (key, turn) = key(lease);
-        let held =
-            Held { turn, rest: Arc::new(rest), process: process.into(), began: super::now(), renewed: Instant::now() };
+        let now = Instant::now();
+        let (process, began) = (process.into(), super::now());
+        let held = Held { turn, rest: Arc::new(rest), process, since: now, began, renewed: now };
         lock(&self.held).insert(key, held);
     }
 
@@ -94,6 +96,13 @@ impl Live {
         let (key, turn) = key(lease);
         let held = lock(&self.held);
         held.get(&key).filter(|held| held.turn == turn).map(|held| (held.process.to_string(), held.began))
+    }
+
+    /// How long a lease is in the books.
+    pub(super) fn age(&self, lease: &Lease) -> Duration {
+        let (key, turn) = key(lease);
+        let all = lock(&self.held);
+        all.get(&key).filter(|held| held.turn == turn).map(|held| held.since.elapsed()).unwrap_or_default()
     }
 
     /// Begins a lease call.
@@ -146,7 +155,14 @@ mod tests {
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");
         let task = Task::new(TaskId::new(UnixMs(1), 1), topic.clone(), "", UnixMs(1));
-        let queue = Queue { topic, agent: "a".into(), content: ContentForm::String, max_backlog: 1 };
+        let queue = Queue {
+            topic,
+            agent: "a".into(),
+            content: ContentForm::String,
+            max_backlog: 1,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+        };
         Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
     }
 

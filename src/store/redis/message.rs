@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::list::Summary;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Queue, StoreError, runs};
+use crate::store::{Lease, Queue, StoreError, runs};
 use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
@@ -80,6 +80,8 @@ pub(super) enum End<'a> {
     Completed(&'a Answer),
     /// Without.
     Failed(&'a Failure),
+    /// Without, and whoever gave it up has written its dead letter.
+    GivenUp(&'a Failure),
 }
 
 impl End<'_> {
@@ -87,7 +89,7 @@ impl End<'_> {
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Completed(_) => Status::Completed,
-            Self::Failed(_) => Status::Failed,
+            Self::Failed(_) | Self::GivenUp(_) => Status::Failed,
         }
     }
 
@@ -111,6 +113,7 @@ struct WrittenResult<'a> {
 struct R<'a> {
     #[serde(flatten)]
     message: Written<'a>,
+    agent: &'a str,
     runner_id: &'a str,
     status: &'a str,
     result: Option<Box<RawValue>>,
@@ -211,18 +214,19 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     }
 }
 
-/// The value of `omni:result:<id>`; `ran` says in which attempt, and when that began.
+/// The value of `omni:result:<id>`: how a lease ended that `began` then.
 pub(super) fn write_result(
-    task: &Task,
+    lease: &Lease,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
-    ran: (u32, Option<UnixMs>),
+    began: Option<UnixMs>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
-    let (attempts, began) = ran;
+    let task = &lease.task;
     let mut r = R {
         message: written(task, rest),
+        agent: &lease.queue.agent,
         runner_id: runner,
         status: end.status().as_str(),
         result: None,
@@ -238,13 +242,13 @@ pub(super) fn write_result(
             let (stored, result) = StoredAnswer::seal(answer);
             (r.answer, r.result) = (Some(stored), Some(result));
         }
-        End::Failed(failure) => {
+        End::Failed(failure) | End::GivenUp(failure) => {
             r.error = Some(failure.message.as_str());
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
     let (topic, status) = (task.topic.as_str().to_owned(), end.status().as_str().to_owned());
-    let summary = Summary { topic, status, attempts, created: task.created.0 };
+    let summary = Summary { topic, status, attempts: lease.attempt, created: task.created.0 };
     to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now), summary })
 }
 
@@ -416,6 +420,8 @@ impl ReadR {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -423,7 +429,7 @@ mod tests {
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+        Queue { topic, agent: "a".into(), content, max_backlog: 1, reclaim_idle: Duration::from_mins(3), limit: None }
     }
 
     fn task(payload: String) -> Task {

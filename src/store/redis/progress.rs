@@ -3,10 +3,11 @@
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 use serde::{Deserialize, Serialize};
 
+use super::keys;
 use super::message::to_json;
+use super::partition::Partition;
 use super::row::Handle;
 use super::script::{GLANCE, PROGRESS};
-use super::{RedisStore, keys};
 use crate::store::{Glance, Holder, SharedSecret, Standing, StoreError};
 use crate::task::{Progress, Status, TaskId};
 
@@ -42,7 +43,7 @@ impl FromRedisValue for Row {
     }
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn note_progress(
         &self,
         id: &TaskId,
@@ -58,17 +59,14 @@ impl RedisStore {
 
     /// The secret in Redis, which the first process that asks puts there.
     pub(super) async fn read_secret(&self) -> Result<SharedSecret, StoreError> {
-        let read = async {
-            let mine = SharedSecret::random();
-            let mut set = redis::cmd("SET");
-            set.arg(self.keys.secret()).arg(mine.write()).arg("NX").arg("GET");
-            match self.link.call::<Option<Vec<u8>>>(&set).await? {
-                None => Ok(mine),
-                Some(theirs) => SharedSecret::read(&theirs)
-                    .ok_or_else(|| StoreError::Malformed(format!("{} is no secret of ours", self.keys.secret()))),
-            }
-        };
-        self.secret.get_or_try_init(|| read).await.cloned()
+        let mine = SharedSecret::random();
+        let mut set = redis::cmd("SET");
+        set.arg(self.keys.secret()).arg(mine.write()).arg("NX").arg("GET");
+        match self.link.call::<Option<Vec<u8>>>(&set).await? {
+            None => Ok(mine),
+            Some(theirs) => SharedSecret::read(&theirs)
+                .ok_or_else(|| StoreError::Malformed(format!("{} is no secret of ours", self.keys.secret()))),
+        }
     }
 
     pub(super) async fn glance_at(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {

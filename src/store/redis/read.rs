@@ -8,10 +8,11 @@ use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::keys;
 use super::message::{Message, ReadResult, from_seconds};
+use super::partition::Partition;
 use super::progress::current;
 use super::script::{DEPTHS, GET};
-use super::{RedisStore, keys};
 use crate::store::envelope::StoredFailure;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
@@ -36,7 +37,7 @@ struct Named {
     task_id: Option<String>,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
         let (fields, result, held) = self.look_up(id).await?;
         Self::record_of(id, &fields, result, held)

@@ -48,6 +48,10 @@ scripts! {
     GLANCE = "glance.lua";
     PAGE = "page.lua";
     TAILS = "tails.lua";
+    ATTEND = "attend.lua";
+    UNENDED = "unended.lua";
+    REGISTER = "register.lua";
+    NOTE = "note.lua";
 }
 
 /// A call of a script: keys first, then arguments.

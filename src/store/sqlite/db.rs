@@ -11,7 +11,7 @@ use rusqlite::{Connection, named_params};
 
 use super::clock::Clock;
 use super::schema::{State, millis, number, unix_ms, with_history};
-use crate::store::{CRASH_LIMIT, LEASE};
+use crate::store::{CRASH_LIMIT, lease_time};
 use crate::task::{FailureKind, TaskId, UnixMs};
 
 /// How many tasks of a topic stand where.
@@ -175,7 +175,7 @@ impl Db {
                 }
             }
         }
-        let expires = self.clock.steady() + LEASE;
+        let expires = self.clock.steady() + lease_time();
         let held = {
             let mut statement =
                 self.connection.prepare_cached("SELECT seq FROM tasks INDEXED BY leased WHERE state = 1")?;

@@ -36,8 +36,8 @@ use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, HEARTBEAT, Heartbeat, Holder, Lease, Listing, Page, Queue,
-    RolloutRecord, Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
 };
 use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic};
 
@@ -241,7 +241,7 @@ impl TaskStore for SqliteStore {
     }
 
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        let until = self.clock.steady() + HEARTBEAT;
+        let until = self.clock.steady() + heartbeat_time();
         self.live_heartbeats().insert(heartbeat.process.clone(), (heartbeat.clone(), until));
         Ok(())
     }

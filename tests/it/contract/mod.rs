@@ -107,7 +107,14 @@ pub(crate) fn wall() -> UnixMs {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue {
+        topic,
+        agent: "omnidaemon".into(),
+        content: ContentForm::String,
+        max_backlog: 100_000,
+        reclaim_idle: Duration::from_mins(3),
+        limit: None,
+    }
 }
 
 /// A plain task with a new id.
