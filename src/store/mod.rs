@@ -12,7 +12,9 @@ mod envelope;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod holder;
+mod list;
 mod redis;
+mod runs;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
 pub use self::holder::{Holder, SharedSecret};
+pub use self::list::{Listed, Listing, Page};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
 use crate::config::{self, ContentForm, GroupStart, StoreUrl};
-use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Answer, Failure, Life, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -345,6 +348,13 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// How many tasks stand, in their order and in one call.
     async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+
+    /// All that is known of a task; none when unknown or expired.
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError>;
+
+    /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the ended.
+    /// [`StoreError::Malformed`] for a cursor that is none.
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError>;
 
     /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
     /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.

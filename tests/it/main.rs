@@ -24,6 +24,7 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_admin;
 mod task_wait;
 mod tasks;
 #[cfg(feature = "failpoints")]

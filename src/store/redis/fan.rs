@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
+use super::list::no_cursor;
 use super::partition::{Partition, index};
-use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Queue, Refusal, StoreError};
+use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Listing, Page, Queue, Refusal, StoreError};
 use crate::task::{Task, TaskId};
 
 impl RedisStore {
@@ -96,6 +97,25 @@ impl RedisStore {
             }
         }
         Ok(seen)
+    }
+
+    /// A partition after the other: a page is of one of them, and its cursor says which.
+    pub(super) async fn list_everywhere(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        if let [only] = &self.partitions[..] {
+            return only.list_tasks(queues, listing).await;
+        }
+        let (at, after) = match listing.after.as_deref() {
+            None => (0, ""),
+            Some(cursor) => {
+                cursor.split_once('.').and_then(|(at, rest)| Some((at.parse().ok()?, rest))).ok_or_else(no_cursor)?
+            }
+        };
+        let partition = self.partitions.get(at).ok_or_else(no_cursor)?;
+        let after = Some(after.to_owned()).filter(|after| !after.is_empty());
+        let mut page = partition.list_tasks(queues, &Listing { after, ..listing.clone() }).await?;
+        let next_partition = (at + 1 < self.partitions.len()).then(|| format!("{}.", at + 1));
+        page.next = page.next.map(|next| format!("{at}.{next}")).or(next_partition);
+        Ok(page)
     }
 
     pub(super) async fn depths_everywhere(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {

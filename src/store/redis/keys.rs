@@ -29,6 +29,12 @@ pub(super) fn consumer(queue: &Queue, process: &str) -> String {
     format!("consumer:{}{OURS}{process}-1", queue.agent)
 }
 
+/// The process of a consumer of ours; another one's whole name.
+pub(super) fn process_of(consumer: &str) -> Option<String> {
+    let ours = consumer.split_once(OURS).map(|(_, process)| process.strip_suffix("-1").unwrap_or(process));
+    Some(ours.unwrap_or(consumer).to_owned()).filter(|name| !name.is_empty() && name != "~delayed")
+}
+
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
     format!("{CHANNEL}{process}")

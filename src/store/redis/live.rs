@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 use super::message::Rest;
 use super::row::Handle;
 use crate::store::Lease;
-use crate::task::Topic;
+use crate::task::{Topic, UnixMs};
 
 type Key = (Topic, String);
 
@@ -31,6 +31,7 @@ struct Held {
     rest: Arc<Rest>,
     process: Arc<str>,
     since: Instant,
+    began: UnixMs,
     renewed: Instant,
 }
 
@@ -46,7 +47,8 @@ impl Live {
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
         let (key, turn) = key(lease);
         let now = Instant::now();
-        let held = Held { turn, rest: Arc::new(rest), process: process.into(), since: now, renewed: now };
+        let (process, began) = (process.into(), super::now());
+        let held = Held { turn, rest: Arc::new(rest), process, since: now, began, renewed: now };
         lock(&self.held).insert(key, held);
     }
 
@@ -87,6 +89,13 @@ impl Live {
             Some(held) => (held.rest.clone(), held.process.clone()),
             None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
         }
+    }
+
+    /// The process that runs a lease, and since when.
+    pub(super) fn holder(&self, lease: &Lease) -> Option<(String, UnixMs)> {
+        let (key, turn) = key(lease);
+        let held = lock(&self.held);
+        held.get(&key).filter(|held| held.turn == turn).map(|held| (held.process.to_string(), held.began))
     }
 
     /// How long a lease is in the books.
@@ -141,7 +150,7 @@ mod tests {
     use super::*;
     use crate::config::ContentForm;
     use crate::store::Queue;
-    use crate::task::{Task, TaskId, UnixMs};
+    use crate::task::{Task, TaskId};
 
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");

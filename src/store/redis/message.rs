@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::list::Summary;
 use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Lease, Queue, StoreError};
+use crate::store::{Lease, Queue, StoreError, runs};
 use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, UnixMs};
 
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
@@ -119,6 +120,8 @@ struct WrittenResult<'a> {
     owner: Option<&'a str>,
     result: R<'a>,
     saved_at: f64,
+    /// At the very end: a list reads no more than that.
+    summary: Summary,
 }
 
 /// `R`: the message, and how it ended.
@@ -137,6 +140,10 @@ struct R<'a> {
     answer: Option<StoredAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<StoredFailure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    began_at: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 /// A stored result, ours or Python's.
@@ -149,6 +156,8 @@ pub(super) struct ReadResult {
     /// The digest of the key that may see it.
     pub(super) owner: Option<String>,
     saved_at: Option<Value>,
+    /// The failed attempts before, which `finish.lua` puts in.
+    history: Option<String>,
 }
 
 /// `R`, as anybody may have written it.
@@ -163,6 +172,20 @@ pub(super) struct ReadR {
     answer: Option<StoredAnswer>,
     failure: Option<StoredFailure>,
     error: Option<String>,
+    runner_id: Option<String>,
+    correlation_id: Option<Value>,
+    began_at: Option<f64>,
+    trace_id: Option<String>,
+}
+
+/// What is known of a task's last attempt and of where the task came from.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) worker: Option<String>,
+    pub(super) began: Option<UnixMs>,
+    pub(super) correlation_id: Option<String>,
+    pub(super) trace_id: Option<String>,
+    pub(super) history: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -212,13 +235,14 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     }
 }
 
-/// The value of `omni:result:<id>`.
+/// The value of `omni:result:<id>`: how a lease ended that `began` then.
 pub(super) fn write_result(
     lease: &Lease,
     handle: &Handle,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
+    began: Option<UnixMs>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
     let task = &lease.task;
@@ -232,6 +256,8 @@ pub(super) fn write_result(
         error: None,
         answer: None,
         failure: None,
+        began_at: began.map(seconds),
+        trace_id: runs::trace_of(task),
     };
     match end {
         End::Completed(answer) => {
@@ -243,6 +269,8 @@ pub(super) fn write_result(
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
+    let (topic, status) = (task.topic.as_str().to_owned(), end.status().as_str().to_owned());
+    let summary = Summary { topic, status, attempts: lease.attempt, created: task.created.0 };
     to_json(&WrittenResult {
         task_id: task.id.as_str(),
         state: end.status().as_str(),
@@ -252,6 +280,7 @@ pub(super) fn write_result(
         owner: task.owner.as_ref().map(Owner::digest),
         result: r,
         saved_at: seconds(now),
+        summary,
     })
 }
 
@@ -367,6 +396,29 @@ impl ReadResult {
     /// When it was saved.
     pub(super) fn saved(&self) -> Option<UnixMs> {
         self.saved_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+}
+
+impl Told {
+    /// What a message says.
+    pub(super) fn of(message: Message) -> Self {
+        let trace_id = message.request.as_ref().and_then(|request| runs::trace_id(request.header("traceparent")?));
+        Self { correlation_id: message.correlation_id, trace_id, ..Self::default() }
+    }
+}
+
+impl ReadResult {
+    /// What it says beside the end. A task that nobody here ran has no runner.
+    pub(super) fn told(&self) -> Told {
+        let r = &self.result;
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Told {
+            worker: r.runner_id.clone().filter(|runner| runner != "omnidaemon"),
+            began: r.began_at.map(from_seconds),
+            correlation_id: r.correlation_id.as_ref().filter(|value| !value.is_null()).map(text),
+            trace_id: r.trace_id.clone(),
+            history: self.history.clone(),
+        }
     }
 }
 

@@ -14,7 +14,9 @@ mod fan;
 mod finish;
 mod keys;
 mod lease;
+mod life;
 mod link;
+mod list;
 mod live;
 mod message;
 mod notify;
@@ -38,11 +40,11 @@ use self::keys::Keys;
 use self::link::Link;
 use self::partition::Partition;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
 pub struct RedisStore {
@@ -190,6 +192,14 @@ impl TaskStore for RedisStore {
 
     async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
         self.attend_everywhere(queues, ttl).await
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.of(id).read_life(id).await
+    }
+
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.list_everywhere(queues, listing).await
     }
 }
 

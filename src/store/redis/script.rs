@@ -51,6 +51,8 @@ scripts! {
     SAVE_ROLLOUT = "save_rollout.lua";
     PROGRESS = "progress.lua";
     GLANCE = "glance.lua";
+    PAGE = "page.lua";
+    TAILS = "tails.lua";
     ATTEND = "attend.lua";
     UNENDED = "unended.lua";
     REGISTER = "register.lua";

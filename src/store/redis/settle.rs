@@ -11,7 +11,7 @@ use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW};
 use super::{keys, millis, now, ttl_ms};
 use crate::config::GroupStart;
 use crate::store::envelope::StoredFailure;
-use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
+use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError, runs};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// How long a task that could not be read is known as failed.
@@ -94,6 +94,7 @@ impl Partition {
         let (task, handle, at) = (&lease.task, Handle::of(lease), now());
         let group = keys::group(&lease.queue);
         let (rest, runner) = self.live.details(lease);
+        let began = self.live.holder(lease).map(|(_, began)| began);
         let stream = self.keys.stream(&task.topic);
         let letter = match end {
             End::Completed(_) | End::GivenUp(_) => (String::new(), String::new()),
@@ -105,7 +106,7 @@ impl Partition {
             keys: [self.keys.record(&task.id), self.keys.result(&task.id)],
             lease: (lease.attempt, handle.turn),
             state: end.status().as_str(),
-            result: write_result(lease, &handle, &rest, &runner, end, at)?,
+            result: write_result(lease, &handle, &rest, &runner, end, began, at)?,
             entry: handle.entry,
             ttl: ttl_ms(ttl),
             id: task.id.as_str().to_owned(),
@@ -150,6 +151,7 @@ impl Partition {
     /// Ends a lease so that another may begin.
     pub(super) async fn park(&self, lease: &Lease, park: Park<'_>) -> Result<Settled, StoreError> {
         let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
+        let run = park.failure.map(|failure| self.run_of(lease, failure, now())).unwrap_or_default();
         let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
         let applied: bool = PARK
             .keys(&[self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic), self.keys.delayed(&group)])
@@ -161,6 +163,8 @@ impl Partition {
             .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
             .arg(failure.unwrap_or_default())
             .arg(park.idle.map_or(0, millis))
+            .arg(run)
+            .arg(runs::MOST)
             .run(&self.link)
             .await?;
         Ok(if applied { Settled::Applied } else { Settled::Fenced })

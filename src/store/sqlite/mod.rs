@@ -8,6 +8,7 @@
 
 mod clock;
 mod db;
+mod list;
 mod lock;
 mod ops;
 mod reader;
@@ -35,10 +36,10 @@ use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
 };
-use crate::task::{Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic};
+use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic};
 
 /// How long the record of a task that could not be read back is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -184,13 +185,13 @@ impl TaskStore for SqliteStore {
 
     async fn lease(
         &self,
-        _process: &str,
+        process: &str,
         queues: &[Queue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
-        let rows = self.writer.lease(topics, max, wait).await?;
+        let rows = self.writer.lease(process.to_owned(), topics, max, wait).await?;
         Ok(self.open_leases(rows, queues).await)
     }
 
@@ -290,6 +291,20 @@ impl TaskStore for SqliteStore {
             }
         }
         Ok(found)
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut life = self.reader.ask(move |connection| reader::life(connection, &asked, now)).await?;
+        if let Some(life) = life.as_mut().filter(|life| life.record.status == Status::Processing) {
+            life.record.progress = self.running.progress(id);
+        }
+        Ok(life)
+    }
+
+    async fn list(&self, _queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        let (listing, now) = (listing.clone(), self.clock.wall());
+        self.reader.ask(move |connection| list::page(connection, &listing, now)).await
     }
 
     /// Nothing to do: nobody else can have the file.

@@ -5,6 +5,7 @@
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
 mod leases;
+mod lives;
 mod queue;
 mod redis;
 mod settle;
@@ -79,6 +80,9 @@ macro_rules! contract {
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
         contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
             a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
+        contract!(@ $fixture, lives: each_attempt_of_a_task_is_known_with_its_worker_and_error,
+            a_task_that_completes_at_once_has_one_attempt, a_task_that_killed_its_workers_shows_each_of_them,
+            tasks_are_listed_page_by_page_each_once, a_list_is_filtered_by_topic_and_status);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(

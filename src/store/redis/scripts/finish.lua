@@ -10,7 +10,7 @@ local ends, told, indexed, replies = {}, {}, {}, {}
 local function finish(at, key, result)
   local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now = unpack(ARGV, at, at + WIDTH - 1)
   local stream, dead, group = KEYS[3 * q - 1], KEYS[3 * q], ARGV[3 + q]
-  local record = read(key, 'queue', 'entry', 'state', 'attempt', 'turn', 'notify')
+  local record = read(key, 'queue', 'entry', 'state', 'attempt', 'turn', 'notify', 'history')
   if record.entry ~= entry or not is_current(record, attempt, turn) then
     local ended = record.state and record or read_end(result)
     return ended and ended.state == state and ended.entry == entry and ended.attempt == attempt and ended.turn == turn
@@ -23,6 +23,10 @@ local function finish(at, key, result)
   -- not pending and a result: a consumer of another make took it over and ended it
   if redis.call('XACK', stream, group, entry) == 0 and redis.call('EXISTS', result) == 1 then return 0 end
 
+  if record.history then
+    local _, cut = value:find(RESULT_HEAD)
+    value = value:sub(1, cut) .. ',"history":' .. cjson.encode(record.history) .. value:sub(cut + 1)
+  end
   redis.call('SET', result, value, 'PX', ttl)
   redis.call('DEL', key)
   if head ~= '' then add_dead_letter(dead, stream, entry, head, tail, sound == '1') end

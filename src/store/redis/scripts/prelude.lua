@@ -8,7 +8,7 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
---   progress what the attempt with its turn said last
+--   progress what the attempt with its turn said last                      history  the failed attempts, a line each
 -- An earlier release wrote queue, entry, created, retries and notify as fields of their own.
 -- One with a state and no queue is a cancellation that came before its task. A task that completed or failed has no
 -- record any more: its result (omni:result:<id>) says how it ended. Those of an earlier release have both.
@@ -87,13 +87,16 @@ local function drop(stream, ...)
   if #groups == 1 then redis.call('XDEL', stream, ...) end
 end
 
+-- What a result of ours begins with: state, entry, attempt, turn.
+local RESULT_HEAD =
+  '^{"task_id":"[%w_-]+","state":"(%a+)","entry":"([%d-]+)","attempt":(%d+),"turn":(%d+)'
+
 -- How a task ended, by the head of its result: ours begin with it, so that nothing need be decoded. Nil without a
 -- result; one of another make says nothing.
 local function read_end(result)
   local head = redis.call('GETRANGE', result, 0, 300)
   if head == '' then return nil end
-  local state, entry, attempt, turn =
-    head:match('^{"task_id":"[%w_-]+","state":"(%a+)","entry":"([%d-]+)","attempt":(%d+),"turn":(%d+)')
+  local state, entry, attempt, turn = head:match(RESULT_HEAD)
   return { state = state, entry = entry, attempt = attempt, turn = turn }
 end
 
