@@ -50,6 +50,26 @@ async fn an_ended_task_is_its_result_alone_which_answers_for_it() {
 }
 
 #[tokio::test]
+async fn the_result_of_another_groups_agent_takes_no_owner_and_no_fence_away() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let _: String = redis.xgroup_create_mkstream(STREAM, "group:genesis.qa:audit", "0").await.expect("created");
+    let task = Task { owner: Some(Owner::from_digest("5eed")), ..task() };
+    store.enqueue(&task, &queue()).await.expect("enqueued");
+    let lease = lease(&store).await;
+    complete(&store, &lease).await;
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1, "topic": "genesis.qa",
+        "agent": "audit"}, "saved_at": 1_753_000_000.0});
+    let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    let found = store.get(&task.id).await.expect("answers").expect("known");
+    assert_eq!((found.status, found.attempts, found.owner), (Status::Completed, 1, task.owner));
+    complete(&store, &lease).await;
+    assert_eq!(store.settle(&lease, &Settlement::Release).await, Ok(Settled::Fenced));
+    let left: i64 = redis.pttl(format!("omni:task:{}", task.id)).await.expect("answers");
+    assert!(left > 0, "it goes with the result");
+}
+
+#[tokio::test]
 async fn an_id_that_runs_again_is_not_ended_by_who_ran_it_before() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);

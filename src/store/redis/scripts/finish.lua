@@ -5,7 +5,7 @@
 --      head and tail of the dead letter, whether its data is JSON, now in ms: the caller's clock, as in the result
 -- Reply per task: 1 applied, now or before; 0 fenced; what is wrong, as text
 local queues, WIDTH = tonumber(ARGV[3]), 13
-local ends, told, indexed, replies = {}, {}, {}, {}
+local groups, ends, told, indexed, replies = {}, {}, {}, {}, {}
 
 local function finish(at, key, result)
   local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now = unpack(ARGV, at, at + WIDTH - 1)
@@ -28,7 +28,15 @@ local function finish(at, key, result)
     value = value:sub(1, cut) .. ',"history":' .. cjson.encode(record.history) .. value:sub(cut + 1)
   end
   redis.call('SET', result, value, 'PX', ttl)
-  redis.call('DEL', key)
+  groups[q] = groups[q] or #redis.pcall('XINFO', 'GROUPS', stream)
+  if groups[q] > 1 then
+    -- an agent of another group may write its own result over this one
+    redis.call('HSET', key, 'state', state, 'ended', now, 'attempt', attempt, 'turn', turn)
+    redis.call('HDEL', key, 'secret', 'due', 'failure')
+    redis.call('PEXPIRE', key, ttl)
+  else
+    redis.call('DEL', key)
+  end
   if head ~= '' then add_dead_letter(dead, stream, entry, head, tail, sound == '1') end
   ends[q] = ends[q] or {}
   table.insert(ends[q], entry)
@@ -50,7 +58,7 @@ end
 -- what all of them need is done once
 for q, entries in pairs(ends) do
   redis.pcall('HDEL', KEYS[3 * q + 1], unpack(entries))
-  drop(KEYS[3 * q - 1], unpack(entries))
+  if groups[q] == 1 then redis.call('XDEL', KEYS[3 * q - 1], unpack(entries)) end
 end
 if #indexed > 0 then redis.pcall('ZADD', KEYS[1], unpack(indexed)) end
 for channel, ids in pairs(told) do redis.call('PUBLISH', ARGV[1] .. channel, ids) end

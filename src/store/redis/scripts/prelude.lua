@@ -9,13 +9,14 @@
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
 --   progress what the attempt with its turn said last                      history  the failed attempts, a line each
--- An earlier release wrote queue, entry, created, retries and notify as fields of their own.
 -- One with a state and no queue is a cancellation that came before its task. A task that completed or failed has no
--- record any more: its result (omni:result:<id>) says how it ended. Those of an earlier release have both.
+-- record any more: its result (omni:result:<id>) says how it ended. Where other groups read the stream it has both,
+-- since their agents write their results to the same key.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
 
 local PARKED = '~delayed'
+
 -- In the name of a consumer of ours, and of no other: as in keys.rs.
 local OURS = '-rs.'
 
@@ -41,13 +42,10 @@ local function read(key, ...)
   if values[2] then
     record.queue = values[1]
     record.entry, record.created, record.retries, record.notify = values[2]:match('^(%S+) (%d+) (%d*) (%S*)$')
-  else
-    local old = redis.call('HMGET', key, 'queue', 'entry', 'created', 'retries', 'notify')
-    record.queue, record.entry, record.created, record.retries = old[1], old[2], old[3], old[4]
-    record.notify = old[5] and old[5]:match('[^:]*$')
   end
-  if record.retries == '' then record.retries = nil end
-  if record.notify == '' then record.notify = nil end
+  -- false, not nil, which would end a reply
+  if record.retries == '' then record.retries = false end
+  if record.notify == '' then record.notify = false end
   return record
 end
 
@@ -81,10 +79,10 @@ local function ended_by(agent, result)
   return ok and type(read) == 'table' and type(read.result) == 'table' and read.result.agent == agent
 end
 
--- Takes acknowledged entries out of their stream, unless another group may still want them.
-local function drop(stream, ...)
+-- Takes an acknowledged entry out of its stream, unless another group may still want it.
+local function drop(stream, entry)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  if #groups == 1 then redis.call('XDEL', stream, ...) end
+  if #groups == 1 then redis.call('XDEL', stream, entry) end
 end
 
 -- What a result of ours begins with: state, entry, attempt, turn.
