@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{Parts, health};
 use crate::config::{Config, HandlerConfig};
-use crate::route::parse_body;
+use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
 use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
-use crate::task::{Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Status, TaskId, TaskRecord, Topic, UnixMs};
 
 /// The most dead letters that one answer lists.
 const MOST: usize = 1000;
@@ -149,7 +149,7 @@ pub fn worker_view(beat: &Heartbeat) -> Value {
     json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
 }
 
-/// `POST tasks`: `{"topic", "payload", "correlation_id"?}`
+/// `POST tasks`: `{"topic", "payload"}` and whatever else an envelope may have.
 pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Result<Response, Problem> {
     let config = parts.snapshots.load().config.clone();
     let bad = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
@@ -157,17 +157,11 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
     let too_large = |_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over proxy.max_body");
     let body = to_bytes(request.into_body(), config.proxy.max_body).await.map_err(too_large)?;
     let parsed = parse_body(&body).map_err(|error| bad(error.to_string()))?;
-    let topic = parsed.topic.ok_or_else(|| bad("send {\"topic\": …, \"payload\": …} and nothing else".into()))?;
-    let known = config.topics.get(&topic);
-    let known = known.ok_or_else(|| bad(format!("there is no topic {topic} in the configuration")))?;
     let now = UnixMs::from(jiff::Timestamp::now());
-    let task = Task {
-        correlation_id: parsed.correlation_id,
-        retries: known.retries,
-        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), parsed.payload, now)
-    };
-    parts.circuit.call(parts.circuit.store().enqueue(&task, &Queue::new(&topic, known))).await?;
-    parts.metrics.task_received(topic.as_str());
+    let (task, known) =
+        order(parsed, None, &config, TaskId::new(now, rand::random()), now).map_err(|why| bad(why.to_string()))?;
+    parts.circuit.call(parts.circuit.store().enqueue(&task, &Queue::new(&task.topic, known))).await?;
+    parts.metrics.task_received(task.topic.as_str());
     let document = json!({
         "task_id": task.id.as_str(),
         "status": Status::Queued.as_str(),
@@ -193,6 +187,7 @@ pub fn task_view(record: &TaskRecord) -> Value {
         "status": record.status.as_str(),
         "attempts": record.attempts,
         "created_ms": record.created.0,
+        "due_at": record.due.and_then(UnixMs::rfc3339),
         "finished_ms": record.finished.map(|at| at.0),
         "http_status": record.answer.as_ref().and_then(|answer| answer.status).map(|status| status.as_u16()),
         "result": result,

@@ -39,6 +39,15 @@ pub(super) struct PublishArgs {
     /// An id of your own for it
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
+    /// A URL that is told of its end; its host must be in webhooks.hosts
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    /// A topic that its result is sent to, as a new task
+    #[arg(long, value_name = "TOPIC")]
+    reply_to: Option<String>,
+    /// Begin not before so long from now, such as 10s
+    #[arg(long, value_name = "DURATION")]
+    delay: Option<String>,
     /// Wait for the result, at most so long where a duration is given, as in --wait=30s
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
     #[allow(clippy::option_option, reason = "not given, given without a duration, given with one")]
@@ -63,7 +72,7 @@ pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, C
 }
 
 async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
-    let envelope = envelope(&args.topic, &payload(&args.payload)?, args.correlation_id.as_deref())?;
+    let envelope = envelope(&args, &payload(&args.payload)?)?;
     let source = Source::find(global).await?;
     let accepted = source.publish(&args.topic, envelope).await?;
     let id = text(&accepted["task_id"]);
@@ -110,7 +119,7 @@ fn show(task: &Value, format: Format) -> Exit {
     match format {
         Format::Json => print_json(task),
         Format::Table => {
-            let fields = ["task_id", "topic", "status", "attempts", "http_status", "error"];
+            let fields = ["task_id", "topic", "status", "due_at", "attempts", "http_status", "error"];
             let rows = fields.iter().filter(|field| !task[**field].is_null());
             print(&pairs(rows.map(|field| (field, text(&task[*field])))));
             if !task["result"].is_null() {
@@ -143,19 +152,33 @@ fn payload(argument: &str) -> Result<String, CliError> {
     read.map_err(|error| CliError::File { what: format!("cannot read the payload from {argument}"), error })
 }
 
-/// `{"topic", "payload", "correlation_id"}` around the payload, which stays as it is, byte for byte.
-fn envelope(topic: &str, payload: &str, correlation_id: Option<&str>) -> Result<Bytes, CliError> {
+/// `{"topic", "payload", …}` around the payload, which stays as it is, byte for byte.
+fn envelope(args: &PublishArgs, payload: &str) -> Result<Bytes, CliError> {
     #[derive(serde::Serialize)]
     struct Envelope<'a> {
         topic: &'a str,
         payload: &'a RawValue,
         #[serde(skip_serializing_if = "Option::is_none")]
         correlation_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        webhook: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply_to: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delay: Option<&'a str>,
     }
     let not_json =
         |error| CliError::Usage(format!("the payload is not JSON: {error}; a text needs quotes: '\"text\"'"));
     let payload: &RawValue = serde_json::from_str(payload.trim()).map_err(not_json)?;
-    serde_json::to_vec(&Envelope { topic, payload, correlation_id }).map(Bytes::from).map_err(not_json)
+    let envelope = Envelope {
+        topic: &args.topic,
+        payload,
+        correlation_id: args.correlation_id.as_deref(),
+        webhook: args.webhook.as_deref(),
+        reply_to: args.reply_to.as_deref(),
+        delay: args.delay.as_deref(),
+    };
+    serde_json::to_vec(&envelope).map(Bytes::from).map_err(not_json)
 }
 
 #[cfg(test)]
@@ -164,9 +187,23 @@ mod tests {
 
     use super::*;
 
+    fn args(correlation_id: Option<&str>, delay: Option<&str>) -> PublishArgs {
+        let (correlation_id, delay) = (correlation_id.map(str::to_owned), delay.map(str::to_owned));
+        PublishArgs {
+            topic: "t".into(),
+            payload: String::new(),
+            correlation_id,
+            webhook: None,
+            reply_to: None,
+            delay,
+            wait: None,
+        }
+    }
+
     #[test]
     fn a_payload_is_published_as_it_was_written() {
-        let bytes = envelope("t", " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n", Some("c")).expect("JSON");
+        let payload = " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n";
+        let bytes = envelope(&args(Some("c"), None), payload).expect("JSON");
         let text = r#"{"topic":"t","payload":{"b": 1.10,  "a": [12345678901234567890123]},"correlation_id":"c"}"#;
         assert_eq!(std::str::from_utf8(&bytes), Ok(text));
     }
@@ -174,8 +211,14 @@ mod tests {
     #[test]
     fn a_payload_that_is_not_json_is_refused_before_anybody_is_asked() {
         for bad in ["hello", "", "{\"a\":1} x"] {
-            assert_eq!(envelope("t", bad, None).err().map(|error| error.exit()), Some(Exit::Usage), "{bad}");
+            assert_eq!(envelope(&args(None, None), bad).err().map(|error| error.exit()), Some(Exit::Usage), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_delay_is_a_key_of_the_envelope() {
+        let bytes = envelope(&args(None, Some("10s")), "1").expect("JSON");
+        assert_eq!(bytes, r#"{"topic":"t","payload":1,"delay":"10s"}"#);
     }
 
     #[test]

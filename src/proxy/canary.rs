@@ -93,22 +93,21 @@ async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes)
         Err(BadBody::NotJson(_) | BadBody::DuplicateKey(_)) if *handler == HandlerConfig::Upstream => opaque(body),
         Err(_) => return Queued::No(Fallback::Ineligible),
     };
-    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
-    let Some(config) = topics.get(&topic) else {
-        return Queued::Refused(Problem::UnknownTopic(topic));
-    };
     let target = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let sent = Sent { route, head, method: head.method.clone(), target, body: body.clone(), parsed };
-    enqueue(context, route, capture(context, sent, &topic, config, true)).await
+    match capture(context, sent, true) {
+        Ok(captured) => enqueue(context, route, captured).await,
+        Err(bad) => Queued::Refused(Problem::Order(bad)),
+    }
 }
 
 /// A body that is not JSON, as a payload: a string of it.
 fn opaque(body: &Bytes) -> Parsed {
-    Parsed { topic: None, payload: crate::store::json_of(body), correlation_id: None }
+    Parsed { payload: crate::store::json_of(body), ..Parsed::default() }
 }
 
-async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured) -> Queued {
-    let Captured { task, queue } = captured;
+async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured<'_>) -> Queued {
+    let Captured { task, queue, .. } = captured;
     let (circuit, metrics) = (&context.parts().circuit, &context.parts().metrics);
     let waiter = circuit.store().waiters().register(&task.id);
     let refused = |reason| {

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
-use crate::route::{BadBody, BadPath};
+use crate::route::{BadBody, BadOrder, BadPath};
 use crate::store::{Refusal, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, Topic};
+use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, UnixMs};
 
 /// What a request can run into, as a client sees it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) enum Problem {
     TooLarge { limit: usize },
     Busy,
     Body(BadBody),
-    UnknownTopic(Topic),
+    Order(BadOrder),
     NoSuchTask,
     AlreadyEnded(Status),
     Store(StoreError),
@@ -56,9 +56,7 @@ impl Problem {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Body(BadBody::WrongType { .. } | BadBody::NotYet(_)) | Self::UnknownTopic(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Body(BadBody::WrongType { .. }) | Self::Order(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchTask => StatusCode::NOT_FOUND,
             Self::AlreadyEnded(_) | Self::TaskCancelled => StatusCode::CONFLICT,
@@ -87,7 +85,8 @@ impl Problem {
             Self::TooLarge { .. } => "body-too-large",
             Self::Busy => "busy",
             Self::Body(_) => "bad-body",
-            Self::UnknownTopic(_) => "unknown-topic",
+            Self::Order(BadOrder::Webhook(_)) => "webhook-refused",
+            Self::Order(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
             Self::AlreadyEnded(_) => "task-already-ended",
             Self::TaskCancelled => "task-cancelled",
@@ -125,7 +124,7 @@ impl Problem {
             Self::TooLarge { limit } => format!("the body is over {limit} bytes (proxy.max_body)"),
             Self::Busy => "too many large bodies are being read at the moment: try again".to_owned(),
             Self::Body(why) => why.to_string(),
-            Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
+            Self::Order(why) => why.to_string(),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
             Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
             Self::TaskCancelled => "the task was cancelled".to_owned(),
@@ -246,6 +245,9 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
     if let Some(failure) = record.failure.as_ref().filter(|_| record.status == Status::Failed) {
         document["error"] = reason(failure).into();
     }
+    if let Some(due) = record.due.filter(|_| record.status == Status::Queued).and_then(UnixMs::rfc3339) {
+        document["due_at"] = due.into();
+    }
     let mut text = document.to_string();
     if let Some(answer) = record.answer.as_ref().filter(|_| record.status == Status::Completed) {
         text.pop(); // the closing brace: the result goes in as it is, unread
@@ -341,7 +343,7 @@ mod tests {
         for refusal in [Refusal::Full("OOM on 10.0.0.7".into()), Refusal::ReadOnly("replica of 10.0.0.7".into())] {
             assert_eq!(refused(refusal), "the store takes no tasks at the moment: try again");
         }
-        let topic = Topic::parse("inner").expect("a topic");
+        let topic = crate::task::Topic::parse("inner").expect("a topic");
         assert_eq!(refused(Refusal::Backlog { topic, depth: 9, max: 9 }), "too many tasks are waiting: try later");
     }
 }

@@ -55,8 +55,6 @@ async fn try_submit(
     };
     let parsed = parse_body(&body).map_err(Problem::Body)?;
     let route = context.snapshot.route(live);
-    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
-    let topic_config = config.topics.get(&topic).ok_or_else(|| Problem::UnknownTopic(topic.clone()))?;
     let path = head.uri.path();
     let mut target = path.strip_suffix("/async").unwrap_or(path).to_owned();
     if let Some(query) = head.uri.query() {
@@ -64,8 +62,8 @@ async fn try_submit(
     }
     let body = parsed.payload.clone();
     let sent = Sent { route, head: &head, method: Method::POST, target, body, parsed };
-    let mut captured = capture(context, sent, &topic, topic_config, false);
-    if topic_config.handler != HandlerConfig::Upstream {
+    let mut captured = capture(context, sent, false).map_err(Problem::Order)?;
+    if captured.config.handler != HandlerConfig::Upstream {
         captured.task.request = None; // nobody would replay it
     }
     let circuit = &context.parts().circuit;
@@ -74,7 +72,7 @@ async fn try_submit(
         circuit.cancel_later(captured.task.id.clone()); // no 202 was given for it
     }
     queued.map_err(Problem::Store)?;
-    context.parts().metrics.task_received(topic.as_str());
+    context.parts().metrics.task_received(captured.task.topic.as_str());
     Ok(respond::accepted(&captured.task.id, &config.proxy.task_path))
 }
 

@@ -249,7 +249,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated.
+    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated. One that is
+    /// `due` later counts as queued, and nobody sees it before.
     async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError>;
 
     /// A task as it stands; none when unknown or expired.
@@ -298,6 +299,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Saves it if the stored version is `record.version - 1` (0 is absent); false when another writer was first.
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError>;
+
+    /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;

@@ -108,6 +108,9 @@ impl TaskStore for Faulty {
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
         self.reached("save_rollout")?.save_rollout(route, record).await
     }
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.reached("promote")?.promote(queues).await
+    }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()
     }

@@ -15,6 +15,8 @@ const STREAM: &str = "omni-stream:";
 const DELAYED: &str = "omni:delayed:";
 const RECORD: &str = "omni:task:";
 const RESULT: &str = "omni:result:";
+const SCHEDULED: &str = "omni:scheduled:";
+const DUE: &str = "omni:due:";
 
 /// A queue's consumer group.
 pub(super) fn group(queue: &Queue) -> String {
@@ -106,6 +108,26 @@ impl Keys {
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)
+    }
+
+    /// A group's delayed new tasks, their messages by id.
+    pub(super) fn scheduled(&self, group: &str) -> String {
+        self.key(SCHEDULED, group)
+    }
+
+    /// Before a group: [`Self::scheduled`].
+    pub(super) fn scheduled_prefix(&self) -> String {
+        self.key(SCHEDULED, "")
+    }
+
+    /// A group's index of delayed new tasks by due time.
+    pub(super) fn due(&self, group: &str) -> String {
+        self.key(DUE, group)
+    }
+
+    /// Before a group: [`Self::due`].
+    pub(super) fn due_prefix(&self) -> String {
+        self.key(DUE, "")
     }
 
     fn key(&self, prefix: &str, name: &str) -> String {

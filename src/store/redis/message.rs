@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
 use crate::store::{Queue, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Status, Task, Topic, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
 pub(super) const FOREIGN_RETRIES: u32 = 3;
@@ -168,7 +168,7 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
         }
         None => (None, None),
     };
-    let rest = Rest::of(queue.content);
+    let rest = Rest::of_task(task, queue.content)?;
     Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
 }
 
@@ -308,9 +308,36 @@ pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreEr
 }
 
 impl Rest {
-    /// That of a message of ours.
+    /// That of a message of ours that carries nothing beside its task.
     pub(super) fn of(content: ContentForm) -> Self {
         Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
+    }
+
+    /// That of a message of ours.
+    fn of_task(task: &Task, content: ContentForm) -> Result<Self, StoreError> {
+        let raw = |text: Option<&str>| text.map(to_raw_value).transpose();
+        let malformed = |error: serde_json::Error| StoreError::Malformed(error.to_string());
+        Ok(Self {
+            webhook: raw(task.webhook.as_deref()).map_err(malformed)?,
+            reply_to: raw(task.reply_to.as_ref().map(Topic::as_str)).map_err(malformed)?,
+            causation_id: raw(task.causation_id.as_deref()).map_err(malformed)?,
+            ..Self::of(content)
+        })
+    }
+
+    /// The URL that is told of the task's end, whoever published it.
+    pub(super) fn webhook(&self) -> Option<String> {
+        self.webhook.as_deref().and_then(text_of)
+    }
+
+    /// The topic that its result is sent to; a name that is none is nobody's.
+    pub(super) fn reply_to(&self) -> Option<Topic> {
+        self.reply_to.as_deref().and_then(text_of).and_then(|text| Topic::parse(&text).ok())
+    }
+
+    /// The task whose result it is.
+    pub(super) fn causation_id(&self) -> Option<String> {
+        self.causation_id.as_deref().and_then(text_of)
     }
 
     fn content_json(&self, payload: &[u8]) -> Box<RawValue> {
@@ -367,7 +394,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{TaskId, Topic};
+    use crate::task::TaskId;
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");

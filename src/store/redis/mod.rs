@@ -6,6 +6,7 @@
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
 //! Redis's own clock times leases and retries.
 
+mod delay;
 mod error;
 mod keys;
 mod lease;
@@ -175,6 +176,10 @@ impl TaskStore for RedisStore {
 
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
         self.write_rollout(route, record).await
+    }
+
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.promote_due(queues).await
     }
 
     fn waiters(&self) -> &Waiters {

@@ -54,6 +54,7 @@ impl RedisStore {
             attempts,
             owner: text(&fields, "owner").map(Owner::from_digest),
             created: UnixMs(number(&fields, "created").unwrap_or_default()),
+            due: if held { None } else { number(&fields, "due").map(UnixMs) },
             finished: number(&fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
@@ -75,7 +76,12 @@ impl RedisStore {
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
-                [self.keys.stream(&queue.topic), self.keys.delayed(group), self.keys.dead_letters(group)]
+                [
+                    self.keys.stream(&queue.topic),
+                    self.keys.delayed(group),
+                    self.keys.dead_letters(group),
+                    self.keys.scheduled(group),
+                ]
             })
             .collect();
         let rows: Vec<[i64; 5]> = DEPTHS.keys(&queue_keys).arg(&groups).run(&self.link).await?;
@@ -132,6 +138,7 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         attempts: 1,
         owner: None,
         created: read.result.created().unwrap_or_default(),
+        due: None,
         finished: read.saved(),
         answer: None,
         failure: None,

@@ -44,6 +44,8 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    SCHEDULE = "schedule.lua";
+    PROMOTE = "promote.lua";
 }
 
 /// A call of a script: keys first, then arguments.

@@ -21,11 +21,20 @@ impl RedisStore {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
-        let mut call = ENQUEUE
-            .keys(&[self.keys.record(&task.id), self.keys.stream(&queue.topic), self.keys.delayed(&group)])
-            .arg(&group)
-            .arg(queue.max_backlog)
-            .arg(data)
+        let mut call = match task.due.filter(|due| *due > now()) {
+            Some(due) => self.schedule(task, queue, due, data),
+            None => ENQUEUE
+                .keys(&[
+                    self.keys.record(&task.id),
+                    self.keys.stream(&queue.topic),
+                    self.keys.delayed(&group),
+                    self.keys.scheduled(&group),
+                ])
+                .arg(&group)
+                .arg(queue.max_backlog)
+                .arg(data),
+        };
+        call = call
             .arg(&[("queue", format!("{}:{}", queue.topic, queue.agent)), ("notify", self.channel.clone())])
             .arg(&[("created", task.created.0), ("retries", u64::from(task.retries))]);
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
@@ -125,6 +134,7 @@ impl RedisStore {
             attempts: lease.attempt,
             owner: task.owner.clone(),
             created: task.created,
+            due: None,
             finished: Some(at),
             answer,
             failure,
@@ -198,6 +208,7 @@ impl RedisStore {
             .arg(ttl_ms(ttl))
             .arg(&[id.as_str(), &self.channel, &self.keys.stream_prefix(), keys::GROUP, &self.keys.delayed_prefix()])
             .arg(millis(AHEAD))
+            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix()])
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };

@@ -242,6 +242,11 @@ impl TaskStore for SqliteStore {
         self.writer.submit(move |db| ops::save_rollout(db, &route, &record)).await
     }
 
+    /// Nothing to do: the writer wakes for them.
+    async fn promote(&self, _queues: &[Queue]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn waiters(&self) -> &Waiters {
         &self.waiters
     }

@@ -48,33 +48,46 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
         let refusal = Refusal::Backlog { topic: task.topic.clone(), depth, max: max_backlog };
         return Ok(if known { Ok(()) } else { Err(refusal) });
     }
-    if !insert(db, task)? {
+    let mut inserted = insert(db, task)?;
+    if inserted.is_none() {
         let expired = "DELETE FROM tasks WHERE id = ?1 AND state > 2 AND until <= ?2";
         let gone =
             db.connection.prepare_cached(expired)?.execute(params![task.id.as_str(), millis(db.clock.wall())])?;
-        if gone == 0 || !insert(db, task)? {
-            return Ok(Ok(()));
+        if gone > 0 {
+            inserted = insert(db, task)?;
         }
     }
-    db.tallies.moved(task.topic.as_str(), None, State::Ready, 1);
+    if let Some(state) = inserted {
+        db.tallies.moved(task.topic.as_str(), None, state, 1);
+    }
     Ok(Ok(()))
 }
 
-fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<bool> {
-    let seq = db.last_seq + 1;
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)
-               ON CONFLICT (id) DO NOTHING";
+/// Gives where the task stands then; none where its id is there already.
+fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
+    let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
+    let state = if due.is_some() { State::Parked } else { State::Ready };
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
-    let values = params![seq, task.id.as_str(), task.topic.as_str(), task.retries, millis(task.created), owner];
+    let (created, until) = (millis(task.created), due.map_or(0, millis));
+    let values = params![seq, task.id.as_str(), task.topic.as_str(), state, task.retries, created, owner, until];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let sql =
-        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![seq, &*task.payload, task.request, task.credentials, task.correlation, task.route];
+        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route, webhook, reply_to, causation)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let reply_to = task.reply_to.as_ref().map(Topic::as_str);
+    let (request, credentials, webhook) = (&task.request, &task.credentials, &task.webhook);
+    let (correlation, route, causation) = (&task.correlation, &task.route, &task.causation);
+    let values = params![seq, &*task.payload, request, credentials, correlation, route, webhook, reply_to, causation];
     db.connection.prepare_cached(sql)?.execute(values)?;
     db.last_seq = seq;
-    Ok(true)
+    if let Some(due) = due {
+        db.next_due = Some(db.next_due.map_or(due, |next| next.min(due)));
+    }
+    Ok(Some(state))
 }
 
 /// Leases up to `max` tasks; which topic comes first goes round.
@@ -92,7 +105,7 @@ pub(super) fn lease(db: &mut Db, topics: &[Topic], max: usize) -> rusqlite::Resu
 
 fn lease_of(db: &mut Db, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
     let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
-                      payload, request, credentials, correlation, route
+                      payload, request, credentials, correlation, route, webhook, reply_to, causation
                FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
                WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
     let before = leased.len();

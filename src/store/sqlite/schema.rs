@@ -16,7 +16,7 @@ use crate::store::{Refusal, StoreError};
 use crate::task::{Status, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// `PRAGMA application_id`: "omni".
 const APPLICATION: i64 = 0x6f6d_6e69;
@@ -49,7 +49,10 @@ const TABLES: &str = "
         request     TEXT,
         credentials TEXT,
         correlation TEXT,
-        route       TEXT
+        route       TEXT,
+        webhook     TEXT,
+        reply_to    TEXT,
+        causation   TEXT
     ) STRICT;
     CREATE TABLE dead_letters (
         n        INTEGER PRIMARY KEY,

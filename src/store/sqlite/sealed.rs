@@ -26,6 +26,10 @@ pub(super) struct NewTask {
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
     pub(super) created: UnixMs,
+    pub(super) due: Option<UnixMs>,
+    pub(super) webhook: Option<String>,
+    pub(super) reply_to: Option<Topic>,
+    pub(super) causation: Option<String>,
 }
 
 /// A leased task, as it was read.
@@ -43,6 +47,9 @@ pub(super) struct Leased {
     credentials: Option<String>,
     correlation: Option<String>,
     route: Option<String>,
+    webhook: Option<String>,
+    reply_to: Option<String>,
+    causation: Option<String>,
 }
 
 /// A settlement.
@@ -75,6 +82,10 @@ impl NewTask {
             owner: task.owner.clone(),
             retries: task.retries,
             created: task.created,
+            due: task.due,
+            webhook: task.webhook.clone(),
+            reply_to: task.reply_to.clone(),
+            causation: task.causation_id.clone(),
         })
     }
 }
@@ -98,6 +109,9 @@ impl Leased {
             credentials: row.get(9)?,
             correlation: row.get(10)?,
             route: row.get(11)?,
+            webhook: row.get(12)?,
+            reply_to: row.get(13)?,
+            causation: row.get(14)?,
         })
     }
 
@@ -120,6 +134,9 @@ impl Leased {
             request,
             correlation_id: self.correlation,
             route: self.route,
+            webhook: self.webhook,
+            reply_to: self.reply_to.as_deref().map(Topic::parse).transpose().map_err(malformed)?,
+            causation_id: self.causation,
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries,
             ..Task::new(id, self.topic, payload, self.created)

@@ -4,6 +4,7 @@
 //! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
+mod delay;
 mod leases;
 mod queue;
 mod redis;
@@ -73,6 +74,8 @@ macro_rules! contract {
         contract!(@ $fixture, leases: renewing_names_the_leases_that_are_lost,
             an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
             a_task_that_kills_its_workers_becomes_a_dead_letter, an_ended_task_expires_but_its_dead_letter_stays);
+        contract!(@ $fixture, delay: a_delayed_task_runs_when_it_is_due_and_not_before, a_delayed_task_survives_reopening,
+            a_delayed_task_counts_against_the_backlog, a_delayed_task_is_cancelled_and_never_runs);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,

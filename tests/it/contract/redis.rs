@@ -61,7 +61,7 @@ impl Fixture for OnRedis {
             if left > 0 {
                 let _: bool = redis.pexpire(&key, left - by).await.expect("answers");
             }
-            if key.starts_with("omni:delayed:") {
+            if key.starts_with("omni:delayed:") || key.starts_with("omni:due:") {
                 let members: Vec<String> = redis.zrange(&key, 0, -1).await.expect("answers");
                 for member in members {
                     let _: f64 = redis.zincr(&key, member, -by).await.expect("answers");

@@ -2,7 +2,7 @@
 -- connection that was given up.
 -- KEYS 1 record  2 result
 -- ARGV 1 ttl ms  2 task id  3 own channel  4 stream prefix  5 group prefix  6 delayed prefix
---      7 ms to cancel ahead for
+--      7 ms to cancel ahead for  8 prefix of delayed new tasks and 9 of their index
 -- Reply: 'done', 'running', the state it has ended as, or nil when unknown
 local key = KEYS[1]
 local record = read(key, 'queue', 'state', 'entry', 'turn', 'notify')
@@ -16,10 +16,15 @@ if record.state then return record.state == 'cancelled' and 'done' or record.sta
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'completed' end
 local group = ARGV[5] .. record.queue
 local stream, entry = ARGV[4] .. record.queue:match('^[^:]+'), record.entry
-local consumer = holder(stream, group, entry)
-redis.call('XACK', stream, group, entry)
-drop(stream, entry)
-redis.call('ZREM', ARGV[6] .. group, entry)
+local consumer = entry and holder(stream, group, entry)
+if entry then
+  redis.call('XACK', stream, group, entry)
+  drop(stream, entry)
+  redis.call('ZREM', ARGV[6] .. group, entry)
+else
+  redis.call('HDEL', ARGV[8] .. group, ARGV[2])
+  redis.call('ZREM', ARGV[9] .. group, ARGV[2])
+end
 local running = consumer and consumer ~= PARKED
 redis.call('HSET', key, 'state', 'cancelled', 'ended', now_ms(), 'turn', (record.turn or 1) + 2)
 if running then redis.call('HSETNX', key, 'attempt', 1) end

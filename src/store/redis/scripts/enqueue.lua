@@ -1,12 +1,13 @@
 -- Makes a task durable.
--- KEYS 1 record  2 stream  3 delayed index
+-- KEYS 1 record  2 stream  3 delayed index  4 delayed new tasks
 -- ARGV 1 group  2 max backlog  3 data  4… record fields and values
 -- Reply: {1} there now, {0} was there already, {-1, waiting} refused
 if redis.call('EXISTS', KEYS[1]) == 1 then return { 0 } end
 local stream, group = KEYS[2], ARGV[1]
 local length, max = redis.call('XLEN', stream), tonumber(ARGV[2])
-if length >= max then
-  local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3])
+local scheduled = redis.call('HLEN', KEYS[4])
+if length + scheduled >= max then
+  local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3]) + scheduled
   if waiting >= max then return { -1, waiting } end
 end
 if length == 0 and redis.call('EXISTS', stream) == 0 then

@@ -1,0 +1,53 @@
+//! New tasks that may not begin yet: kept apart from the streams, where any consumer would take them, and put into
+//! theirs when they are due.
+//!
+//! `omni:scheduled:<group>` holds their messages and is the truth; `omni:due:<group>` says in which order. An index
+//! that lost tasks is made anew from their records at the next look, which comes about every second from each process.
+
+use super::script::{Call, PROMOTE, SCHEDULE};
+use super::{RedisStore, keys};
+use crate::store::{Queue, StoreError};
+use crate::task::{Task, UnixMs};
+
+/// Tasks that one call promotes at most.
+const BATCH: usize = 200;
+
+impl RedisStore {
+    /// The beginning of the call that makes a delayed task durable.
+    pub(super) fn schedule(&self, task: &Task, queue: &Queue, due: UnixMs, data: String) -> Call {
+        let group = keys::group(queue);
+        SCHEDULE
+            .keys(&[
+                self.keys.record(&task.id),
+                self.keys.stream(&queue.topic),
+                self.keys.delayed(&group),
+                self.keys.scheduled(&group),
+                self.keys.due(&group),
+            ])
+            .arg(&group)
+            .arg(queue.max_backlog)
+            .arg(data)
+            .arg(task.id.as_str())
+            .arg(due.0)
+    }
+
+    pub(super) async fn promote_due(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let groups: Vec<String> = queues.iter().map(keys::group).collect();
+        let all: Vec<String> = queues
+            .iter()
+            .zip(&groups)
+            .flat_map(|(queue, group)| {
+                [self.keys.stream(&queue.topic), self.keys.scheduled(group), self.keys.due(group)]
+            })
+            .collect();
+        loop {
+            let call = PROMOTE.keys(&all).arg(self.keys.record_prefix()).arg(BATCH).arg(&groups);
+            if call.run::<usize>(&self.link).await? < BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
