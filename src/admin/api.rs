@@ -12,7 +12,7 @@ use super::{Parts, health};
 use crate::config::{Config, HandlerConfig};
 use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
+use crate::store::{Cancelled, DeliveryRecord, Depth, Heartbeat, Queue, StoreError, json_of};
 use crate::task::{Status, TaskId, TaskRecord, Topic, UnixMs};
 
 /// The most dead letters that one answer lists.
@@ -174,7 +174,10 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
 pub(super) async fn task(State(parts): State<Parts>, Path(id): Path<String>) -> Answer {
     let id = known_id(&id)?;
     let record = parts.circuit.call(parts.circuit.store().get(&id)).await?.ok_or_else(no_such_task)?;
-    Ok(Json(task_view(&record)))
+    let deliveries = parts.circuit.call(parts.circuit.store().deliveries(&id)).await?;
+    let mut view = task_view(&record);
+    view["deliveries"] = deliveries.iter().map(delivery_view).collect();
+    Ok(Json(view))
 }
 
 /// A task as the API and the command line show it.
@@ -192,6 +195,18 @@ pub fn task_view(record: &TaskRecord) -> Value {
         "http_status": record.answer.as_ref().and_then(|answer| answer.status).map(|status| status.as_u16()),
         "result": result,
         "error": record.failure.as_ref().map(|failure| &failure.message),
+    })
+}
+
+/// How somebody is told of a task's end. The target is shown without its query, which may hold a secret.
+fn delivery_view(delivery: &DeliveryRecord) -> Value {
+    json!({
+        "kind": delivery.kind.as_str(),
+        "target": delivery.target.split(['?', '#']).next(),
+        "event": delivery.event,
+        "status": delivery.status.as_str(),
+        "attempts": delivery.attempts,
+        "error": delivery.error,
     })
 }
 

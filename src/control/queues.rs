@@ -35,5 +35,8 @@ pub async fn watch_queues(
                 metrics.set_queue(queue.topic.as_str(), depth.queued, depth.oldest);
             }
         }
+        if let Ok(depth) = circuit.call(circuit.store().outbox_depth()).await {
+            metrics.outbox_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A request's life: `guard.rs` (bytes and framing) → `service.rs` (canonical path, route, deprecation,
 //! split) → `pass.rs` (sync: streamed to the upstream and back) or `canary.rs` (async: captured, queued,
-//! waited for) or `tasks.rs` (the own endpoints). Every status that the proxy itself chooses is in
+//! waited for) or `tasks.rs` (the own endpoints); one with an `Idempotency-Key` by way of `idempotency.rs`. Every status that the proxy itself chooses is in
 //! `respond.rs`.
 
 mod body;
@@ -13,6 +13,7 @@ mod collect;
 mod deprecate;
 mod guard;
 mod headers;
+mod idempotency;
 mod pass;
 mod pool;
 mod respond;

@@ -38,6 +38,9 @@ pub(super) enum Problem {
     TaskFailed(Box<Failure>),
     TaskCancelled,
     Gone { route: String, successor: Option<String> },
+    KeyInUse,
+    KeyReused,
+    AnswerNotKept,
 }
 
 // === impl Problem ===
@@ -69,6 +72,8 @@ impl Problem {
             Self::TaskFailed(failure) if failure.kind == FailureKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::TaskFailed(_) => StatusCode::BAD_GATEWAY,
             Self::Gone { .. } => StatusCode::GONE,
+            Self::KeyInUse | Self::AnswerNotKept => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 
@@ -106,6 +111,9 @@ impl Problem {
                 _ => "task-failed",
             },
             Self::Gone { .. } => "gone",
+            Self::KeyInUse => "idempotency-key-in-use",
+            Self::KeyReused => "idempotency-key-reused",
+            Self::AnswerNotKept => "idempotent-answer-not-kept",
         }
     }
 
@@ -144,6 +152,13 @@ impl Problem {
                 let then = successor.as_ref().map_or(String::new(), |to| format!(": call {to} instead"));
                 format!("{route} is no longer served{then}")
             }
+            Self::KeyInUse => "a request with this Idempotency-Key is still being served: try later".to_owned(),
+            Self::KeyReused => {
+                "this Idempotency-Key was used with another request: use a new key for a new request".to_owned()
+            }
+            Self::AnswerNotKept => {
+                "a request with this Idempotency-Key was served, and its answer was too large to be kept".to_owned()
+            }
         }
     }
 
@@ -174,7 +189,8 @@ impl Problem {
         if let Self::MethodNotAllowed(allowed) = &self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let later = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        if later || matches!(self, Self::KeyInUse) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -222,7 +238,8 @@ pub(super) fn outcome(record: &TaskRecord) -> Response<Reply> {
     }
 }
 
-fn given(answer: &Answer) -> Response<Reply> {
+/// An answer as it was given.
+pub(super) fn given(answer: &Answer) -> Response<Reply> {
     if !answer.verbatim {
         let mut response = Response::new(Reply::whole(crate::store::json_of(&answer.body)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -6,7 +6,9 @@
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
 mod circuit;
+mod claim;
 mod envelope;
+mod outbox;
 mod redis;
 mod sqlite;
 #[cfg(test)]
@@ -20,6 +22,8 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::claim::{Claim, Claimed, Conclusion};
+pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
@@ -302,6 +306,27 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;
+
+    /// Up to `max` deliveries that are due, hidden from others for `hold`.
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Says how a delivery went; it counts unless the delivery was taken again since.
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError>;
+
+    /// How a task's deliveries stand; settled ones are known for a day.
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// How many deliveries wait.
+    async fn outbox_depth(&self) -> Result<u64, StoreError>;
+
+    /// Claims an idempotency key for a request, for [`LEASE`]; the same claim made again is renewed.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
+
+    /// Says how a claimed request was served; it counts while the claim is still its holder's.
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError>;
+
+    /// Gives a claim up: the key is free again.
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError>;
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;

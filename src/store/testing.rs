@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Heartbeat, Lease,
+    Outcome, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore, Waiters,
 };
 use crate::task::{Task, TaskId, TaskRecord};
 
@@ -32,6 +32,12 @@ impl Faulty {
     pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
         let (down, lose_answers, renewals) = (AtomicBool::default(), AtomicUsize::default(), AtomicUsize::default());
         Self { store, down, lose_answers, renewals, calls: std::sync::Mutex::default() }
+    }
+
+    /// As [`Self::reached`], for what goes on beside the rest: its order is no matter.
+    fn beside(&self) -> Result<&dyn TaskStore, StoreError> {
+        let down = self.down.load(Ordering::Relaxed);
+        if down { Err(StoreError::Unreachable("connection refused".into())) } else { Ok(self.store.as_ref()) }
     }
 
     fn reached(&self, call: &'static str) -> Result<&dyn TaskStore, StoreError> {
@@ -110,6 +116,27 @@ impl TaskStore for Faulty {
     }
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
         self.reached("promote")?.promote(queues).await
+    }
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.beside()?.take_deliveries(max, hold).await
+    }
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.beside()?.settle_delivery(delivery, outcome).await
+    }
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.beside()?.deliveries(id).await
+    }
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.beside()?.outbox_depth().await
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.beside()?.claim(claim).await
+    }
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.beside()?.conclude(claim, conclusion).await
+    }
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.beside()?.abandon(claim).await
     }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()

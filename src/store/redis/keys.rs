@@ -130,6 +130,21 @@ impl Keys {
         self.key(DUE, "")
     }
 
+    /// The deliveries by due time; each is beside it, as [`Self::delivery`].
+    pub(super) fn outbox(&self) -> String {
+        self.key("omni:outbox", "")
+    }
+
+    /// A delivery: the scripts build it too, of [`Self::outbox`], a colon and its name.
+    pub(super) fn delivery(&self, name: &str) -> String {
+        self.key("omni:outbox:", name)
+    }
+
+    /// A claim on an idempotency key, by the digest of its scope.
+    pub(super) fn claim(&self, scope: &str) -> String {
+        self.key("omni:idem:", scope)
+    }
+
     fn key(&self, prefix: &str, name: &str) -> String {
         let mut key = String::with_capacity(self.tag.len() + prefix.len() + name.len());
         for part in [self.tag.as_str(), prefix, name] {

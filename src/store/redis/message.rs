@@ -168,7 +168,7 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
         }
         None => (None, None),
     };
-    let rest = Rest::of_task(task, queue.content)?;
+    let rest = Rest::of_task(task, queue.content);
     Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
 }
 
@@ -308,21 +308,16 @@ pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreEr
 }
 
 impl Rest {
-    /// That of a message of ours that carries nothing beside its task.
-    pub(super) fn of(content: ContentForm) -> Self {
-        Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
-    }
-
     /// That of a message of ours.
-    fn of_task(task: &Task, content: ContentForm) -> Result<Self, StoreError> {
-        let raw = |text: Option<&str>| text.map(to_raw_value).transpose();
-        let malformed = |error: serde_json::Error| StoreError::Malformed(error.to_string());
-        Ok(Self {
-            webhook: raw(task.webhook.as_deref()).map_err(malformed)?,
-            reply_to: raw(task.reply_to.as_ref().map(Topic::as_str)).map_err(malformed)?,
-            causation_id: raw(task.causation_id.as_deref()).map_err(malformed)?,
-            ..Self::of(content)
-        })
+    pub(super) fn of_task(task: &Task, content: ContentForm) -> Self {
+        let raw = |text: Option<&str>| text.and_then(|text| to_raw_value(text).ok());
+        Self {
+            content,
+            webhook: raw(task.webhook.as_deref()),
+            reply_to: raw(task.reply_to.as_ref().map(Topic::as_str)),
+            causation_id: raw(task.causation_id.as_deref()),
+            source: None,
+        }
     }
 
     /// The URL that is told of the task's end, whoever published it.

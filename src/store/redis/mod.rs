@@ -6,6 +6,7 @@
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
 //! Redis's own clock times leases and retries.
 
+mod claim;
 mod delay;
 mod error;
 mod keys;
@@ -14,6 +15,7 @@ mod link;
 mod live;
 mod message;
 mod notify;
+mod outbox;
 mod read;
 mod row;
 mod script;
@@ -33,8 +35,8 @@ use self::link::{Connection, Link};
 use self::live::Live;
 use self::tend::Watch;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Heartbeat, Lease,
+    Outcome, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Task, TaskId, TaskRecord, UnixMs};
@@ -180,6 +182,34 @@ impl TaskStore for RedisStore {
 
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
         self.promote_due(queues).await
+    }
+
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.take_due(max, hold).await
+    }
+
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.settle_taken(delivery, outcome).await
+    }
+
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.read_deliveries(id).await
+    }
+
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.count_outbox().await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.claim_key(claim).await
+    }
+
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.conclude_claim(claim, conclusion).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.abandon_claim(claim).await
     }
 
     fn waiters(&self) -> &Waiters {

@@ -46,6 +46,11 @@ scripts! {
     SAVE_ROLLOUT = "save_rollout.lua";
     SCHEDULE = "schedule.lua";
     PROMOTE = "promote.lua";
+    TAKE = "take.lua";
+    DELIVERED = "delivered.lua";
+    CLAIM = "claim.lua";
+    CONCLUDE = "conclude.lua";
+    ABANDON = "abandon.lua";
 }
 
 /// A call of a script: keys first, then arguments.

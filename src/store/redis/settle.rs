@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::outbox::letters;
 use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
 use super::{RedisStore, keys, millis, now, ttl_ms};
@@ -97,6 +98,7 @@ impl RedisStore {
                 self.keys.results(),
                 self.keys.dead_letters(&group),
                 self.keys.retry_counts(&group),
+                self.keys.outbox(),
             ])
             .arg(&[&group, &handle.entry])
             .arg(lease.attempt)
@@ -109,6 +111,7 @@ impl RedisStore {
             .arg(&[&head, &tail])
             .arg(!end.is_malformed())
             .arg(at.0)
+            .arg(letters(task, end)?)
             .run(&self.link)
             .await?;
         if applied {
@@ -204,7 +207,7 @@ impl RedisStore {
 
     pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
         let found: Option<String> = CANCEL
-            .keys(&[self.keys.record(id), self.keys.result(id)])
+            .keys(&[self.keys.record(id), self.keys.result(id), self.keys.outbox()])
             .arg(ttl_ms(ttl))
             .arg(&[id.as_str(), &self.channel, &self.keys.stream_prefix(), keys::GROUP, &self.keys.delayed_prefix()])
             .arg(millis(AHEAD))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::db::Db;
+use super::outbox;
 use super::schema::{State, millis, number, stored};
 use super::sealed::{Leased, NewTask, Sealed};
 use crate::store::{Buried, Cancelled, LEASE, Refusal, RolloutRecord, Settled, may_rerun};
@@ -25,6 +26,8 @@ struct Found {
     retries: u32,
     lease: i64,
     settled: i64,
+    /// Whether somebody is to be told of its end.
+    posts: bool,
 }
 
 /// How a task ends.
@@ -67,11 +70,12 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
 fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
     let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
     let state = if due.is_some() { State::Parked } else { State::Ready };
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING";
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
     let (created, until) = (millis(task.created), due.map_or(0, millis));
-    let values = params![seq, task.id.as_str(), task.topic.as_str(), state, task.retries, created, owner, until];
+    let posts = task.webhook.is_some() || task.reply_to.is_some();
+    let values = params![seq, task.id.as_str(), task.topic.as_str(), state, task.retries, created, owner, until, posts];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
         return Ok(None);
     }
@@ -201,6 +205,9 @@ fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::R
         ":result": end.result,
         ":failure": end.failure.map(|(stored, _)| stored),
     })?;
+    if found.posts {
+        outbox::post(db, id, found.seq, end.state, end.result, end.failure.map(|(_, message)| message))?;
+    }
     if let Some((_, message)) = end.failure {
         let sql = "INSERT INTO dead_letters (seq, id, topic, error, attempts, failed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let values = params![found.seq, id.as_str(), found.topic, message, found.attempts, millis(now)];
@@ -303,7 +310,7 @@ pub(super) fn save_rollout(db: &mut Db, route: &str, record: &RolloutRecord) -> 
 }
 
 fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
-    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled FROM tasks WHERE id = ?1";
+    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts FROM tasks WHERE id = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let found = statement.query_row([id.as_str()], |row| {
         Ok(Found {
@@ -314,6 +321,7 @@ fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
             retries: row.get(4)?,
             lease: row.get(5)?,
             settled: row.get(6)?,
+            posts: row.get(7)?,
         })
     });
     found.optional()

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::schema::unix_ms;
 use crate::store::envelope::{StoredAnswer, StoredFailure, StoredRequest};
 use crate::store::{Lease, Queue, Settlement, StoreError};
-use crate::task::{Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
 
 /// A task to be inserted.
 pub(super) struct NewTask {
@@ -189,6 +189,11 @@ pub(super) fn number(lease: &Lease) -> i64 {
 pub(super) fn crash(message: &str) -> rusqlite::Result<String> {
     write(&StoredFailure::seal(&Failure::new(FailureKind::Crash, message)))
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// An answer with its body, as it is stored.
+pub(super) fn answer(answer: &Answer) -> Result<String, StoreError> {
+    write(&StoredAnswer::whole(answer))
 }
 
 /// A stored id.

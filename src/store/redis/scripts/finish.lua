@@ -1,8 +1,9 @@
 -- Ends a leased task as completed or failed.
 -- KEYS 1 record  2 stream  3 result  4 results index  5 dead letters  6 Python's retry counts
+--      7 outbox
 -- ARGV 1 group  2 entry  3 attempt  4 turn  5 state  6 result  7 ttl ms  8 task id  9 own channel
 --      10 ms that the entry must have been idle  11 head and 12 tail of the dead letter, 13 whether its data is JSON
---      14 now, ms: the caller's clock, as in the result
+--      14 now, ms: the caller's clock, as in the result  15 whom its end is told to, for `post`, or ''
 -- Reply: 1 applied, now or before; 0 fenced
 local key, stream, result = KEYS[1], KEYS[2], KEYS[3]
 local group, entry, attempt, turn, state = unpack(ARGV, 1, 5)
@@ -25,5 +26,6 @@ redis.call('PEXPIRE', key, ARGV[7])
 redis.call('HDEL', KEYS[6], entry)
 if ARGV[11] ~= '' then add_dead_letter(KEYS[5], stream, entry, ARGV[11], ARGV[12], ARGV[13] == '1') end
 drop(stream, entry)
+if ARGV[15] ~= '' then post(KEYS[7], ARGV[8], turn, state, ARGV[15], ARGV[6], now) end
 if record.notify and record.notify ~= ARGV[9] then redis.call('PUBLISH', record.notify, ARGV[8]) end
 return 1

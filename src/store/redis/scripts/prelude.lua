@@ -157,3 +157,15 @@ local function lease_row(queue, entry, data, id, record)
     record.created, record.retries, record.owner, record.route, record.secret }
 end
 
+-- Puts a task's end into the outbox. `letters` is JSON, [[kind, about], …]; what is sent is made of `body`, which was
+-- stored of the end, when it is delivered. A later end of the same task takes the place of an earlier one.
+local function post(outbox, id, turn, state, letters, body, ended)
+  for _, letter in ipairs(cjson.decode(letters)) do
+    local name = id .. '/' .. letter[1]
+    local key = outbox .. ':' .. name
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'about', letter[2], 'turn', turn, 'state', state, 'body', body, 'ended', ended)
+    redis.call('ZADD', outbox, now_ms(), name)
+  end
+end
+
