@@ -198,11 +198,20 @@ pub fn task_view(record: &TaskRecord) -> Value {
     })
 }
 
-/// How somebody is told of a task's end. The target is shown without its query, which may hold a secret.
+/// A target without what may be a secret: its query, and user info that a publisher of another make wrote.
+fn shown(target: &str) -> String {
+    let bare = target.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = bare.split_once("://") else { return bare.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+/// How somebody is told of a task's end.
 fn delivery_view(delivery: &DeliveryRecord) -> Value {
     json!({
         "kind": delivery.kind.as_str(),
-        "target": delivery.target.split(['?', '#']).next(),
+        "target": shown(&delivery.target),
         "event": delivery.event,
         "status": delivery.status.as_str(),
         "attempts": delivery.attempts,
@@ -265,4 +274,21 @@ pub(super) async fn dead_letters(State(parts): State<Parts>, Query(query): Query
 /// Anything else.
 pub(super) async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing here: try /readyz, /metrics or /admin/v1/status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_shown_without_its_secrets() {
+        for (target, expected) in [
+            ("https://hooks.example.com/x?token=s#f", "https://hooks.example.com/x"),
+            ("https://u:p@hooks.example.com", "https://hooks.example.com"),
+            ("https://hooks.example.com/a@b", "https://hooks.example.com/a@b"),
+            ("genesis.qa", "genesis.qa"),
+        ] {
+            assert_eq!(shown(target), expected);
+        }
+    }
 }

@@ -100,6 +100,8 @@ pub struct Proxy {
     pub expose_metrics: bool,
     /// Origins that browsers may call the own paths from (`cors: {origins: […]}`); `*` is any.
     pub cors_origins: Vec<String>,
+    /// Where handlers reach this proxy, to say how far they have come; none tells them no address.
+    pub public_url: Option<UpstreamUrl>,
 }
 
 /// A network, such as `10.0.0.0/8` or `::1`.
@@ -385,6 +387,8 @@ pub struct TopicConfig {
     pub content: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
+    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
+    pub reclaim_idle: Duration,
 }
 
 /// `handler:`

@@ -65,15 +65,15 @@ pub(super) async fn serve_whole(
     live: &LiveRoute,
     head: Parts,
     body: Bytes,
-    held: Option<Held>,
+    mine: Option<Held>,
 ) -> (Path, Response<Reply>) {
     let route = context.snapshot.route(live);
     if let Some(reason) = unfit(context, route, &head.method, &head.headers, Some(body.len() as u64)) {
         let (path, response) =
             fall_back(context, route, reason, Request::from_parts(head, Outgoing::whole(body))).await;
-        return (path, idempotency::keep(context, held, response));
+        return (path, idempotency::keep(context, mine, response));
     }
-    serve_read(context, route, head, body, held).await
+    serve_read(context, route, head, body, mine).await
 }
 
 async fn serve_read(
@@ -81,19 +81,19 @@ async fn serve_read(
     route: &Route,
     head: Parts,
     body: Bytes,
-    held: Option<Held>,
+    mine: Option<Held>,
 ) -> (Path, Response<Reply>) {
-    match queue(context, route, &head, &body, held.as_ref().map(|held| &held.task)).await {
+    match queue(context, route, &head, &body, mine.as_ref().map(|mine| &mine.task)).await {
         Queued::Yes(waiter, id) => {
-            if let Some(held) = held {
-                held.conclude(Conclusion::Task(id.clone()));
+            if let Some(mine) = mine {
+                mine.conclude(Conclusion::Task(id.clone()));
             }
             wait(context, route, waiter, id, head, body).await
         }
         Queued::No(reason) => {
             let request = Request::from_parts(head, Outgoing::whole(body));
             let (path, response) = fall_back(context, route, reason, request).await;
-            (path, idempotency::keep(context, held, response))
+            (path, idempotency::keep(context, mine, response))
         }
         Queued::Refused(problem) => (Path::Async, problem.into_response()),
     }
@@ -106,13 +106,13 @@ pub(super) async fn attend(context: &Context<'_>, route: &Route, id: &TaskId, he
     let waiter = circuit.store().waiters().register(id);
     let record = match circuit.call(circuit.store().get(id)).await {
         Ok(Some(record)) if record.status.is_final() => Some(Arc::new(record)),
-        Ok(Some(_)) => match timeout(prefer.wait().unwrap_or(route.wait), waiter).await {
-            Ok(ended) => ended,
-            Err(_) => {
+        Ok(Some(_)) => {
+            let Ok(ended) = timeout(prefer.wait().unwrap_or(route.wait), waiter).await else {
                 let accepted = respond::accepted(id, &context.snapshot.config.proxy.task_path);
                 return Some(applied(prefer, accepted));
-            }
-        },
+            };
+            ended
+        }
         Ok(None) | Err(_) => None,
     };
     let record = record.filter(|record| record.status == Status::Completed)?;
@@ -244,21 +244,19 @@ async fn wait(
             return (Path::Async, applied(prefer, accepted));
         }
     };
-    match ended {
-        Some(record) => (Path::Async, applied(prefer, respond::outcome(&record))),
-        // The store lost it, in a crash that its persistence did not cover.
-        None => {
-            context.parts().circuit.cancel_later(id);
-            match give_up(context, route) {
-                OnUnknown::Sync => {
-                    let request = Request::from_parts(head, Outgoing::whole(body));
-                    fall_back(context, route, Fallback::Unknown, request).await
-                }
-                OnUnknown::Refuse => {
-                    let lost = StoreError::Unknown("the store lost the task".into());
-                    (Path::Async, Problem::Store(lost).into_response())
-                }
-            }
+    if let Some(record) = ended {
+        return (Path::Async, applied(prefer, respond::outcome(&record)));
+    }
+    // The store lost it, in a crash that its persistence did not cover.
+    context.parts().circuit.cancel_later(id);
+    match give_up(context, route) {
+        OnUnknown::Sync => {
+            let request = Request::from_parts(head, Outgoing::whole(body));
+            fall_back(context, route, Fallback::Unknown, request).await
+        }
+        OnUnknown::Refuse => {
+            let lost = StoreError::Unknown("the store lost the task".into());
+            (Path::Async, Problem::Store(lost).into_response())
         }
     }
 }

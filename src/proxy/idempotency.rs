@@ -54,7 +54,7 @@ pub(super) struct Held {
 /// Copies an answer's body as it goes by, to be kept once it is whole.
 pub(super) struct Tap {
     held: Held,
-    head: Answer,
+    answer: Answer,
     copied: BytesMut,
     /// The largest body that is kept.
     most: usize,
@@ -92,7 +92,7 @@ pub(super) async fn serve(
     loop {
         let wait = Prefer::of(&head.headers).wait().unwrap_or(route.wait);
         match claim(context, route, key, &head, &body, instead_of.take(), wait).await {
-            Ticket::Mine(held) => return run(context, live, side, head, body, Some(held)).await,
+            Ticket::Mine(mine) => return run(context, live, side, head, body, Some(mine)).await,
             Ticket::Unclaimed => return run(context, live, side, head, body, None).await,
             Ticket::Refused(problem) => return (Path::Sync, problem.into_response()),
             Ticket::Served(Conclusion::Answer(answer)) => {
@@ -116,24 +116,24 @@ async fn run(
     side: Assigned,
     head: Parts,
     body: Bytes,
-    held: Option<Held>,
+    mine: Option<Held>,
 ) -> (Path, Response<Reply>) {
     let route = context.snapshot.route(live);
     // Whoever claimed it before may have queued it before it died.
-    if let Some(before) = held.as_ref().filter(|held| !held.fresh).map(|held| held.task.clone())
+    if let Some(before) = mine.as_ref().filter(|mine| !mine.fresh).map(|mine| mine.task.clone())
         && let Some(response) = canary::attend(context, route, &before, &head).await
     {
-        if let Some(held) = held {
-            held.conclude(Conclusion::Task(before));
+        if let Some(mine) = mine {
+            mine.conclude(Conclusion::Task(before));
         }
         return (Path::Async, replayed(context, route, response));
     }
     match side {
         Assigned::Sync => {
             let response = pass::serve(context, Request::from_parts(head, Outgoing::whole(body))).await;
-            (Path::Sync, keep(context, held, response))
+            (Path::Sync, keep(context, mine, response))
         }
-        Assigned::Async => canary::serve_whole(context, live, head, body, held).await,
+        Assigned::Async => canary::serve_whole(context, live, head, body, mine).await,
     }
 }
 
@@ -184,13 +184,13 @@ pub(super) async fn claim(
 }
 
 /// Has an answer kept as it goes by, where it says that the request was served.
-pub(super) fn keep(context: &Context<'_>, held: Option<Held>, response: Response<Reply>) -> Response<Reply> {
-    let Some(held) = held.filter(|_| was_served(response.status())) else { return response };
+pub(super) fn keep(context: &Context<'_>, mine: Option<Held>, response: Response<Reply>) -> Response<Reply> {
+    let Some(held) = mine.filter(|_| was_served(response.status())) else { return response };
     let mut headers = response.headers().clone();
     headers.remove(header::CONTENT_LENGTH); // whoever sends it again frames it
-    let head = Answer { status: Some(response.status()), headers, body: Bytes::new(), verbatim: true };
+    let answer = Answer { status: Some(response.status()), headers, body: Bytes::new(), verbatim: true };
     let most = context.snapshot.config.results.max_result;
-    response.map(|body| body.tapped(Tap { held, head, copied: BytesMut::new(), most }))
+    response.map(|body| body.tapped(Tap { held, answer, copied: BytesMut::new(), most }))
 }
 
 /// Marks an answer as one that was given before.
@@ -284,7 +284,7 @@ impl Tap {
 
     /// All of the body has gone by.
     pub(super) fn end(self) {
-        self.held.conclude(Conclusion::Answer(Answer { body: self.copied.freeze(), ..self.head }));
+        self.held.conclude(Conclusion::Answer(Answer { body: self.copied.freeze(), ..self.answer }));
     }
 
     /// The request was served, and its answer cannot be kept.

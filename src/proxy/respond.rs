@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
-use crate::route::{BadBody, BadOrder, BadPath};
+use crate::route::{BadBody, BadOrder, BadPath, BadWait};
 use crate::store::{Refusal, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Progress, Status, TaskId, TaskRecord, UnixMs};
 
 /// What a request can run into, as a client sees it.
 #[derive(Debug)]
@@ -31,6 +31,10 @@ pub(super) enum Problem {
     Body(BadBody),
     Order(BadOrder),
     NoSuchTask,
+    BadWait(BadWait),
+    BadProgress,
+    AttemptOver,
+    TooManyWatchers,
     AlreadyEnded(Status),
     Store(StoreError),
     Upstream(UpstreamError),
@@ -52,7 +56,7 @@ impl Problem {
                 Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
                 Fault::Broken | Fault::Abandoned => StatusCode::BAD_REQUEST,
             },
-            Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BadWait(_) | Self::BadProgress => StatusCode::BAD_REQUEST,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectMethod | Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -62,9 +66,9 @@ impl Problem {
             Self::Body(BadBody::WrongType { .. }) | Self::Order(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchTask => StatusCode::NOT_FOUND,
-            Self::AlreadyEnded(_) | Self::TaskCancelled => StatusCode::CONFLICT,
+            Self::AlreadyEnded(_) | Self::TaskCancelled | Self::AttemptOver => StatusCode::CONFLICT,
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Store(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Busy | Self::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamError::ConnectTimeout { .. } | UpstreamError::FirstByte { .. }) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -93,6 +97,10 @@ impl Problem {
             Self::Order(BadOrder::Webhook(_)) => "webhook-refused",
             Self::Order(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
+            Self::BadWait(_) => "bad-wait",
+            Self::BadProgress => "bad-progress",
+            Self::AttemptOver => "attempt-over",
+            Self::TooManyWatchers => "too-many-watchers",
             Self::AlreadyEnded(_) => "task-already-ended",
             Self::TaskCancelled => "task-cancelled",
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => "backlog-full",
@@ -134,6 +142,13 @@ impl Problem {
             Self::Body(why) => why.to_string(),
             Self::Order(why) => why.to_string(),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
+            Self::BadWait(why) => why.to_string(),
+            Self::BadProgress => {
+                "send {\"progress\": a number from 0 to 1, \"note\": a short text or nothing}, and nothing else"
+                    .to_owned()
+            }
+            Self::AttemptOver => "this attempt has ended, or its task was taken over or cancelled".to_owned(),
+            Self::TooManyWatchers => "too many tasks are being watched here: poll, or try again".to_owned(),
             Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
             Self::TaskCancelled => "the task was cancelled".to_owned(),
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => {
@@ -251,8 +266,17 @@ pub(super) fn given(answer: &Answer) -> Response<Reply> {
     response
 }
 
-/// `GET /task/<id>`
-pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
+/// What is said of progress.
+pub(super) fn progress(progress: &Progress) -> Value {
+    let mut document = json!({"fraction": progress.fraction()});
+    if let Some(note) = progress.note() {
+        document["note"] = note.into();
+    }
+    document
+}
+
+/// The document of `GET /task/<id>`.
+pub(super) fn document(record: &TaskRecord) -> String {
     let mut document = json!({
         "task_id": record.id.as_str(),
         "status": record.status.as_str(),
@@ -265,6 +289,9 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
     if let Some(due) = record.due.filter(|_| record.status == Status::Queued).and_then(UnixMs::rfc3339) {
         document["due_at"] = due.into();
     }
+    if let Some(said) = &record.progress {
+        document["progress"] = progress(said);
+    }
     let mut text = document.to_string();
     if let Some(answer) = record.answer.as_ref().filter(|_| record.status == Status::Completed) {
         text.pop(); // the closing brace: the result goes in as it is, unread
@@ -275,7 +302,12 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
         text.push_str(&String::from_utf8_lossy(&crate::store::json_of(&answer.body)));
         text.push('}');
     }
-    let mut response = Response::new(Reply::whole(text));
+    text
+}
+
+/// `GET /task/<id>`
+pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(document(record)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -289,6 +321,31 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
 pub(super) fn cancelled(id: &TaskId) -> Response<Reply> {
     let document = json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()});
     let mut response = json_response(StatusCode::OK, &document);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A report of progress, taken.
+pub(super) fn noted() -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// A task's events.
+pub(super) fn events(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would keep them until it has a buffer full
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// There are no more events: a browser does not come again.
+pub(super) fn no_more_events() -> Response<Reply> {
+    let mut response = noted();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -315,7 +372,10 @@ pub(super) fn preflight() -> Response<Reply> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let fields: [(HeaderName, &str); 3] = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key, prefer, x-api-key"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, idempotency-key, last-event-id, prefer, x-api-key",
+        ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     for (name, value) in fields {

@@ -9,12 +9,14 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::{Outgoing, Reply, Timing};
 use super::collect::Hoard;
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
+use super::progress::Reports;
 use super::respond::{self, Problem};
 use super::{Parts, canary, deprecate, guard, idempotency, pass, tasks};
 use crate::metrics::{Path, RouteCells};
@@ -32,6 +34,9 @@ pub(super) struct Thread {
     pub(super) parts: Parts,
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
+    pub(super) reports: Reports,
+    /// Cancelled when the thread drains: who waits is answered early.
+    pub(super) draining: CancellationToken,
     via: HeaderValue,
     id_prefix: u32,
     id_next: Cell<u64>,
@@ -67,7 +72,7 @@ struct Counted {
 // === impl Thread ===
 
 impl Thread {
-    pub(super) fn new(index: usize, parts: Parts) -> Self {
+    pub(super) fn new(index: usize, parts: Parts, draining: CancellationToken) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
         Self {
@@ -75,6 +80,8 @@ impl Thread {
             parts,
             pool: Pool::new(),
             hoard: Hoard::default(),
+            reports: Reports::default(),
+            draining,
             via,
             id_prefix: rand::random(),
             id_next: Cell::new(rand::random()),
@@ -153,7 +160,7 @@ impl Context<'_> {
                 self.tasks(response)
             }
             Target::Task(id) => {
-                let response = tasks::task(self, &request, id).await;
+                let response = tasks::task(self, request, id).await;
                 self.tasks(response)
             }
             Target::Metrics => self.other(respond::metrics(self.parts().metrics.exposition())),

@@ -1,8 +1,9 @@
-//! The own endpoints: `POST <route>/async`, `GET` and `DELETE /task/<id>`.
+//! The own endpoints: `POST <route>/async`, and `/task/<id>` with what stands below it (`wait.rs`, `events.rs`,
+//! `progress.rs`).
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::{Body, Incoming};
 
 use super::body::Reply;
@@ -11,6 +12,7 @@ use super::collect::{Collected, collect, discard};
 use super::idempotency::{self, Ticket};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
+use super::{events, progress, wait};
 use crate::config::HandlerConfig;
 use crate::route::{is_json, parse_body};
 use crate::snapshot::LiveRoute;
@@ -67,12 +69,12 @@ async fn try_submit(
     if captured.config.handler != HandlerConfig::Upstream {
         captured.task.request = None; // nobody would replay it
     }
-    let mut held = None;
+    let mut mine = None;
     if let Some(key) = idempotency::key(&head.headers) {
         match idempotency::claim(context, route, &key, &head, &whole, None, route.wait).await {
-            Ticket::Mine(mine) => {
-                captured.task.id = mine.task.clone();
-                held = Some(mine);
+            Ticket::Mine(claim) => {
+                captured.task.id = claim.task.clone();
+                mine = Some(claim);
             }
             Ticket::Unclaimed => {}
             Ticket::Served(Conclusion::Task(id)) => {
@@ -86,8 +88,8 @@ async fn try_submit(
     let circuit = &context.parts().circuit;
     // One whose fate is unknown is cancelled: no 202 was given for it.
     circuit.enqueue(&captured.task, &captured.queue).await.map_err(Problem::Store)?;
-    if let Some(held) = held {
-        held.conclude(Conclusion::Task(captured.task.id.clone()));
+    if let Some(claim) = mine {
+        claim.conclude(Conclusion::Task(captured.task.id.clone()));
     }
     context.parts().metrics.task_received(captured.task.topic.as_str());
     Ok(respond::accepted(&captured.task.id, &config.proxy.task_path))
@@ -110,36 +112,44 @@ pub(super) fn turn_away(head: &Parts, body: impl Body<Data = Bytes> + Unpin + 's
     }
 }
 
-/// `/task/<id>`
-pub(super) async fn task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Response<Reply> {
-    let mut response = if is_preflight(request) {
+/// `/task/<id>`, and what stands below it.
+pub(super) async fn task(context: &Context<'_>, request: Request<Incoming>, rest: &str) -> Response<Reply> {
+    let asked = request.headers().clone();
+    let mut response = if is_preflight(&request) {
         respond::preflight()
     } else {
-        try_task(context, request, id).await.unwrap_or_else(Problem::into_response)
+        try_task(context, request, rest).await.unwrap_or_else(Problem::into_response)
     };
-    allow_origin(&context.snapshot, request.headers(), response.headers_mut());
+    allow_origin(&context.snapshot, &asked, response.headers_mut());
     response
 }
 
-async fn try_task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Result<Response<Reply>, Problem> {
+async fn try_task(context: &Context<'_>, request: Request<Incoming>, rest: &str) -> Result<Response<Reply>, Problem> {
+    let (id, view) = rest.split_once('/').map_or((rest, None), |(id, view)| (id, Some(view)));
     let id = TaskId::parse(id).map_err(|_| Problem::NoSuchTask)?;
+    match view {
+        None => {}
+        Some("events") => return events::open(context, &request, id).await,
+        Some("progress") => return progress::take(context, request, id).await,
+        Some(_) => return Err(Problem::NoSuchTask),
+    }
     match *request.method() {
-        Method::GET | Method::HEAD => find(context, request, &id).await.map(|record| respond::task(&record)),
-        Method::DELETE => cancel(context, request, &id).await,
+        Method::GET | Method::HEAD => wait::ended(context, &request, &id).await.map(|record| respond::task(&record)),
+        Method::DELETE => cancel(context, &request, &id).await,
         _ => Err(Problem::MethodNotAllowed("GET, HEAD, DELETE")),
     }
 }
 
 /// The task, if it is there and its caller's: unknown, expired and another key's are the same.
-async fn find(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<TaskRecord, Problem> {
+pub(super) async fn find(context: &Context<'_>, headers: &HeaderMap, id: &TaskId) -> Result<TaskRecord, Problem> {
     let circuit = &context.parts().circuit;
     let record = circuit.call(circuit.store().get(id)).await.map_err(Problem::Store)?;
-    let mine = |record: &TaskRecord| record.owner.is_none() || record.owner == owner(request.headers());
+    let mine = |record: &TaskRecord| record.owner.is_none() || record.owner == owner(headers);
     record.filter(mine).ok_or(Problem::NoSuchTask)
 }
 
 async fn cancel(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<Response<Reply>, Problem> {
-    find(context, request, id).await?;
+    find(context, request.headers(), id).await?;
     let circuit = &context.parts().circuit;
     let ttl = context.snapshot.config.results.ttl;
     match circuit.call(circuit.store().cancel(id, ttl)).await.map_err(Problem::Store)? {

@@ -9,7 +9,9 @@ mod message;
 mod order;
 mod path;
 mod prefer;
+mod progress;
 mod split;
+mod wait;
 
 use http::Method;
 
@@ -18,7 +20,9 @@ pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked,
 pub use self::order::{BadOrder, BadWebhook, Sink, order, sink};
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
+pub use self::progress::parse_progress;
 pub use self::split::{Assigned, assign, ineligible, is_json};
+pub use self::wait::{BadWait, wait_of};
 use crate::config::{Config, PathPattern, Route};
 
 /// What a request is for.

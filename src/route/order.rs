@@ -100,7 +100,7 @@ pub fn sink(url: &str, webhooks: &Webhooks) -> Result<Sink, BadWebhook> {
     let listed = webhooks.hosts.iter().find(|entry| entry.host == host && entry.port.unwrap_or(usual) == port);
     let Some(entry) = listed else { return Err(BadWebhook::Unlisted(authority.as_str().to_owned())) };
     let private = entry.private;
-    Ok(Sink { tls, host, port, private, uri })
+    Ok(Sink { uri, tls, host, port, private })
 }
 
 #[cfg(test)]

@@ -5,15 +5,21 @@
 //! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
+#[cfg(any(test, feature = "failpoints"))]
+mod around;
 mod circuit;
 mod claim;
 mod envelope;
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod holder;
 mod outbox;
 mod redis;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiters;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +29,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
 pub use self::claim::{Claim, Claimed, Conclusion};
+pub use self::holder::{Holder, SharedSecret};
 pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
+pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
 use crate::config::{self, ContentForm, StoreUrl};
-use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +108,10 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// How long a consumer of another make keeps a task that it is silent about.
+    pub reclaim_idle: Duration,
+    /// Where others run the tasks: how long one may take from the time it may begin.
+    pub limit: Option<Duration>,
 }
 
 impl Queue {
@@ -111,6 +123,8 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            reclaim_idle: config.reclaim_idle,
+            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
         }
     }
 }
@@ -330,6 +344,22 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
+
+    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the current one.
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError>;
+
+    /// The secret that the processes of this store share; made when first asked for.
+    async fn secret(&self) -> Result<SharedSecret, StoreError>;
+
+    /// How many tasks stand, in their order and in one call.
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
+    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        let _ = (queues, ttl);
+        Ok(Vec::new())
+    }
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.
@@ -345,6 +375,22 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a heartbeat counts.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// [`LEASE`], which a test build with the feature `failpoints` can shorten: what the program goes by.
+#[must_use]
+pub fn lease_time() -> Duration {
+    #[cfg(feature = "failpoints")]
+    if let Some(shortened) = failpoints::lease() {
+        return shortened;
+    }
+    LEASE
+}
+
+/// [`HEARTBEAT`], in the same proportion to [`lease_time`].
+#[must_use]
+pub fn heartbeat_time() -> Duration {
+    lease_time() / 2
+}
+
 /// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
 pub const CRASH_LIMIT: u32 = 3;
 
@@ -359,8 +405,11 @@ pub fn may_rerun(attempts: u32, retries: u32) -> bool {
 /// # Errors
 /// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
 pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
-    Ok(match &config.url {
+    let store: Arc<dyn TaskStore> = match &config.url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
         StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
-    })
+    };
+    #[cfg(feature = "failpoints")]
+    let store = failpoints::armed(store)?;
+    Ok(store)
 }

@@ -11,6 +11,7 @@ mod keep;
 mod live;
 mod outbox;
 mod pool;
+mod progress;
 mod retry;
 mod served;
 mod settle;

@@ -34,7 +34,14 @@ pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
 }
 
 pub(super) fn queue(name: &str) -> Queue {
-    Queue { topic: topic(name), agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1_000_000 }
+    Queue {
+        topic: topic(name),
+        agent: "omnidaemon".into(),
+        content: ContentForm::String,
+        max_backlog: 1_000_000,
+        reclaim_idle: Duration::from_mins(3),
+        limit: None,
+    }
 }
 
 pub(super) fn lease(task: Task) -> Lease {
@@ -60,6 +67,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             agent: queue.agent,
             content: queue.content,
             max_backlog: queue.max_backlog,
+            reclaim_idle: queue.reclaim_idle,
         };
         (topic(name), config)
     };
@@ -74,6 +82,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             drain_delay: Duration::ZERO,
             expose_metrics: false,
             cors_origins: Vec::new(),
+            public_url: None,
         },
         admin: Admin { listen, token: None, hosts: Vec::new() },
         upstream: Upstream {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod canary;
+mod cancel;
 mod cli;
 mod contract;
 mod deprecation;
@@ -15,13 +16,18 @@ mod harness;
 mod idempotency;
 mod names;
 mod ops;
+mod progress;
 mod proxy_hostile;
 mod proxy_sync;
+mod python;
 mod redis_store;
 mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_wait;
 mod tasks;
+#[cfg(feature = "failpoints")]
+mod torture;
 mod webhooks;
 mod worker_processes;

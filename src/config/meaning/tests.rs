@@ -48,7 +48,7 @@ routes:
     deprecation: {mode: none, deprecated_at: 2026-12-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z,
                   successor: /invoke/async, link: /docs/deprecation, permanent: false}   # none | announce | redirect | gone
 topics:
-  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: omnidaemon, content: string, max_backlog: 100000}
+  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: omnidaemon, content: string, max_backlog: 100000, reclaim_idle: 3m}
   genesis.build: {handler: {http: http://127.0.0.1:9000/build}, timeout: 10m}
   genesis.qa:    {handler: {command: [python3, examples/qa_agent.py]}, timeout: 15m}
   genesis.research: {handler: external}   # Python OmniDaemon agents consume it

@@ -39,6 +39,7 @@ fn topic(mut topic: Section<'_>) -> Option<TopicConfig> {
             word(&[("string", ContentForm::String), ("object", ContentForm::Object)]),
         ),
         max_backlog: topic.read("max_backlog", 100_000, count(1, 1_000_000_000_000)),
+        reclaim_idle: topic.read("reclaim_idle", Duration::from_mins(3), duration(10, DAY)),
     };
     handler.map(|handler| TopicConfig { handler, ..config })
 }

@@ -3,8 +3,9 @@
 use redis::Value;
 
 use super::message::to_json;
+use super::partition::Partition;
 use super::script::{ABANDON, CLAIM, CONCLUDE};
-use super::{RedisStore, millis, ttl_ms};
+use super::{millis, ttl_ms};
 use crate::store::claim::{Claim, Claimed, Conclusion};
 use crate::store::envelope::StoredAnswer;
 use crate::store::{LEASE, StoreError};
@@ -13,7 +14,7 @@ use crate::task::TaskId;
 /// A script's answer: a word, the task, whether it is fresh, the answer.
 type Reply = (String, Option<String>, bool, Option<String>);
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn claim_key(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let (word, task, fresh, answer): Reply = CLAIM
             .keys(&[self.keys.claim(&claim.scope)])

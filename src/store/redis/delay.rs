@@ -4,17 +4,18 @@
 //! `omni:scheduled:<group>` holds their messages and is the truth; `omni:due:<group>` says in which order. An index
 //! that lost tasks is made anew from their records at the next look, which comes about every second from each process.
 
+use super::keys;
+use super::partition::Partition;
 use super::script::{Call, PROMOTE, SCHEDULE};
-use super::{RedisStore, keys};
 use crate::store::{Queue, StoreError};
 use crate::task::{Task, UnixMs};
 
 /// Tasks that one call promotes at most.
 const BATCH: usize = 200;
 
-impl RedisStore {
+impl Partition {
     /// The beginning of the call that makes a delayed task durable.
-    pub(super) fn schedule(&self, task: &Task, queue: &Queue, due: UnixMs, data: String) -> Call {
+    pub(super) fn schedule(&self, task: &Task, queue: &Queue, due: UnixMs, data: String, limit: &str) -> Call {
         let group = keys::group(queue);
         SCHEDULE
             .keys(&[
@@ -29,6 +30,7 @@ impl RedisStore {
             .arg(data)
             .arg(task.id.as_str())
             .arg(due.0)
+            .arg(limit)
     }
 
     pub(super) async fn promote_due(&self, queues: &[Queue]) -> Result<(), StoreError> {
@@ -40,7 +42,12 @@ impl RedisStore {
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
-                [self.keys.stream(&queue.topic), self.keys.scheduled(group), self.keys.due(group)]
+                [
+                    self.keys.stream(&queue.topic),
+                    self.keys.scheduled(group),
+                    self.keys.due(group),
+                    self.keys.limits(group),
+                ]
             })
             .collect();
         loop {

@@ -75,6 +75,11 @@ impl Keys {
         self.key("omni-dlq:", group)
     }
 
+    /// A group's tasks that others run, by the time they must have ended.
+    pub(super) fn limits(&self, group: &str) -> String {
+        self.key("omni:limits:", group)
+    }
+
     /// Python's count of reclaims by entry.
     pub(super) fn retry_counts(&self, group: &str) -> String {
         self.key("retry_counts:", group)
@@ -103,6 +108,11 @@ impl Keys {
     /// A worker process's heartbeat.
     pub(super) fn worker(&self, process: &str) -> String {
         self.key("omni:worker:", process)
+    }
+
+    /// What the processes sign with.
+    pub(super) fn secret(&self) -> String {
+        self.key("omni:secret", "")
     }
 
     /// A route's rollout state.
@@ -143,6 +153,26 @@ impl Keys {
     /// A claim on an idempotency key, by the digest of its scope.
     pub(super) fn claim(&self, scope: &str) -> String {
         self.key("omni:idem:", scope)
+    }
+
+    /// What Python's agent list says of an agent.
+    pub(super) fn agent(&self, topic: &Topic, agent: &str) -> String {
+        self.key("omni:agent:", &format!("{topic}:{agent}"))
+    }
+
+    /// The names of a topic's agents.
+    pub(super) fn agents(&self, topic: &Topic) -> String {
+        self.key("omni:agents:topic:", topic.as_str())
+    }
+
+    /// The topics that have agents.
+    pub(super) fn topics(&self) -> String {
+        self.key("omni:topics", "")
+    }
+
+    /// The events that Python's `metrics` counts.
+    pub(super) fn events(&self) -> String {
+        self.key("omni:metrics:stream", "")
     }
 
     fn key(&self, prefix: &str, name: &str) -> String {

@@ -4,9 +4,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::Connection;
+use super::partition::Partition;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
@@ -27,6 +30,17 @@ struct Look {
     read_up_to: Vec<String>,
 }
 
+/// What one look at all partitions found.
+#[derive(Default)]
+struct Round<'a> {
+    leases: Vec<Lease>,
+    /// As in [`Look`]; the rest only when nothing was.
+    found: bool,
+    due: Option<Duration>,
+    /// The partitions that have nothing, their queues, and how far these are read.
+    asleep: Vec<(&'a Partition, Vec<&'a Queue>, Vec<String>)>,
+}
+
 impl RedisStore {
     pub(super) async fn lease_tasks(
         &self,
@@ -41,20 +55,51 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         loop {
-            let queues = self.rotated(queues);
-            let look = self.look(process, &queues, max).await?;
+            let round = self.look_around(process, queues, max).await?;
             let now = Instant::now();
-            if !look.leases.is_empty() || now >= deadline {
-                return Ok(look.leases);
+            if !round.leases.is_empty() || now >= deadline {
+                return Ok(round.leases);
             }
-            if look.found {
+            if round.found {
                 continue;
             }
-            let nap = GLANCE.min(deadline - now).min(look.due.unwrap_or(GLANCE));
-            self.nap(&queues, &look.read_up_to, nap).await;
+            let nap = GLANCE.min(deadline - now).min(round.due.unwrap_or(GLANCE));
+            let mut naps: FuturesUnordered<_> =
+                round.asleep.iter().map(|(partition, queues, up_to)| partition.nap(queues, up_to, nap)).collect();
+            naps.next().await;
         }
     }
 
+    /// Looks into one partition after the other, from the next one on, until something is there. One that does not
+    /// answer is passed over; when none does, that is the error.
+    async fn look_around<'a>(
+        &'a self,
+        process: &str,
+        queues: &'a [Queue],
+        max: usize,
+    ) -> Result<Round<'a>, StoreError> {
+        let mut round = Round::default();
+        let mut failed = None;
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.partitions.len();
+        for partition in self.partitions[first..].iter().chain(&self.partitions[..first]) {
+            let queues = partition.rotated(queues);
+            match partition.look(process, &queues, max).await {
+                Ok(Look { leases, found: true, .. }) => return Ok(Round { leases, found: true, ..Round::default() }),
+                Ok(look) => {
+                    round.due = round.due.into_iter().chain(look.due).min();
+                    round.asleep.push((partition, queues, look.read_up_to));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if round.asleep.is_empty() => Err(error),
+            _ => Ok(round),
+        }
+    }
+}
+
+impl Partition {
     /// The queues from the next one on, so that none is always last.
     fn rotated<'a>(&self, queues: &'a [Queue]) -> Vec<&'a Queue> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % queues.len();
@@ -119,6 +164,7 @@ impl RedisStore {
         }
         let hold = |(lease, rest)| {
             self.live.hold(&lease, rest, process);
+            self.note_begin(&lease, process);
             lease
         };
         Ok(opened.into_iter().map(hold).collect())

@@ -30,6 +30,7 @@ struct Held {
     turn: u64,
     rest: Arc<Rest>,
     process: Arc<str>,
+    since: Instant,
     renewed: Instant,
 }
 
@@ -44,7 +45,8 @@ impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
         let (key, turn) = key(lease);
-        let held = Held { turn, rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
+        let now = Instant::now();
+        let held = Held { turn, rest: Arc::new(rest), process: process.into(), since: now, renewed: now };
         lock(&self.held).insert(key, held);
     }
 
@@ -85,6 +87,13 @@ impl Live {
             Some(held) => (held.rest.clone(), held.process.clone()),
             None => (Arc::new(Rest::of_task(&lease.task, lease.queue.content)), "omnidaemon".into()),
         }
+    }
+
+    /// How long a lease is in the books.
+    pub(super) fn age(&self, lease: &Lease) -> Duration {
+        let (key, turn) = key(lease);
+        let all = lock(&self.held);
+        all.get(&key).filter(|held| held.turn == turn).map(|held| held.since.elapsed()).unwrap_or_default()
     }
 
     /// Begins a lease call.
@@ -137,7 +146,14 @@ mod tests {
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");
         let task = Task::new(TaskId::new(UnixMs(1), 1), topic.clone(), "", UnixMs(1));
-        let queue = Queue { topic, agent: "a".into(), content: ContentForm::String, max_backlog: 1 };
+        let queue = Queue {
+            topic,
+            agent: "a".into(),
+            content: ContentForm::String,
+            max_backlog: 1,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+        };
         Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
     }
 

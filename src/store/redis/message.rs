@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Queue, StoreError};
+use crate::store::{Lease, Queue, StoreError};
 use crate::task::{Answer, Failure, FailureKind, Status, Task, Topic, UnixMs};
 
 /// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
@@ -79,6 +79,8 @@ pub(super) enum End<'a> {
     Completed(&'a Answer),
     /// Without.
     Failed(&'a Failure),
+    /// Without, and whoever gave it up has written its dead letter.
+    GivenUp(&'a Failure),
 }
 
 impl End<'_> {
@@ -86,7 +88,7 @@ impl End<'_> {
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Completed(_) => Status::Completed,
-            Self::Failed(_) => Status::Failed,
+            Self::Failed(_) | Self::GivenUp(_) => Status::Failed,
         }
     }
 
@@ -108,6 +110,7 @@ struct WrittenResult<'a> {
 struct R<'a> {
     #[serde(flatten)]
     message: Written<'a>,
+    agent: &'a str,
     runner_id: &'a str,
     status: &'a str,
     result: Option<Box<RawValue>>,
@@ -190,14 +193,16 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
 
 /// The value of `omni:result:<id>`.
 pub(super) fn write_result(
-    task: &Task,
+    lease: &Lease,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
+    let task = &lease.task;
     let mut r = R {
         message: written(task, rest),
+        agent: &lease.queue.agent,
         runner_id: runner,
         status: end.status().as_str(),
         result: None,
@@ -211,7 +216,7 @@ pub(super) fn write_result(
             let (stored, result) = StoredAnswer::seal(answer);
             (r.answer, r.result) = (Some(stored), Some(result));
         }
-        End::Failed(failure) => {
+        End::Failed(failure) | End::GivenUp(failure) => {
             r.error = Some(failure.message.as_str());
             r.failure = Some(StoredFailure::seal(failure));
         }
@@ -386,6 +391,8 @@ impl ReadR {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -393,7 +400,7 @@ mod tests {
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+        Queue { topic, agent: "a".into(), content, max_backlog: 1, reclaim_idle: Duration::from_mins(3), limit: None }
     }
 
     fn task(payload: String) -> Task {

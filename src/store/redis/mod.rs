@@ -6,9 +6,12 @@
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
 //! Redis's own clock times leases and retries.
 
+mod attend;
 mod claim;
 mod delay;
 mod error;
+mod events;
+mod fan;
 mod keys;
 mod lease;
 mod link;
@@ -16,6 +19,8 @@ mod live;
 mod message;
 mod notify;
 mod outbox;
+mod partition;
+mod progress;
 mod read;
 mod row;
 mod script;
@@ -23,38 +28,33 @@ mod settle;
 mod shared;
 mod tend;
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
-use self::link::{Connection, Link};
-use self::live::Live;
-use self::tend::Watch;
+use self::link::Link;
+use self::partition::Partition;
 use super::{
-    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Heartbeat, Lease,
-    Outcome, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Outcome, Queue, RolloutRecord, Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
 
-/// A [`TaskStore`] on one Redis server, 7.0 or later.
+/// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
 pub struct RedisStore {
-    link: Link,
-    keys: Keys,
-    timeout: Duration,
+    /// At least one.
+    partitions: Vec<Partition>,
     /// Where this process hears of its tasks' ends.
     channel: String,
     waiters: Waiters,
-    live: Live,
-    /// Connections of lease calls that wait for new entries.
-    bells: Mutex<Vec<Connection>>,
-    /// The queue that the next lease call begins with.
+    /// The partition that the next lease call begins with.
     turn: AtomicUsize,
-    watch: Watch,
+    secret: OnceCell<SharedSecret>,
 }
 
 impl RedisStore {
@@ -75,17 +75,10 @@ impl RedisStore {
             let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
             return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
         }
-        Ok(Self {
-            link: Link::new(url, config.timeout)?,
-            keys: Keys::default(),
-            timeout: config.timeout,
-            channel: keys::channel(&format!("{:08x}", rand::random::<u32>())),
-            waiters: Waiters::default(),
-            live: Live::default(),
-            bells: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            watch: Watch::default(),
-        })
+        let (channel, waiters) = (keys::channel(&format!("{:08x}", rand::random::<u32>())), Waiters::default());
+        let link = Link::new(url, config.timeout)?;
+        let only = Partition::new(link, Keys::default(), config.timeout, &channel, &waiters);
+        Ok(Self { partitions: vec![only], channel, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
 }
 
@@ -115,19 +108,19 @@ impl TaskStore for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.link.call(&redis::cmd("PING")).await
+        self.ping_all().await
     }
 
     async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
-        self.enqueue_task(task, queue).await
+        self.enqueue_in_partition(task, queue).await
     }
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        self.read_record(id).await
+        self.of(id).read_record(id).await
     }
 
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
-        self.cancel_task(id, ttl).await
+        self.of(id).cancel_task(id, ttl).await
     }
 
     async fn lease(
@@ -141,79 +134,95 @@ impl TaskStore for RedisStore {
     }
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
-        self.settle_lease(lease, settlement).await
+        self.of(&lease.task.id).settle_lease(lease, settlement).await
     }
 
     async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
-        self.renew_leases(process, leases).await
+        self.renew_everywhere(process, leases).await
     }
 
     async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        self.tend_queues(process, queues, ttl).await
+        self.tend_everywhere(process, queues, ttl).await
     }
 
     async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
-        self.read_depths(queues).await
+        self.depths_everywhere(queues).await
     }
 
     async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read_dead_letters(queue, limit).await
+        self.dead_letters_everywhere(queue, limit).await
     }
 
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        self.write_heartbeat(heartbeat).await
+        self.first().write_heartbeat(heartbeat).await
     }
 
     async fn leave(&self, process: &str) -> Result<(), StoreError> {
-        self.remove_heartbeat(process).await
+        self.first().remove_heartbeat(process).await
     }
 
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.read_heartbeats().await
+        self.first().read_heartbeats().await
     }
 
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-        self.read_rollout(route).await
+        self.first().read_rollout(route).await
     }
 
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        self.write_rollout(route, record).await
+        self.first().write_rollout(route, record).await
     }
 
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
-        self.promote_due(queues).await
+        self.promote_everywhere(queues).await
     }
 
     async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
-        self.take_due(max, hold).await
+        self.take_everywhere(max, hold).await
     }
 
     async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
-        self.settle_taken(delivery, outcome).await
+        self.of(&delivery.task).settle_taken(delivery, outcome).await
     }
 
     async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
-        self.read_deliveries(id).await
+        self.of(id).read_deliveries(id).await
     }
 
     async fn outbox_depth(&self) -> Result<u64, StoreError> {
-        self.count_outbox().await
+        self.outbox_everywhere().await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.claim_key(claim).await
+        self.of_claim(claim)?.claim_key(claim).await
     }
 
     async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
-        self.conclude_claim(claim, conclusion).await
+        self.of_claim(claim)?.conclude_claim(claim, conclusion).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.abandon_claim(claim).await
+        self.of_claim(claim)?.abandon_claim(claim).await
     }
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.of(id).note_progress(id, holder, progress).await
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.secret.get_or_try_init(|| self.first().read_secret()).await.cloned()
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.glance_everywhere(ids).await
+    }
+
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.attend_everywhere(queues, ttl).await
     }
 }
 

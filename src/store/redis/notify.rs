@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::RedisStore;
+use super::partition::Partition;
 use super::script::PEEK;
 use crate::store::StoreError;
 use crate::task::TaskId;
@@ -23,14 +24,16 @@ const BATCH: usize = 256;
 
 impl RedisStore {
     pub(super) async fn run_notifications(&self, shutdown: CancellationToken) {
-        self.link.settle_on(tokio::runtime::Handle::current()).await;
+        for partition in &self.partitions {
+            partition.link.settle_on(tokio::runtime::Handle::current()).await;
+        }
         let work = async { tokio::join!(self.listen(), self.poll()) };
         shutdown.run_until_cancelled(work).await;
     }
 
     async fn listen(&self) {
         loop {
-            match self.link.subscribe(self.channel.clone()).await {
+            match self.first().link.subscribe(self.channel.clone()).await {
                 Ok(subscriber) => {
                     let mut messages = subscriber.into_on_message();
                     while let Some(message) = messages.next().await {
@@ -47,7 +50,7 @@ impl RedisStore {
     async fn hear(&self, payload: &[u8]) {
         let id = std::str::from_utf8(payload).ok().and_then(|text| TaskId::parse(text).ok());
         if let Some(id) = id
-            && let Err(error) = self.resolve(&id).await
+            && let Err(error) = self.of(&id).resolve(&id).await
         {
             tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
         }
@@ -58,11 +61,11 @@ impl RedisStore {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // how often each was not found; a task whose enqueue is under way is not there yet
         let mut asked: HashMap<TaskId, u32> = HashMap::new();
-        let grace = 2 + u32::try_from(self.timeout.as_millis() / POLL.as_millis()).unwrap_or(u32::MAX / 2);
+        let grace = 2 + u32::try_from(self.first().timeout.as_millis() / POLL.as_millis()).unwrap_or(u32::MAX / 2);
         loop {
             ticks.tick().await;
             let waiting = self.waiters.ids();
-            let known: Vec<TaskId> = waiting.iter().filter(|id| asked.contains_key(id)).cloned().collect();
+            let known = self.by_partition(waiting.iter().filter(|id| asked.contains_key(id)).cloned(), |id| id);
             asked = waiting
                 .into_iter()
                 .map(|id| {
@@ -70,15 +73,19 @@ impl RedisStore {
                     (id, misses)
                 })
                 .collect();
-            for batch in known.chunks(BATCH) {
-                if let Err(error) = self.ask(batch, &mut asked, grace).await {
-                    tracing::debug!(%error, "waiting tasks could not be asked for");
-                    break;
+            for (partition, known) in known {
+                for batch in known.chunks(BATCH) {
+                    if let Err(error) = partition.ask(batch, &mut asked, grace).await {
+                        tracing::debug!(%error, "waiting tasks could not be asked for");
+                        break;
+                    }
                 }
             }
         }
     }
+}
 
+impl Partition {
     async fn ask(&self, batch: &[TaskId], asked: &mut HashMap<TaskId, u32>, grace: u32) -> Result<(), StoreError> {
         let task_keys: Vec<String> = batch.iter().flat_map(|id| [self.keys.record(id), self.keys.result(id)]).collect();
         let found: Vec<u8> = PEEK

@@ -11,8 +11,9 @@ use redis::{FromRedisValue, Value, from_redis_value};
 use serde::{Deserialize, Serialize};
 
 use super::message::{End, to_json};
+use super::partition::Partition;
 use super::script::{DELIVERED, TAKE};
-use super::{RedisStore, millis, ttl_ms};
+use super::{millis, ttl_ms};
 use crate::store::StoreError;
 use crate::store::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome, Told, event};
 use crate::task::{Owner, Status, Task, TaskId, UnixMs};
@@ -113,7 +114,7 @@ fn name(task: &TaskId, kind: DeliveryKind) -> String {
     format!("{task}/{}", kind.as_str())
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn take_due(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
         let call = TAKE.keys(&[self.keys.outbox()]).arg(max).arg(millis(hold));
         let mut deliveries = Vec::new();

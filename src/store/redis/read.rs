@@ -8,9 +8,11 @@ use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::keys;
 use super::message::{Message, ReadResult, from_seconds};
+use super::partition::Partition;
+use super::progress::current;
 use super::script::{DEPTHS, GET};
-use super::{RedisStore, keys};
 use crate::store::envelope::StoredFailure;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
@@ -34,7 +36,7 @@ struct Named {
     task_id: Option<String>,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
         let (fields, result, held): (Fields, Option<Bytes>, bool) = GET
             .keys(&[self.keys.record(id), self.keys.result(id)])
@@ -58,7 +60,11 @@ impl RedisStore {
             finished: number(&fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
+            progress: None,
         };
+        if held {
+            record.progress = text(&fields, "progress").and_then(|said| current(said, number(&fields, "turn")));
+        }
         if let Some(json) = text(&fields, "failure") {
             let stored: StoredFailure = serde_json::from_str(json).map_err(|e| StoreError::Malformed(e.to_string()))?;
             record.failure = Some(stored.open()?);
@@ -106,6 +112,9 @@ impl RedisStore {
 
 /// Gives a record its end. A result without a final state is of a consumer of another make, which writes no more.
 fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadResult>) -> Result<(), StoreError> {
+    if state.is_some() || result.is_some() {
+        record.progress = None;
+    }
     match (state, result) {
         (None, None) => {}
         (Some("cancelled"), _) => record.status = Status::Cancelled,
@@ -142,6 +151,7 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         finished: read.saved(),
         answer: None,
         failure: None,
+        progress: None,
     };
     if failed {
         record.failure = Some(read.result.failure()?);

@@ -100,7 +100,12 @@ pub(super) struct Handle {
 impl Handle {
     /// Reads a lease's handle; one that is not ours fits no record.
     pub(super) fn of(lease: &Lease) -> Self {
-        let (entry, turn) = lease.entry.split_once('/').unwrap_or((&lease.entry, "0"));
+        Self::read(&lease.entry)
+    }
+
+    /// Reads a [`Lease::entry`].
+    pub(super) fn read(text: &str) -> Self {
+        let (entry, turn) = text.split_once('/').unwrap_or((text, "0"));
         Self { entry: entry.to_owned(), turn: turn.parse().unwrap_or(0) }
     }
 }

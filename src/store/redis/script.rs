@@ -51,6 +51,12 @@ scripts! {
     CLAIM = "claim.lua";
     CONCLUDE = "conclude.lua";
     ABANDON = "abandon.lua";
+    PROGRESS = "progress.lua";
+    GLANCE = "glance.lua";
+    ATTEND = "attend.lua";
+    UNENDED = "unended.lua";
+    REGISTER = "register.lua";
+    NOTE = "note.lua";
 }
 
 /// A call of a script: keys first, then arguments.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::message::{End, to_json, write, write_dead_letter, write_result};
 use super::outbox::letters;
+use super::partition::Partition;
 use super::row::{Handle, Row};
 use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
-use super::{RedisStore, keys, millis, now, ttl_ms};
+use super::{keys, millis, now, ttl_ms};
 use crate::store::envelope::StoredFailure;
 use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
@@ -18,22 +19,25 @@ const UNREADABLE_TTL: Duration = Duration::from_hours(24);
 /// How long a task that is not there yet is cancelled ahead.
 const AHEAD: Duration = Duration::from_mins(1);
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
+        let limit = limit_of(task, queue).map(|at| at.0.to_string()).unwrap_or_default();
         let mut call = match task.due.filter(|due| *due > now()) {
-            Some(due) => self.schedule(task, queue, due, data),
+            Some(due) => self.schedule(task, queue, due, data, &limit),
             None => ENQUEUE
                 .keys(&[
                     self.keys.record(&task.id),
                     self.keys.stream(&queue.topic),
                     self.keys.delayed(&group),
+                    self.keys.limits(&group),
                     self.keys.scheduled(&group),
                 ])
                 .arg(&group)
                 .arg(queue.max_backlog)
-                .arg(data),
+                .arg(data)
+                .arg(limit),
         };
         call = call
             .arg(&[("queue", format!("{}:{}", queue.topic, queue.agent)), ("notify", self.channel.clone())])
@@ -70,6 +74,9 @@ impl RedisStore {
                 self.park(lease, Park { attempt, turns: 1, due: None, failure: None, idle: None }).await?
             }
         };
+        if settled == Settled::Applied {
+            self.note_end(lease, settlement);
+        }
         self.live.release(lease);
         Ok(settled)
     }
@@ -87,7 +94,7 @@ impl RedisStore {
         let (rest, runner) = self.live.details(lease);
         let stream = self.keys.stream(&task.topic);
         let (head, tail) = match end {
-            End::Completed(_) => (String::new(), String::new()),
+            End::Completed(_) | End::GivenUp(_) => (String::new(), String::new()),
             End::Failed(failure) => letter_of(lease, &stream, &handle.entry, failure, at)?,
         };
         let applied: bool = FINISH
@@ -104,7 +111,7 @@ impl RedisStore {
             .arg(lease.attempt)
             .arg(handle.turn)
             .arg(end.status().as_str())
-            .arg(write_result(task, &rest, &runner, end, at)?)
+            .arg(write_result(lease, &rest, &runner, end, at)?)
             .arg(ttl_ms(ttl))
             .arg(&[task.id.as_str(), &self.channel])
             .arg(idle.map_or(0, millis))
@@ -128,7 +135,7 @@ impl RedisStore {
         }
         let (answer, failure) = match end {
             End::Completed(answer) => (Some((*answer).clone()), None),
-            End::Failed(failure) => (None, Some((*failure).clone())),
+            End::Failed(failure) | End::GivenUp(failure) => (None, Some((*failure).clone())),
         };
         let record = TaskRecord {
             id: task.id.clone(),
@@ -141,6 +148,7 @@ impl RedisStore {
             finished: Some(at),
             answer,
             failure,
+            progress: None,
         };
         self.waiters.resolve(&task.id, Some(&Arc::new(record)));
     }
@@ -237,6 +245,11 @@ fn letter_of(
 ) -> Result<(String, String), StoreError> {
     let task = &lease.task;
     write_dead_letter(task.topic.as_str(), stream, entry, Some(task.id.as_str()), failure, lease.attempt, at)
+}
+
+/// When others must have ended a task.
+fn limit_of(task: &Task, queue: &Queue) -> Option<UnixMs> {
+    Some(UnixMs(task.due.unwrap_or(task.created).0.saturating_add(millis(queue.limit?))))
 }
 
 /// How a lease makes way for another.

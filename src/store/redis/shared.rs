@@ -4,9 +4,10 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::message::to_json;
+use super::millis;
+use super::partition::Partition;
 use super::script::{BEAT, SAVE_ROLLOUT};
-use super::{RedisStore, millis};
-use crate::store::{HEARTBEAT, Heartbeat, RolloutRecord, StoreError};
+use crate::store::{Heartbeat, RolloutRecord, StoreError, heartbeat_time};
 use crate::task::UnixMs;
 
 #[derive(Serialize, Deserialize)]
@@ -16,13 +17,13 @@ struct StoredHeartbeat {
     started: u64,
 }
 
-impl RedisStore {
+impl Partition {
     pub(super) async fn write_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let Heartbeat { process, active, busy, started } = heartbeat;
         let stored = to_json(&StoredHeartbeat { active: *active, busy: *busy, started: started.0 })?;
         BEAT.keys(&[self.keys.worker(process), self.keys.workers()])
             .arg(&[process, &stored])
-            .arg(millis(HEARTBEAT))
+            .arg(millis(heartbeat_time()))
             .run::<Value>(&self.link)
             .await
             .map(|_| ())

@@ -13,6 +13,7 @@ mod lock;
 mod ops;
 mod outbox;
 mod reader;
+mod running;
 mod schema;
 mod sealed;
 mod writer;
@@ -32,13 +33,15 @@ pub use self::clock::Clock;
 use self::db::{Db, Tallies};
 use self::lock::Lock;
 use self::reader::Reader;
+use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, HEARTBEAT, Heartbeat,
-    Lease, Outcome, Queue, RolloutRecord, Settled, Settlement, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Outcome, Queue, RolloutRecord, Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    heartbeat_time,
 };
-use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
+use crate::task::{Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic};
 
 /// How long the record of a task that could not be read back is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -55,6 +58,9 @@ pub struct SqliteStore {
     waiters: Waiters,
     clock: Clock,
     heartbeats: Mutex<HashMap<String, (Heartbeat, Duration)>>,
+    running: Running,
+    /// Of this boot: so are the leases that it signs for.
+    secret: SharedSecret,
     _lock: Lock,
 }
 
@@ -78,9 +84,15 @@ impl SqliteStore {
         let db = Db::take_over(connection, clock.clone(), tallies.clone()).map_err(schema::setup(&path))?;
         let no_thread = |error| StoreError::Setup(format!("no thread for the embedded store: {error}"));
         let reader = Arc::new(Reader::start(schema::open_reader(&path)?).map_err(no_thread)?);
-        let on_end = resolver(Arc::clone(&reader), waiters.clone(), clock.clone());
+        let running = Running::default();
+        let (tell, ended) = (resolver(Arc::clone(&reader), waiters.clone(), clock.clone()), running.clone());
+        let on_end = move |id| {
+            ended.forget(&id);
+            tell(id);
+        };
         let writer = Writer::start(db, on_end).map_err(no_thread)?;
-        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats: Mutex::default(), _lock: lock })
+        let (heartbeats, secret) = (Mutex::default(), SharedSecret::random());
+        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats, running, secret, _lock: lock })
     }
 
     /// Opens what was leased; what cannot be read back is a dead letter, and holds nobody up.
@@ -90,7 +102,10 @@ impl SqliteStore {
             let token = row.token();
             let Some(queue) = queues.iter().find(|queue| queue.topic == row.topic) else { continue };
             match row.open(queue) {
-                Ok(lease) => leases.push(lease),
+                Ok(lease) => {
+                    self.running.begin(&lease.task.id, sealed::number(&lease));
+                    leases.push(lease);
+                }
                 Err(error) => {
                     tracing::error!(?token, %error, "a task cannot be read back and becomes a dead letter");
                     if let Err(error) = self.bury_malformed(token, &error).await {
@@ -157,8 +172,12 @@ impl TaskStore for SqliteStore {
     }
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        let (id, now) = (id.clone(), self.clock.wall());
-        self.reader.ask(move |connection| reader::record(connection, &id, now)).await
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut record = self.reader.ask(move |connection| reader::record(connection, &asked, now)).await?;
+        if let Some(record) = record.as_mut().filter(|record| record.status == Status::Processing) {
+            record.progress = self.running.progress(id);
+        }
+        Ok(record)
     }
 
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
@@ -180,7 +199,11 @@ impl TaskStore for SqliteStore {
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
         let (id, number, settlement) = (lease.task.id.clone(), sealed::number(lease), Sealed::seal(settlement)?);
-        self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await
+        let settled = self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await;
+        if settled.is_ok() {
+            self.running.end(&lease.task.id, number);
+        }
+        settled
     }
 
     async fn renew(&self, _process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
@@ -225,7 +248,7 @@ impl TaskStore for SqliteStore {
     }
 
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        let until = self.clock.steady() + HEARTBEAT;
+        let until = self.clock.steady() + heartbeat_time();
         self.live_heartbeats().insert(heartbeat.process.clone(), (heartbeat.clone(), until));
         Ok(())
     }
@@ -299,5 +322,29 @@ impl TaskStore for SqliteStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        Ok(self.running.note(id, sealed::number_of(&holder.entry), progress))
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        Ok(self.secret.clone())
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        let (asked, now) = (ids.to_vec(), self.clock.wall());
+        let look = move |connection: &rusqlite::Connection| {
+            asked.iter().map(|id| reader::glance(connection, id, now)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut found = self.reader.ask(look).await?;
+        for (id, glance) in ids.iter().zip(&mut found) {
+            if let Glance::Going(standing) = glance
+                && standing.status == Status::Processing
+            {
+                standing.progress = self.running.progress(id);
+            }
+        }
+        Ok(found)
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::schema::{State, failed, millis, number, unix_ms};
 use super::sealed::{malformed, read, task_id};
 use crate::store::envelope::{StoredAnswer, StoredFailure};
-use crate::store::{DeadLetter, RolloutRecord, StoreError};
+use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError};
 use crate::task::{Owner, TaskId, TaskRecord, Topic, UnixMs};
 
 type Query = Box<dyn FnOnce(&Connection) + Send>;
@@ -89,6 +89,19 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
         answer,
         failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
+        progress: None,
+    })
+}
+
+/// A task as it stands, without its bodies.
+pub(super) fn glance(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Glance, StoreError> {
+    let sql = "SELECT state, attempts FROM tasks WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let found = statement.query_row(params![id.as_str(), millis(now)], |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(match found.optional().map_err(failed)? {
+        None => Glance::Unknown,
+        Some((State::Completed | State::Failed | State::Cancelled, _)) => Glance::Ended,
+        Some((state, attempts)) => Glance::Going(Standing { status: state.status(), attempts, progress: None }),
     })
 }
 

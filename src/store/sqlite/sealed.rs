@@ -182,7 +182,12 @@ impl Sealed {
 
 /// A lease's number, from its entry; one that is none of ours matches no lease.
 pub(super) fn number(lease: &Lease) -> i64 {
-    lease.entry.parse().unwrap_or(-1)
+    number_of(&lease.entry)
+}
+
+/// The number in a [`Lease::entry`].
+pub(super) fn number_of(entry: &str) -> i64 {
+    entry.parse().unwrap_or(-1)
 }
 
 /// The failure of a task whose workers died, as it is stored.

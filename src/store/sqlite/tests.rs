@@ -43,7 +43,14 @@ impl Place {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1000 }
+    Queue {
+        topic,
+        agent: "omnidaemon".into(),
+        content: ContentForm::String,
+        max_backlog: 1000,
+        reclaim_idle: Duration::from_mins(3),
+        limit: None,
+    }
 }
 
 fn task(queue: &Queue) -> Task {

@@ -13,6 +13,7 @@ mod redis;
 mod settle;
 mod shared;
 mod sqlite;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,6 +89,8 @@ macro_rules! contract {
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+        contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
+            a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(
@@ -111,7 +114,14 @@ pub(crate) fn wall() -> UnixMs {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue {
+        topic,
+        agent: "omnidaemon".into(),
+        content: ContentForm::String,
+        max_backlog: 100_000,
+        reclaim_idle: Duration::from_mins(3),
+        limit: None,
+    }
 }
 
 /// A plain task with a new id.

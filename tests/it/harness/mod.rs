@@ -9,6 +9,7 @@
 //! websocket.rs  a WebSocket client of short text messages
 //! metrics.rs    a scraped `/metrics`
 //! redis.rs      a redis-server that can be killed and brought back
+//! python.rs     the Python OmniDaemon on one: its agents, its SDK, its command line
 //! scripted.rs   an upstream that says the same bytes to everybody
 //! fault.rs      a TCP proxy that delays, slices, stalls and resets
 //! ```
@@ -20,6 +21,7 @@ pub mod fault;
 pub mod metrics;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod redis;
 pub mod scripted;
 pub mod upstream;

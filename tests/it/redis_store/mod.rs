@@ -60,7 +60,14 @@ impl std::ops::Deref for Running {
 
 fn queue() -> Queue {
     let topic = Topic::parse("genesis.qa").expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue {
+        topic,
+        agent: "omnidaemon".into(),
+        content: ContentForm::String,
+        max_backlog: 100_000,
+        reclaim_idle: Duration::from_mins(3),
+        limit: None,
+    }
 }
 
 fn task() -> Task {

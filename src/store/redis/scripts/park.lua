@@ -10,6 +10,8 @@ if not is_current(record, ARGV[3], ARGV[4]) then return 0 end
 if ARGV[9] ~= '0' then
   local _, idle = holder(stream, group, entry)
   if not idle or idle < tonumber(ARGV[9]) then return 0 end
+elseif is_taken(stream, group, entry) then
+  return 0
 end
 local due = ARGV[7] == '' and now_ms() or ARGV[7]
 redis.call('HSET', key, 'attempt', ARGV[5], 'turn', ARGV[6], 'due', due)

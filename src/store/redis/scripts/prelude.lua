@@ -5,11 +5,14 @@
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
+--   progress what the attempt with its turn said last
 -- One with a state and no queue is a cancellation that came before its task.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
 
 local PARKED = '~delayed'
+-- In the name of a consumer of ours, and of no other: as in keys.rs.
+local OURS = '-rs.'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -38,6 +41,18 @@ local function holder(stream, group, entry)
   local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
   if pending.err or not pending[1] then return nil end
   return pending[1][2], pending[1][3]
+end
+
+-- Whether a consumer of another make holds a pending entry.
+local function is_taken(stream, group, entry)
+  local consumer = holder(stream, group, entry)
+  return consumer and consumer ~= PARKED and not consumer:find(OURS, 1, true)
+end
+
+-- Whether a result is of this agent: each group of a topic saves its own, all under the task's one key.
+local function ended_by(agent, result)
+  local ok, read = pcall(cjson.decode, redis.call('GET', result) or '')
+  return ok and type(read) == 'table' and type(read.result) == 'table' and read.result.agent == agent
 end
 
 -- Takes an acknowledged entry out of its stream, unless another group may still want it.

@@ -1,11 +1,12 @@
 -- Puts delayed new tasks that are due into their streams. Their messages are the truth; the index is made anew
 -- from the records where it is not whole.
--- KEYS per queue: stream, delayed new tasks, their index
+-- KEYS per queue: stream, delayed new tasks, their index, index of limits
 -- ARGV 1 record prefix  2 tasks to promote at most  then per queue: group
 -- Reply: how many were promoted
 local prefix, max, now, promoted = ARGV[1], tonumber(ARGV[2]), now_ms(), 0
-for q = 1, #KEYS / 3 do
-  local stream, scheduled, index, group = KEYS[3 * q - 2], KEYS[3 * q - 1], KEYS[3 * q], ARGV[q + 2]
+for q = 1, #KEYS / 4 do
+  local stream, scheduled, index, limits = unpack(KEYS, 4 * q - 3, 4 * q)
+  local group = ARGV[q + 2]
   if redis.call('HLEN', scheduled) > redis.call('ZCARD', index) then
     for _, id in ipairs(redis.call('HKEYS', scheduled)) do
       redis.call('ZADD', index, 'NX', redis.call('HGET', prefix .. id, 'due') or now, id)
@@ -16,7 +17,9 @@ for q = 1, #KEYS / 3 do
     if data then
       if redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM') end
       redis.call('HSET', prefix .. id, 'entry', redis.call('XADD', stream, '*', 'data', data))
-      redis.call('HDEL', prefix .. id, 'due')
+      local limit = redis.call('HGET', prefix .. id, 'limit')
+      if limit then redis.call('ZADD', limits, limit, id) end
+      redis.call('HDEL', prefix .. id, 'due', 'limit')
       redis.call('HDEL', scheduled, id)
       promoted = promoted + 1
     end

@@ -1,0 +1,75 @@
+//! A partition: a complete small store of its own, whose every key carries one hash tag. Outside of a Redis Cluster
+//! there is one, without a tag.
+//!
+//! A task's id decides its partition, so that whoever knows the id finds the task; everything that is not of one task
+//! (heartbeats, rollout state) lives in the first. The hash is part of what is stored: it never changes.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use super::events::Events;
+use super::keys::Keys;
+use super::link::{Connection, Link};
+use super::live::Live;
+use super::tend::Watch;
+use crate::store::Waiters;
+use crate::task::TaskId;
+
+/// One partition, as one process sees it.
+pub(super) struct Partition {
+    pub(super) link: Link,
+    pub(super) keys: Keys,
+    pub(super) timeout: Duration,
+    /// Where this process hears of its tasks' ends.
+    pub(super) channel: String,
+    pub(super) waiters: Waiters,
+    pub(super) live: Live,
+    /// Connections of lease calls that wait for new entries.
+    pub(super) bells: Mutex<Vec<Connection>>,
+    /// The queue that the next lease call begins with.
+    pub(super) turn: AtomicUsize,
+    pub(super) watch: Watch,
+    pub(super) events: Events,
+    /// The last dead letter that was seen, by group.
+    pub(super) letters: Mutex<HashMap<String, String>>,
+}
+
+impl Partition {
+    /// The partition with these keys behind `link`, telling `waiters` what it hears on `channel`.
+    pub(super) fn new(link: Link, keys: Keys, timeout: Duration, channel: &str, waiters: &Waiters) -> Self {
+        Self {
+            link,
+            keys,
+            timeout,
+            channel: channel.to_owned(),
+            waiters: waiters.clone(),
+            live: Live::default(),
+            bells: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            watch: Watch::default(),
+            events: Events::default(),
+            letters: Mutex::default(),
+        }
+    }
+}
+
+/// Which of `partitions` a task is in.
+pub(super) fn index(id: &TaskId, partitions: usize) -> usize {
+    let hash = xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes());
+    let index = hash % u64::try_from(partitions.max(1)).unwrap_or(u64::MAX);
+    usize::try_from(index).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_in_the_same_partition_in_every_release() {
+        let of = |id: &str, partitions| index(&TaskId::parse(id).expect("an id"), partitions);
+        assert_eq!(of("task_01HZX3J5Y8QKZ6V9W2M4N7P0RS", 1), 0);
+        assert_eq!([of("task_a", 16), of("task_b", 16), of("task_c", 16)], [4, 9, 15]);
+    }
+}
