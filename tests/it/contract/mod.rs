@@ -112,7 +112,8 @@ pub(crate) fn wall() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
-fn queue(topic: &str) -> Queue {
+/// A topic's queue with every setting at its default.
+pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
     Queue {
         topic,

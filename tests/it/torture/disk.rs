@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use omnidaemon::config::ContentForm;
-use omnidaemon::store::{Queue, SqliteStore, TaskStore as _};
-use omnidaemon::task::{Task, TaskId, Topic};
+use omnidaemon::store::{SqliteStore, TaskStore as _};
+use omnidaemon::task::{Task, TaskId};
 use serde_json::json;
 
 use super::journal::{Journal, serve_handlers};
@@ -83,8 +82,7 @@ async fn a_log_that_ends_anywhere_opens_with_a_prefix_of_what_was_enqueued() {
     let dir = tempfile::tempdir().expect("a directory");
     let database = dir.path().join("tasks.db");
     let store = SqliteStore::open(&database).expect("opens");
-    let topic = Topic::parse("t").expect("a topic");
-    let queue = Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1000 };
+    let queue = crate::contract::queue("t");
     let mut ids = Vec::new();
     for _ in 0..40 {
         let task = Task::new(TaskId::new(wall(), rand::random()), queue.topic.clone(), "{}", wall());

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use omnidaemon::config::ContentForm;
-use omnidaemon::store::{Cancelled, Queue, Settled, Settlement, SqliteStore, TaskStore};
-use omnidaemon::task::{Answer, Status, Task, TaskId, Topic};
+use omnidaemon::store::{Cancelled, Settled, Settlement, SqliteStore, TaskStore};
+use omnidaemon::task::{Answer, Status, Task, TaskId};
 
 use crate::contract::wall;
 use crate::stores::{Store, on_both_stores};
@@ -23,8 +22,7 @@ async fn a_cancel_that_races_a_completion_has_one_winner(store: Store) {
         Store::Sqlite => Arc::new(SqliteStore::open(&dir.path().join("tasks.db")).expect("opens")),
         Store::Redis(server) => Arc::new(server.store()),
     };
-    let topic = Topic::parse("t").expect("a topic");
-    let queue = Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1000 };
+    let queue = crate::contract::queue("t");
     let (mut completed, mut cancelled) = (0, 0);
     for _ in 0..races / AT_ONCE {
         for _ in 0..AT_ONCE {
