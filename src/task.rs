@@ -28,6 +28,13 @@ impl UnixMs {
         Self(self.0.saturating_add(millis))
     }
 
+    /// The time as RFC 3339 has it; none beyond the year 9999.
+    #[must_use]
+    pub fn rfc3339(self) -> Option<String> {
+        let millis = i64::try_from(self.0).ok()?;
+        jiff::Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())
+    }
+
     /// How long after `earlier` this instant is; zero when it is not after it.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -374,6 +381,8 @@ pub struct TaskRecord {
     pub owner: Option<Owner>,
     /// When it was accepted.
     pub created: UnixMs,
+    /// When it may begin, where it waits for that.
+    pub due: Option<UnixMs>,
     /// When it ended.
     pub finished: Option<UnixMs>,
     /// The result, when completed.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Parts, health, tasks};
 use crate::config::{Config, HandlerConfig};
-use crate::route::parse_body;
+use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
 use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, Topic, UnixMs};
@@ -150,7 +150,7 @@ pub fn worker_view(beat: &Heartbeat) -> Value {
     json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
 }
 
-/// `POST tasks`: `{"topic", "payload", "correlation_id"?}`, or many of these as `{"tasks": […]}`
+/// `POST tasks`: `{"topic", "payload"}` and whatever else an envelope may have, or many of these as `{"tasks": […]}`
 pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Result<Response, Problem> {
     let config = parts.snapshots.load().config.clone();
     // Read by our own limit: the framework's is 2 MB, and says so without a problem document.
@@ -169,16 +169,11 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
 /// The task of an envelope, or what is wrong with it.
 pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
     let parsed = parse_body(envelope).map_err(|error| error.to_string())?;
-    let topic = parsed.topic.ok_or("send {\"topic\": …, \"payload\": …} and nothing else")?;
-    let known = config.topics.get(&topic);
-    let known = known.ok_or_else(|| format!("there is no topic {topic} in the configuration"))?;
     let now = UnixMs::from(jiff::Timestamp::now());
-    let task = Task {
-        correlation_id: parsed.correlation_id,
-        retries: known.retries,
-        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), parsed.payload, now)
-    };
-    Ok((task, Queue::new(&topic, known)))
+    let ordered = order(parsed, None, config, TaskId::new(now, rand::random()), now);
+    let (task, known) = ordered.map_err(|why| why.to_string())?;
+    let queue = Queue::new(&task.topic, known);
+    Ok((task, queue))
 }
 
 /// What is said of a queued task.
@@ -200,6 +195,7 @@ pub fn task_view(record: &TaskRecord) -> Value {
         "status": record.status.as_str(),
         "attempts": record.attempts,
         "created_ms": record.created.0,
+        "due_at": record.due.and_then(UnixMs::rfc3339),
         "finished_ms": record.finished.map(|at| at.0),
         "http_status": record.answer.as_ref().and_then(|answer| answer.status).map(|status| status.as_u16()),
         "result": result,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Parts;
 use super::api::{Problem, accepted, known_id, no_such_task, prepare, task_view};
 use crate::config::Config;
-use crate::store::{Listed, Listing, Page, Queue, StoreError};
+use crate::store::{DeliveryRecord, Listed, Listing, Page, Queue, StoreError};
 use crate::task::{Life, Run, Status, Topic};
 
 /// Tasks of a bulk that are on their way to the store at a time.
@@ -137,12 +137,13 @@ pub fn page_view(page: &Page) -> Value {
 pub(super) async fn life(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let id = known_id(&id)?;
     let life = parts.circuit.call(parts.circuit.store().life(&id)).await?.ok_or_else(no_such_task)?;
-    Ok(Json(life_view(&life)))
+    let deliveries = parts.circuit.call(parts.circuit.store().deliveries(&id)).await?;
+    Ok(Json(life_view(&life, &deliveries)))
 }
 
 /// A task and its life as the API and the command line show it.
 #[must_use]
-pub fn life_view(life: &Life) -> Value {
+pub fn life_view(life: &Life, deliveries: &[DeliveryRecord]) -> Value {
     let mut document = task_view(&life.record);
     let progress =
         life.record.progress.as_ref().map(|progress| json!({"fraction": progress.fraction(), "note": progress.note()}));
@@ -158,6 +159,7 @@ pub fn life_view(life: &Life) -> Value {
         run_view(run, waited.and_then(|waited| u64::try_from(waited.as_millis()).ok()))
     });
     document["history"] = runs.collect();
+    document["deliveries"] = deliveries.iter().map(delivery_view).collect();
     document
 }
 
@@ -171,4 +173,42 @@ fn run_view(run: &Run, waited: Option<u64>) -> Value {
         "kind": run.failure.as_ref().map(|(kind, _)| kind.as_str()),
         "error": run.failure.as_ref().map(|(_, message)| message),
     })
+}
+
+/// A target without what may be a secret: its query, and user info that a publisher of another make wrote.
+fn shown(target: &str) -> String {
+    let bare = target.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = bare.split_once("://") else { return bare.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+/// How somebody is told of a task's end.
+fn delivery_view(delivery: &DeliveryRecord) -> Value {
+    json!({
+        "kind": delivery.kind.as_str(),
+        "target": shown(&delivery.target),
+        "event": delivery.event,
+        "status": delivery.status.as_str(),
+        "attempts": delivery.attempts,
+        "error": delivery.error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_shown_without_its_secrets() {
+        for (target, expected) in [
+            ("https://hooks.example.com/x?token=s#f", "https://hooks.example.com/x"),
+            ("https://u:p@hooks.example.com", "https://hooks.example.com"),
+            ("https://hooks.example.com/a@b", "https://hooks.example.com/a@b"),
+            ("genesis.qa", "genesis.qa"),
+        ] {
+            assert_eq!(shown(target), expected);
+        }
+    }
 }

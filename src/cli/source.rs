@@ -14,9 +14,9 @@ use super::exit::CliError;
 use super::global::Global;
 use crate::admin::{fate_view, life_view, page_view, topic_view, worker_view, workers_check};
 use crate::config::{Config, StoreUrl};
-use crate::route::parse_body;
+use crate::route::{BadOrder, order, parse_body};
 use crate::store::{self, Cancelled, Listing, Queue, TaskStore};
-use crate::task::{Status, Task, TaskId, UnixMs};
+use crate::task::{Status, TaskId, UnixMs};
 
 /// Tasks of a bulk that are on their way to the store at a time.
 const AT_ONCE: usize = 64;
@@ -170,21 +170,18 @@ impl Direct {
 
     async fn task(&self, id: &TaskId) -> Result<Value, CliError> {
         let life = self.store.life(id).await?.ok_or_else(|| no_such_task(id))?;
-        Ok(life_view(&life))
+        Ok(life_view(&life, &self.store.deliveries(id).await?))
     }
 
     async fn publish(&self, envelope: &Bytes) -> Result<Value, CliError> {
         let parsed = parse_body(envelope).map_err(|error| CliError::Usage(error.to_string()))?;
-        let topic = parsed.topic.ok_or_else(|| CliError::Usage("a task needs a topic: --topic NAME".into()))?;
-        let no_topic = || CliError::NotFound(format!("there is no topic {topic} in the configuration"));
-        let known = self.config.topics.get(&topic).ok_or_else(no_topic)?;
         let created = now();
-        let task = Task {
-            correlation_id: parsed.correlation_id,
-            retries: known.retries,
-            ..Task::new(TaskId::new(created, rand::random()), topic.clone(), parsed.payload, created)
-        };
-        self.store.enqueue(&task, &Queue::new(&topic, known)).await?;
+        let id = TaskId::new(created, rand::random());
+        let (task, known) = order(parsed, None, &self.config, id, created).map_err(|bad| match bad {
+            BadOrder::UnknownTopic(_) => CliError::NotFound(bad.to_string()),
+            bad => CliError::Usage(bad.to_string()),
+        })?;
+        self.store.enqueue(&task, &Queue::new(&task.topic, known)).await?;
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
     }

@@ -13,6 +13,7 @@ mod overrides;
 mod own;
 mod problem;
 mod watch;
+mod webhooks;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template
 pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::watch::changes;
+pub use self::webhooks::{WebhookHost, Webhooks, is_public};
 use crate::cohort::Weight;
 use crate::task::Topic;
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub workers: Workers,
     /// How results are kept.
     pub results: Results,
+    /// Who may be told of a task's end.
+    pub webhooks: Webhooks,
 }
 
 /// `proxy:`

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
-    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Listing, Outcome, Page, Queue, RolloutRecord, Settled, Settlement, SharedSecret, StoreError,
+    TaskStore, Waiters,
 };
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord};
 
@@ -108,6 +109,30 @@ impl<H: Hook> TaskStore for Around<H> {
     }
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
         self.around("save_rollout", self.store.save_rollout(route, record)).await
+    }
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.around("promote", self.store.promote(queues)).await
+    }
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.around("take_deliveries", self.store.take_deliveries(max, hold)).await
+    }
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.around("settle_delivery", self.store.settle_delivery(delivery, outcome)).await
+    }
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.around("deliveries", self.store.deliveries(id)).await
+    }
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.around("outbox_depth", self.store.outbox_depth()).await
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.around("claim", self.store.claim(claim)).await
+    }
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.around("conclude", self.store.conclude(claim, conclusion)).await
+    }
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.around("abandon", self.store.abandon(claim)).await
     }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()

@@ -8,11 +8,13 @@
 #[cfg(any(test, feature = "failpoints"))]
 mod around;
 mod circuit;
+mod claim;
 mod envelope;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod holder;
 mod list;
+mod outbox;
 mod redis;
 mod runs;
 mod sqlite;
@@ -28,8 +30,10 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::claim::{Claim, Claimed, Conclusion};
 pub use self::holder::{Holder, SharedSecret};
 pub use self::list::{Listed, Listing, Page};
+pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
@@ -287,7 +291,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated.
+    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated. One that is
+    /// `due` later counts as queued, and nobody sees it before.
     async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError>;
 
     /// A task as it stands; none when unknown or expired.
@@ -336,6 +341,30 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Saves it if the stored version is `record.version - 1` (0 is absent); false when another writer was first.
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError>;
+
+    /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;
+
+    /// Up to `max` deliveries that are due, hidden from others for `hold`.
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Says how a delivery went; it counts unless the delivery was taken again since.
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError>;
+
+    /// How a task's deliveries stand; settled ones are known for a day.
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// How many deliveries wait.
+    async fn outbox_depth(&self) -> Result<u64, StoreError>;
+
+    /// Claims an idempotency key for a request, for [`LEASE`]; the same claim made again is renewed.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
+
+    /// Says how a claimed request was served; it counts while the claim is still its holder's.
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError>;
+
+    /// Gives a claim up: the key is free again.
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError>;
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;

@@ -16,7 +16,8 @@ use super::handler::{Attempt, Handler};
 use crate::cohort::Weight;
 use crate::config::{
     Admin, Config, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout, PathPattern,
-    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Workers,
+    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Webhooks,
+    Workers,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -93,6 +94,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
         topics: topics.iter().map(entry).collect::<BTreeMap<_, _>>(),
         workers: Workers { count: 2, concurrency: 1, drain: Duration::from_secs(30) },
         results: Results { ttl: Duration::from_hours(1), max_result: 1 << 20 },
+        webhooks: Webhooks::default(),
     }
 }
 

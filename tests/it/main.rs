@@ -13,6 +13,7 @@ mod deprecation;
 mod fail_open;
 mod floors;
 mod harness;
+mod idempotency;
 mod names;
 mod ops;
 mod progress;
@@ -29,4 +30,5 @@ mod task_wait;
 mod tasks;
 #[cfg(feature = "failpoints")]
 mod torture;
+mod webhooks;
 mod worker_processes;

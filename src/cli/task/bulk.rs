@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::envelope;
+use super::{Extras, envelope};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{line, text};
@@ -152,7 +152,7 @@ impl Pieces<'_> {
             return Ok(Bytes::new());
         }
         if let Some(topic) = &self.topic {
-            return envelope(topic, text, None).map_err(|error| error.to_string());
+            return envelope(topic, text, &Extras::default()).map_err(|error| error.to_string());
         }
         let json: &RawValue = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
         Ok(Bytes::copy_from_slice(json.get().as_bytes()))

@@ -44,6 +44,27 @@ pub(super) struct IdArgs {
     id: String,
 }
 
+/// What an envelope may have beside topic and payload.
+#[derive(Args, Default, serde::Serialize)]
+struct Extras {
+    /// An id of your own for it
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+    /// A URL that is told of its end; its host must be in webhooks.hosts
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
+    /// A topic that its result is sent to, as a new task
+    #[arg(long, value_name = "TOPIC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<String>,
+    /// Begin not before so long from now, such as 10s
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
+}
+
 /// `omnidaemon task publish`
 #[derive(Args)]
 pub(super) struct PublishArgs {
@@ -54,11 +75,10 @@ pub(super) struct PublishArgs {
     #[arg(long, value_name = "JSON", required_unless_present = "bulk", conflicts_with = "bulk")]
     payload: Option<String>,
     /// Queue a task for each line of a file, - is stdin: {"topic": …, "payload": …}, or with --topic the payload alone
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["correlation_id", "wait"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["correlation_id", "webhook", "reply_to", "delay", "wait"])]
     bulk: Option<String>,
-    /// An id of your own for it
-    #[arg(long, value_name = "ID")]
-    correlation_id: Option<String>,
+    #[command(flatten)]
+    extras: Extras,
     /// Wait for the result, at most so long where a duration is given, as in --wait=30s
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
     #[allow(clippy::option_option, reason = "not given, given without a duration, given with one")]
@@ -90,7 +110,7 @@ async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
         return bulk::run(file, args.topic, global).await;
     }
     let (topic, given) = (args.topic.unwrap_or_default(), args.payload.unwrap_or_default());
-    let envelope = envelope(&topic, &payload(&given)?, args.correlation_id.as_deref())?;
+    let envelope = envelope(&topic, &payload(&given)?, &args.extras)?;
     let source = Source::find(global).await?;
     let accepted = source.publish(&topic, envelope).await?;
     let id = text(&accepted["task_id"]);
@@ -154,7 +174,7 @@ fn show(task: &Value, format: Format) -> Exit {
             print_json(&Value::Object(fields.collect()));
         }
         Format::Table => {
-            let fields = ["task_id", "topic", "status", "attempts", "http_status", "error"];
+            let fields = ["task_id", "topic", "status", "due_at", "attempts", "http_status", "error"];
             let rows = fields.iter().filter(|field| !task[**field].is_null());
             print(&pairs(rows.map(|field| (field, text(&task[*field])))));
             if !task["result"].is_null() {
@@ -187,19 +207,19 @@ fn payload(argument: &str) -> Result<String, CliError> {
     read.map_err(|error| CliError::File { what: format!("cannot read the payload from {argument}"), error })
 }
 
-/// `{"topic", "payload", "correlation_id"}` around the payload, which stays as it is, byte for byte.
-fn envelope(topic: &str, payload: &str, correlation_id: Option<&str>) -> Result<Bytes, CliError> {
+/// `{"topic", "payload", …}` around the payload, which stays as it is, byte for byte.
+fn envelope(topic: &str, payload: &str, extras: &Extras) -> Result<Bytes, CliError> {
     #[derive(serde::Serialize)]
     struct Envelope<'a> {
         topic: &'a str,
         payload: &'a RawValue,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        correlation_id: Option<&'a str>,
+        #[serde(flatten)]
+        extras: &'a Extras,
     }
     let not_json =
         |error| CliError::Usage(format!("the payload is not JSON: {error}; a text needs quotes: '\"text\"'"));
     let payload: &RawValue = serde_json::from_str(payload.trim()).map_err(not_json)?;
-    serde_json::to_vec(&Envelope { topic, payload, correlation_id }).map(Bytes::from).map_err(not_json)
+    serde_json::to_vec(&Envelope { topic, payload, extras }).map(Bytes::from).map_err(not_json)
 }
 
 #[cfg(test)]
@@ -210,7 +230,9 @@ mod tests {
 
     #[test]
     fn a_payload_is_published_as_it_was_written() {
-        let bytes = envelope("t", " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n", Some("c")).expect("JSON");
+        let payload = " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n";
+        let bytes =
+            envelope("t", payload, &Extras { correlation_id: Some("c".into()), ..Extras::default() }).expect("JSON");
         let text = r#"{"topic":"t","payload":{"b": 1.10,  "a": [12345678901234567890123]},"correlation_id":"c"}"#;
         assert_eq!(std::str::from_utf8(&bytes), Ok(text));
     }
@@ -218,8 +240,18 @@ mod tests {
     #[test]
     fn a_payload_that_is_not_json_is_refused_before_anybody_is_asked() {
         for bad in ["hello", "", "{\"a\":1} x"] {
-            assert_eq!(envelope("t", bad, None).err().map(|error| error.exit()), Some(Exit::Usage), "{bad}");
+            assert_eq!(
+                envelope("t", bad, &Extras::default()).err().map(|error| error.exit()),
+                Some(Exit::Usage),
+                "{bad}"
+            );
         }
+    }
+
+    #[test]
+    fn a_delay_is_a_key_of_the_envelope() {
+        let bytes = envelope("t", "1", &Extras { delay: Some("10s".into()), ..Extras::default() }).expect("JSON");
+        assert_eq!(bytes, r#"{"topic":"t","payload":1,"delay":"10s"}"#);
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn people(task: &Value) {
         rows.push(("progress", format!("{:.0} %{note}", fraction * 100.0)));
     }
     print(&pairs(rows));
+    deliveries(task["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default());
     let runs = task["history"].as_array().map(Vec::as_slice).unwrap_or_default();
     if runs.is_empty() {
         return;
@@ -44,6 +45,19 @@ fn people(task: &Value) {
         // The last line says what it was; the whole is above, and in the JSON.
         let error = text(&run["error"]);
         listed.add_row(row.into_iter().chain([error.trim().lines().last().unwrap_or_default().to_owned()]));
+    }
+    print(&listed);
+}
+
+/// Who is told of the end, and how that goes.
+fn deliveries(deliveries: &[Value]) {
+    if deliveries.is_empty() {
+        return;
+    }
+    line("");
+    let mut listed = table(&["told", "target", "status", ">tries", "error"]);
+    for delivery in deliveries {
+        listed.add_row(["kind", "target", "status", "attempts", "error"].map(|field| text(&delivery[field])));
     }
     print(&listed);
 }

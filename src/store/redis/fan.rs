@@ -9,7 +9,9 @@ use futures_util::future::{join_all, try_join_all};
 use super::RedisStore;
 use super::list::no_cursor;
 use super::partition::{Partition, index};
-use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Listing, Page, Queue, Refusal, StoreError};
+use crate::store::{
+    Buried, Claim, DeadLetter, Delivery, Depth, Glance, Lease, Listing, Page, Queue, Refusal, StoreError,
+};
 use crate::task::{Task, TaskId};
 
 impl RedisStore {
@@ -42,6 +44,40 @@ impl RedisStore {
     pub(super) async fn ping_all(&self) -> Result<(), StoreError> {
         let ping = redis::cmd("PING");
         try_join_all(self.partitions.iter().map(|partition| partition.link.call::<()>(&ping))).await.map(|_| ())
+    }
+
+    pub(super) async fn promote_everywhere(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        try_join_all(self.partitions.iter().map(|partition| partition.promote_due(queues))).await.map(|_| ())
+    }
+
+    /// Each gives its share; what was taken is given, even where another partition fails.
+    pub(super) async fn take_everywhere(
+        &self,
+        max: usize,
+        hold: std::time::Duration,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let share = max.div_ceil(self.partitions.len());
+        let (mut taken, mut failed) = (Vec::new(), None);
+        for partition in join_all(self.partitions.iter().map(|partition| partition.take_due(share, hold))).await {
+            match partition {
+                Ok(deliveries) => taken.extend(deliveries),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if taken.is_empty() => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    pub(super) async fn outbox_everywhere(&self) -> Result<u64, StoreError> {
+        let counts = try_join_all(self.partitions.iter().map(Partition::count_outbox)).await?;
+        Ok(counts.into_iter().sum())
+    }
+
+    /// The partition of a claim: its scope is a digest, and as good a name as a task's.
+    pub(super) fn of_claim(&self, claim: &Claim) -> Result<&Partition, StoreError> {
+        TaskId::parse(&claim.scope).map(|name| self.of(&name)).map_err(|error| StoreError::Malformed(error.to_string()))
     }
 
     /// Each partition takes its share of the backlog.

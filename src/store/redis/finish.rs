@@ -50,6 +50,8 @@ pub(super) struct Ending {
     pub(super) sound: bool,
     /// When it ended, ms.
     pub(super) at: u64,
+    /// Whom its end is told to, as `outbox::letters` has it.
+    pub(super) told: String,
 }
 
 /// Whether it applied, or was fenced.
@@ -192,6 +194,8 @@ pub(super) struct To<'a> {
     pub(super) link: &'a Link,
     /// The index of results.
     pub(super) results: &'a str,
+    /// The outbox.
+    pub(super) outbox: &'a str,
     /// This process's name: its channel need not be told.
     pub(super) name: &'a str,
 }
@@ -210,6 +214,7 @@ async fn call(endings: &[Ending], to: &To<'_>) -> Result<Vec<Answer>, StoreError
     let mut all = vec![to.results];
     all.extend(queues.iter().flat_map(|ending| ending.queue.iter().map(String::as_str)));
     all.extend(endings.iter().flat_map(|ending| ending.keys.iter().map(String::as_str)));
+    all.push(to.outbox);
     let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, to.name]).arg(queues.len());
     for ending in &queues {
         call = call.arg(&ending.group);
@@ -227,7 +232,8 @@ async fn call(endings: &[Ending], to: &To<'_>) -> Result<Vec<Answer>, StoreError
             .arg(ending.idle)
             .arg(&[&ending.letter.0, &ending.letter.1])
             .arg(ending.sound)
-            .arg(ending.at);
+            .arg(ending.at)
+            .arg(&ending.told);
     }
     let replies: Vec<Value> = call.run(to.link).await?;
     Ok(replies.into_iter().map(answer).collect())

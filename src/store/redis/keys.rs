@@ -18,6 +18,8 @@ const STREAM: &str = "omni-stream:";
 const DELAYED: &str = "omni:delayed:";
 const RECORD: &str = "omni:task:";
 const RESULT: &str = "omni:result:";
+const SCHEDULED: &str = "omni:scheduled:";
+const DUE: &str = "omni:due:";
 
 /// A queue's consumer group.
 pub(super) fn group(queue: &Queue) -> String {
@@ -130,6 +132,41 @@ impl Keys {
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)
+    }
+
+    /// A group's delayed new tasks, their messages by id.
+    pub(super) fn scheduled(&self, group: &str) -> String {
+        self.key(SCHEDULED, group)
+    }
+
+    /// Before a group: [`Self::scheduled`].
+    pub(super) fn scheduled_prefix(&self) -> String {
+        self.key(SCHEDULED, "")
+    }
+
+    /// A group's index of delayed new tasks by due time.
+    pub(super) fn due(&self, group: &str) -> String {
+        self.key(DUE, group)
+    }
+
+    /// Before a group: [`Self::due`].
+    pub(super) fn due_prefix(&self) -> String {
+        self.key(DUE, "")
+    }
+
+    /// The deliveries by due time; each is beside it, as [`Self::delivery`].
+    pub(super) fn outbox(&self) -> String {
+        self.key("omni:outbox", "")
+    }
+
+    /// A delivery: the scripts build it too, of [`Self::outbox`], a colon and its name.
+    pub(super) fn delivery(&self, name: &str) -> String {
+        self.key("omni:outbox:", name)
+    }
+
+    /// A claim on an idempotency key, by the digest of its scope.
+    pub(super) fn claim(&self, scope: &str) -> String {
+        self.key("omni:idem:", scope)
     }
 
     /// What Python's agent list says of an agent.

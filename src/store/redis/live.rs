@@ -87,7 +87,7 @@ impl Live {
         let (key, turn) = key(lease);
         match lock(&self.held).get(&key).filter(|held| held.turn == turn) {
             Some(held) => (held.rest.clone(), held.process.clone()),
-            None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
+            None => (Arc::new(Rest::of_task(&lease.task, lease.queue.content)), "omnidaemon".into()),
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn the_end_of_an_older_lease_leaves_the_current_one_held() {
         let (live, older, current) = (Live::default(), lease(1), lease(3));
-        live.hold(&current, Rest::of(ContentForm::String), "p");
+        live.hold(&current, Rest::of_task(&current.task, ContentForm::String), "p");
         live.release(&older);
         assert_eq!(live.entries(&current.task.topic), ["1-0"]);
         live.release(&current);

@@ -9,14 +9,14 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::list::Summary;
 use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
 use crate::store::{Lease, Queue, StoreError, runs};
-use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, Topic, UnixMs};
 
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
 #[derive(Serialize)]
@@ -215,7 +215,7 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
         }
         None => (None, None),
     };
-    let rest = Rest::of(queue.content);
+    let rest = Rest::of_task(task, queue.content);
     Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
 }
 
@@ -374,8 +374,30 @@ pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreEr
 
 impl Rest {
     /// That of a message of ours.
-    pub(super) fn of(content: ContentForm) -> Self {
-        Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
+    pub(super) fn of_task(task: &Task, content: ContentForm) -> Self {
+        let raw = |text: Option<&str>| text.and_then(|text| to_raw_value(text).ok());
+        Self {
+            content,
+            webhook: raw(task.webhook.as_deref()),
+            reply_to: raw(task.reply_to.as_ref().map(Topic::as_str)),
+            causation_id: raw(task.causation_id.as_deref()),
+            source: None,
+        }
+    }
+
+    /// The URL that is told of the task's end, whoever published it.
+    pub(super) fn webhook(&self) -> Option<String> {
+        self.webhook.as_deref().and_then(text_of)
+    }
+
+    /// The topic that its result is sent to; a name that is none is nobody's.
+    pub(super) fn reply_to(&self) -> Option<Topic> {
+        self.reply_to.as_deref().and_then(text_of).and_then(|text| Topic::parse(&text).ok())
+    }
+
+    /// The task whose result it is.
+    pub(super) fn causation_id(&self) -> Option<String> {
+        self.causation_id.as_deref().and_then(text_of)
     }
 
     fn content_of<'a>(&self, payload: &'a [u8]) -> Content<'a> {
@@ -460,7 +482,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{TaskId, Topic};
+    use crate::task::TaskId;
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");

@@ -8,6 +8,8 @@
 //! trimmed. Redis's own clock times leases and retries.
 
 mod attend;
+mod claim;
+mod delay;
 mod error;
 mod events;
 mod fan;
@@ -20,6 +22,7 @@ mod list;
 mod live;
 mod message;
 mod notify;
+mod outbox;
 mod partition;
 mod progress;
 mod read;
@@ -40,8 +43,9 @@ use self::keys::Keys;
 use self::link::Link;
 use self::partition::Partition;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
-    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Listing, Outcome, Page, Queue, RolloutRecord, Settled, Settlement, SharedSecret, StoreError,
+    TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
@@ -172,6 +176,38 @@ impl TaskStore for RedisStore {
 
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
         self.first().write_rollout(route, record).await
+    }
+
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.promote_everywhere(queues).await
+    }
+
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.take_everywhere(max, hold).await
+    }
+
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.of(&delivery.task).settle_taken(delivery, outcome).await
+    }
+
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.of(id).read_deliveries(id).await
+    }
+
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.outbox_everywhere().await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.of_claim(claim)?.claim_key(claim).await
+    }
+
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.of_claim(claim)?.conclude_claim(claim, conclusion).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.of_claim(claim)?.abandon_claim(claim).await
     }
 
     fn waiters(&self) -> &Waiters {

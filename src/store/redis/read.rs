@@ -72,6 +72,7 @@ impl Partition {
             attempts,
             owner: text(fields, "owner").map(Owner::from_digest),
             created: UnixMs(number(fields, "created").unwrap_or_default()),
+            due: if held { None } else { number(fields, "due").map(UnixMs) },
             finished: number(fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
@@ -99,7 +100,12 @@ impl Partition {
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
-                [self.keys.stream(&queue.topic), self.keys.delayed(group), self.keys.dead_letters(group)]
+                [
+                    self.keys.stream(&queue.topic),
+                    self.keys.delayed(group),
+                    self.keys.dead_letters(group),
+                    self.keys.scheduled(group),
+                ]
             })
             .collect();
         let rows: Vec<[i64; 5]> = DEPTHS.keys(&queue_keys).arg(&groups).run(&self.link).await?;
@@ -159,6 +165,7 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         attempts: read.attempt.unwrap_or(1),
         owner: read.owner.as_deref().map(Owner::from_digest),
         created: read.result.created().unwrap_or_default(),
+        due: None,
         finished: read.saved(),
         answer: None,
         failure: None,

@@ -74,6 +74,9 @@ impl Row {
         lease.task.request = message.request.map(open).transpose().map_err(|error| error.to_string())?;
         lease.task.payload = message.payload;
         lease.task.correlation_id = message.correlation_id;
+        lease.task.webhook = message.rest.webhook();
+        lease.task.reply_to = message.rest.reply_to();
+        lease.task.causation_id = message.rest.causation_id();
         if let Some(created) = message.created {
             lease.task.created = created;
         }

@@ -49,6 +49,13 @@ scripts! {
     DEPTHS = "depths.lua";
     BEAT = "beat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
+    SCHEDULE = "schedule.lua";
+    PROMOTE = "promote.lua";
+    TAKE = "take.lua";
+    DELIVERED = "delivered.lua";
+    CLAIM = "claim.lua";
+    CONCLUDE = "conclude.lua";
+    ABANDON = "abandon.lua";
     PROGRESS = "progress.lua";
     GLANCE = "glance.lua";
     PAGE = "page.lua";

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::finish::{Ending, To};
 use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::outbox::letters;
 use super::partition::Partition;
 use super::row::{Handle, Row};
-use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW};
+use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW, SCHEDULE};
 use super::{keys, millis, now, ttl_ms};
 use crate::config::GroupStart;
 use crate::store::envelope::StoredFailure;
@@ -29,12 +30,19 @@ impl Partition {
             self.keys.stream(&queue.topic),
             self.keys.delayed(&group),
             self.keys.result(&task.id),
-            self.keys.limits(&group),
         ];
-        if queue.start == GroupStart::New {
-            task_keys.push(self.keys.start(&group));
-        }
-        let mut call = ENQUEUE
+        let due = task.due.filter(|due| *due > now());
+        let script = if due.is_some() {
+            task_keys.extend([self.keys.scheduled(&group), self.keys.due(&group)]);
+            &SCHEDULE
+        } else {
+            task_keys.extend([self.keys.limits(&group), self.keys.scheduled(&group)]);
+            if queue.start == GroupStart::New {
+                task_keys.push(self.keys.start(&group));
+            }
+            &ENQUEUE
+        };
+        let mut call = script
             .keys(&task_keys)
             .arg(&group)
             .arg(queue.max_backlog)
@@ -49,6 +57,9 @@ impl Partition {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
             }
+        }
+        if let Some(due) = due {
+            call = call.arg("due").arg(due.0);
         }
         let reply: Vec<i64> = call.run(&self.link).await?;
         match reply[..] {
@@ -114,8 +125,10 @@ impl Partition {
             letter,
             sound: !end.is_malformed(),
             at: at.0,
+            told: letters(task, end)?,
         };
-        let to = To { link: &self.link, results: &self.keys.results(), name: &self.name };
+        let (results, outbox) = (self.keys.results(), self.keys.outbox());
+        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name };
         let applied = self.finishing.finish(ending, &to).await?;
         if applied {
             self.tell(lease, end, at);
@@ -140,6 +153,7 @@ impl Partition {
             attempts: lease.attempt,
             owner: task.owner.clone(),
             created: task.created,
+            due: None,
             finished: Some(at),
             answer,
             failure,
@@ -213,7 +227,7 @@ impl Partition {
 
     pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
         let found: Option<String> = CANCEL
-            .keys(&[self.keys.record(id), self.keys.result(id)])
+            .keys(&[self.keys.record(id), self.keys.result(id), self.keys.outbox()])
             .arg(ttl_ms(ttl))
             .arg(&[
                 id.as_str(),
@@ -224,6 +238,7 @@ impl Partition {
                 keys::CHANNEL,
             ])
             .arg(millis(AHEAD))
+            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix()])
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };

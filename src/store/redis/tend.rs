@@ -125,7 +125,9 @@ impl Partition {
         idle: Duration,
         ttl: Duration,
     ) -> Result<Option<Buried>, StoreError> {
-        let Some(lease) = row.bare(queue) else {
+        // whole where it can be read: its end may have to be told
+        let whole = row.open(queue).ok().map(|(lease, _)| lease);
+        let Some(lease) = whole.or_else(|| row.bare(queue)) else {
             self.reject(queue, row, row.open(queue).err().unwrap_or_default()).await?;
             return Ok(None);
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::db::Db;
+use super::outbox;
 use super::schema::{State, millis, number, stored, with_history};
 use super::sealed::{Leased, NewTask, Sealed};
 use crate::store::{Buried, Cancelled, Refusal, RolloutRecord, Settled, lease_time, may_rerun};
@@ -28,6 +29,8 @@ struct Found {
     retries: u32,
     lease: i64,
     settled: i64,
+    /// Whether somebody is to be told of its end.
+    posts: bool,
 }
 
 /// How a task ends.
@@ -51,35 +54,48 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
         let refusal = Refusal::Backlog { topic: task.topic.clone(), depth, max: max_backlog };
         return Ok(if known { Ok(()) } else { Err(refusal) });
     }
-    if !insert(db, task)? {
+    let mut inserted = insert(db, task)?;
+    if inserted.is_none() {
         let expired = "DELETE FROM tasks WHERE id = ?1 AND state > 2 AND until <= ?2";
         let gone =
             db.connection.prepare_cached(expired)?.execute(params![task.id.as_str(), millis(db.clock.wall())])?;
-        if gone == 0 || !insert(db, task)? {
-            return Ok(Ok(()));
+        if gone > 0 {
+            inserted = insert(db, task)?;
         }
     }
-    db.tallies.moved(task.topic.as_str(), None, State::Ready, 1);
+    if let Some(state) = inserted {
+        db.tallies.moved(task.topic.as_str(), None, state, 1);
+    }
     Ok(Ok(()))
 }
 
-fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<bool> {
-    let seq = db.last_seq + 1;
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, caller, trace)
-               VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)
-               ON CONFLICT (id) DO NOTHING";
+/// Gives where the task stands then; none where its id is there already.
+fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
+    let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
+    let state = if due.is_some() { State::Parked } else { State::Ready };
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
-    let (created, caller) = (millis(task.created), &task.correlation);
-    let values = params![seq, task.id.as_str(), task.topic.as_str(), task.retries, created, owner, caller, task.trace];
+    let (created, until) = (millis(task.created), due.map_or(0, millis));
+    let posts = task.webhook.is_some() || task.reply_to.is_some();
+    let (id, topic, caller, trace) = (task.id.as_str(), task.topic.as_str(), &task.correlation, &task.trace);
+    let values = params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let sql =
-        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![seq, &*task.payload, task.request, task.credentials, task.correlation, task.route];
+        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route, webhook, reply_to, causation)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let reply_to = task.reply_to.as_ref().map(Topic::as_str);
+    let (request, credentials, webhook) = (&task.request, &task.credentials, &task.webhook);
+    let (correlation, route, causation) = (&task.correlation, &task.route, &task.causation);
+    let values = params![seq, &*task.payload, request, credentials, correlation, route, webhook, reply_to, causation];
     db.connection.prepare_cached(sql)?.execute(values)?;
     db.last_seq = seq;
-    Ok(true)
+    if let Some(due) = due {
+        db.next_due = Some(db.next_due.map_or(due, |next| next.min(due)));
+    }
+    Ok(Some(state))
 }
 
 /// Leases up to `max` tasks; which topic comes first goes round.
@@ -97,7 +113,7 @@ pub(super) fn lease(db: &mut Db, process: &str, topics: &[Topic], max: usize) ->
 
 fn lease_of(db: &mut Db, process: &str, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
     let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
-                      payload, request, credentials, correlation, route
+                      payload, request, credentials, correlation, route, webhook, reply_to, causation
                FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
                WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
     let before = leased.len();
@@ -206,6 +222,9 @@ fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::R
         ":result": end.result,
         ":failure": end.failure.map(|(stored, _)| stored),
     })?;
+    if found.posts {
+        outbox::post(db, id, found.seq, end.state, end.result, end.failure.map(|(_, message)| message))?;
+    }
     if let Some((_, message)) = end.failure {
         let sql = "INSERT INTO dead_letters (seq, id, topic, error, attempts, failed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let values = params![found.seq, id.as_str(), found.topic, message, found.attempts, millis(now)];
@@ -311,7 +330,7 @@ pub(super) fn save_rollout(db: &mut Db, route: &str, record: &RolloutRecord) -> 
 }
 
 fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
-    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled FROM tasks WHERE id = ?1";
+    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts FROM tasks WHERE id = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let found = statement.query_row([id.as_str()], |row| {
         Ok(Found {
@@ -322,6 +341,7 @@ fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
             retries: row.get(4)?,
             lease: row.get(5)?,
             settled: row.get(6)?,
+            posts: row.get(7)?,
         })
     });
     found.optional()

@@ -63,7 +63,7 @@ impl Drop for Reader {
 
 /// A task, unless it has expired.
 pub(super) fn record(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<TaskRecord>, StoreError> {
-    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure FROM tasks
+    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure, until FROM tasks
                WHERE id = ?1 AND (state <= 2 OR until > ?2)";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
@@ -85,6 +85,7 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         attempts: row.get(3).map_err(failed)?,
         owner: text(4)?.map(Owner::from_digest),
         created: unix_ms(row.get(5).map_err(failed)?),
+        due: if state == State::Parked { Some(unix_ms(row.get(10).map_err(failed)?)) } else { None },
         finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
         answer,
         failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
@@ -123,13 +124,13 @@ pub(super) fn glance(connection: &Connection, id: &TaskId, now: UnixMs) -> Resul
     })
 }
 
-/// When the oldest waiting task of a topic was accepted.
+/// When the oldest waiting task of a topic was accepted; one that is not due yet is not late.
 pub(super) fn oldest(connection: &Connection, topic: &Topic) -> Result<Option<UnixMs>, StoreError> {
     let sql = "SELECT min(created) FROM (
                    SELECT * FROM (SELECT created FROM tasks INDEXED BY ready
                                   WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT 1)
                    UNION ALL
-                   SELECT created FROM tasks INDEXED BY parked WHERE state = 2 AND topic = ?1)";
+                   SELECT created FROM tasks INDEXED BY parked WHERE state = 2 AND topic = ?1 AND attempts > 0)";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let created = statement.query_row([topic.as_str()], |row| row.get::<_, Option<i64>>(0)).map_err(failed)?;
     Ok(created.map(unix_ms))

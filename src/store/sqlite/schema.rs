@@ -35,6 +35,7 @@ const TABLES: &str = "
         created  INTEGER NOT NULL,
         finished INTEGER,
         owner    TEXT,
+        posts    INTEGER NOT NULL DEFAULT 0, -- whether somebody is to be told of its end
         answer   TEXT,
         result   TEXT,
         failure  TEXT,
@@ -54,7 +55,10 @@ const TABLES: &str = "
         request     TEXT,
         credentials TEXT,
         correlation TEXT,
-        route       TEXT
+        route       TEXT,
+        webhook     TEXT,
+        reply_to    TEXT,
+        causation   TEXT
     ) STRICT;
     CREATE TABLE dead_letters (
         n        INTEGER PRIMARY KEY,
@@ -66,6 +70,36 @@ const TABLES: &str = "
         failed   INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX dead_by_topic ON dead_letters (topic, n);
+    CREATE TABLE outbox (
+        n           INTEGER PRIMARY KEY,
+        task        TEXT NOT NULL,
+        kind        TEXT NOT NULL,
+        target      TEXT NOT NULL,
+        event       TEXT NOT NULL,
+        ended       INTEGER NOT NULL,
+        body        BLOB NOT NULL,
+        owner       TEXT,
+        correlation TEXT,
+        attempts    INTEGER NOT NULL DEFAULT 0,
+        due         INTEGER, -- none once it is settled
+        status      TEXT NOT NULL DEFAULT 'pending',
+        error       TEXT,
+        expires     INTEGER,
+        UNIQUE (task, kind)
+    ) STRICT;
+    CREATE INDEX undelivered ON outbox (due) WHERE due IS NOT NULL;
+    CREATE INDEX delivered ON outbox (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE claims (
+        scope   TEXT PRIMARY KEY,
+        request TEXT NOT NULL,
+        holder  TEXT, -- none once it was served
+        lease   INTEGER NOT NULL,
+        task    TEXT NOT NULL,
+        state   TEXT,
+        answer  TEXT,
+        until   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX claims_until ON claims (until);
     CREATE TABLE rollouts (
         route   TEXT PRIMARY KEY,
         version INTEGER NOT NULL,

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::schema::unix_ms;
 use crate::store::envelope::{StoredAnswer, StoredFailure, StoredRequest};
 use crate::store::{Lease, Queue, Settlement, StoreError, runs};
-use crate::task::{Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
+use crate::task::{Answer, Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
 
 /// A task to be inserted.
 pub(super) struct NewTask {
@@ -27,6 +27,10 @@ pub(super) struct NewTask {
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
     pub(super) created: UnixMs,
+    pub(super) due: Option<UnixMs>,
+    pub(super) webhook: Option<String>,
+    pub(super) reply_to: Option<Topic>,
+    pub(super) causation: Option<String>,
 }
 
 /// A leased task, as it was read.
@@ -44,6 +48,9 @@ pub(super) struct Leased {
     credentials: Option<String>,
     correlation: Option<String>,
     route: Option<String>,
+    webhook: Option<String>,
+    reply_to: Option<String>,
+    causation: Option<String>,
 }
 
 /// A settlement.
@@ -77,6 +84,10 @@ impl NewTask {
             owner: task.owner.clone(),
             retries: task.retries,
             created: task.created,
+            due: task.due,
+            webhook: task.webhook.clone(),
+            reply_to: task.reply_to.clone(),
+            causation: task.causation_id.clone(),
         })
     }
 }
@@ -100,6 +111,9 @@ impl Leased {
             credentials: row.get(9)?,
             correlation: row.get(10)?,
             route: row.get(11)?,
+            webhook: row.get(12)?,
+            reply_to: row.get(13)?,
+            causation: row.get(14)?,
         })
     }
 
@@ -122,6 +136,9 @@ impl Leased {
             request,
             correlation_id: self.correlation,
             route: self.route,
+            webhook: self.webhook,
+            reply_to: self.reply_to.as_deref().map(Topic::parse).transpose().map_err(malformed)?,
+            causation_id: self.causation,
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries,
             ..Task::new(id, self.topic, payload, self.created)
@@ -180,6 +197,11 @@ pub(super) fn number_of(entry: &str) -> i64 {
 pub(super) fn crash(message: &str) -> rusqlite::Result<String> {
     write(&StoredFailure::seal(&Failure::new(FailureKind::Crash, message)))
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// An answer with its body, as it is stored.
+pub(super) fn answer(answer: &Answer) -> Result<String, StoreError> {
+    write(&StoredAnswer::whole(answer))
 }
 
 /// A stored id.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::probe;
+pub(super) use self::client::tls;
 pub use self::registry::Handlers;
 use crate::task::{Answer, Failure, FailureKind, Progress, Task};
 

@@ -4,8 +4,11 @@
 //! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
+mod claims;
+mod delay;
 mod leases;
 mod lives;
+mod outbox;
 mod queue;
 mod redis;
 mod settle;
@@ -74,6 +77,14 @@ macro_rules! contract {
         contract!(@ $fixture, leases: renewing_names_the_leases_that_are_lost,
             an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
             a_task_that_kills_its_workers_becomes_a_dead_letter, an_ended_task_expires_but_its_dead_letter_stays);
+        contract!(@ $fixture, delay: a_delayed_task_runs_when_it_is_due_and_not_before, a_delayed_task_survives_reopening,
+            a_delayed_task_counts_against_the_backlog, a_delayed_task_is_cancelled_and_never_runs);
+        contract!(@ $fixture, outbox: a_webhook_hears_of_every_end_and_a_reply_is_a_result,
+            a_task_that_dies_with_its_workers_is_told_too, a_delivery_is_held_retried_and_settled_once,
+            a_dropped_delivery_is_known_with_its_reason);
+        contract!(@ $fixture, claims: a_key_is_one_requests_until_it_says_what_came_of_it,
+            a_claim_that_nobody_renews_is_taken_over_with_its_task,
+            an_abandoned_key_is_free_and_a_failed_task_makes_way);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,

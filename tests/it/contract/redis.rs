@@ -61,7 +61,13 @@ impl Fixture for OnRedis {
             if left > 0 {
                 let _: bool = redis.pexpire(&key, left - by).await.expect("answers");
             }
-            if key.starts_with("omni:delayed:") {
+            if key.starts_with("omni:idem:") {
+                let lease: Option<i64> = redis.hget(&key, "lease").await.expect("answers");
+                if lease.is_some() {
+                    let _: i64 = redis.hincr(&key, "lease", -by).await.expect("answers");
+                }
+            }
+            if key.starts_with("omni:delayed:") || key.starts_with("omni:due:") || key == "omni:outbox" {
                 let members: Vec<String> = redis.zrange(&key, 0, -1).await.expect("answers");
                 for member in members {
                     let _: f64 = redis.zincr(&key, member, -by).await.expect("answers");

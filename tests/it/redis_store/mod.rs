@@ -1,6 +1,7 @@
 //! What the store on Redis promises beyond the contract: the wire it shares with the Python `OmniDaemon`, and how
 //! it lives through faults.
 
+mod delay;
 mod ends;
 mod faults;
 mod foreign;

@@ -1,14 +1,17 @@
 -- Ends leased tasks as completed or failed. Each stands on its own: what is wrong with one is its own answer.
 -- KEYS 1 results index  then per queue: stream, dead letters, Python's retry counts  then per task: record, result
+--      last: outbox
 -- ARGV 1 channel prefix  2 own channel, without it  3 number of queues  then per queue: group  then per task:
 --      queue, entry, attempt, turn, state, result, ttl ms, task id, ms that the entry must have been idle,
---      head and tail of the dead letter, whether its data is JSON, now in ms: the caller's clock, as in the result
+--      head and tail of the dead letter, whether its data is JSON, now in ms: the caller's clock, as in the result,
+--      whom its end is told to, for `post`, or ''
 -- Reply per task: 1 applied, now or before; 0 fenced; what is wrong, as text
-local queues, WIDTH = tonumber(ARGV[3]), 13
+local queues, WIDTH = tonumber(ARGV[3]), 14
 local groups, ends, told, indexed, replies = {}, {}, {}, {}, {}
 
 local function finish(at, key, result)
-  local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now = unpack(ARGV, at, at + WIDTH - 1)
+  local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now, letters =
+    unpack(ARGV, at, at + WIDTH - 1)
   local stream, dead, group = KEYS[3 * q - 1], KEYS[3 * q], ARGV[3 + q]
   local record = read(key, 'queue', 'entry', 'state', 'attempt', 'turn', 'notify', 'history')
   if record.entry ~= entry or not is_current(record, attempt, turn) then
@@ -28,6 +31,7 @@ local function finish(at, key, result)
     value = value:sub(1, cut) .. ',"history":' .. cjson.encode(record.history) .. value:sub(cut + 1)
   end
   redis.call('SET', result, value, 'PX', ttl)
+  if letters ~= '' then post(KEYS[#KEYS], id, turn, state, letters, value, now) end
   groups[q] = groups[q] or #redis.pcall('XINFO', 'GROUPS', stream)
   if groups[q] > 1 then
     -- an agent of another group may write its own result over this one

@@ -8,10 +8,10 @@ local record, result = read(key, 'queue', 'state', 'entry'), redis.call('GET', K
 local held = 0
 if record.queue and not record.state then
   local stream, group = ARGV[1] .. record.queue:match('^[^:]+'), ARGV[2] .. record.queue
-  local consumer = holder(stream, group, record.entry)
+  local consumer = record.entry and holder(stream, group, record.entry)
   if consumer then
     if consumer ~= PARKED then held = 1 end
-  elseif result and was_read(stream, group, record.entry) then
+  elseif result and record.entry and was_read(stream, group, record.entry) then
     redis.call('HSET', key, 'state', 'completed')
     redis.call('HDEL', key, 'secret', 'due', 'failure')
     local left = redis.call('PTTL', KEYS[2])

@@ -29,19 +29,27 @@ local function ms_of(entry)
   return tonumber(entry:match('^%d+'))
 end
 
+-- Reads fields of any hash into a table by name.
+local function fields(key, ...)
+  local values, found = redis.call('HMGET', key, ...), {}
+  for i, name in ipairs({ ... }) do found[name] = values[i] end
+  return found
+end
+
 local PACKED = { queue = true, entry = true, created = true, retries = true, notify = true }
 
--- Reads fields of a record into a table by name; those that are packed are there in any case.
+-- Reads fields of a record into a table by name; those that are packed are there in any case. A task that is not due
+-- yet has no entry.
 local function read(key, ...)
   local names = { 'q', 'h' }
   for _, name in ipairs({ ... }) do
     if not PACKED[name] then names[#names + 1] = name end
   end
-  local values, record = redis.call('HMGET', key, unpack(names)), {}
-  for i = 3, #names do record[names[i]] = values[i] end
-  if values[2] then
-    record.queue = values[1]
-    record.entry, record.created, record.retries, record.notify = values[2]:match('^(%S+) (%d+) (%d*) (%S*)$')
+  local record = fields(key, unpack(names))
+  if record.h then
+    record.queue = record.q
+    record.entry, record.created, record.retries, record.notify = record.h:match('^(%S+) (%d+) (%d*) (%S*)$')
+    if record.entry == '-' then record.entry = nil end
   end
   -- false, not nil, which would end a reply
   if record.retries == '' then record.retries = false end
@@ -228,3 +236,16 @@ local function make_group(stream, group, mark)
   end
   redis.call('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
 end
+
+-- Puts a task's end into the outbox. `letters` is JSON, [[kind, about], …]; what is sent is made of `body`, which was
+-- stored of the end, when it is delivered. A later end of the same task takes the place of an earlier one.
+local function post(outbox, id, turn, state, letters, body, ended)
+  for _, letter in ipairs(cjson.decode(letters)) do
+    local name = id .. '/' .. letter[1]
+    local key = outbox .. ':' .. name
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'about', letter[2], 'turn', turn, 'state', state, 'body', body, 'ended', ended)
+    redis.call('ZADD', outbox, now_ms(), name)
+  end
+end
+
