@@ -14,7 +14,7 @@ use super::global::Global;
 use crate::admin::{task_view, topic_view, worker_view, workers_check};
 use crate::config::{Config, StoreUrl};
 use crate::route::parse_body;
-use crate::store::{self, Queue, TaskStore};
+use crate::store::{self, Cancelled, Queue, TaskStore};
 use crate::task::{Status, Task, TaskId, UnixMs};
 
 /// Who answers.
@@ -89,6 +89,14 @@ impl Source {
             Self::Store(direct) => direct.publish(&envelope).await,
         }
     }
+
+    /// Cancels a task: the document of `POST /admin/v1/tasks/{id}/cancel`.
+    pub(super) async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => client.post(&format!("tasks/{id}/cancel"), Bytes::new()).await,
+            Self::Store(direct) => direct.cancel(id).await,
+        }
+    }
 }
 
 // === impl Direct ===
@@ -131,7 +139,7 @@ impl Direct {
 
     async fn task(&self, id: &TaskId) -> Result<Value, CliError> {
         let record = self.store.get(id).await?;
-        let record = record.ok_or_else(|| CliError::NotFound(format!("there is no task {id}, or it has expired")))?;
+        let record = record.ok_or_else(|| no_such_task(id))?;
         Ok(task_view(&record))
     }
 
@@ -150,6 +158,22 @@ impl Direct {
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
     }
+
+    async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
+        match self.store.cancel(id, self.config.results.ttl).await? {
+            Cancelled::Done | Cancelled::Running => {
+                Ok(json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()}))
+            }
+            Cancelled::Ended(status) => {
+                Err(CliError::Failed(format!("the task has already ended as {}", status.as_str())))
+            }
+            Cancelled::Unknown => Err(no_such_task(id)),
+        }
+    }
+}
+
+fn no_such_task(id: &TaskId) -> CliError {
+    CliError::NotFound(format!("there is no task {id}, or it has expired"))
 }
 
 fn has_topic(topics: &Value, topic: &str) -> bool {

@@ -20,6 +20,7 @@ mod serve;
 mod service;
 mod tasks;
 mod upgrade;
+mod wait;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

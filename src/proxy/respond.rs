@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
-use crate::route::{BadBody, BadPath};
+use crate::route::{BadBody, BadPath, BadWait};
 use crate::store::{Refusal, StoreError};
 use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, Topic};
 
@@ -31,6 +31,7 @@ pub(super) enum Problem {
     Body(BadBody),
     UnknownTopic(Topic),
     NoSuchTask,
+    BadWait(BadWait),
     AlreadyEnded(Status),
     Store(StoreError),
     Upstream(UpstreamError),
@@ -49,7 +50,7 @@ impl Problem {
                 Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
                 Fault::Broken | Fault::Abandoned => StatusCode::BAD_REQUEST,
             },
-            Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BadWait(_) => StatusCode::BAD_REQUEST,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectMethod | Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -89,6 +90,7 @@ impl Problem {
             Self::Body(_) => "bad-body",
             Self::UnknownTopic(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
+            Self::BadWait(_) => "bad-wait",
             Self::AlreadyEnded(_) => "task-already-ended",
             Self::TaskCancelled => "task-cancelled",
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => "backlog-full",
@@ -127,6 +129,7 @@ impl Problem {
             Self::Body(why) => why.to_string(),
             Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
+            Self::BadWait(why) => why.to_string(),
             Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
             Self::TaskCancelled => "the task was cancelled".to_owned(),
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => {

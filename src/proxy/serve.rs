@@ -35,9 +35,10 @@ pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, s
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, index, "a data-plane thread has no runtime"),
     };
+    let drain = stop.drain.child_token(); // of this thread: its waiters share no lock with others'
     runtime.block_on(async {
         match TcpListener::from_std(listener) {
-            Ok(listener) => accept(listener, Rc::new(Thread::new(index, parts)), stop).await,
+            Ok(listener) => accept(listener, Rc::new(Thread::new(index, parts, drain)), stop).await,
             Err(error) => tracing::error!(%error, index, "a data-plane thread cannot listen"),
         }
     });
@@ -45,7 +46,7 @@ pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, s
 
 async fn accept(listener: TcpListener, thread: Rc<Thread>, stop: Stop) {
     let connections = TaskTracker::new();
-    let drain = stop.drain.child_token(); // of this thread: its waiters share no lock with others'
+    let drain = thread.draining.clone();
     while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {

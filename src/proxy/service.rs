@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::{Outgoing, Reply, Timing};
@@ -32,6 +33,8 @@ pub(super) struct Thread {
     pub(super) parts: Parts,
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
+    /// Cancelled when the thread drains: who waits is answered early.
+    pub(super) draining: CancellationToken,
     via: HeaderValue,
     id_prefix: u32,
     id_next: Cell<u64>,
@@ -67,7 +70,7 @@ struct Counted {
 // === impl Thread ===
 
 impl Thread {
-    pub(super) fn new(index: usize, parts: Parts) -> Self {
+    pub(super) fn new(index: usize, parts: Parts, draining: CancellationToken) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
         Self {
@@ -75,6 +78,7 @@ impl Thread {
             parts,
             pool: Pool::new(),
             hoard: Hoard::default(),
+            draining,
             via,
             id_prefix: rand::random(),
             id_next: Cell::new(rand::random()),

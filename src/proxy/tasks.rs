@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::{Body, Incoming};
 
 use super::body::Reply;
@@ -10,6 +10,7 @@ use super::capture::{Sent, capture, owner};
 use super::collect::{Collected, collect, discard};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
+use super::wait;
 use crate::config::HandlerConfig;
 use crate::route::{is_json, parse_body};
 use crate::snapshot::LiveRoute;
@@ -109,22 +110,22 @@ pub(super) async fn task(context: &Context<'_>, request: &Request<Incoming>, id:
 async fn try_task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Result<Response<Reply>, Problem> {
     let id = TaskId::parse(id).map_err(|_| Problem::NoSuchTask)?;
     match *request.method() {
-        Method::GET | Method::HEAD => find(context, request, &id).await.map(|record| respond::task(&record)),
+        Method::GET | Method::HEAD => wait::ended(context, request, &id).await.map(|record| respond::task(&record)),
         Method::DELETE => cancel(context, request, &id).await,
         _ => Err(Problem::MethodNotAllowed("GET, HEAD, DELETE")),
     }
 }
 
 /// The task, if it is there and its caller's: unknown, expired and another key's are the same.
-async fn find(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<TaskRecord, Problem> {
+pub(super) async fn find(context: &Context<'_>, headers: &HeaderMap, id: &TaskId) -> Result<TaskRecord, Problem> {
     let circuit = &context.parts().circuit;
     let record = circuit.call(circuit.store().get(id)).await.map_err(Problem::Store)?;
-    let mine = |record: &TaskRecord| record.owner.is_none() || record.owner == owner(request.headers());
+    let mine = |record: &TaskRecord| record.owner.is_none() || record.owner == owner(headers);
     record.filter(mine).ok_or(Problem::NoSuchTask)
 }
 
 async fn cancel(context: &Context<'_>, request: &Request<Incoming>, id: &TaskId) -> Result<Response<Reply>, Problem> {
-    find(context, request, id).await?;
+    find(context, request.headers(), id).await?;
     let circuit = &context.parts().circuit;
     let ttl = context.snapshot.config.results.ttl;
     match circuit.call(circuit.store().cancel(id, ttl)).await.map_err(Problem::Store)? {

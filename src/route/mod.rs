@@ -9,6 +9,7 @@ mod message;
 mod path;
 mod prefer;
 mod split;
+mod wait;
 
 use http::Method;
 
@@ -17,6 +18,7 @@ pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked,
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
 pub use self::split::{Assigned, assign, ineligible, is_json};
+pub use self::wait::{BadWait, wait_of};
 use crate::config::{Config, PathPattern, Route};
 
 /// What a request is for.

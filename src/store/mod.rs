@@ -5,8 +5,12 @@
 //! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
+#[cfg(any(test, feature = "failpoints"))]
+mod around;
 mod circuit;
 mod envelope;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod redis;
 mod sqlite;
 #[cfg(test)]
@@ -316,6 +320,22 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a heartbeat counts.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// [`LEASE`], which a test build with the feature `failpoints` can shorten: what the program goes by.
+#[must_use]
+pub fn lease_time() -> Duration {
+    #[cfg(feature = "failpoints")]
+    if let Some(shortened) = failpoints::lease() {
+        return shortened;
+    }
+    LEASE
+}
+
+/// [`HEARTBEAT`], in the same proportion to [`lease_time`].
+#[must_use]
+pub fn heartbeat_time() -> Duration {
+    lease_time() / 2
+}
+
 /// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
 pub const CRASH_LIMIT: u32 = 3;
 
@@ -330,8 +350,11 @@ pub fn may_rerun(attempts: u32, retries: u32) -> bool {
 /// # Errors
 /// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
 pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
-    Ok(match &config.url {
+    let store: Arc<dyn TaskStore> = match &config.url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
         StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
-    })
+    };
+    #[cfg(feature = "failpoints")]
+    let store = failpoints::armed(store)?;
+    Ok(store)
 }

@@ -1,21 +1,19 @@
 //! A real store behind a bad connection: it can be down, and its answers can get lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
-};
-use crate::task::{Task, TaskId, TaskRecord};
+use super::around::{Around, Hook};
+use super::{StoreError, TaskStore};
 
 /// The store and what is wrong with the way to it.
-pub(crate) struct Faulty {
-    pub(crate) store: Arc<dyn TaskStore>,
+pub(crate) type Faulty = Around<Fault>;
+
+/// What is wrong.
+#[derive(Default)]
+pub(crate) struct Fault {
     /// Nothing gets through.
     pub(crate) down: AtomicBool,
     /// So many settlements are applied and never answered.
@@ -23,92 +21,35 @@ pub(crate) struct Faulty {
     /// Renewals that were answered.
     pub(crate) renewals: AtomicUsize,
     /// What was called, in order, from the last outage on.
-    pub(crate) calls: std::sync::Mutex<Vec<&'static str>>,
+    pub(crate) calls: Mutex<Vec<&'static str>>,
 }
-
-// === impl Faulty ===
 
 impl Faulty {
     pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
-        let (down, lose_answers, renewals) = (AtomicBool::default(), AtomicUsize::default(), AtomicUsize::default());
-        Self { store, down, lose_answers, renewals, calls: std::sync::Mutex::default() }
+        Self { store, hook: Fault::default() }
     }
+}
 
-    fn reached(&self, call: &'static str) -> Result<&dyn TaskStore, StoreError> {
+#[async_trait]
+impl Hook for Fault {
+    async fn before(&self, call: &'static str) -> Result<(), StoreError> {
         let mut calls = self.calls.lock().expect("not poisoned");
         if self.down.load(Ordering::Relaxed) {
             calls.clear();
             return Err(StoreError::Unreachable("connection refused".into()));
         }
         calls.push(call);
-        Ok(self.store.as_ref())
+        Ok(())
     }
-}
 
-#[async_trait]
-impl TaskStore for Faulty {
-    async fn run(&self, shutdown: CancellationToken) {
-        self.store.run(shutdown).await;
-    }
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.reached("ping")?.ping().await
-    }
-    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
-        self.reached("enqueue")?.enqueue(task, queue).await
-    }
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        self.reached("get")?.get(id).await
-    }
-    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
-        self.reached("cancel")?.cancel(id, ttl).await
-    }
-    async fn lease(
-        &self,
-        process: &str,
-        queues: &[Queue],
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.reached("lease")?.lease(process, queues, max, wait).await
-    }
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
-        let settled = self.reached("settle")?.settle(lease, settlement).await;
-        let lose = |left: usize| left.checked_sub(1);
-        if self.lose_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose).is_ok() {
+    async fn after(&self, call: &'static str) -> Result<(), StoreError> {
+        if call == "renew" {
+            self.renewals.fetch_add(1, Ordering::Relaxed);
+        }
+        let less = |left: usize| left.checked_sub(1);
+        if call == "settle" && self.lose_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
             return Err(StoreError::Unknown("connection reset".into()));
         }
-        settled
-    }
-    async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
-        let lost = self.reached("renew")?.renew(process, leases).await;
-        self.renewals.fetch_add(1, Ordering::Relaxed);
-        lost
-    }
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        self.reached("tend")?.tend(process, queues, ttl).await
-    }
-    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
-        self.reached("depths")?.depths(queues).await
-    }
-    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.reached("dead_letters")?.dead_letters(queue, limit).await
-    }
-    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        self.reached("beat")?.beat(heartbeat).await
-    }
-    async fn leave(&self, process: &str) -> Result<(), StoreError> {
-        self.reached("leave")?.leave(process).await
-    }
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.reached("heartbeats")?.heartbeats().await
-    }
-    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-        self.reached("load_rollout")?.load_rollout(route).await
-    }
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        self.reached("save_rollout")?.save_rollout(route, record).await
-    }
-    fn waiters(&self) -> &Waiters {
-        self.store.waiters()
+        Ok(())
     }
 }

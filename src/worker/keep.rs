@@ -11,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::pool::Shared;
 use crate::metrics::TaskOutcome;
-use crate::store::{Heartbeat, LEASE, StoreError};
+use crate::store::{Heartbeat, StoreError, heartbeat_time, lease_time};
 
+/// The longest pause between two rounds.
 const TICK: Duration = Duration::from_secs(1);
-const BEAT_EVERY: Duration = Duration::from_secs(5);
+
 /// Often enough for a lease to survive several failures, and for a cancelled task's attempt to be told soon.
-const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 10);
+fn renew_every() -> Duration {
+    lease_time() / 10
+}
 
 /// When what is due next.
 struct Due {
@@ -26,7 +29,7 @@ struct Due {
 
 /// Keeps until `done`.
 pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
-    let mut ticks = interval(TICK);
+    let mut ticks = interval(TICK.min(renew_every()));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut due, mut outages) = (Due::now(), shared.circuit.outages());
     while done.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -51,11 +54,11 @@ async fn keep(shared: &Shared, due: &mut Due, outages: u64) -> Result<(), StoreE
     let cut = || circuit.outages() != outages;
     if now >= due.beat {
         circuit.call(store.beat(&heartbeat(shared))).await?;
-        due.beat = now + BEAT_EVERY;
+        due.beat = now + heartbeat_time() / 3;
     }
     if now >= due.renewal && !cut() {
         renew(shared).await?;
-        due.renewal = now + RENEW_EVERY;
+        due.renewal = now + renew_every();
     }
     if cut() {
         return Ok(());

@@ -6,6 +6,7 @@
 
 mod answers;
 mod canary;
+mod cancel;
 mod cli;
 mod contract;
 mod deprecation;
@@ -21,5 +22,6 @@ mod reload;
 mod smoke;
 mod start;
 mod stores;
+mod task_wait;
 mod tasks;
 mod worker_processes;

@@ -28,7 +28,7 @@ async fn serve(upstream: &Upstream, redis: &RedisServer) -> Omnidaemon {
 }
 
 /// `omnidaemon worker --count 2` beside `serve`, and its admin plane.
-async fn worker(dir: &Path) -> (Process, Client) {
+pub(crate) async fn worker(dir: &Path) -> (Process, Client) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omnidaemon"));
     command.args(["worker", "--count", "2", "--admin-listen", "127.0.0.1:0", "--config", "config/omnidaemon.yaml"]);
     command.current_dir(dir).env("NO_COLOR", "1").env_remove("REDIS_URL");

@@ -7,7 +7,7 @@ use super::message::to_json;
 use super::millis;
 use super::partition::Partition;
 use super::script::{BEAT, SAVE_ROLLOUT};
-use crate::store::{HEARTBEAT, Heartbeat, RolloutRecord, StoreError};
+use crate::store::{Heartbeat, RolloutRecord, StoreError, heartbeat_time};
 use crate::task::UnixMs;
 
 #[derive(Serialize, Deserialize)]
@@ -23,7 +23,7 @@ impl Partition {
         let stored = to_json(&StoredHeartbeat { active: *active, busy: *busy, started: started.0 })?;
         BEAT.keys(&[self.keys.worker(process), self.keys.workers()])
             .arg(&[process, &stored])
-            .arg(millis(HEARTBEAT))
+            .arg(millis(heartbeat_time()))
             .run::<Value>(&self.link)
             .await
             .map(|_| ())

@@ -13,13 +13,11 @@ use super::row::Row;
 use super::script::{FORGET, OVERDUE};
 use super::settle::Park;
 use super::{keys, millis, now};
-use crate::store::{Buried, LEASE, Queue, Settled, StoreError, may_rerun};
+use crate::store::{Buried, Queue, Settled, StoreError, lease_time, may_rerun};
 use crate::task::{Failure, FailureKind};
 
 /// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
 const FOREIGN_LEASE: Duration = Duration::from_mins(3);
-/// A pause between two rounds that counts as a break.
-const BREAK: Duration = Duration::from_secs(15);
 /// How often consumers are swept, and how long one must have been silent.
 const SWEEP: Duration = Duration::from_mins(1);
 const GONE: Duration = Duration::from_mins(10);
@@ -48,8 +46,8 @@ impl Watch {
     /// Notes a round.
     fn round(&self, now: Instant) -> Round {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.last.is_some_and(|last| now - last > BREAK) {
-            state.calm = Some(now + LEASE);
+        if state.last.is_some_and(|last| now - last > lease_time() / 2) {
+            state.calm = Some(now + lease_time());
         }
         state.last = Some(now);
         let sweep = state.swept.is_none_or(|swept| now - swept >= SWEEP);
@@ -70,7 +68,7 @@ impl Partition {
         let horizon = seconds(now()) - ttl.as_secs_f64();
         let mut drop_old = redis::cmd("ZREMRANGEBYSCORE");
         self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
-        self.live.forget_older_than(LEASE * 2);
+        self.live.forget_older_than(lease_time() * 2);
         let round = self.watch.round(Instant::now());
         let mut dead = Vec::new();
         for queue in queues {
@@ -105,7 +103,7 @@ impl Partition {
                     &queue.agent,
                     &group,
                 ])
-                .arg(&[millis(LEASE), millis(FOREIGN_LEASE)])
+                .arg(&[millis(lease_time()), millis(FOREIGN_LEASE)])
                 .arg(&start)
                 .arg(PAGE)
                 .arg(keys::OURS)

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::clock::Clock;
 use super::schema::{State, number, unix_ms};
-use crate::store::{CRASH_LIMIT, LEASE};
+use crate::store::{CRASH_LIMIT, lease_time};
 use crate::task::{TaskId, UnixMs};
 
 /// How many tasks of a topic stand where.
@@ -171,7 +171,7 @@ impl Db {
                 }
             }
         }
-        let expires = self.clock.steady() + LEASE;
+        let expires = self.clock.steady() + lease_time();
         let held = {
             let mut statement =
                 self.connection.prepare_cached("SELECT seq FROM tasks INDEXED BY leased WHERE state = 1")?;

@@ -33,8 +33,8 @@ use self::reader::Reader;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, HEARTBEAT, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement,
-    StoreError, TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
+    TaskStore, Waiters, heartbeat_time,
 };
 use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
 
@@ -218,7 +218,7 @@ impl TaskStore for SqliteStore {
     }
 
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        let until = self.clock.steady() + HEARTBEAT;
+        let until = self.clock.steady() + heartbeat_time();
         self.live_heartbeats().insert(heartbeat.process.clone(), (heartbeat.clone(), until));
         Ok(())
     }

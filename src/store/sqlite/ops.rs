@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, named_params, params};
 use super::db::Db;
 use super::schema::{State, millis, number, stored};
 use super::sealed::{Leased, NewTask, Sealed};
-use crate::store::{Buried, Cancelled, LEASE, Refusal, RolloutRecord, Settled, may_rerun};
+use crate::store::{Buried, Cancelled, Refusal, RolloutRecord, Settled, lease_time, may_rerun};
 use crate::task::{TaskId, Topic, UnixMs};
 
 /// Ended records that one call of [`purge`] removes at most.
@@ -103,7 +103,7 @@ fn lease_of(db: &mut Db, topic: &Topic, max: usize, leased: &mut Vec<Leased>) ->
     }
     let sql = "UPDATE tasks SET state = 1, attempts = attempts + 1, lease = lease + 1, settled = 0 WHERE seq = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
-    let expires = db.clock.steady() + LEASE;
+    let expires = db.clock.steady() + lease_time();
     for lease in &leased[before..] {
         statement.execute([lease.seq])?;
         db.held.insert(lease.seq, expires);
@@ -220,7 +220,7 @@ pub(super) fn cancel(db: &mut Db, id: &TaskId, ttl: Duration) -> rusqlite::Resul
 
 /// Extends the leases that are still their holder's; gives the others.
 pub(super) fn renew(db: &mut Db, leases: &[(TaskId, i64)]) -> rusqlite::Result<Vec<TaskId>> {
-    let expires = db.clock.steady() + LEASE;
+    let expires = db.clock.steady() + lease_time();
     let mut lost = Vec::new();
     for (id, lease) in leases {
         match find(db, id)? {
@@ -238,8 +238,8 @@ pub(super) fn renew(db: &mut Db, leases: &[(TaskId, i64)]) -> rusqlite::Result<V
 pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<Vec<Buried>> {
     let now = db.clock.steady();
     let pause = now.saturating_sub(std::mem::replace(&mut db.last_reap, now));
-    if pause > LEASE / 2 {
-        db.held.values_mut().for_each(|expires| *expires = now + LEASE);
+    if pause > lease_time() / 2 {
+        db.held.values_mut().for_each(|expires| *expires = now + lease_time());
     }
     let expired: Vec<i64> = db.held.iter().filter(|(_, expires)| **expires <= now).map(|(seq, _)| *seq).collect();
     let mut dead = Vec::new();

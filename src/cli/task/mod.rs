@@ -1,4 +1,4 @@
-//! `task publish` and `task result`.
+//! `omnidaemon task …`: publish, and what can be asked and told of one task.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
-use super::exit::{CliError, Exit};
-use super::global::{Format, Global};
-use super::output::{line, pairs, print, print_json, text};
-use super::source::Source;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::global::{Format, Global};
+use crate::cli::output::{line, pairs, print, print_json, text};
+use crate::cli::source::Source;
 use crate::task::{Status, TaskId};
 
 /// How often a task that is waited for is looked at, first and at last.
@@ -25,6 +25,15 @@ pub(super) enum TaskCommand {
     Publish(PublishArgs),
     /// Show how a task stands, and its result
     Result(ResultArgs),
+    /// Cancel a task; one that runs is stopped
+    Cancel(IdArgs),
+}
+
+/// A command about one task.
+#[derive(Args)]
+pub(super) struct IdArgs {
+    /// The task
+    id: String,
 }
 
 /// `omnidaemon task publish`
@@ -59,6 +68,7 @@ pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, C
     match command {
         TaskCommand::Publish(args) => publish(args, global).await,
         TaskCommand::Result(args) => result(args, global).await,
+        TaskCommand::Cancel(args) => cancel(&args, global).await,
     }
 }
 
@@ -85,6 +95,16 @@ async fn result(args: ResultArgs, global: &Global) -> Result<Exit, CliError> {
     let source = Source::find(global).await?;
     let task = wait_for(&source, &id, args.wait.unwrap_or_default()).await?;
     Ok(show(&task, global.format))
+}
+
+async fn cancel(args: &IdArgs, global: &Global) -> Result<Exit, CliError> {
+    let id = known_id(&args.id)?;
+    let cancelled = Source::find(global).await?.cancel(&id).await?;
+    match global.format {
+        Format::Json => print_json(&cancelled),
+        Format::Table => line(format_args!("{id} is cancelled")),
+    }
+    Ok(Exit::Ok)
 }
 
 /// The task once it has ended, or as it stands after `wait`.

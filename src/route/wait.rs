@@ -1,0 +1,52 @@
+//! `?wait=`: how long a client is ready to wait for a task's end.
+
+use std::time::Duration;
+
+/// A `wait` that is no duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("wait={0} is not a duration: write seconds, or a duration such as 10s or 1m30s")]
+pub struct BadWait(String);
+
+/// The `wait` of a query, where it has one; the first counts. Bare numbers are seconds.
+///
+/// # Errors
+/// [`BadWait`] for what is no duration.
+pub fn wait_of(query: Option<&str>) -> Result<Option<Duration>, BadWait> {
+    let given = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| match pair.split_once('=') {
+        Some(("wait", value)) => Some(value),
+        None if pair == "wait" => Some(""),
+        _ => None,
+    });
+    given.map(duration).transpose()
+}
+
+fn duration(text: &str) -> Result<Duration, BadWait> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    humantime::parse_duration(text).map_err(|_| BadWait(text.chars().take(40).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_a_duration_and_nothing_else() {
+        for (query, wait) in [
+            (None, None),
+            (Some("a=1&await=9"), None),
+            (Some("wait=10"), Some(Duration::from_secs(10))),
+            (Some("a=1&wait=500ms&wait=x"), Some(Duration::from_millis(500))),
+            (Some("wait=1m30s"), Some(Duration::from_secs(90))),
+            (Some("wait=0"), Some(Duration::ZERO)),
+            (Some("wait=99999999999999999999999"), Some(Duration::from_secs(u64::MAX))),
+        ] {
+            assert_eq!(wait_of(query), Ok(wait), "{query:?}");
+        }
+        for bad in ["wait", "wait=", "wait=-1", "wait=1.5", "wait=soon", "wait=10%20s"] {
+            assert!(wait_of(Some(bad)).is_err(), "{bad}");
+        }
+        assert!(wait_of(Some(&format!("wait={}", "x".repeat(9000)))).is_err_and(|bad| bad.to_string().len() < 150));
+    }
+}

@@ -1,0 +1,115 @@
+//! A real store with something before and after each of its calls: faults, for tests of whoever calls it.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
+    TaskStore, Waiters,
+};
+use crate::task::{Task, TaskId, TaskRecord};
+
+/// What happens around a call, which is named as the method of [`TaskStore`] is.
+#[async_trait]
+pub(crate) trait Hook: Send + Sync + 'static {
+    /// Before the call; an error is its answer, and nothing is done.
+    async fn before(&self, call: &'static str) -> Result<(), StoreError>;
+
+    /// After the call; an error is its answer, whatever was done.
+    async fn after(&self, call: &'static str) -> Result<(), StoreError>;
+}
+
+/// The store and its hook.
+pub(crate) struct Around<H> {
+    pub(crate) store: Arc<dyn TaskStore>,
+    pub(crate) hook: H,
+}
+
+// === impl Around ===
+
+impl<H: Hook> Around<H> {
+    async fn around<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.hook.before(call).await?;
+        let answer = answer.await;
+        self.hook.after(call).await?;
+        answer
+    }
+}
+
+impl<H> Deref for Around<H> {
+    type Target = H;
+
+    fn deref(&self) -> &H {
+        &self.hook
+    }
+}
+
+#[async_trait]
+impl<H: Hook> TaskStore for Around<H> {
+    async fn run(&self, shutdown: CancellationToken) {
+        self.store.run(shutdown).await;
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.around("ping", self.store.ping()).await
+    }
+    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
+        self.around("enqueue", self.store.enqueue(task, queue)).await
+    }
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        self.around("get", self.store.get(id)).await
+    }
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
+        self.around("cancel", self.store.cancel(id, ttl)).await
+    }
+    async fn lease(
+        &self,
+        process: &str,
+        queues: &[Queue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.around("lease", self.store.lease(process, queues, max, wait)).await
+    }
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
+        self.around("settle", self.store.settle(lease, settlement)).await
+    }
+    async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+        self.around("renew", self.store.renew(process, leases)).await
+    }
+    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.around("tend", self.store.tend(process, queues, ttl)).await
+    }
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
+        self.around("depths", self.store.depths(queues)).await
+    }
+    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.around("dead_letters", self.store.dead_letters(queue, limit)).await
+    }
+    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+        self.around("beat", self.store.beat(heartbeat)).await
+    }
+    async fn leave(&self, process: &str) -> Result<(), StoreError> {
+        self.around("leave", self.store.leave(process)).await
+    }
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        self.around("heartbeats", self.store.heartbeats()).await
+    }
+    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+        self.around("load_rollout", self.store.load_rollout(route)).await
+    }
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
+        self.around("save_rollout", self.store.save_rollout(route, record)).await
+    }
+    fn waiters(&self) -> &Waiters {
+        self.store.waiters()
+    }
+}
