@@ -16,7 +16,7 @@ use crate::route::wait_of;
 use crate::task::{TaskId, TaskRecord};
 
 /// The longest wait; one that asks for more has this. Less than what balancers let a connection idle.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The task once it has ended, or once the wait that the query asks for is over.
 pub(super) async fn ended(

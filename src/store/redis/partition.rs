@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::keys::Keys;
-use super::link::{Connection, Link};
+use super::link::{Bell, Link};
 use super::live::Live;
 use super::tend::Watch;
 use crate::store::Waiters;
@@ -25,7 +25,7 @@ pub(super) struct Partition {
     pub(super) waiters: Waiters,
     pub(super) live: Live,
     /// Connections of lease calls that wait for new entries.
-    pub(super) bells: Mutex<Vec<Connection>>,
+    pub(super) bells: Mutex<Vec<Bell>>,
     /// The queue that the next lease call begins with.
     pub(super) turn: AtomicUsize,
     pub(super) watch: Watch,
