@@ -65,6 +65,8 @@ pub(super) struct Connection {
     inner: MultiplexedConnection,
     over: Arc<AtomicBool>,
     made: Instant,
+    /// `host:port`.
+    server: Arc<str>,
     /// The link's epoch, and its value when this was made.
     epoch: (Arc<AtomicU64>, u64),
 }
@@ -137,6 +139,22 @@ impl Link {
             tracing::info!("the redis server is not the master any more: looking for where it is now");
         }
         leaves
+    }
+
+    /// Asks the sentinels whether the master is still where the shared connection leads. In a failover by hand the old
+    /// master goes on taking writes for some seconds, which are lost when it follows the new one.
+    pub(super) async fn look_again(&self) {
+        let Some(connection) = self.current.lock().await.connection.clone() else { return };
+        if !self.master.is_watched() || connection.is_over() {
+            return;
+        }
+        let (master, deadline) = (self.master.clone(), self.timeout);
+        let find = async move { timeout(deadline, master.find(deadline)).await.unwrap_or_else(|_| Err(late())) };
+        if let Ok(client) = self.at_home(Box::pin(find)).await
+            && client.get_connection_info().addr().to_string() != *connection.server
+        {
+            self.leave(&connection);
+        }
     }
 
     /// A connection for one caller, who may block on it.
@@ -249,7 +267,8 @@ async fn connect(master: &Master, deadline: Duration, epoch: (Arc<AtomicU64>, u6
         });
     let refused = |error| error::of_connect(&error, client.get_connection_info().addr());
     let inner = client.get_multiplexed_async_connection_with_config(&config).await.map_err(refused)?;
-    let mut connection = Connection { inner, over, made: Instant::now(), epoch };
+    let server = client.get_connection_info().addr().to_string().into();
+    let mut connection = Connection { inner, over, made: Instant::now(), server, epoch };
     if master.is_watched() {
         is_master(&mut connection, &client).await?;
     }
