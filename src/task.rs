@@ -3,12 +3,18 @@
 //! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
 //! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
 
+mod life;
+mod progress;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+
+pub use self::life::{Life, Run};
+pub use self::progress::Progress;
 
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -374,6 +380,8 @@ pub struct TaskRecord {
     pub answer: Option<Answer>,
     /// The last failure; final when `status` is failed.
     pub failure: Option<Failure>,
+    /// How far the running attempt has come, where it says so.
+    pub progress: Option<Progress>,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod api;
 mod guard;
 mod health;
+mod tasks;
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::api::{task_view, topic_view, worker_view, workers_check};
 pub use self::health::{Health, Role};
+pub use self::tasks::{fate_view, life_view, page_view, status};
 use crate::control::ReloadStatus;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
@@ -58,8 +60,8 @@ fn router(parts: Parts) -> Router {
         .route("/rollouts/{route}", get(api::rollout))
         .route("/topics", get(api::topics))
         .route("/workers", get(api::workers))
-        .route("/tasks", post(api::publish))
-        .route("/tasks/{id}", get(api::task))
+        .route("/tasks", get(tasks::list).post(api::publish))
+        .route("/tasks/{id}", get(tasks::life))
         .route("/tasks/{id}/cancel", post(api::cancel))
         .route("/dead-letters", get(api::dead_letters))
         .fallback(api::not_found)

@@ -119,6 +119,8 @@ pub struct Proxy {
     pub expose_metrics: bool,
     /// Origins that browsers may call the own paths from (`cors: {origins: […]}`); `*` is any.
     pub cors_origins: Vec<String>,
+    /// Where handlers reach this proxy, to say how far they have come; none tells them no address.
+    pub public_url: Option<UpstreamUrl>,
 }
 
 /// A network, such as `10.0.0.0/8` or `::1`.
@@ -413,6 +415,10 @@ pub struct TopicConfig {
     pub content: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
+    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
+    pub reclaim_idle: Duration,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 /// `handler:`
@@ -435,6 +441,15 @@ pub enum ContentForm {
     String,
     /// The payload as it is.
     Object,
+}
+
+/// `start:`: where a consumer group begins in a stream that others have read before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupStart {
+    /// At the first entry: nothing is skipped.
+    Beginning,
+    /// After what was there when the group was first made: others have done that.
+    New,
 }
 
 /// `workers:`

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
@@ -181,6 +182,7 @@ pub(super) struct Reply {
 enum Source {
     Upstream(Incoming),
     Whole(Option<Bytes>),
+    Stream(Pin<Box<dyn Stream<Item = Bytes>>>),
 }
 
 /// Records how long a request took when its answer ends, or is abandoned.
@@ -197,6 +199,11 @@ impl Reply {
     /// A body that is all there.
     pub(super) fn whole(body: impl Into<Bytes>) -> Self {
         Self { source: Source::Whole(Some(body.into())), connection: None, timing: None }
+    }
+
+    /// A body that comes as it is made.
+    pub(super) fn stream(body: impl Stream<Item = Bytes> + 'static) -> Self {
+        Self { source: Source::Stream(Box::pin(body)), connection: None, timing: None }
     }
 
     /// The upstream's body, over the connection that it comes on.
@@ -231,6 +238,7 @@ impl Body for Reply {
             Source::Whole(body) => {
                 Poll::Ready(body.take().filter(|bytes| !bytes.is_empty()).map(|b| Ok(Frame::data(b))))
             }
+            Source::Stream(body) => body.as_mut().poll_next(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
             Source::Upstream(body) => {
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
                 match &frame {
@@ -251,6 +259,7 @@ impl Body for Reply {
         match &self.source {
             Source::Upstream(body) => body.is_end_stream(),
             Source::Whole(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            Source::Stream(_) => false,
         }
     }
 
@@ -258,6 +267,7 @@ impl Body for Reply {
         match &self.source {
             Source::Upstream(body) => body.size_hint(),
             Source::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Stream(_) => SizeHint::new(),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
 use crate::route::{BadBody, BadPath, BadWait};
 use crate::store::{Refusal, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, TaskId, TaskRecord, Topic};
+use crate::task::{Answer, Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic};
 
 /// What a request can run into, as a client sees it.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub(super) enum Problem {
     UnknownTopic(Topic),
     NoSuchTask,
     BadWait(BadWait),
+    BadProgress,
+    AttemptOver,
+    TooManyWatchers,
     AlreadyEnded(Status),
     Store(StoreError),
     Upstream(UpstreamError),
@@ -50,7 +53,7 @@ impl Problem {
                 Fault::Stalled => StatusCode::REQUEST_TIMEOUT,
                 Fault::Broken | Fault::Abandoned => StatusCode::BAD_REQUEST,
             },
-            Self::BadRequest(_) | Self::BadPath(_) | Self::BadWait(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BadWait(_) | Self::BadProgress => StatusCode::BAD_REQUEST,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectMethod | Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -62,9 +65,9 @@ impl Problem {
             }
             Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchTask => StatusCode::NOT_FOUND,
-            Self::AlreadyEnded(_) | Self::TaskCancelled => StatusCode::CONFLICT,
+            Self::AlreadyEnded(_) | Self::TaskCancelled | Self::AttemptOver => StatusCode::CONFLICT,
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Store(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Busy | Self::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(UpstreamError::ConnectTimeout { .. } | UpstreamError::FirstByte { .. }) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -91,6 +94,9 @@ impl Problem {
             Self::UnknownTopic(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
             Self::BadWait(_) => "bad-wait",
+            Self::BadProgress => "bad-progress",
+            Self::AttemptOver => "attempt-over",
+            Self::TooManyWatchers => "too-many-watchers",
             Self::AlreadyEnded(_) => "task-already-ended",
             Self::TaskCancelled => "task-cancelled",
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => "backlog-full",
@@ -130,6 +136,12 @@ impl Problem {
             Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
             Self::BadWait(why) => why.to_string(),
+            Self::BadProgress => {
+                "send {\"progress\": a number from 0 to 1, \"note\": a short text or nothing}, and nothing else"
+                    .to_owned()
+            }
+            Self::AttemptOver => "this attempt has ended, or its task was taken over or cancelled".to_owned(),
+            Self::TooManyWatchers => "too many tasks are being watched here: poll, or try again".to_owned(),
             Self::AlreadyEnded(status) => format!("the task has already ended as {}", status.as_str()),
             Self::TaskCancelled => "the task was cancelled".to_owned(),
             Self::Store(StoreError::Refused(Refusal::Backlog { .. })) => {
@@ -238,8 +250,17 @@ fn given(answer: &Answer) -> Response<Reply> {
     response
 }
 
-/// `GET /task/<id>`
-pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
+/// What is said of progress.
+pub(super) fn progress(progress: &Progress) -> Value {
+    let mut document = json!({"fraction": progress.fraction()});
+    if let Some(note) = progress.note() {
+        document["note"] = note.into();
+    }
+    document
+}
+
+/// The document of `GET /task/<id>`.
+pub(super) fn document(record: &TaskRecord) -> String {
     let mut document = json!({
         "task_id": record.id.as_str(),
         "status": record.status.as_str(),
@@ -248,6 +269,9 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
     });
     if let Some(failure) = record.failure.as_ref().filter(|_| record.status == Status::Failed) {
         document["error"] = reason(failure).into();
+    }
+    if let Some(said) = &record.progress {
+        document["progress"] = progress(said);
     }
     let mut text = document.to_string();
     if let Some(answer) = record.answer.as_ref().filter(|_| record.status == Status::Completed) {
@@ -259,7 +283,12 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
         text.push_str(&String::from_utf8_lossy(&crate::store::json_of(&answer.body)));
         text.push('}');
     }
-    let mut response = Response::new(Reply::whole(text));
+    text
+}
+
+/// `GET /task/<id>`
+pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(document(record)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -273,6 +302,31 @@ pub(super) fn task(record: &TaskRecord) -> Response<Reply> {
 pub(super) fn cancelled(id: &TaskId) -> Response<Reply> {
     let document = json!({"task_id": id.as_str(), "status": Status::Cancelled.as_str()});
     let mut response = json_response(StatusCode::OK, &document);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A report of progress, taken.
+pub(super) fn noted() -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// A task's events.
+pub(super) fn events(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would keep them until it has a buffer full
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// There are no more events: a browser does not come again.
+pub(super) fn no_more_events() -> Response<Reply> {
+    let mut response = noted();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -299,7 +353,10 @@ pub(super) fn preflight() -> Response<Reply> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let fields: [(HeaderName, &str); 3] = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key, prefer, x-api-key"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, idempotency-key, last-event-id, prefer, x-api-key",
+        ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     for (name, value) in fields {

@@ -16,6 +16,7 @@ use super::body::{Outgoing, Reply, Timing};
 use super::collect::Hoard;
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
+use super::progress::Reports;
 use super::respond::{self, Problem};
 use super::{Parts, canary, deprecate, guard, pass, tasks};
 use crate::metrics::{Path, RouteCells};
@@ -33,6 +34,7 @@ pub(super) struct Thread {
     pub(super) parts: Parts,
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
+    pub(super) reports: Reports,
     /// Cancelled when the thread drains: who waits is answered early.
     pub(super) draining: CancellationToken,
     via: HeaderValue,
@@ -78,6 +80,7 @@ impl Thread {
             parts,
             pool: Pool::new(),
             hoard: Hoard::default(),
+            reports: Reports::default(),
             draining,
             via,
             id_prefix: rand::random(),
@@ -157,7 +160,7 @@ impl Context<'_> {
                 self.tasks(response)
             }
             Target::Task(id) => {
-                let response = tasks::task(self, &request, id).await;
+                let response = tasks::task(self, request, id).await;
                 self.tasks(response)
             }
             Target::Metrics => self.other(respond::metrics(self.parts().metrics.exposition())),

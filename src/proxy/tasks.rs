@@ -1,4 +1,5 @@
-//! The own endpoints: `POST <route>/async`, `GET` and `DELETE /task/<id>`.
+//! The own endpoints: `POST <route>/async`, and `/task/<id>` with what stands below it (`wait.rs`, `events.rs`,
+//! `progress.rs`).
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -10,7 +11,7 @@ use super::capture::{Sent, capture, owner};
 use super::collect::{Collected, collect, discard};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
-use super::wait;
+use super::{events, progress, wait};
 use crate::config::HandlerConfig;
 use crate::route::{is_json, parse_body};
 use crate::snapshot::LiveRoute;
@@ -96,22 +97,30 @@ pub(super) fn turn_away(head: &Parts, body: impl Body<Data = Bytes> + Unpin + 's
     }
 }
 
-/// `/task/<id>`
-pub(super) async fn task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Response<Reply> {
-    let mut response = if is_preflight(request) {
+/// `/task/<id>`, and what stands below it.
+pub(super) async fn task(context: &Context<'_>, request: Request<Incoming>, rest: &str) -> Response<Reply> {
+    let asked = request.headers().clone();
+    let mut response = if is_preflight(&request) {
         respond::preflight()
     } else {
-        try_task(context, request, id).await.unwrap_or_else(Problem::into_response)
+        try_task(context, request, rest).await.unwrap_or_else(Problem::into_response)
     };
-    allow_origin(&context.snapshot, request.headers(), response.headers_mut());
+    allow_origin(&context.snapshot, &asked, response.headers_mut());
     response
 }
 
-async fn try_task(context: &Context<'_>, request: &Request<Incoming>, id: &str) -> Result<Response<Reply>, Problem> {
+async fn try_task(context: &Context<'_>, request: Request<Incoming>, rest: &str) -> Result<Response<Reply>, Problem> {
+    let (id, view) = rest.split_once('/').map_or((rest, None), |(id, view)| (id, Some(view)));
     let id = TaskId::parse(id).map_err(|_| Problem::NoSuchTask)?;
+    match view {
+        None => {}
+        Some("events") => return events::open(context, &request, id).await,
+        Some("progress") => return progress::take(context, request, id).await,
+        Some(_) => return Err(Problem::NoSuchTask),
+    }
     match *request.method() {
-        Method::GET | Method::HEAD => wait::ended(context, request, &id).await.map(|record| respond::task(&record)),
-        Method::DELETE => cancel(context, request, &id).await,
+        Method::GET | Method::HEAD => wait::ended(context, &request, &id).await.map(|record| respond::task(&record)),
+        Method::DELETE => cancel(context, &request, &id).await,
         _ => Err(Problem::MethodNotAllowed("GET, HEAD, DELETE")),
     }
 }

@@ -8,6 +8,7 @@ mod envelope;
 mod message;
 mod path;
 mod prefer;
+mod progress;
 mod split;
 mod wait;
 
@@ -17,6 +18,7 @@ pub use self::envelope::{BadBody, Parsed, parse_body};
 pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked, strip_hop_by_hop};
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
+pub use self::progress::parse_progress;
 pub use self::split::{Assigned, assign, ineligible, is_json};
 pub use self::wait::{BadWait, wait_of};
 use crate::config::{Config, PathPattern, Route};

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
-use crate::task::{Task, TaskId, TaskRecord};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord};
 
 /// What happens around a call, which is named as the method of [`TaskStore`] is.
 #[async_trait]
@@ -111,5 +111,23 @@ impl<H: Hook> TaskStore for Around<H> {
     }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()
+    }
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.around("report", self.store.report(id, holder, progress)).await
+    }
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.around("attend", self.store.attend(queues, ttl)).await
+    }
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.around("secret", self.store.secret()).await
+    }
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.around("glance", self.store.glance(ids)).await
+    }
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.around("life", self.store.life(id)).await
+    }
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.around("list", self.store.list(queues, listing)).await
     }
 }

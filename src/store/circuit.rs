@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, TaskStore};
+use super::{StoreError, TaskStore, Watchers};
 use crate::task::TaskId;
 
 const PROBE: Duration = Duration::from_secs(1);
@@ -28,6 +28,7 @@ pub struct Circuit {
     open: AtomicBool,
     state: Mutex<State>,
     probed_well: Notify,
+    watchers: Arc<Watchers>,
     probed: tokio::sync::watch::Sender<bool>,
 }
 
@@ -51,6 +52,7 @@ impl Circuit {
             open: AtomicBool::new(false),
             state: Mutex::default(),
             probed_well: Notify::new(),
+            watchers: Arc::default(),
             probed: tokio::sync::watch::Sender::new(false),
         }
     }
@@ -59,6 +61,12 @@ impl Circuit {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn TaskStore> {
         &self.store
+    }
+
+    /// Those who watch tasks in this process.
+    #[must_use]
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
     }
 
     /// Whether the store is gone.
@@ -133,8 +141,13 @@ impl Circuit {
         }
     }
 
-    /// Probes the store each second, until `shutdown`. `ttl` is how long the cancelled tasks can be read.
+    /// Probes the store each second and looks at watched tasks, until `shutdown`. `ttl` is how long the cancelled tasks
+    /// can be read.
     pub async fn run(&self, ttl: Duration, shutdown: CancellationToken) {
+        tokio::join!(self.probe(ttl, &shutdown), shutdown.run_until_cancelled(self.watchers.run(self)));
+    }
+
+    async fn probe(&self, ttl: Duration, shutdown: &CancellationToken) {
         let mut ticks = interval(PROBE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -189,7 +202,6 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ContentForm;
     use crate::store::testing::Faulty;
     use crate::store::{Queue, SqliteStore};
     use crate::task::{Status, Task, Topic, UnixMs};
@@ -205,8 +217,7 @@ mod tests {
 
     async fn enqueued(store: &Faulty) -> TaskId {
         let topic = Topic::parse("t").expect("a topic");
-        let agent = "omnidaemon".into();
-        let queue = Queue { topic: topic.clone(), agent, content: ContentForm::String, max_backlog: 10 };
+        let queue = Queue::with_defaults(topic.clone(), "omnidaemon");
         let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
         store.store.enqueue(&task, &queue).await.expect("enqueued");
         task.id

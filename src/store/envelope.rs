@@ -85,6 +85,11 @@ impl StoredRequest {
         (stored, (!secret.is_empty()).then_some(StoredCredentials(secret)))
     }
 
+    /// A header that is no secret.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
     /// Reads a request back; `payload` is its body where it has none of its own.
     pub(super) fn open(
         self,

@@ -11,11 +11,15 @@ mod circuit;
 mod envelope;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod holder;
+mod list;
 mod redis;
+mod runs;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiters;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +28,14 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::holder::{Holder, SharedSecret};
+pub use self::list::{Listed, Listing, Page};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
-use crate::config::{self, ContentForm, StoreUrl};
-use crate::task::{Answer, Failure, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
+use crate::config::{self, ContentForm, GroupStart, StoreUrl};
+use crate::task::{Answer, Failure, Life, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +107,14 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// How long a consumer of another make keeps a task that it is silent about.
+    pub reclaim_idle: Duration,
+    /// Where others run the tasks: how long one may take from the time it may begin.
+    pub limit: Option<Duration>,
+    /// `retries` of tasks whose publisher says none: those of other makes.
+    pub retries: u32,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 impl Queue {
@@ -111,6 +126,25 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            reclaim_idle: config.reclaim_idle,
+            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
+            retries: config.retries,
+            start: config.start,
+        }
+    }
+
+    /// The queue of a topic that is configured with its agent and nothing else.
+    #[must_use]
+    pub fn with_defaults(topic: Topic, agent: &str) -> Self {
+        Self {
+            topic,
+            agent: agent.to_owned(),
+            content: ContentForm::String,
+            max_backlog: 100_000,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+            retries: 3,
+            start: GroupStart::Beginning,
         }
     }
 }
@@ -305,6 +339,26 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
+
+    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the current one.
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError>;
+
+    /// The secret that the processes of this store share; made when first asked for.
+    async fn secret(&self) -> Result<SharedSecret, StoreError>;
+
+    /// How many tasks stand, in their order and in one call.
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+
+    /// All that is known of a task; none when unknown or expired.
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError>;
+
+    /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the ended.
+    /// [`StoreError::Malformed`] for a cursor that is none.
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError>;
+
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
+    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.

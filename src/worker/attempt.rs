@@ -13,6 +13,7 @@ use super::handler::{Attempt, GRACE, Handler};
 use super::live::Holding;
 use super::now;
 use super::pool::{Shared, Stop};
+use super::progress;
 use super::retry::{Decision, decide};
 use super::settle::{hand_over, settle};
 use crate::metrics::TaskOutcome;
@@ -66,10 +67,14 @@ async fn execute(
     let task = &lease.task;
     let config = &snapshot.config;
     let timeout = config.topics.get(&task.topic).map_or(GRACE, |topic| topic.timeout);
-    let attempt = Attempt::new(task.clone(), lease.attempt, timeout, cancelled);
+    let mut attempt = Attempt::new(task.clone(), lease.attempt, timeout, cancelled);
+    attempt.progress_url = progress::url(shared, config, lease).await;
     let begun = Instant::now();
     let result = match shared.handlers.build(&task.topic, config) {
-        Ok(handler) => guarded(handler.as_ref(), &attempt).await,
+        Ok(handler) => tokio::select! {
+            result = guarded(handler.as_ref(), &attempt) => result,
+            never = progress::pass_on(shared, lease, attempt.said()) => match never {},
+        },
         Err(failure) => Err(failure),
     };
     shared.metrics.attempt_took(task.topic.as_str(), begun.elapsed());

@@ -9,6 +9,7 @@ mod handler;
 mod keep;
 mod live;
 mod pool;
+mod progress;
 mod retry;
 mod served;
 mod settle;

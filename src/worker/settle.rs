@@ -84,5 +84,6 @@ fn record(lease: &Lease, status: Status, answer: Option<Answer>, failure: Option
         finished: Some(now()),
         answer,
         failure,
+        progress: None,
     }
 }

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::handler::{Attempt, Handler};
 use crate::cohort::Weight;
 use crate::config::{
-    Admin, Config, ContentForm, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout,
-    PathPattern, Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl,
-    Workers,
+    Admin, Config, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout, PathPattern,
+    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Workers,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -34,7 +33,7 @@ pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
 }
 
 pub(super) fn queue(name: &str) -> Queue {
-    Queue { topic: topic(name), agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1_000_000 }
+    Queue { max_backlog: 1_000_000, ..Queue::with_defaults(topic(name), "omnidaemon") }
 }
 
 pub(super) fn lease(task: Task) -> Lease {
@@ -60,6 +59,8 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             agent: queue.agent,
             content: queue.content,
             max_backlog: queue.max_backlog,
+            reclaim_idle: queue.reclaim_idle,
+            start: queue.start,
         };
         (topic(name), config)
     };
@@ -74,6 +75,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             drain_delay: Duration::ZERO,
             expose_metrics: false,
             cors_origins: Vec::new(),
+            public_url: None,
         },
         admin: Admin { listen, token: None, hosts: Vec::new() },
         upstream: Upstream {

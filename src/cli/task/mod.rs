@@ -1,5 +1,9 @@
 //! `omnidaemon task …`: publish, and what can be asked and told of one task.
 
+mod bulk;
+mod list;
+mod show;
+
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -23,6 +27,10 @@ const POLLS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)]
 pub(super) enum TaskCommand {
     /// Queue a task
     Publish(PublishArgs),
+    /// List tasks, newest first
+    List(list::ListArgs),
+    /// Show a task's life: its attempts, their workers and errors
+    Show(IdArgs),
     /// Show how a task stands, and its result
     Result(ResultArgs),
     /// Cancel a task; one that runs is stopped
@@ -39,12 +47,15 @@ pub(super) struct IdArgs {
 /// `omnidaemon task publish`
 #[derive(Args)]
 pub(super) struct PublishArgs {
-    /// The queue
-    #[arg(long)]
-    topic: String,
+    /// The queue; with --bulk every line is the payload of a task for it
+    #[arg(long, required_unless_present = "bulk")]
+    topic: Option<String>,
     /// The task's JSON; @FILE reads it from a file, - from stdin
-    #[arg(long, value_name = "JSON")]
-    payload: String,
+    #[arg(long, value_name = "JSON", required_unless_present = "bulk", conflicts_with = "bulk")]
+    payload: Option<String>,
+    /// Queue a task for each line of a file, - is stdin: {"topic": …, "payload": …}, or with --topic the payload alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["correlation_id", "wait"])]
+    bulk: Option<String>,
     /// An id of your own for it
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
@@ -67,15 +78,21 @@ pub(super) struct ResultArgs {
 pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, CliError> {
     match command {
         TaskCommand::Publish(args) => publish(args, global).await,
+        TaskCommand::List(args) => list::run(args, global).await,
+        TaskCommand::Show(args) => show::run(&known_id(&args.id)?, global).await,
         TaskCommand::Result(args) => result(args, global).await,
         TaskCommand::Cancel(args) => cancel(&args, global).await,
     }
 }
 
 async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
-    let envelope = envelope(&args.topic, &payload(&args.payload)?, args.correlation_id.as_deref())?;
+    if let Some(file) = &args.bulk {
+        return bulk::run(file, args.topic, global).await;
+    }
+    let (topic, given) = (args.topic.unwrap_or_default(), args.payload.unwrap_or_default());
+    let envelope = envelope(&topic, &payload(&given)?, args.correlation_id.as_deref())?;
     let source = Source::find(global).await?;
-    let accepted = source.publish(&args.topic, envelope).await?;
+    let accepted = source.publish(&topic, envelope).await?;
     let id = text(&accepted["task_id"]);
     let Some(wait) = args.wait else {
         match global.format {
@@ -85,7 +102,7 @@ async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Ok);
     };
-    eprintln!("{id} is queued on {}", args.topic);
+    eprintln!("{id} is queued on {topic}");
     let task = wait_for(&source, &known_id(&id)?, wait.unwrap_or(Duration::MAX)).await?;
     Ok(show(&task, global.format))
 }
@@ -126,9 +143,16 @@ fn has_ended(task: &Value) -> bool {
     [Status::Completed, Status::Failed, Status::Cancelled].iter().any(|status| task["status"] == status.as_str())
 }
 
+/// What a result's document says; that of a task's life says more.
+const RESULT: [&str; 9] =
+    ["task_id", "topic", "status", "attempts", "created_ms", "finished_ms", "http_status", "result", "error"];
+
 fn show(task: &Value, format: Format) -> Exit {
     match format {
-        Format::Json => print_json(task),
+        Format::Json => {
+            let fields = RESULT.iter().filter_map(|field| Some(((*field).to_owned(), task.get(field)?.clone())));
+            print_json(&Value::Object(fields.collect()));
+        }
         Format::Table => {
             let fields = ["task_id", "topic", "status", "attempts", "http_status", "error"];
             let rows = fields.iter().filter(|field| !task[**field].is_null());

@@ -29,6 +29,7 @@ pub(super) fn proxy(mut proxy: Section<'_>) -> Proxy {
         drain_delay: proxy.read("drain_delay", Duration::ZERO, duration(0, HOUR)),
         expose_metrics: !proxy.list("expose", vec![()], word(&[("metrics", ())])).is_empty(),
         cors_origins: proxy.section("cors").list("origins", Vec::new(), origin),
+        public_url: proxy.optional("public_url", upstream_url),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a no.
 
-use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, Value, parse_redis_value};
 
 use crate::store::{Refusal, StoreError};
 
@@ -37,6 +37,15 @@ pub(super) fn is_of_elsewhere(error: &RedisError) -> bool {
                 | ServerErrorKind::BusyLoading
         )
     )
+}
+
+/// The meaning of an error that a script caught and gives as text, `CODE detail`.
+pub(super) fn of_text(text: &str) -> StoreError {
+    let line = format!("-{}\r\n", text.replace(['\r', '\n'], " "));
+    match parse_redis_value(line.as_bytes()).and_then(Value::extract_error) {
+        Err(error) => of_call(&error),
+        Ok(_) => StoreError::Malformed(text.to_owned()),
+    }
 }
 
 /// The meaning of an error of a connect to `server`: nothing was sent. What an operator can mend is said so, and

@@ -2,11 +2,14 @@
 //!
 //! Partitions are asked at the same time, so that one of them that does not answer costs one timeout.
 
+use std::time::Duration;
+
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
+use super::list::no_cursor;
 use super::partition::{Partition, index};
-use crate::store::{Buried, DeadLetter, Depth, Lease, Queue, Refusal, StoreError};
+use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Listing, Page, Queue, Refusal, StoreError};
 use crate::task::{Task, TaskId};
 
 impl RedisStore {
@@ -74,25 +77,53 @@ impl RedisStore {
         Ok(join_all(renewals).await.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// What was buried counts, even where another partition fails.
     pub(super) async fn tend_everywhere(
         &self,
         process: &str,
         queues: &[Queue],
-        ttl: std::time::Duration,
+        ttl: Duration,
     ) -> Result<Vec<Buried>, StoreError> {
         let rounds = self.partitions.iter().map(|partition| partition.tend_queues(process, queues, ttl));
-        let (mut buried, mut failed) = (Vec::new(), None);
-        for round in join_all(rounds).await {
-            match round {
-                Ok(dead) => buried.extend(dead),
-                Err(error) => failed = Some(error),
+        all_buried(rounds).await
+    }
+
+    pub(super) async fn attend_everywhere(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        all_buried(self.partitions.iter().map(|partition| partition.attend_queues(queues, ttl))).await
+    }
+
+    /// In the order of `ids`.
+    pub(super) async fn glance_everywhere(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        let sorted = self.by_partition(ids.iter().enumerate(), |(_, id)| id);
+        let looks = sorted.iter().map(|(partition, asked)| async move {
+            let ids: Vec<TaskId> = asked.iter().map(|(_, id)| (*id).clone()).collect();
+            partition.glance_at(&ids).await
+        });
+        let mut seen = vec![Glance::Unknown; ids.len()];
+        for ((_, asked), looked) in sorted.iter().zip(try_join_all(looks).await?) {
+            for ((at, _), glance) in asked.iter().zip(looked) {
+                seen[*at] = glance;
             }
         }
-        match failed {
-            Some(error) if buried.is_empty() => Err(error),
-            _ => Ok(buried),
+        Ok(seen)
+    }
+
+    /// A partition after the other: a page is of one of them, and its cursor says which.
+    pub(super) async fn list_everywhere(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        if let [only] = &self.partitions[..] {
+            return only.list_tasks(queues, listing).await;
         }
+        let (at, after) = match listing.after.as_deref() {
+            None => (0, ""),
+            Some(cursor) => {
+                cursor.split_once('.').and_then(|(at, rest)| Some((at.parse().ok()?, rest))).ok_or_else(no_cursor)?
+            }
+        };
+        let partition = self.partitions.get(at).ok_or_else(no_cursor)?;
+        let after = Some(after.to_owned()).filter(|after| !after.is_empty());
+        let mut page = partition.list_tasks(queues, &Listing { after, ..listing.clone() }).await?;
+        let next_partition = (at + 1 < self.partitions.len()).then(|| format!("{}.", at + 1));
+        page.next = page.next.map(|next| format!("{at}.{next}")).or(next_partition);
+        Ok(page)
     }
 
     pub(super) async fn depths_everywhere(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
@@ -120,5 +151,22 @@ impl RedisStore {
             letters.truncate(limit);
         }
         Ok(letters)
+    }
+}
+
+/// What was buried counts, even where another partition fails.
+async fn all_buried(
+    rounds: impl Iterator<Item = impl Future<Output = Result<Vec<Buried>, StoreError>>>,
+) -> Result<Vec<Buried>, StoreError> {
+    let (mut buried, mut failed) = (Vec::new(), None);
+    for round in join_all(rounds).await {
+        match round {
+            Ok(dead) => buried.extend(dead),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if buried.is_empty() => Err(error),
+        _ => Ok(buried),
     }
 }

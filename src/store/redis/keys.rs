@@ -11,6 +11,9 @@ pub(super) const OURS: &str = "-rs.";
 /// Before `<topic>:<agent>` in a group's name.
 pub(super) const GROUP: &str = "group:";
 
+/// Before a process's name in its channel's.
+pub(super) const CHANNEL: &str = "omni:done:";
+
 const STREAM: &str = "omni-stream:";
 const DELAYED: &str = "omni:delayed:";
 const RECORD: &str = "omni:task:";
@@ -26,9 +29,15 @@ pub(super) fn consumer(queue: &Queue, process: &str) -> String {
     format!("consumer:{}{OURS}{process}-1", queue.agent)
 }
 
+/// The process of a consumer of ours; another one's whole name.
+pub(super) fn process_of(consumer: &str) -> Option<String> {
+    let ours = consumer.split_once(OURS).map(|(_, process)| process.strip_suffix("-1").unwrap_or(process));
+    Some(ours.unwrap_or(consumer).to_owned()).filter(|name| !name.is_empty() && name != "~delayed")
+}
+
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
-    format!("omni:done:{process}")
+    format!("{CHANNEL}{process}")
 }
 
 /// The keys of one server; or those of one partition of a cluster, each behind the same hash tag.
@@ -88,9 +97,19 @@ impl Keys {
         self.key(DELAYED, group)
     }
 
+    /// Where a group began that left out what others had read.
+    pub(super) fn start(&self, group: &str) -> String {
+        self.key("omni:start:", group)
+    }
+
     /// A group's dead letters.
     pub(super) fn dead_letters(&self, group: &str) -> String {
         self.key("omni-dlq:", group)
+    }
+
+    /// A group's tasks that others run, by the time they must have ended.
+    pub(super) fn limits(&self, group: &str) -> String {
+        self.key("omni:limits:", group)
     }
 
     /// Python's count of reclaims by entry.
@@ -123,9 +142,34 @@ impl Keys {
         self.key("omni:worker:", process)
     }
 
+    /// What the processes sign with.
+    pub(super) fn secret(&self) -> String {
+        self.key("omni:secret", "")
+    }
+
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)
+    }
+
+    /// What Python's agent list says of an agent.
+    pub(super) fn agent(&self, topic: &Topic, agent: &str) -> String {
+        self.key("omni:agent:", &format!("{topic}:{agent}"))
+    }
+
+    /// The names of a topic's agents.
+    pub(super) fn agents(&self, topic: &Topic) -> String {
+        self.key("omni:agents:topic:", topic.as_str())
+    }
+
+    /// The topics that have agents.
+    pub(super) fn topics(&self) -> String {
+        self.key("omni:topics", "")
+    }
+
+    /// The events that Python's `metrics` counts.
+    pub(super) fn events(&self) -> String {
+        self.key("omni:metrics:stream", "")
     }
 
     fn key(&self, prefix: &str, name: &str) -> String {

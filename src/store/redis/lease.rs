@@ -14,6 +14,7 @@ use super::partition::Partition;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
+use crate::config::GroupStart;
 use crate::store::{Lease, Queue, StoreError};
 
 /// The longest sleep between two looks at what no stream shows: leases given back or taken back.
@@ -119,11 +120,14 @@ impl Partition {
         }
         let stream_keys: Vec<String> = queues
             .iter()
-            .flat_map(|queue| [self.keys.stream(&queue.topic), self.keys.delayed(&keys::group(queue))])
+            .flat_map(|queue| {
+                let group = keys::group(queue);
+                [self.keys.stream(&queue.topic), self.keys.delayed(&group), self.keys.start(&group)]
+            })
             .collect();
-        let mut call = LEASE.keys(&stream_keys).arg(self.keys.record_prefix()).arg(max);
+        let mut call = LEASE.keys(&stream_keys).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
-            call = queue_args(call, queue, process);
+            call = queue_args(call, queue, process).arg(queue.start == GroupStart::New);
         }
         let _under_way = self.live.gate.read().await;
         let unanswered = self.live.begin(process);
@@ -139,7 +143,7 @@ impl Partition {
         let _alone = self.live.gate.write().await;
         let unanswered = self.live.begin(process);
         let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
-        let mut call = RECOVER.keys(&streams).arg(self.keys.record_prefix()).arg(max);
+        let mut call = RECOVER.keys(&streams).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
             let held = self.live.entries(&queue.topic);
             call = queue_args(call, queue, process).arg(held.len()).arg(held);
@@ -168,6 +172,7 @@ impl Partition {
         }
         let hold = |(lease, rest)| {
             self.live.hold(&lease, rest, process);
+            self.note_begin(&lease, process);
             lease
         };
         Ok(opened.into_iter().map(hold).collect())

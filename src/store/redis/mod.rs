@@ -1,20 +1,27 @@
 //! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
 //!
-//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list
-//! is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
-//! turn), and is what tells a late or repeated settlement from a current one. A task that waits for a retry stays
-//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever trimmed.
-//! Redis's own clock times leases and retries.
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list is
+//! the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
+//! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
+//! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
+//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. Nothing is ever
+//! trimmed. Redis's own clock times leases and retries.
 
+mod attend;
 mod error;
+mod events;
 mod fan;
+mod finish;
 mod keys;
 mod lease;
+mod life;
 mod link;
+mod list;
 mod live;
 mod message;
 mod notify;
 mod partition;
+mod progress;
 mod read;
 mod resolve;
 mod row;
@@ -28,6 +35,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
@@ -35,21 +43,22 @@ use self::link::{Link, Mark};
 use self::partition::Partition;
 use self::resolve::{By, slot};
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
-    /// Where this process hears of its tasks' ends.
-    channel: String,
+    /// This process's name, on whose channel it hears of its tasks' ends.
+    name: String,
     waiters: Waiters,
     /// The partition that the next lease call begins with.
     turn: AtomicUsize,
+    secret: OnceCell<SharedSecret>,
 }
 
 impl RedisStore {
@@ -70,10 +79,10 @@ impl RedisStore {
             let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
             return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
         }
-        let (channel, waiters) = (keys::channel(&format!("{:08x}", rand::random::<u32>())), Waiters::default());
+        let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
         let partition = |keys: Keys, mark| {
             let link = Link::new(url, by(&keys), config.timeout, mark)?;
-            Ok(Partition::new(link, keys, config.timeout, &channel, &waiters))
+            Ok(Partition::new(link, keys, config.timeout, &name, &waiters))
         };
         let partitions = if matches!(config.url, StoreUrl::Cluster(_)) {
             let partitions = usize::from(config.partitions.max(1));
@@ -83,7 +92,7 @@ impl RedisStore {
         } else {
             vec![partition(Keys::default(), None)?]
         };
-        Ok(Self { partitions, channel, waiters, turn: AtomicUsize::new(0) })
+        Ok(Self { partitions, name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
 }
 
@@ -174,6 +183,30 @@ impl TaskStore for RedisStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        self.of(id).note_progress(id, holder, progress).await
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        self.secret.get_or_try_init(|| self.first().read_secret()).await.cloned()
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        self.glance_everywhere(ids).await
+    }
+
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.attend_everywhere(queues, ttl).await
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.of(id).read_life(id).await
+    }
+
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.list_everywhere(queues, listing).await
     }
 }
 

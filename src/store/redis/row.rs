@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 
-use super::message::{FOREIGN_RETRIES, Message, Rest, read_credentials};
+use super::message::{Message, Rest, read_credentials};
 use crate::store::{Lease, Queue};
 use crate::task::{Owner, Task, TaskId, UnixMs};
 
@@ -49,18 +49,13 @@ impl FromRedisValue for Row {
 }
 
 impl Row {
-    /// Attempts after the first that may fail.
-    pub(super) fn retries(&self) -> u32 {
-        self.retries.unwrap_or(FOREIGN_RETRIES)
-    }
-
     /// A lease that can be settled, whatever its payload: for entries that nobody is to run.
     pub(super) fn bare(&self, queue: &Queue) -> Option<Lease> {
         let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.created.unwrap_or_default()));
         let task = Task {
             route: self.route.clone(),
             owner: self.owner.as_deref().map(Owner::from_digest),
-            retries: self.retries(),
+            retries: self.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)
         };
         let entry = Handle { entry: self.entry.clone(), turn: self.turn }.to_string();
@@ -97,7 +92,12 @@ pub(super) struct Handle {
 impl Handle {
     /// Reads a lease's handle; one that is not ours fits no record.
     pub(super) fn of(lease: &Lease) -> Self {
-        let (entry, turn) = lease.entry.split_once('/').unwrap_or((&lease.entry, "0"));
+        Self::read(&lease.entry)
+    }
+
+    /// Reads a [`Lease::entry`].
+    pub(super) fn read(text: &str) -> Self {
+        let (entry, turn) = text.split_once('/').unwrap_or((text, "0"));
         Self { entry: entry.to_owned(), turn: turn.parse().unwrap_or(0) }
     }
 }

@@ -16,8 +16,6 @@ use super::{keys, millis, now};
 use crate::store::{Buried, Queue, Settled, StoreError, lease_time, may_rerun};
 use crate::task::{Failure, FailureKind};
 
-/// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
-const FOREIGN_LEASE: Duration = Duration::from_mins(3);
 /// How often consumers are swept, and how long one must have been silent.
 const SWEEP: Duration = Duration::from_mins(1);
 const GONE: Duration = Duration::from_mins(10);
@@ -70,11 +68,13 @@ impl Partition {
         self.link.call::<u64>(drop_old.arg(self.keys.results()).arg("-inf").arg(horizon)).await?;
         self.live.forget_older_than(lease_time() * 2);
         let round = self.watch.round(Instant::now());
+        self.flush_events(round.sweep).await?;
         let mut dead = Vec::new();
         for queue in queues {
             if round.sweep {
                 let call = FORGET.keys(&[self.keys.stream(&queue.topic)]).arg(&[&keys::group(queue), keys::OURS]);
                 call.arg(millis(GONE)).run::<u64>(&self.link).await?;
+                self.register(queue).await?;
             }
             if round.take_back {
                 self.take_back_overdue(process, queue, ttl, &mut dead).await?;
@@ -103,10 +103,9 @@ impl Partition {
                     &queue.agent,
                     &group,
                 ])
-                .arg(&[millis(lease_time()), millis(FOREIGN_LEASE)])
+                .arg(&[millis(lease_time()), millis(queue.reclaim_idle)])
                 .arg(&start)
                 .arg(PAGE)
-                .arg(keys::OURS)
                 .run(&self.link)
                 .await?;
             for (idle, row) in rows {

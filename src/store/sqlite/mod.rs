@@ -8,9 +8,11 @@
 
 mod clock;
 mod db;
+mod list;
 mod lock;
 mod ops;
 mod reader;
+mod running;
 mod schema;
 mod sealed;
 mod writer;
@@ -30,13 +32,14 @@ pub use self::clock::Clock;
 use self::db::{Db, Tallies};
 use self::lock::Lock;
 use self::reader::Reader;
+use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Heartbeat, Lease, Queue, RolloutRecord, Settled, Settlement, StoreError,
-    TaskStore, Waiters, heartbeat_time,
+    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Listing, Page, Queue, RolloutRecord,
+    Settled, Settlement, SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
 };
-use crate::task::{Failure, FailureKind, TaskId, TaskRecord, Topic};
+use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic};
 
 /// How long the record of a task that could not be read back is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -53,6 +56,9 @@ pub struct SqliteStore {
     waiters: Waiters,
     clock: Clock,
     heartbeats: Mutex<HashMap<String, (Heartbeat, Duration)>>,
+    running: Running,
+    /// Of this boot: so are the leases that it signs for.
+    secret: SharedSecret,
     _lock: Lock,
 }
 
@@ -76,9 +82,15 @@ impl SqliteStore {
         let db = Db::take_over(connection, clock.clone(), tallies.clone()).map_err(schema::setup(&path))?;
         let no_thread = |error| StoreError::Setup(format!("no thread for the embedded store: {error}"));
         let reader = Arc::new(Reader::start(schema::open_reader(&path)?).map_err(no_thread)?);
-        let on_end = resolver(Arc::clone(&reader), waiters.clone(), clock.clone());
+        let running = Running::default();
+        let (tell, ended) = (resolver(Arc::clone(&reader), waiters.clone(), clock.clone()), running.clone());
+        let on_end = move |id| {
+            ended.forget(&id);
+            tell(id);
+        };
         let writer = Writer::start(db, on_end).map_err(no_thread)?;
-        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats: Mutex::default(), _lock: lock })
+        let (heartbeats, secret) = (Mutex::default(), SharedSecret::random());
+        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats, running, secret, _lock: lock })
     }
 
     /// Opens what was leased; what cannot be read back is a dead letter, and holds nobody up.
@@ -88,7 +100,10 @@ impl SqliteStore {
             let token = row.token();
             let Some(queue) = queues.iter().find(|queue| queue.topic == row.topic) else { continue };
             match row.open(queue) {
-                Ok(lease) => leases.push(lease),
+                Ok(lease) => {
+                    self.running.begin(&lease.task.id, sealed::number(&lease));
+                    leases.push(lease);
+                }
                 Err(error) => {
                     tracing::error!(?token, %error, "a task cannot be read back and becomes a dead letter");
                     if let Err(error) = self.bury_malformed(token, &error).await {
@@ -155,8 +170,12 @@ impl TaskStore for SqliteStore {
     }
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        let (id, now) = (id.clone(), self.clock.wall());
-        self.reader.ask(move |connection| reader::record(connection, &id, now)).await
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut record = self.reader.ask(move |connection| reader::record(connection, &asked, now)).await?;
+        if let Some(record) = record.as_mut().filter(|record| record.status == Status::Processing) {
+            record.progress = self.running.progress(id);
+        }
+        Ok(record)
     }
 
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
@@ -166,19 +185,23 @@ impl TaskStore for SqliteStore {
 
     async fn lease(
         &self,
-        _process: &str,
+        process: &str,
         queues: &[Queue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
-        let rows = self.writer.lease(topics, max, wait).await?;
+        let rows = self.writer.lease(process.to_owned(), topics, max, wait).await?;
         Ok(self.open_leases(rows, queues).await)
     }
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
         let (id, number, settlement) = (lease.task.id.clone(), sealed::number(lease), Sealed::seal(settlement)?);
-        self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await
+        let settled = self.writer.submit(move |db| ops::settle(db, &id, number, &settlement)).await;
+        if settled.is_ok() {
+            self.running.end(&lease.task.id, number);
+        }
+        settled
     }
 
     async fn renew(&self, _process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
@@ -244,5 +267,48 @@ impl TaskStore for SqliteStore {
 
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
+        Ok(self.running.note(id, sealed::number_of(&holder.entry), progress))
+    }
+
+    async fn secret(&self) -> Result<SharedSecret, StoreError> {
+        Ok(self.secret.clone())
+    }
+
+    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+        let (asked, now) = (ids.to_vec(), self.clock.wall());
+        let look = move |connection: &rusqlite::Connection| {
+            asked.iter().map(|id| reader::glance(connection, id, now)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut found = self.reader.ask(look).await?;
+        for (id, glance) in ids.iter().zip(&mut found) {
+            if let Glance::Going(standing) = glance
+                && standing.status == Status::Processing
+            {
+                standing.progress = self.running.progress(id);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut life = self.reader.ask(move |connection| reader::life(connection, &asked, now)).await?;
+        if let Some(life) = life.as_mut().filter(|life| life.record.status == Status::Processing) {
+            life.record.progress = self.running.progress(id);
+        }
+        Ok(life)
+    }
+
+    async fn list(&self, _queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        let (listing, now) = (listing.clone(), self.clock.wall());
+        self.reader.ask(move |connection| list::page(connection, &listing, now)).await
+    }
+
+    /// Nothing to do: nobody else can have the file.
+    async fn attend(&self, _queues: &[Queue], _ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        Ok(Vec::new())
     }
 }

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::schema::{State, failed, millis, number, unix_ms};
 use super::sealed::{malformed, read, task_id};
 use crate::store::envelope::{StoredAnswer, StoredFailure};
-use crate::store::{DeadLetter, RolloutRecord, StoreError};
-use crate::task::{Owner, TaskId, TaskRecord, Topic, UnixMs};
+use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError, runs};
+use crate::task::{Life, Owner, TaskId, TaskRecord, Topic, UnixMs};
 
 type Query = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -88,6 +88,38 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
         answer,
         failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
+        progress: None,
+    })
+}
+
+/// All that is known of a task, unless it has expired.
+pub(super) fn life(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<Life>, StoreError> {
+    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure,
+                      began, worker, history, caller, trace, until, route
+               FROM tasks LEFT JOIN inputs USING (seq) WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
+    let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
+    let text = |column| row.get::<_, Option<String>>(column).map_err(failed);
+    let time = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(unix_ms)).map_err(failed);
+    let state: State = row.get(2).map_err(failed)?;
+    let mut life = Life::new(open_record(row)?, runs::read(text(12)?.as_deref()), text(11)?, time(10)?);
+    life.correlation_id = text(13)?;
+    life.trace_id = text(14)?;
+    life.route = text(16)?;
+    life.due = if state == State::Parked { time(15)? } else { None };
+    Ok(Some(life))
+}
+
+/// A task as it stands, without its bodies.
+pub(super) fn glance(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Glance, StoreError> {
+    let sql = "SELECT state, attempts FROM tasks WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let found = statement.query_row(params![id.as_str(), millis(now)], |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(match found.optional().map_err(failed)? {
+        None => Glance::Unknown,
+        Some((State::Completed | State::Failed | State::Cancelled, _)) => Glance::Ended,
+        Some((state, attempts)) => Glance::Going(Standing { status: state.status(), attempts, progress: None }),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::store::{Refusal, StoreError};
 use crate::task::{Status, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// `PRAGMA application_id`: "omni".
 const APPLICATION: i64 = 0x6f6d_6e69;
@@ -37,7 +37,12 @@ const TABLES: &str = "
         owner    TEXT,
         answer   TEXT,
         result   TEXT,
-        failure  TEXT
+        failure  TEXT,
+        began    INTEGER, -- the last attempt, and the process that runs it
+        worker   TEXT,
+        history  TEXT,    -- the failed attempts, a line of JSON each
+        caller   TEXT,    -- the caller's own id, which outlives the inputs
+        trace    TEXT
     ) STRICT;
     CREATE INDEX ready  ON tasks (topic, seq) WHERE state = 0;
     CREATE INDEX leased ON tasks (seq) WHERE state = 1;
@@ -67,6 +72,17 @@ const TABLES: &str = "
         state   TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// Part of an update: the attempt that ends is added to the history, as `store/runs.rs` reads it. It takes `:now`,
+/// `:kind` and `:error`, and gives up when the history is longer than anybody reads.
+macro_rules! with_history {
+    () => {
+        "history = CASE WHEN length(history) > 16000 THEN history ELSE coalesce(history || char(10), '') ||
+             json_object('n', attempts, 'worker', worker, 'began', began, 'ended', :now, 'kind', :kind, 'error', :error)
+         END"
+    };
+}
+pub(super) use with_history;
 
 /// Where a task's row stands; the numbers are in the file and in the indexes' conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

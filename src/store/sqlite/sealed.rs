@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema::unix_ms;
 use crate::store::envelope::{StoredAnswer, StoredFailure, StoredRequest};
-use crate::store::{Lease, Queue, Settlement, StoreError};
+use crate::store::{Lease, Queue, Settlement, StoreError, runs};
 use crate::task::{Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
 
 /// A task to be inserted.
@@ -22,6 +22,7 @@ pub(super) struct NewTask {
     pub(super) request: Option<String>,
     pub(super) credentials: Option<String>,
     pub(super) correlation: Option<String>,
+    pub(super) trace: Option<String>,
     pub(super) route: Option<String>,
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
@@ -48,7 +49,7 @@ pub(super) struct Leased {
 /// A settlement.
 pub(super) enum Sealed {
     Complete { answer: String, result: String, ttl: Duration },
-    Retry { failure: String, at: UnixMs },
+    Retry { failure: String, kind: &'static str, message: String, at: UnixMs },
     Bury { failure: String, message: String, ttl: Duration },
     Release,
 }
@@ -71,6 +72,7 @@ impl NewTask {
             request,
             credentials,
             correlation: task.correlation_id.clone(),
+            trace: runs::trace_of(task),
             route: task.route.clone(),
             owner: task.owner.clone(),
             retries: task.retries,
@@ -141,7 +143,8 @@ impl Sealed {
                 Self::Complete { answer: write(&answer)?, result: result.get().to_owned(), ttl: *ttl }
             }
             Settlement::Retry { failure, at } => {
-                Self::Retry { failure: write(&StoredFailure::seal(failure))?, at: *at }
+                let (kind, message) = (failure.kind.as_str(), runs::short(&failure.message));
+                Self::Retry { failure: write(&StoredFailure::seal(failure))?, kind, message, at: *at }
             }
             Settlement::Bury { failure, ttl } => Self::Bury {
                 failure: write(&StoredFailure::seal(failure))?,
@@ -165,7 +168,12 @@ impl Sealed {
 
 /// A lease's number, from its entry; one that is none of ours matches no lease.
 pub(super) fn number(lease: &Lease) -> i64 {
-    lease.entry.parse().unwrap_or(-1)
+    number_of(&lease.entry)
+}
+
+/// The number in a [`Lease::entry`].
+pub(super) fn number_of(entry: &str) -> i64 {
+    entry.parse().unwrap_or(-1)
 }
 
 /// The failure of a task whose workers died, as it is stored.

@@ -2,7 +2,8 @@
 //!
 //! The program leads a process group of its own. When the attempt should end, the group gets SIGTERM, and
 //! SIGKILL after [`KILL_AFTER`]; whatever the program leaves running when it exits, or when the attempt is
-//! dropped, is killed too. stderr is logged line by line, and its end is kept for the error.
+//! dropped, is killed too. stderr is logged line by line, and its end is kept for the error; lines that are
+//! `{"progress": 0.4, "note": "…"}` say how far it has come.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,6 +22,7 @@ use tokio::process::{Child, ChildStdin, Command as Process};
 use tokio::time::timeout;
 
 use super::{Attempt, Handler, Interrupt, as_json, too_large};
+use crate::route::parse_progress;
 use crate::task::{Answer, Failure, FailureKind};
 
 /// How long a program may take to end after SIGTERM; less than [`super::GRACE`].
@@ -198,27 +200,31 @@ fn broken(error: &io::Error) -> Failure {
     Failure::new(FailureKind::Broken, format!("the program's output could not be read: {error}"))
 }
 
-/// Logs what is written, line by line, and returns the end of it.
+/// Hears what is written, line by line: progress is passed on, the rest is logged, and its end returned.
 async fn log_and_keep_tail(pipe: Option<impl AsyncRead + Unpin>, attempt: &Attempt) -> Vec<u8> {
     let Some(mut pipe) = pipe else { return Vec::new() };
-    let (mut tail, mut line, mut chunk) = (Vec::new(), Vec::new(), [0; LINE]);
-    let log = |line: &mut Vec<u8>| {
-        let text = String::from_utf8_lossy(line);
-        tracing::debug!(task_id = %attempt.task.id, topic = %attempt.task.topic, stderr = text.trim_end());
+    let (mut tail, mut line, mut chunk) = (Vec::<u8>::new(), Vec::new(), [0; LINE]);
+    let mut hear = |line: &mut Vec<u8>| {
+        if let Some(progress) = parse_progress(line) {
+            attempt.say(progress);
+        } else {
+            let text = String::from_utf8_lossy(line);
+            tracing::debug!(task_id = %attempt.task.id, topic = %attempt.task.topic, stderr = text.trim_end());
+            tail.extend_from_slice(line);
+            tail.drain(..tail.len().saturating_sub(TAIL));
+        }
         line.clear();
     };
     while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
-        tail.extend_from_slice(&chunk[..count]);
-        tail.drain(..tail.len().saturating_sub(TAIL));
         for piece in chunk[..count].split_inclusive(|&byte| byte == b'\n') {
             line.extend_from_slice(piece);
             if piece.ends_with(b"\n") || line.len() >= LINE {
-                log(&mut line);
+                hear(&mut line);
             }
         }
     }
     if !line.is_empty() {
-        log(&mut line);
+        hear(&mut line);
     }
     tail
 }

@@ -29,14 +29,18 @@ impl Handler for Http {
 impl Http {
     fn request(&self, attempt: &Attempt) -> Result<Request<Full<Bytes>>, Failure> {
         let task = &attempt.task;
-        Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(&self.url)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*;q=0.5")
             .header(IDEMPOTENCY_KEY, attempt.idempotency_key())
             .header("x-omnidaemon-attempt", attempt.number)
-            .header("x-omnidaemon-task-id", task.id.as_str())
+            .header("x-omnidaemon-task-id", task.id.as_str());
+        if let Some(url) = &attempt.progress_url {
+            request = request.header("x-omnidaemon-progress-url", url);
+        }
+        request
             .body(Full::new(task.payload.clone()))
             .map_err(|error| Failure::new(FailureKind::Malformed, format!("the task cannot be posted: {error}")))
     }

@@ -16,12 +16,13 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::probe;
 pub use self::registry::Handlers;
-use crate::task::{Answer, Failure, FailureKind, Task};
+use crate::task::{Answer, Failure, FailureKind, Progress, Task};
 
 /// How long a handler may take to end after it was interrupted.
 pub const GRACE: Duration = Duration::from_secs(3);
@@ -56,6 +57,9 @@ pub struct Attempt {
     pub deadline: Instant,
     /// Cancelled when its result is not wanted any more: the task was cancelled, its lease lost, or the process drains.
     pub cancelled: CancellationToken,
+    /// Where another process that works on it can say how far it has come.
+    pub progress_url: Option<String>,
+    said: watch::Sender<Option<Progress>>,
 }
 
 /// Why an attempt should end.
@@ -75,7 +79,26 @@ impl Attempt {
     pub fn new(task: Task, number: u32, timeout: Duration, cancelled: CancellationToken) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(timeout).unwrap_or_else(|| now + YEAR);
-        Self { task, number, timeout, deadline, cancelled }
+        let said = watch::Sender::new(None);
+        Self { task, number, timeout, deadline, cancelled, progress_url: None, said }
+    }
+
+    /// Says how far it has come, from 0 to 1, and in words where `note` is not empty: those who poll or watch the task
+    /// are shown it. Costs nothing to call often: the last is written, about once a second.
+    pub fn progress(&self, fraction: f64, note: &str) {
+        if let Some(progress) = Progress::new(fraction, Some(note)) {
+            self.say(progress);
+        }
+    }
+
+    /// [`Self::progress`], as it was read.
+    fn say(&self, progress: Progress) {
+        self.said.send_replace(Some(progress));
+    }
+
+    /// Hears what it says.
+    pub(super) fn said(&self) -> watch::Receiver<Option<Progress>> {
+        self.said.subscribe()
     }
 
     /// Waits until the attempt should end.
@@ -142,6 +165,18 @@ fn as_json(body: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::testing;
+
+    #[tokio::test]
+    async fn the_last_that_a_handler_says_of_its_progress_is_heard_and_no_nonsense() {
+        let attempt = testing::attempt(testing::task(1, "t", "{}"));
+        let mut said = attempt.said();
+        attempt.progress(f64::NAN, "lost");
+        assert!(!said.has_changed().expect("it may still speak"));
+        attempt.progress(0.25, "page 1");
+        attempt.clone().progress(0.5, "");
+        assert_eq!(*said.borrow_and_update(), Progress::new(0.5, None));
+    }
 
     #[test]
     fn results_become_json_and_json_keeps_its_spelling() {

@@ -5,11 +5,13 @@
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
 mod leases;
+mod lives;
 mod queue;
 mod redis;
 mod settle;
 mod shared;
 mod sqlite;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +19,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
-use omnidaemon::config::ContentForm;
 use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
 use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -77,6 +78,11 @@ macro_rules! contract {
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+        contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
+            a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
+        contract!(@ $fixture, lives: each_attempt_of_a_task_is_known_with_its_worker_and_error,
+            a_task_that_completes_at_once_has_one_attempt, a_task_that_killed_its_workers_shows_each_of_them,
+            tasks_are_listed_page_by_page_each_once, a_list_is_filtered_by_topic_and_status);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(
@@ -98,9 +104,10 @@ pub(crate) fn wall() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
-fn queue(topic: &str) -> Queue {
+/// A topic's queue with every setting at its default.
+pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue::with_defaults(topic, "omnidaemon")
 }
 
 /// A plain task with a new id.

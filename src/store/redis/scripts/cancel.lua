@@ -1,15 +1,16 @@
 -- Cancels a task. One that is not there is cancelled ahead, for a while: its enqueue may still be on its way, over a
 -- connection that was given up.
 -- KEYS 1 record  2 result
--- ARGV 1 ttl ms  2 task id  3 own channel  4 stream prefix  5 group prefix  6 delayed prefix
---      7 ms to cancel ahead for
+-- ARGV 1 ttl ms  2 task id  3 own channel, without its prefix  4 stream prefix  5 group prefix  6 delayed prefix
+--      7 channel prefix  8 ms to cancel ahead for
 -- Reply: 'done', 'running', the state it has ended as, or nil when unknown
 local key = KEYS[1]
 local record = read(key, 'queue', 'state', 'entry', 'turn', 'notify')
 if not record.queue then
-  if redis.call('EXISTS', KEYS[2]) == 1 then return 'completed' end
+  local ended = read_end(KEYS[2])
+  if ended then return ended.state or 'completed' end
   redis.call('HSET', key, 'state', 'cancelled')
-  redis.call('PEXPIRE', key, ARGV[7])
+  redis.call('PEXPIRE', key, ARGV[8])
   return nil
 end
 if record.state then return record.state == 'cancelled' and 'done' or record.state end
@@ -25,5 +26,5 @@ redis.call('HSET', key, 'state', 'cancelled', 'ended', now_ms(), 'turn', (record
 if running then redis.call('HSETNX', key, 'attempt', 1) end
 redis.call('HDEL', key, 'secret', 'due', 'failure')
 redis.call('PEXPIRE', key, ARGV[1])
-if record.notify and record.notify ~= ARGV[3] then redis.call('PUBLISH', record.notify, ARGV[2]) end
+if record.notify and record.notify ~= ARGV[3] then redis.call('PUBLISH', ARGV[7] .. record.notify, ARGV[2]) end
 return running and 'running' or 'done'

@@ -1,12 +1,12 @@
 -- One page of the entries that nobody has touched for a lease, and the upkeep of the parked ones among them.
 -- KEYS 1 stream  2 delayed index
 -- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 lease ms  7 the same for consumers of another make
---      8 start  9 count  10 the mark of our consumers
+--      8 start  9 count
 -- Reply: {where the next page starts or '', rows as of a lease with idle ms needed in front}
 local stream, delayed = KEYS[1], KEYS[2]
 local prefix, results, topic, agent, group = unpack(ARGV, 1, 5)
 local lease, foreign = tonumber(ARGV[6]), tonumber(ARGV[7])
-local pending = redis.pcall('XPENDING', stream, group, 'IDLE', lease, ARGV[8], '+', ARGV[9])
+local pending = redis.pcall('XPENDING', stream, group, 'IDLE', math.min(lease, math.floor(foreign / 3)), ARGV[8], '+', ARGV[9])
 if pending.err then return { '', {} } end
 
 -- a parked entry must not look abandoned to a consumer of another make; its index may have been lost
@@ -16,20 +16,20 @@ local function keep_parked(entry)
   end
   if redis.call('ZSCORE', delayed, entry) then return end
   local found = redis.call('XRANGE', stream, entry, entry)[1]
-  local _, record = adopt(prefix, topic, agent, entry, data_of(found[2]))
+  local _, record = adopt(prefix, results, topic, agent, entry, data_of(found[2]))
   redis.call('ZADD', delayed, record and record.due or now_ms(), entry)
 end
 
 local rows = {}
 local function examine(entry, consumer, idle)
-  local ours = consumer:find(ARGV[10], 1, true)
-  if not ours and idle < foreign then return end
+  local ours = consumer:find(OURS, 1, true)
+  if idle < (ours and lease or foreign) then return end
   local found = redis.call('XRANGE', stream, entry, entry)[1]
   if not found then return redis.call('XACK', stream, group, entry) end
   local data = data_of(found[2])
-  local id, record = adopt(prefix, topic, agent, entry, data)
+  local id, record = adopt(prefix, results, topic, agent, entry, data)
   -- others save the result before they acknowledge
-  if id and (record.state or (not ours and redis.call('EXISTS', results .. id) == 1)) then
+  if id and (record.state or (not ours and ended_by(agent, results .. id))) then
     return discard(stream, group, entry)
   end
   rows[#rows + 1] = { ours and lease or foreign, lease_row(1, entry, data, id, record) }

@@ -1,0 +1,50 @@
+//! `{"progress": 0.4, "note": "…"}`: how a handler says how far it has come, on a line of stderr or in a request.
+
+use crate::task::Progress;
+
+/// Reads such an object: these keys and no others, so that a log line that happens to be JSON stays one. A progress
+/// of null, which is how some write a number that is none, is no progress.
+#[must_use]
+pub fn parse_progress(json: &[u8]) -> Option<Progress> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Said<'a> {
+        progress: f64,
+        #[serde(borrow)]
+        note: Option<std::borrow::Cow<'a, str>>,
+    }
+    let text = json.trim_ascii();
+    // Most of what is asked about is a log line.
+    if !text.starts_with(b"{") || !text.ends_with(b"}") {
+        return None;
+    }
+    let said: Said<'_> = serde_json::from_slice(text).ok()?;
+    Progress::new(said.progress, said.note.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_from_what_looks_like_it() {
+        let read = |text: &str| parse_progress(text.as_bytes());
+        assert_eq!(read("{\"progress\":0.4,\"note\":\"half \\u00e4\"}\n"), Progress::new(0.4, Some("half ä")));
+        assert_eq!(read(" {\"progress\": 1}"), Progress::new(1.0, None));
+        assert_eq!(read("{\"progress\":3,\"note\":null}"), Progress::new(1.0, None));
+        for other in [
+            "",
+            "0.4",
+            "{}",
+            "{\"note\":\"x\"}",
+            "{\"progress\":null}",
+            "{\"progress\":NaN}",
+            "{\"progress\":\"0.4\"}",
+            "{\"progress\":0.4,\"level\":\"info\"}",
+            "{\"progress\":0.4} done",
+            "progress 0.4",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+}
