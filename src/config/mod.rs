@@ -33,22 +33,45 @@ pub use self::webhooks::{WebhookHost, Webhooks, is_public};
 use crate::cohort::Weight;
 use crate::task::Topic;
 
-/// A text that is not shown: passwords, tokens.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its files say by now.
+#[derive(Clone)]
+pub struct Secret {
+    text: String,
+    /// The text as it was written, where it refers to files.
+    source: Option<String>,
+}
 
 impl Secret {
     /// Wraps a secret.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), source: None }
     }
 
     /// The secret itself; never log what this returns.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The secret with its `${file:…}` references read anew, for what has rotated since.
+    ///
+    /// # Errors
+    /// Which file cannot be read, and why.
+    pub fn current(&self) -> Result<String, String> {
+        self.source.as_deref().map_or_else(|| Ok(self.text.clone()), expand::read_again)
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.source, &other.source) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.text == other.text,
+        }
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,6 +226,15 @@ pub enum StoreUrl {
     Sentinel(Secret),
     /// `redis+cluster://` or `rediss+cluster://`.
     Cluster(Secret),
+}
+
+impl StoreUrl {
+    /// Keeps what the URL was read from.
+    fn read_from(&mut self, source: String) {
+        if let Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) = self {
+            url.source = Some(source);
+        }
+    }
 }
 
 impl fmt::Debug for StoreUrl {

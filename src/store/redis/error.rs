@@ -13,12 +13,30 @@ pub(super) fn of_call(error: &RedisError) -> StoreError {
             ServerErrorKind::BusyLoading
             | ServerErrorKind::MasterDown
             | ServerErrorKind::ClusterDown
-            | ServerErrorKind::TryAgain,
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask,
         )
         | ErrorKind::AuthenticationFailed => StoreError::Unreachable(text(error)),
+        // a script that came upon keys which a slot's migration has taken already
+        ErrorKind::Server(_) if text(error).contains("non local key") => StoreError::Unknown(text(error)),
         ErrorKind::Server(_) | ErrorKind::Extension => of_code(error),
         _ => StoreError::Malformed(text(error)),
     }
+}
+
+/// Whether the server is not the one to ask (any more): nothing was executed, and another may know better.
+pub(super) fn is_of_elsewhere(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::Moved
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::BusyLoading
+        )
+    )
 }
 
 /// The meaning of an error that a script caught and gives as text, `CODE detail`.
@@ -61,7 +79,7 @@ fn of_code(error: &RedisError) -> StoreError {
     }
 }
 
-fn text(error: &RedisError) -> String {
+pub(super) fn text(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

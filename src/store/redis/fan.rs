@@ -42,8 +42,16 @@ impl RedisStore {
 
     /// Whether each partition answers.
     pub(super) async fn ping_all(&self) -> Result<(), StoreError> {
-        let ping = redis::cmd("PING");
-        try_join_all(self.partitions.iter().map(|partition| partition.link.call::<()>(&ping))).await.map(|_| ())
+        let pings = self.partitions.iter().map(async |partition| {
+            let mut ping = redis::cmd("PING");
+            if self.partitions[0].keys.is_tagged() {
+                // a ping tells nothing of whose the slot is
+                ping = redis::cmd("EXISTS");
+                ping.arg(partition.keys.partitions());
+            }
+            partition.link.call::<redis::Value>(&ping).await
+        });
+        try_join_all(pings).await.map(|_| ())
     }
 
     pub(super) async fn promote_everywhere(&self, queues: &[Queue]) -> Result<(), StoreError> {

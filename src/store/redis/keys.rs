@@ -49,6 +49,26 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// Those of a cluster's partition.
+    pub(super) fn of_partition(index: usize) -> Self {
+        Self { tag: format!("{{omni-{index}}}") }
+    }
+
+    /// Between braces, what decides the slot.
+    pub(super) fn hashed(&self) -> &str {
+        self.tag.trim_matches(['{', '}'])
+    }
+
+    /// Whether they are a partition's.
+    pub(super) fn is_tagged(&self) -> bool {
+        !self.tag.is_empty()
+    }
+
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> String {
+        self.key("omni:partitions", "")
+    }
+
     /// Before a topic: [`Self::stream`].
     pub(super) fn stream_prefix(&self) -> String {
         self.key(STREAM, "")

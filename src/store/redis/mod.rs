@@ -26,8 +26,10 @@ mod outbox;
 mod partition;
 mod progress;
 mod read;
+mod resolve;
 mod row;
 mod script;
+mod servers;
 mod settle;
 mod shared;
 mod tend;
@@ -40,8 +42,9 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
-use self::link::Link;
+use self::link::{Link, Mark};
 use self::partition::Partition;
+use self::resolve::{By, slot};
 use super::{
     Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
     Holder, Lease, Listing, Outcome, Page, Queue, RolloutRecord, Settled, Settlement, SharedSecret, StoreError,
@@ -68,10 +71,10 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Setup`] for a URL or a setting that this release cannot serve, with the way out.
     pub fn new(config: &Store) -> Result<Self, StoreError> {
-        let url = match &config.url {
-            StoreUrl::Redis(url) => url,
-            StoreUrl::Sentinel(_) => return Err(not_yet("redis+sentinel://")),
-            StoreUrl::Cluster(_) => return Err(not_yet("redis+cluster://")),
+        let (url, by): (_, fn(&Keys) -> By) = match &config.url {
+            StoreUrl::Redis(url) => (url, |_| By::Address),
+            StoreUrl::Sentinel(url) => (url, |_| By::Sentinel),
+            StoreUrl::Cluster(url) => (url, |keys| By::Slot(slot(keys.hashed()))),
             StoreUrl::Sqlite(path) => {
                 return Err(StoreError::Setup(format!("sqlite:{} is not a redis URL", path.display())));
             }
@@ -81,16 +84,20 @@ impl RedisStore {
             return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
         }
         let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
-        let link = Link::new(url, config.timeout)?;
-        let only = Partition::new(link, Keys::default(), config.timeout, &name, &waiters);
-        Ok(Self { partitions: vec![only], name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
+        let partition = |keys: Keys, mark| {
+            let link = Link::new(url, by(&keys), config.timeout, mark)?;
+            Ok(Partition::new(link, keys, config.timeout, &name, &waiters))
+        };
+        let partitions = if matches!(config.url, StoreUrl::Cluster(_)) {
+            let partitions = usize::from(config.partitions.max(1));
+            let tagged = (0..partitions).map(Keys::of_partition);
+            let marked = |keys: Keys| (Some(Mark { key: keys.partitions(), partitions }), keys);
+            tagged.map(marked).map(|(mark, keys)| partition(keys, mark)).collect::<Result<_, StoreError>>()?
+        } else {
+            vec![partition(Keys::default(), None)?]
+        };
+        Ok(Self { partitions, name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
-}
-
-fn not_yet(scheme: &str) -> StoreError {
-    StoreError::Setup(format!(
-        "{scheme} is not in this release yet: set store.url (REDIS_URL) to redis://HOST:PORT of the master"
-    ))
 }
 
 fn now() -> UnixMs {
@@ -249,14 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn what_this_release_cannot_serve_is_refused_with_the_way_out_and_no_password() {
-        let secret = || Secret::new("redis+cluster://:canary@h:1");
-        for url in [StoreUrl::Sentinel(secret()), StoreUrl::Cluster(secret()), StoreUrl::Redis(secret())] {
-            let error = opened(url, Durability::Default).err().expect("refused").to_string();
+    fn what_cannot_be_served_is_refused_with_the_way_out_and_no_password() {
+        for url in ["redis://:canary@", "redis://:canary@h:1/x", "nothing:canary"] {
+            let error = opened(StoreUrl::Redis(Secret::new(url)), Durability::Default).err().expect("refused");
+            let error = error.to_string();
             assert!(error.contains("redis://") && !error.contains("canary"), "{error}");
         }
         let url = StoreUrl::Redis(Secret::new("redis://h:1/2"));
         assert!(opened(url.clone(), Durability::Default).is_ok());
         assert!(opened(url, Durability::Wait).err().expect("refused").to_string().contains("default"));
+        let cluster = StoreUrl::Cluster(Secret::new("redis+cluster://h:1,i:2"));
+        assert!(opened(cluster, Durability::Default).is_ok());
     }
 }

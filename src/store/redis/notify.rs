@@ -27,7 +27,7 @@ impl RedisStore {
         for partition in &self.partitions {
             partition.link.settle_on(tokio::runtime::Handle::current()).await;
         }
-        let work = async { tokio::join!(self.listen(), self.poll()) };
+        let work = async { tokio::join!(self.listen(), self.poll(), self.watch()) };
         shutdown.run_until_cancelled(work).await;
     }
 
@@ -53,6 +53,16 @@ impl RedisStore {
             if let Err(error) = self.of(&id).resolve(&id).await {
                 tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
             }
+        }
+    }
+
+    /// Follows the master where it goes; matters under Sentinel only.
+    async fn watch(&self) {
+        let mut ticks = interval(POLL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.first().link.look_again().await;
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::events::Events;
 use super::finish::Finishing;
 use super::keys::Keys;
-use super::link::{Connection, Link};
+use super::link::{Bell, Link};
 use super::live::Live;
 use super::tend::Watch;
 use crate::store::Waiters;
@@ -29,7 +29,7 @@ pub(super) struct Partition {
     pub(super) live: Live,
     pub(super) finishing: Arc<Finishing>,
     /// Connections of lease calls that wait for new entries.
-    pub(super) bells: Mutex<Vec<Connection>>,
+    pub(super) bells: Mutex<Vec<Bell>>,
     /// The queue that the next lease call begins with.
     pub(super) turn: AtomicUsize,
     pub(super) watch: Watch,
