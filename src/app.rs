@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health, Role};
 use crate::config::{self, Config, Env, Loaded, Problems, StoreUrl};
-use crate::control::{Configs, Controller, ReloadStatus, Reloader, watch_queues};
+use crate::control::{Configs, Controller, ReloadStatus, Reloader, attend_queues, watch_queues};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Proxy};
 use crate::snapshot::{Snapshot, Snapshots};
@@ -285,7 +285,11 @@ impl Core {
         let stop = shutdown.clone();
         tasks.spawn(async move { circuit.run(ttl, stop).await });
         tasks.spawn(self.controller.run(shutdown.clone()));
-        tasks.spawn(watch_queues(self.snapshots, self.circuit, self.metrics.clone(), shutdown.clone()));
+        let shared = || (self.snapshots.clone(), self.circuit.clone(), self.metrics.clone());
+        let (snapshots, circuit, metrics) = shared();
+        tasks.spawn(attend_queues(snapshots, circuit, metrics, shutdown.clone()));
+        let (snapshots, circuit, metrics) = shared();
+        tasks.spawn(watch_queues(snapshots, circuit, metrics, shutdown.clone()));
         if let Some((path, env)) = app.source {
             let reloader = Reloader {
                 path,

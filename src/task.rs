@@ -3,6 +3,7 @@
 //! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
 //! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
 
+mod life;
 mod progress;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+pub use self::life::{Life, Run};
 pub use self::progress::Progress;
 
 /// Milliseconds since the Unix epoch.
@@ -24,6 +26,13 @@ impl UnixMs {
     pub fn plus(self, delay: Duration) -> Self {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))
+    }
+
+    /// The time as RFC 3339 has it; none beyond the year 9999.
+    #[must_use]
+    pub fn rfc3339(self) -> Option<String> {
+        let millis = i64::try_from(self.0).ok()?;
+        jiff::Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())
     }
 
     /// How long after `earlier` this instant is; zero when it is not after it.
@@ -372,6 +381,8 @@ pub struct TaskRecord {
     pub owner: Option<Owner>,
     /// When it was accepted.
     pub created: UnixMs,
+    /// When it may begin, where it waits for that.
+    pub due: Option<UnixMs>,
     /// When it ended.
     pub finished: Option<UnixMs>,
     /// The result, when completed.

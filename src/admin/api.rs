@@ -5,11 +5,12 @@ use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Parts, health};
+use super::{Parts, health, tasks};
 use crate::config::{Config, HandlerConfig};
-use crate::route::parse_body;
+use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
 use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
@@ -145,38 +146,39 @@ pub fn worker_view(beat: &Heartbeat) -> Value {
     json!({"process": beat.process, "active": beat.active, "busy": beat.busy, "started_ms": beat.started.0})
 }
 
-/// `POST tasks`: `{"topic", "payload", "correlation_id"?}`
+/// `POST tasks`: `{"topic", "payload"}` and whatever else an envelope may have, or many of these as `{"tasks": […]}`
 pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Result<Response, Problem> {
     let config = parts.snapshots.load().config.clone();
-    let bad = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     // Read by our own limit: the framework's is 2 MB, and says so without a problem document.
     let too_large = |_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over proxy.max_body");
     let body = to_bytes(request.into_body(), config.proxy.max_body).await.map_err(too_large)?;
-    let parsed = parse_body(&body).map_err(|error| bad(error.to_string()))?;
-    let topic = parsed.topic.ok_or_else(|| bad("send {\"topic\": …, \"payload\": …} and nothing else".into()))?;
-    let known = config.topics.get(&topic);
-    let known = known.ok_or_else(|| bad(format!("there is no topic {topic} in the configuration")))?;
-    let now = UnixMs::from(jiff::Timestamp::now());
-    let task = Task {
-        correlation_id: parsed.correlation_id,
-        retries: known.retries,
-        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), parsed.payload, now)
-    };
-    parts.circuit.call(parts.circuit.store().enqueue(&task, &Queue::new(&topic, known))).await?;
-    parts.metrics.task_received(topic.as_str());
-    let document = json!({
-        "task_id": task.id.as_str(),
-        "status": Status::Queued.as_str(),
-        "poll_url": format!("{}/{}", config.proxy.task_path, task.id),
-    });
-    Ok((StatusCode::ACCEPTED, Json(document)).into_response())
+    if let Some(envelopes) = tasks::bulk_of(&body) {
+        return tasks::publish_all(&parts, &config, envelopes).await;
+    }
+    let bad = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    let (task, queue) = prepare(&config, &body).map_err(bad)?;
+    parts.circuit.call(parts.circuit.store().enqueue(&task, &queue)).await?;
+    parts.metrics.task_received(task.topic.as_str());
+    Ok((StatusCode::ACCEPTED, Json(accepted(&config, &task.id))).into_response())
 }
 
-/// `GET tasks/{id}`
-pub(super) async fn task(State(parts): State<Parts>, Path(id): Path<String>) -> Answer {
-    let id = known_id(&id)?;
-    let record = parts.circuit.call(parts.circuit.store().get(&id)).await?.ok_or_else(no_such_task)?;
-    Ok(Json(task_view(&record)))
+/// The task of an envelope, or what is wrong with it.
+pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
+    let parsed = parse_body(envelope).map_err(|error| error.to_string())?;
+    let now = UnixMs::from(jiff::Timestamp::now());
+    let ordered = order(parsed, None, config, TaskId::new(now, rand::random()), now);
+    let (task, known) = ordered.map_err(|why| why.to_string())?;
+    let queue = Queue::new(&task.topic, known);
+    Ok((task, queue))
+}
+
+/// What is said of a queued task.
+pub(super) fn accepted(config: &Config, id: &TaskId) -> Value {
+    json!({
+        "task_id": id.as_str(),
+        "status": Status::Queued.as_str(),
+        "poll_url": format!("{}/{id}", config.proxy.task_path),
+    })
 }
 
 /// A task as the API and the command line show it.
@@ -189,6 +191,7 @@ pub fn task_view(record: &TaskRecord) -> Value {
         "status": record.status.as_str(),
         "attempts": record.attempts,
         "created_ms": record.created.0,
+        "due_at": record.due.and_then(UnixMs::rfc3339),
         "finished_ms": record.finished.map(|at| at.0),
         "http_status": record.answer.as_ref().and_then(|answer| answer.status).map(|status| status.as_u16()),
         "result": result,
@@ -216,7 +219,7 @@ pub(super) fn known_id(text: &str) -> Result<TaskId, Problem> {
     TaskId::parse(text).map_err(|_| no_such_task())
 }
 
-fn no_such_task() -> Problem {
+pub(super) fn no_such_task() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no such task, or it has expired")
 }
 

@@ -7,6 +7,7 @@ mod api;
 mod dead_letters;
 mod guard;
 mod health;
+mod tasks;
 
 use std::io;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::api::{task_view, topic_view, worker_view, workers_check};
 pub use self::dead_letters::{Refused, discarded, listed, reprocessed};
 pub use self::health::{Health, Role};
+pub use self::tasks::{fate_view, life_view, page_view, status};
 use crate::control::ReloadStatus;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
@@ -60,8 +62,8 @@ fn router(parts: Parts) -> Router {
         .route("/rollouts/{route}", get(api::rollout))
         .route("/topics", get(api::topics))
         .route("/workers", get(api::workers))
-        .route("/tasks", post(api::publish))
-        .route("/tasks/{id}", get(api::task))
+        .route("/tasks", get(tasks::list).post(api::publish))
+        .route("/tasks/{id}", get(tasks::life))
         .route("/tasks/{id}/cancel", post(api::cancel))
         .route("/tasks/{id}/retry", post(dead_letters::retry))
         .route("/dead-letters", get(dead_letters::list))

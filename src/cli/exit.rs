@@ -22,6 +22,7 @@ Exit codes:
   3    no such task, topic or route
   4    the task has not ended yet
   5    no omnidaemon answers at the address
+  6    some tasks of a bulk were queued, and some were not
   130  interrupted twice";
 
 /// How a command ended.
@@ -39,6 +40,8 @@ pub(super) enum Exit {
     Unfinished = 4,
     /// There is no server to ask.
     Unreachable = 5,
+    /// Some of it was done.
+    Partial = 6,
     /// Ended by a second signal, before the drain was over.
     Interrupted = 130,
 }
@@ -173,6 +176,7 @@ mod tests {
             Exit::NotFound,
             Exit::Unfinished,
             Exit::Unreachable,
+            Exit::Partial,
             Exit::Interrupted,
         ];
         let documented: Vec<i32> =

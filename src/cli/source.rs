@@ -5,17 +5,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::client::{Client, configuration};
 use super::exit::CliError;
 use super::global::Global;
-use crate::admin::{discarded, listed, reprocessed, task_view, topic_view, worker_view, workers_check};
+use crate::admin::{
+    discarded, fate_view, life_view, listed, page_view, reprocessed, topic_view, worker_view, workers_check,
+};
 use crate::config::{Config, StoreUrl};
-use crate::route::parse_body;
-use crate::store::{self, Cancelled, Queue, TaskStore};
-use crate::task::{Status, Task, TaskId, UnixMs};
+use crate::route::{BadOrder, order, parse_body};
+use crate::store::{self, Cancelled, Listing, Queue, TaskStore};
+use crate::task::{Status, TaskId, UnixMs};
+
+/// Tasks of a bulk that are on their way to the store at a time.
+const AT_ONCE: usize = 64;
 
 /// Who answers.
 #[allow(clippy::large_enum_variant, reason = "a command has one")]
@@ -87,6 +93,33 @@ impl Source {
                 answer => answer,
             },
             Self::Store(direct) => direct.publish(&envelope).await,
+        }
+    }
+
+    /// Publishes many envelopes: what became of each, in their order, as in `POST /admin/v1/tasks`.
+    pub(super) async fn publish_all(&self, envelopes: Vec<Bytes>) -> Result<Vec<Value>, CliError> {
+        match self {
+            Self::Server(client) => {
+                let mut body = b"{\"tasks\":[".to_vec();
+                body.extend_from_slice(&envelopes.join(&b","[..]));
+                body.extend_from_slice(b"]}");
+                let mut answer = client.post("tasks", body.into()).await?;
+                Ok(answer["tasks"].as_array_mut().map(std::mem::take).unwrap_or_default())
+            }
+            Self::Store(direct) => {
+                let each = envelopes
+                    .iter()
+                    .map(async |envelope| fate_view(direct.publish(envelope).await.map_err(|error| error.to_string())));
+                Ok(stream::iter(each).buffered(AT_ONCE).collect().await)
+            }
+        }
+    }
+
+    /// A page of the tasks: the document of `GET /admin/v1/tasks`.
+    pub(super) async fn list(&self, listing: &Listing) -> Result<Value, CliError> {
+        match self {
+            Self::Server(client) => client.get(&format!("tasks?{}", query(listing))).await,
+            Self::Store(direct) => direct.list(listing).await,
         }
     }
 
@@ -180,25 +213,26 @@ impl Direct {
     }
 
     async fn task(&self, id: &TaskId) -> Result<Value, CliError> {
-        let record = self.store.get(id).await?;
-        let record = record.ok_or_else(|| no_such_task(id))?;
-        Ok(task_view(&record))
+        let life = self.store.life(id).await?.ok_or_else(|| no_such_task(id))?;
+        Ok(life_view(&life, &self.store.deliveries(id).await?))
     }
 
     async fn publish(&self, envelope: &Bytes) -> Result<Value, CliError> {
         let parsed = parse_body(envelope).map_err(|error| CliError::Usage(error.to_string()))?;
-        let topic = parsed.topic.ok_or_else(|| CliError::Usage("a task needs a topic: --topic NAME".into()))?;
-        let no_topic = || CliError::NotFound(format!("there is no topic {topic} in the configuration"));
-        let known = self.config.topics.get(&topic).ok_or_else(no_topic)?;
         let created = now();
-        let task = Task {
-            correlation_id: parsed.correlation_id,
-            retries: known.retries,
-            ..Task::new(TaskId::new(created, rand::random()), topic.clone(), parsed.payload, created)
-        };
-        self.store.enqueue(&task, &Queue::new(&topic, known)).await?;
+        let id = TaskId::new(created, rand::random());
+        let (task, known) = order(parsed, None, &self.config, id, created).map_err(|bad| match bad {
+            BadOrder::UnknownTopic(_) => CliError::NotFound(bad.to_string()),
+            bad => CliError::Usage(bad.to_string()),
+        })?;
+        self.store.enqueue(&task, &Queue::new(&task.topic, known)).await?;
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Value, CliError> {
+        let queues: Vec<Queue> = self.config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
+        Ok(page_view(&self.store.list(&queues, listing).await?))
     }
 
     async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
@@ -212,6 +246,18 @@ impl Direct {
             Cancelled::Unknown => Err(no_such_task(id)),
         }
     }
+}
+
+/// What asks for a listing; nothing in it needs to be escaped.
+fn query(listing: &Listing) -> String {
+    let given = [
+        ("topic", listing.topic.as_ref().map(ToString::to_string)),
+        ("status", listing.status.map(|status| status.as_str().to_owned())),
+        ("limit", Some(listing.limit.to_string())),
+        ("after", listing.after.clone()),
+    ];
+    let pairs = given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 fn no_such_task(id: &TaskId) -> CliError {

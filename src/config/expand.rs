@@ -44,31 +44,58 @@ fn walk(node: &mut Node, field: &str, env: &Env, problems: &mut Vec<Problem>) {
     }
 }
 
+/// The text with variables replaced and references to files left as they are, for [`read_again`]; none without files.
+pub(super) fn files_kept(text: &str, env: &Env) -> Option<String> {
+    let as_text = |value: String| value.replace('$', "$$");
+    let keep = |reference: &str| {
+        if reference.starts_with("file:") {
+            Ok(format!("${{{reference}}}"))
+        } else {
+            value_of(reference, env).map(as_text)
+        }
+    };
+    text.contains("${file:").then(|| replaced(text, "$$", keep).ok()).flatten()
+}
+
+/// What [`files_kept`] left, with its files as they are now.
+pub(super) fn read_again(source: &str) -> Result<String, String> {
+    replaced(source, "$", |reference| value_of(reference, &Env::new())).map_err(|(why, _)| why)
+}
+
 /// The text with its references replaced; none when it has none. An error is a message and a hint.
 fn expanded(text: &str, env: &Env) -> Result<Option<String>, (String, String)> {
     if !text.contains('$') {
         return Ok(None);
     }
+    replaced(text, "$", |reference| value_of(reference, env)).map(Some)
+}
+
+/// The text with each reference replaced by its value, and each other dollar sign by `dollar`.
+fn replaced(
+    text: &str,
+    dollar: &str,
+    value: impl Fn(&str) -> Result<String, (String, String)>,
+) -> Result<String, (String, String)> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
+            out.push_str(dollar);
             rest = after;
         } else if let Some(after) = rest.strip_prefix('{') {
             let Some((reference, after)) = after.split_once('}') else {
                 return Err(("has a `${` without its `}`".into(), "close it, or write `$$` for a dollar sign".into()));
             };
-            out.push_str(&value_of(reference, env)?);
+            out.push_str(&value(reference)?);
             rest = after;
         } else {
-            out.push('$');
+            out.push_str(dollar);
         }
     }
     out.push_str(rest);
-    Ok(Some(out))
+    Ok(out)
 }
 
 fn value_of(reference: &str, env: &Env) -> Result<String, (String, String)> {
@@ -133,6 +160,20 @@ mod tests {
             assert_eq!(expanded(text, &env()), Ok(Some(expected.into())), "{text}");
         }
         assert_eq!(expanded("plain", &env()), Ok(None));
+    }
+
+    #[test]
+    fn files_are_read_again_and_nothing_else_is() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().display();
+        std::fs::write(file.path(), "one\n").expect("written");
+        let source = files_kept(&format!("${{INNER}}:$5:$$:${{file:{path}}}"), &env()).expect("has a file");
+        assert_eq!(read_again(&source), Ok("${A}: {x}:$5:$:one".into()));
+        std::fs::write(file.path(), "two").expect("written");
+        assert_eq!(read_again(&source), Ok("${A}: {x}:$5:$:two".into()));
+        drop(file);
+        assert!(read_again(&source).is_err());
+        assert_eq!(files_kept("${A}", &env()), None);
     }
 
     #[test]

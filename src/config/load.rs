@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::expand::{Env, expand};
+use super::expand::{Env, expand, files_kept};
 use super::meaning::mean;
 use super::problem::{Problem, Problems, Report};
 use super::{Config, overrides, yaml};
@@ -106,12 +106,25 @@ pub fn template() -> String {
 fn interpret(bytes: &[u8], env: &Env) -> (Option<Loaded>, Report) {
     let mut report = Report::default();
     let Some(mut root) = yaml::parse(bytes, &mut report.problems) else { return (None, report) };
+    let source = store_url(&root).and_then(|text| files_kept(text, env));
     expand(&mut root, env, &mut report.problems);
+    let expanded = store_url(&root).map(str::to_owned);
     overrides::apply(&mut root, env, &mut report);
-    let config = mean(&root, &mut report);
+    let mut config = mean(&root, &mut report);
+    if let Some(source) = source.filter(|_| store_url(&root) == expanded.as_deref()) {
+        config.store.url.read_from(source);
+    }
     report.sort();
     let loaded = Loaded { config, warnings: report.warnings.clone(), digest: digest(bytes) };
     (report.problems.is_empty().then_some(loaded), report)
+}
+
+/// The text at `store.url`.
+fn store_url(root: &yaml::Node) -> Option<&str> {
+    match &root.find(&["store", "url"])?.value {
+        yaml::Value::Text(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// The file's bytes; of one that is too large, enough to show that.

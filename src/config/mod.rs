@@ -13,6 +13,7 @@ mod overrides;
 mod own;
 mod problem;
 mod watch;
+mod webhooks;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -28,25 +29,49 @@ pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template
 pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::watch::changes;
+pub use self::webhooks::{WebhookHost, Webhooks, is_public};
 use crate::cohort::Weight;
 use crate::task::Topic;
 
-/// A text that is not shown: passwords, tokens.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its files say by now.
+#[derive(Clone)]
+pub struct Secret {
+    text: String,
+    /// The text as it was written, where it refers to files.
+    source: Option<String>,
+}
 
 impl Secret {
     /// Wraps a secret.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), source: None }
     }
 
     /// The secret itself; never log what this returns.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The secret with its `${file:…}` references read anew, for what has rotated since.
+    ///
+    /// # Errors
+    /// Which file cannot be read, and why.
+    pub fn current(&self) -> Result<String, String> {
+        self.source.as_deref().map_or_else(|| Ok(self.text.clone()), expand::read_again)
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.source, &other.source) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.text == other.text,
+        }
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +98,8 @@ pub struct Config {
     pub workers: Workers,
     /// How results are kept.
     pub results: Results,
+    /// Who may be told of a task's end.
+    pub webhooks: Webhooks,
 }
 
 /// `proxy:`
@@ -199,6 +226,15 @@ pub enum StoreUrl {
     Sentinel(Secret),
     /// `redis+cluster://` or `rediss+cluster://`.
     Cluster(Secret),
+}
+
+impl StoreUrl {
+    /// Keeps what the URL was read from.
+    fn read_from(&mut self, source: String) {
+        if let Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) = self {
+            url.source = Some(source);
+        }
+    }
 }
 
 impl fmt::Debug for StoreUrl {
@@ -383,6 +419,10 @@ pub struct TopicConfig {
     pub content: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
+    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
+    pub reclaim_idle: Duration,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 /// `handler:`
@@ -405,6 +445,15 @@ pub enum ContentForm {
     String,
     /// The payload as it is.
     Object,
+}
+
+/// `start:`: where a consumer group begins in a stream that others have read before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupStart {
+    /// At the first entry: nothing is skipped.
+    Beginning,
+    /// After what was there when the group was first made: others have done that.
+    New,
 }
 
 /// `workers:`

@@ -3,6 +3,7 @@
 //! One loop: event → pure decision (`rollout/`) → persist by compare-and-set → publish. With the store
 //! unreachable the decision holds locally and is persisted when the store is back; lowering never waits.
 
+mod attend;
 mod queues;
 mod reload;
 mod state;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use self::attend::attend_queues;
 pub use self::queues::watch_queues;
 pub use self::reload::{ReloadStatus, Reloader};
 use crate::cohort::Weight;

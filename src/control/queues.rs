@@ -1,4 +1,5 @@
-//! Keeps the queue gauges fresh, so that a scrape costs the store nothing.
+//! Keeps the queue gauges fresh, so that a scrape costs the store nothing, and has delayed tasks queued when they are
+//! due: those of `external` topics too, which no worker here looks after.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::store::{Circuit, Queue};
 
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Reads how the configured queues stand, every two seconds until `shutdown`; the last values stay while the store is gone.
+/// Looks after the configured queues, every two seconds until `shutdown`; the last gauges stay while the store is gone.
 pub async fn watch_queues(
     snapshots: Arc<Snapshots>,
     circuit: Arc<Circuit>,
@@ -24,10 +25,18 @@ pub async fn watch_queues(
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let config = snapshots.load().config.clone();
         let queues: Vec<Queue> = config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
+        if let Err(error) = circuit.call(circuit.store().promote(&queues)).await
+            && !error.is_outage()
+        {
+            tracing::warn!(%error, "delayed tasks could not be queued");
+        }
         if let Ok(depths) = circuit.call(circuit.store().depths(&queues)).await {
             for (queue, depth) in queues.iter().zip(depths) {
                 metrics.set_queue(queue.topic.as_str(), depth.queued, depth.oldest);
             }
+        }
+        if let Ok(depth) = circuit.call(circuit.store().outbox_depth()).await {
+            metrics.outbox_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
         }
     }
 }

@@ -133,6 +133,10 @@ pub struct Metrics {
     deprecated_requests: IntCounterVec,
     /// 1 or 0.
     pub config_reload_ok: IntGauge,
+    deliveries: IntCounterVec,
+    /// Deliveries that wait.
+    pub outbox_depth: IntGauge,
+    idempotent: IntCounterVec,
 }
 
 // === impl Metrics ===
@@ -187,15 +191,27 @@ impl Metrics {
                 &["route", "mode"],
             ),
             config_reload_ok: gauge(names::CONFIG_RELOAD_OK, "1 when the last reload was applied, 0 when refused"),
+            deliveries: counter_vec(names::DELIVERIES, "Tries to tell of a task's end", &["kind", "outcome"]),
+            outbox_depth: gauge(names::OUTBOX_DEPTH, "Deliveries that wait"),
+            idempotent: counter_vec(
+                names::IDEMPOTENT_REQUESTS,
+                "Requests with an idempotency key",
+                &["route", "outcome"],
+            ),
             registry,
         };
         metrics.config_reload_ok.set(1);
+        for kind in ["webhook", "reply"] {
+            for outcome in ["delivered", "retried", "dropped"] {
+                metrics.deliveries.with_label_values(&[kind, outcome]);
+            }
+        }
         metrics.register();
         metrics
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 17] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 20] = [
             Box::new(self.tasks_received.clone()),
             Box::new(self.tasks_processed.clone()),
             Box::new(self.tasks_failed.clone()),
@@ -213,6 +229,9 @@ impl Metrics {
             Box::new(self.unknown_enqueues.clone()),
             Box::new(self.deprecated_requests.clone()),
             Box::new(self.config_reload_ok.clone()),
+            Box::new(self.deliveries.clone()),
+            Box::new(self.outbox_depth.clone()),
+            Box::new(self.idempotent.clone()),
         ];
         for collector in collectors {
             self.registry.register(collector).expect("each name is registered once");
@@ -234,6 +253,9 @@ impl Metrics {
         }
         for mode in ["announce", "redirect", "gone"] {
             self.deprecated_requests.with_label_values(&[route, mode]);
+        }
+        for outcome in ["claimed", "replayed", "conflict", "mismatch", "unclaimed"] {
+            self.idempotent.with_label_values(&[route, outcome]);
         }
         self.unknown_enqueues.with_label_values(&[route]);
         self.rollout_weight.with_label_values(&[route]);
@@ -301,6 +323,16 @@ impl Metrics {
     pub fn set_rollout(&self, route: &str, weight: f64, percent: f64) {
         self.rollout_weight.with_label_values(&[route]).set(weight);
         self.rollout_percent.with_label_values(&[route]).set(percent);
+    }
+
+    /// Counts a try to tell of a task's end, by its kind and how it went.
+    pub fn delivery(&self, kind: &str, outcome: &str) {
+        self.deliveries.with_label_values(&[kind, outcome]).inc();
+    }
+
+    /// Counts a request with an idempotency key, by what came of its claim.
+    pub fn idempotent(&self, route: &str, outcome: &str) {
+        self.idempotent.with_label_values(&[route, outcome]).inc();
     }
 
     /// Everything in the Prometheus text format.

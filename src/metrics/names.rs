@@ -37,8 +37,16 @@ pub const DEPRECATED_REQUESTS: &str = "omnidaemon_deprecated_requests_total";
 /// 1 when the last reload was applied, 0 when it was refused.
 pub const CONFIG_RELOAD_OK: &str = "omnidaemon_config_last_reload_successful";
 
+/// Tries to tell of a task's end, by how they went.
+pub const DELIVERIES: &str = "omnidaemon_deliveries_total";
+/// Deliveries that wait.
+pub const OUTBOX_DEPTH: &str = "omnidaemon_outbox_depth";
+
+/// Requests with an idempotency key.
+pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
+
 /// All of them.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 21] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -57,4 +65,7 @@ pub const ALL: [&str; 18] = [
     UNKNOWN_ENQUEUES,
     DEPRECATED_REQUESTS,
     CONFIG_RELOAD_OK,
+    DELIVERIES,
+    OUTBOX_DEPTH,
+    IDEMPOTENT_REQUESTS,
 ];

@@ -12,6 +12,7 @@ use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::idempotency::Tap;
 use super::pool::Borrowed;
 use crate::metrics::{Path, RouteCells};
 
@@ -177,6 +178,8 @@ pub(super) struct Reply {
     /// Given back to the pool when the answer has been read to its end.
     connection: Option<Borrowed>,
     timing: Option<Timing>,
+    /// Copies what goes by; few answers have one.
+    tap: Option<Box<Tap>>,
 }
 
 enum Source {
@@ -198,17 +201,17 @@ pub(super) struct Timing {
 impl Reply {
     /// A body that is all there.
     pub(super) fn whole(body: impl Into<Bytes>) -> Self {
-        Self { source: Source::Whole(Some(body.into())), connection: None, timing: None }
+        Self { source: Source::Whole(Some(body.into())), connection: None, timing: None, tap: None }
     }
 
     /// A body that comes as it is made.
     pub(super) fn stream(body: impl Stream<Item = Bytes> + 'static) -> Self {
-        Self { source: Source::Stream(Box::pin(body)), connection: None, timing: None }
+        Self { source: Source::Stream(Box::pin(body)), connection: None, timing: None, tap: None }
     }
 
     /// The upstream's body, over the connection that it comes on.
     pub(super) fn upstream(body: Incoming, connection: Borrowed) -> Self {
-        let mut reply = Self { source: Source::Upstream(body), connection: Some(connection), timing: None };
+        let mut reply = Self { source: Source::Upstream(body), connection: Some(connection), timing: None, tap: None };
         reply.give_back_when_read();
         reply
     }
@@ -217,6 +220,40 @@ impl Reply {
     pub(super) fn timed(mut self, timing: Timing) -> Self {
         self.timing = Some(timing);
         self
+    }
+
+    /// Has what goes by copied.
+    pub(super) fn tapped(mut self, tap: Tap) -> Self {
+        self.tap = Some(Box::new(tap));
+        self.end_tap_when_read();
+        self
+    }
+
+    fn end_tap_when_read(&mut self) {
+        if self.is_end_stream()
+            && let Some(tap) = self.tap.take()
+        {
+            tap.end();
+        }
+    }
+
+    /// Shows the tap a frame; one that broke off is not kept.
+    fn tap(&mut self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+        let Some(tap) = &mut self.tap else { return };
+        match frame {
+            Some(Ok(frame)) if !frame.data_ref().is_none_or(|data| tap.copy(data)) => {
+                if let Some(tap) = self.tap.take() {
+                    tap.give_up();
+                }
+            }
+            Some(Ok(_)) => self.end_tap_when_read(),
+            Some(Err(_)) => self.tap = None,
+            None => {
+                if let Some(tap) = self.tap.take() {
+                    tap.end();
+                }
+            }
+        }
     }
 
     fn give_back_when_read(&mut self) {
@@ -236,7 +273,9 @@ impl Body for Reply {
         let this = self.get_mut();
         match &mut this.source {
             Source::Whole(body) => {
-                Poll::Ready(body.take().filter(|bytes| !bytes.is_empty()).map(|b| Ok(Frame::data(b))))
+                let frame = body.take().filter(|bytes| !bytes.is_empty()).map(|b| Ok(Frame::data(b)));
+                this.tap(frame.as_ref());
+                Poll::Ready(frame)
             }
             Source::Stream(body) => body.as_mut().poll_next(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b)))),
             Source::Upstream(body) => {
@@ -250,6 +289,7 @@ impl Body for Reply {
                     Some(Ok(_)) => this.give_back_when_read(),
                     Some(Err(_)) => drop(this.connection.take()),
                 }
+                this.tap(frame.as_ref());
                 Poll::Ready(frame)
             }
         }

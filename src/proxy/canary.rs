@@ -4,15 +4,18 @@
 //! A request whose task is durable keeps to it. Where `wait` ends while the store is gone, its client gets the
 //! same 202 and is counted as `deferred`: the task runs, and can be polled, once the store is back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use super::body::{Outgoing, Reply};
 use super::capture::{Captured, Sent, capture};
 use super::collect::{Collected, collect};
+use super::idempotency::{self, Held};
 use super::pass;
 use super::respond::{self, Problem};
 use super::service::Context;
@@ -20,8 +23,8 @@ use crate::config::{HandlerConfig, OnUnknown, OnWaitTimeout, Route};
 use crate::metrics::{Fallback, Path, TaskOutcome};
 use crate::route::{BadBody, Parsed, Prefer, ineligible, parse_body};
 use crate::snapshot::LiveRoute;
-use crate::store::{Refusal, StoreError, Waiter};
-use crate::task::TaskId;
+use crate::store::{Conclusion, Refusal, StoreError, Waiter};
+use crate::task::{Status, TaskId};
 
 /// What came of queueing a request.
 enum Queued {
@@ -40,7 +43,8 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> (Path, Response<Reply>) {
     let route = context.snapshot.route(live);
-    if let Some(reason) = unfit(context, route, &request) {
+    let length = request.body().size_hint().exact();
+    if let Some(reason) = unfit(context, route, request.method(), request.headers(), length) {
         return fall_back(context, route, reason, request.map(Outgoing::stream)).await;
     }
     let (head, body) = request.into_parts();
@@ -52,19 +56,80 @@ pub(super) async fn serve(
         }
         Collected::Faulty(fault) => return (Path::Async, Problem::Request(fault).into_response()),
     };
-    match queue(context, route, &head, &body).await {
-        Queued::Yes(waiter, id) => wait(context, route, waiter, id, head, body).await,
-        Queued::No(reason) => fall_back(context, route, reason, Request::from_parts(head, Outgoing::whole(body))).await,
+    serve_read(context, route, head, body, None).await
+}
+
+/// Serves a request of the async cohort that was read whole, and whose key may be held.
+pub(super) async fn serve_whole(
+    context: &Context<'_>,
+    live: &LiveRoute,
+    head: Parts,
+    body: Bytes,
+    mine: Option<Held>,
+) -> (Path, Response<Reply>) {
+    let route = context.snapshot.route(live);
+    if let Some(reason) = unfit(context, route, &head.method, &head.headers, Some(body.len() as u64)) {
+        let (path, response) =
+            fall_back(context, route, reason, Request::from_parts(head, Outgoing::whole(body))).await;
+        return (path, idempotency::keep(context, mine, response));
+    }
+    serve_read(context, route, head, body, mine).await
+}
+
+async fn serve_read(
+    context: &Context<'_>,
+    route: &Route,
+    head: Parts,
+    body: Bytes,
+    mine: Option<Held>,
+) -> (Path, Response<Reply>) {
+    match queue(context, route, &head, &body, mine.as_ref().map(|mine| &mine.task)).await {
+        Queued::Yes(waiter, id) => {
+            if let Some(mine) = mine {
+                mine.conclude(Conclusion::Task(id.clone()));
+            }
+            wait(context, route, waiter, id, head, body).await
+        }
+        Queued::No(reason) => {
+            let request = Request::from_parts(head, Outgoing::whole(body));
+            let (path, response) = fall_back(context, route, reason, request).await;
+            (path, idempotency::keep(context, mine, response))
+        }
         Queued::Refused(problem) => (Path::Async, problem.into_response()),
     }
 }
 
+/// Answers with the task that the request became before, as it ends or as far as it is; none where that came to
+/// nothing: it failed, was cancelled, or is not known any more.
+pub(super) async fn attend(context: &Context<'_>, route: &Route, id: &TaskId, head: &Parts) -> Option<Response<Reply>> {
+    let (circuit, prefer) = (&context.parts().circuit, Prefer::of(&head.headers));
+    let waiter = circuit.store().waiters().register(id);
+    let record = match circuit.call(circuit.store().get(id)).await {
+        Ok(Some(record)) if record.status.is_final() => Some(Arc::new(record)),
+        Ok(Some(_)) => {
+            let Ok(ended) = timeout(prefer.wait().unwrap_or(route.wait), waiter).await else {
+                let accepted = respond::accepted(id, &context.snapshot.config.proxy.task_path);
+                return Some(applied(prefer, accepted));
+            };
+            ended
+        }
+        Ok(None) | Err(_) => None,
+    };
+    let record = record.filter(|record| record.status == Status::Completed)?;
+    Some(applied(prefer, respond::outcome(&record)))
+}
+
 /// Why a request is not captured, seen from its head and the store's state.
-fn unfit(context: &Context<'_>, route: &Route, request: &Request<Incoming>) -> Option<Fallback> {
+fn unfit(
+    context: &Context<'_>,
+    route: &Route,
+    method: &Method,
+    headers: &HeaderMap,
+    length: Option<u64>,
+) -> Option<Fallback> {
     let config = &context.snapshot.config;
     let topic = config.topics.get(&route.topic)?;
-    let length = request.body().size_hint().exact();
-    let judged = ineligible(request.method(), request.headers(), &topic.handler, length, config.proxy.max_body);
+    let judged = ineligible(method, headers, &topic.handler, length, config.proxy.max_body);
     if judged.is_some() {
         return Some(Fallback::Ineligible);
     }
@@ -81,8 +146,8 @@ async fn fall_back(
     (Path::Sync, pass::serve(context, request).await)
 }
 
-/// Makes the request a durable task, if it can be one.
-async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes) -> Queued {
+/// Makes the request a durable task, if it can be one: that of `id`, where one is given.
+async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes, id: Option<&TaskId>) -> Queued {
     let topics = &context.snapshot.config.topics;
     let Some(handler) = topics.get(&route.topic).map(|topic| &topic.handler) else {
         return Queued::No(Fallback::Ineligible);
@@ -93,29 +158,33 @@ async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes)
         Err(BadBody::NotJson(_) | BadBody::DuplicateKey(_)) if *handler == HandlerConfig::Upstream => opaque(body),
         Err(_) => return Queued::No(Fallback::Ineligible),
     };
-    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
-    let Some(config) = topics.get(&topic) else {
-        return Queued::Refused(Problem::UnknownTopic(topic));
-    };
     let target = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let sent = Sent { route, head, method: head.method.clone(), target, body: body.clone(), parsed };
-    enqueue(context, route, capture(context, sent, &topic, config, true)).await
+    match capture(context, sent, true) {
+        Ok(mut captured) => {
+            if let Some(id) = id {
+                captured.task.id = id.clone();
+            }
+            enqueue(context, route, captured).await
+        }
+        Err(bad) => Queued::Refused(Problem::Order(bad)),
+    }
 }
 
 /// A body that is not JSON, as a payload: a string of it.
 fn opaque(body: &Bytes) -> Parsed {
-    Parsed { topic: None, payload: crate::store::json_of(body), correlation_id: None }
+    Parsed { payload: crate::store::json_of(body), ..Parsed::default() }
 }
 
-async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured) -> Queued {
-    let Captured { task, queue } = captured;
+async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured<'_>) -> Queued {
+    let Captured { task, queue, .. } = captured;
     let (circuit, metrics) = (&context.parts().circuit, &context.parts().metrics);
     let waiter = circuit.store().waiters().register(&task.id);
     let refused = |reason| {
         metrics.task_outcome(&route.name, TaskOutcome::Refused);
         Queued::No(reason)
     };
-    match circuit.call(circuit.store().enqueue(&task, &queue)).await {
+    match circuit.enqueue(&task, &queue).await {
         Ok(()) => {}
         Err(StoreError::Unreachable(_)) => return Queued::No(Fallback::StoreUnavailable),
         Err(StoreError::Unknown(_)) => {
@@ -133,22 +202,23 @@ async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured) -> Qu
     Queued::Yes(waiter, task.id)
 }
 
-/// Asks for a task whose enqueue was never answered; none when it is there. Otherwise it is cancelled as
+/// Asks for a task whose enqueue was never answered; none when it is there. Otherwise it stays to be cancelled as
 /// soon as the store is back, in case it was only late: the one window in which a request can run twice.
 async fn resolve(context: &Context<'_>, route: &Route, id: &TaskId) -> Option<Queued> {
     let circuit = &context.parts().circuit;
-    if let Ok(Some(_)) = circuit.attempt(circuit.store().get(id)).await {
+    if let Ok(Some(_)) = circuit.attempt(circuit.store().get(id)).await
+        && circuit.keep(id)
+    {
         return None;
     }
-    Some(match give_up(context, route, id) {
+    Some(match give_up(context, route) {
         OnUnknown::Sync => Queued::No(Fallback::Unknown),
         OnUnknown::Refuse => Queued::Refused(Problem::Store(StoreError::Unknown("the store died".into()))),
     })
 }
 
-fn give_up(context: &Context<'_>, route: &Route, id: &TaskId) -> OnUnknown {
+fn give_up(context: &Context<'_>, route: &Route) -> OnUnknown {
     context.parts().metrics.unknown_enqueue(&route.name);
-    context.parts().circuit.cancel_later(id.clone());
     route.on_unknown
 }
 
@@ -174,19 +244,20 @@ async fn wait(
             return (Path::Async, applied(prefer, accepted));
         }
     };
-    match ended {
-        Some(record) => (Path::Async, applied(prefer, respond::outcome(&record))),
-        // The store lost it, in a crash that its persistence did not cover.
-        None => match give_up(context, route, &id) {
-            OnUnknown::Sync => {
-                let request = Request::from_parts(head, Outgoing::whole(body));
-                fall_back(context, route, Fallback::Unknown, request).await
-            }
-            OnUnknown::Refuse => {
-                let lost = StoreError::Unknown("the store lost the task".into());
-                (Path::Async, Problem::Store(lost).into_response())
-            }
-        },
+    if let Some(record) = ended {
+        return (Path::Async, applied(prefer, respond::outcome(&record)));
+    }
+    // The store lost it, in a crash that its persistence did not cover.
+    context.parts().circuit.cancel_later(id);
+    match give_up(context, route) {
+        OnUnknown::Sync => {
+            let request = Request::from_parts(head, Outgoing::whole(body));
+            fall_back(context, route, Fallback::Unknown, request).await
+        }
+        OnUnknown::Refuse => {
+            let lost = StoreError::Unknown("the store lost the task".into());
+            (Path::Async, Problem::Store(lost).into_response())
+        }
     }
 }
 

@@ -10,14 +10,16 @@ use sha2::{Digest as _, Sha256};
 use super::headers;
 use super::service::Context;
 use crate::config::{Route, TopicConfig};
-use crate::route::Parsed;
+use crate::route::{BadOrder, Parsed, order};
 use crate::store::Queue;
-use crate::task::{CapturedRequest, Owner, Task, TaskId, Topic, UnixMs};
+use crate::task::{CapturedRequest, Owner, Task, TaskId, UnixMs};
 
 /// A task and the queue it goes to.
-pub(super) struct Captured {
+pub(super) struct Captured<'c> {
     pub(super) task: Task,
     pub(super) queue: Queue,
+    /// How its topic is configured.
+    pub(super) config: &'c TopicConfig,
 }
 
 /// What the client has sent, and how it is to be run.
@@ -33,14 +35,10 @@ pub(super) struct Sent<'r> {
 }
 
 /// Makes a task of a request. `canaried` is a legacy call, which is tried once unless its route says otherwise.
-pub(super) fn capture(
-    context: &Context<'_>,
-    sent: Sent<'_>,
-    topic: &Topic,
-    config: &TopicConfig,
-    canaried: bool,
-) -> Captured {
+pub(super) fn capture<'c>(context: &'c Context<'_>, sent: Sent<'_>, canaried: bool) -> Result<Captured<'c>, BadOrder> {
     let now = UnixMs::from(jiff::Timestamp::now());
+    let id = TaskId::new(now, rand::random());
+    let (task, config) = order(sent.parsed, Some(&sent.route.topic), &context.snapshot.config, id, now)?;
     let owner = owner(&sent.head.headers);
     let mut headers = sent.head.headers.clone();
     context.forwarding().apply(&mut headers, &context.request_id, context.trusted);
@@ -53,13 +51,12 @@ pub(super) fn capture(
     let request = CapturedRequest { method: sent.method, target: sent.target, headers, body: sent.body };
     let task = Task {
         request: Some(request),
-        correlation_id: sent.parsed.correlation_id,
         route: canaried.then(|| sent.route.name.clone()),
         owner,
-        retries: if canaried && !sent.route.retry_canaried { 0 } else { config.retries },
-        ..Task::new(TaskId::new(now, rand::random()), topic.clone(), sent.parsed.payload, now)
+        retries: if canaried && !sent.route.retry_canaried { 0 } else { task.retries },
+        ..task
     };
-    Captured { task, queue: Queue::new(topic, config) }
+    Ok(Captured { queue: Queue::new(&task.topic, config), task, config })
 }
 
 /// The digest of the API key that a request carries: `Authorization`, else `X-API-Key`.

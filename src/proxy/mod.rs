@@ -3,7 +3,7 @@
 //!
 //! A request's life: `guard.rs` (bytes and framing) → `service.rs` (canonical path, route, deprecation,
 //! split) → `pass.rs` (sync: streamed to the upstream and back) or `canary.rs` (async: captured, queued,
-//! waited for) or `tasks.rs` (the own endpoints). Every status that the proxy itself chooses is in
+//! waited for) or `tasks.rs` (the own endpoints); one with an `Idempotency-Key` by way of `idempotency.rs`. Every status that the proxy itself chooses is in
 //! `respond.rs`.
 
 mod body;
@@ -14,6 +14,7 @@ mod deprecate;
 mod events;
 mod guard;
 mod headers;
+mod idempotency;
 mod pass;
 mod pool;
 mod progress;

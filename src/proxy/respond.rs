@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::body::{Fault, Reply};
 use super::pool::UpstreamError;
-use crate::route::{BadBody, BadPath, BadWait};
+use crate::route::{BadBody, BadOrder, BadPath, BadWait};
 use crate::store::{Refusal, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic};
+use crate::task::{Answer, Failure, FailureKind, Progress, Status, TaskId, TaskRecord, UnixMs};
 
 /// What a request can run into, as a client sees it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) enum Problem {
     TooLarge { limit: usize },
     Busy,
     Body(BadBody),
-    UnknownTopic(Topic),
+    Order(BadOrder),
     NoSuchTask,
     BadWait(BadWait),
     BadProgress,
@@ -42,6 +42,9 @@ pub(super) enum Problem {
     TaskFailed(Box<Failure>),
     TaskCancelled,
     Gone { route: String, successor: Option<String> },
+    KeyInUse,
+    KeyReused,
+    AnswerNotKept,
 }
 
 // === impl Problem ===
@@ -60,9 +63,7 @@ impl Problem {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Body(BadBody::WrongType { .. } | BadBody::NotYet(_)) | Self::UnknownTopic(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Body(BadBody::WrongType { .. }) | Self::Order(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchTask => StatusCode::NOT_FOUND,
             Self::AlreadyEnded(_) | Self::TaskCancelled | Self::AttemptOver => StatusCode::CONFLICT,
@@ -75,6 +76,8 @@ impl Problem {
             Self::TaskFailed(failure) if failure.kind == FailureKind::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::TaskFailed(_) => StatusCode::BAD_GATEWAY,
             Self::Gone { .. } => StatusCode::GONE,
+            Self::KeyInUse | Self::AnswerNotKept => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 
@@ -91,7 +94,8 @@ impl Problem {
             Self::TooLarge { .. } => "body-too-large",
             Self::Busy => "busy",
             Self::Body(_) => "bad-body",
-            Self::UnknownTopic(_) => "unknown-topic",
+            Self::Order(BadOrder::Webhook(_)) => "webhook-refused",
+            Self::Order(_) => "unknown-topic",
             Self::NoSuchTask => "no-such-task",
             Self::BadWait(_) => "bad-wait",
             Self::BadProgress => "bad-progress",
@@ -115,6 +119,9 @@ impl Problem {
                 _ => "task-failed",
             },
             Self::Gone { .. } => "gone",
+            Self::KeyInUse => "idempotency-key-in-use",
+            Self::KeyReused => "idempotency-key-reused",
+            Self::AnswerNotKept => "idempotent-answer-not-kept",
         }
     }
 
@@ -133,7 +140,7 @@ impl Problem {
             Self::TooLarge { limit } => format!("the body is over {limit} bytes (proxy.max_body)"),
             Self::Busy => "too many large bodies are being read at the moment: try again".to_owned(),
             Self::Body(why) => why.to_string(),
-            Self::UnknownTopic(topic) => format!("there is no topic {topic} in the configuration"),
+            Self::Order(why) => why.to_string(),
             Self::NoSuchTask => "no such task, or it has expired".to_owned(),
             Self::BadWait(why) => why.to_string(),
             Self::BadProgress => {
@@ -159,6 +166,13 @@ impl Problem {
             Self::Gone { route, successor } => {
                 let then = successor.as_ref().map_or(String::new(), |to| format!(": call {to} instead"));
                 format!("{route} is no longer served{then}")
+            }
+            Self::KeyInUse => "a request with this Idempotency-Key is still being served: try later".to_owned(),
+            Self::KeyReused => {
+                "this Idempotency-Key was used with another request: use a new key for a new request".to_owned()
+            }
+            Self::AnswerNotKept => {
+                "a request with this Idempotency-Key was served, and its answer was too large to be kept".to_owned()
             }
         }
     }
@@ -190,7 +204,8 @@ impl Problem {
         if let Self::MethodNotAllowed(allowed) = &self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let later = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        if later || matches!(self, Self::KeyInUse) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -238,7 +253,8 @@ pub(super) fn outcome(record: &TaskRecord) -> Response<Reply> {
     }
 }
 
-fn given(answer: &Answer) -> Response<Reply> {
+/// An answer as it was given.
+pub(super) fn given(answer: &Answer) -> Response<Reply> {
     if !answer.verbatim {
         let mut response = Response::new(Reply::whole(crate::store::json_of(&answer.body)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -269,6 +285,9 @@ pub(super) fn document(record: &TaskRecord) -> String {
     });
     if let Some(failure) = record.failure.as_ref().filter(|_| record.status == Status::Failed) {
         document["error"] = reason(failure).into();
+    }
+    if let Some(due) = record.due.filter(|_| record.status == Status::Queued).and_then(UnixMs::rfc3339) {
+        document["due_at"] = due.into();
     }
     if let Some(said) = &record.progress {
         document["progress"] = progress(said);
@@ -401,7 +420,7 @@ mod tests {
         for refusal in [Refusal::Full("OOM on 10.0.0.7".into()), Refusal::ReadOnly("replica of 10.0.0.7".into())] {
             assert_eq!(refused(refusal), "the store takes no tasks at the moment: try again");
         }
-        let topic = Topic::parse("inner").expect("a topic");
+        let topic = crate::task::Topic::parse("inner").expect("a topic");
         assert_eq!(refused(Refusal::Backlog { topic, depth: 9, max: 9 }), "too many tasks are waiting: try later");
     }
 }

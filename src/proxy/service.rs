@@ -18,7 +18,7 @@ use super::headers::{self, Forwarding};
 use super::pool::Pool;
 use super::progress::Reports;
 use super::respond::{self, Problem};
-use super::{Parts, canary, deprecate, guard, pass, tasks};
+use super::{Parts, canary, deprecate, guard, idempotency, pass, tasks};
 use crate::metrics::{Path, RouteCells};
 use crate::route::{Assigned, Target, assign};
 use crate::snapshot::{LiveRoute, Snapshot};
@@ -181,9 +181,10 @@ impl Context<'_> {
         }
         let side = self.side(live, &request);
         let watch = Unanswered::on(self, live, side);
-        let (path, mut response) = match side {
-            Assigned::Sync => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
-            Assigned::Async => canary::serve(self, live, request).await,
+        let (path, mut response) = match (idempotency::key(request.headers()), side) {
+            (Some(key), _) => Box::pin(idempotency::serve(self, live, side, &key, request)).await,
+            (None, Assigned::Sync) => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
+            (None, Assigned::Async) => canary::serve(self, live, request).await,
         };
         watch.answered();
         if let Some(told) = told {

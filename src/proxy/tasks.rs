@@ -9,13 +9,14 @@ use hyper::body::{Body, Incoming};
 use super::body::Reply;
 use super::capture::{Sent, capture, owner};
 use super::collect::{Collected, collect, discard};
+use super::idempotency::{self, Ticket};
 use super::respond::{self, Problem};
 use super::service::{Context, allow_origin, is_preflight};
 use super::{events, progress, wait};
 use crate::config::HandlerConfig;
 use crate::route::{is_json, parse_body};
 use crate::snapshot::LiveRoute;
-use crate::store::{Cancelled, StoreError};
+use crate::store::{Cancelled, Conclusion};
 use crate::task::{TaskId, TaskRecord};
 
 /// `POST <route>/async`: 202 once the task is durable.
@@ -57,26 +58,40 @@ async fn try_submit(
     };
     let parsed = parse_body(&body).map_err(Problem::Body)?;
     let route = context.snapshot.route(live);
-    let topic = parsed.topic.clone().unwrap_or_else(|| route.topic.clone());
-    let topic_config = config.topics.get(&topic).ok_or_else(|| Problem::UnknownTopic(topic.clone()))?;
     let path = head.uri.path();
     let mut target = path.strip_suffix("/async").unwrap_or(path).to_owned();
     if let Some(query) = head.uri.query() {
         target = format!("{target}?{query}");
     }
-    let body = parsed.payload.clone();
+    let (whole, body) = (body, parsed.payload.clone());
     let sent = Sent { route, head: &head, method: Method::POST, target, body, parsed };
-    let mut captured = capture(context, sent, &topic, topic_config, false);
-    if topic_config.handler != HandlerConfig::Upstream {
+    let mut captured = capture(context, sent, false).map_err(Problem::Order)?;
+    if captured.config.handler != HandlerConfig::Upstream {
         captured.task.request = None; // nobody would replay it
     }
-    let circuit = &context.parts().circuit;
-    let queued = circuit.call(circuit.store().enqueue(&captured.task, &captured.queue)).await;
-    if let Err(StoreError::Unknown(_)) = &queued {
-        circuit.cancel_later(captured.task.id.clone()); // no 202 was given for it
+    let mut mine = None;
+    if let Some(key) = idempotency::key(&head.headers) {
+        match idempotency::claim(context, route, &key, &head, &whole, None, route.wait).await {
+            Ticket::Mine(claim) => {
+                captured.task.id = claim.task.clone();
+                mine = Some(claim);
+            }
+            Ticket::Unclaimed => {}
+            Ticket::Served(Conclusion::Task(id)) => {
+                let accepted = respond::accepted(&id, &config.proxy.task_path);
+                return Ok(idempotency::replayed(context, route, accepted));
+            }
+            Ticket::Served(_) => return Err(Problem::KeyReused),
+            Ticket::Refused(problem) => return Err(problem),
+        }
     }
-    queued.map_err(Problem::Store)?;
-    context.parts().metrics.task_received(topic.as_str());
+    let circuit = &context.parts().circuit;
+    // One whose fate is unknown is cancelled: no 202 was given for it.
+    circuit.enqueue(&captured.task, &captured.queue).await.map_err(Problem::Store)?;
+    if let Some(claim) = mine {
+        claim.conclude(Conclusion::Task(captured.task.id.clone()));
+    }
+    context.parts().metrics.task_received(captured.task.topic.as_str());
     Ok(respond::accepted(&captured.task.id, &config.proxy.task_path))
 }
 

@@ -3,6 +3,8 @@
 //! An envelope is an object with a string `topic` and a `payload`, and no key but those in [`KEYS`];
 //! anything else, an object with one strange key too, is the payload for the route's topic.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -11,13 +13,13 @@ use crate::task::Topic;
 
 /// The keys that an envelope may have.
 const KEYS: [&str; 6] = ["topic", "payload", "correlation_id", "webhook", "reply_to", "delay"];
-/// Keys that this release knows and does not serve yet.
-const NOT_YET: [&str; 3] = ["webhook", "reply_to", "delay"];
+/// The longest delay.
+const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
 /// The deepest nesting that is stored; deeper JSON would overflow readers further on.
 const MAX_DEPTH: usize = 128;
 
 /// A body, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// The topic that the envelope names.
     pub topic: Option<Topic>,
@@ -25,6 +27,12 @@ pub struct Parsed {
     pub payload: Bytes,
     /// The envelope's `correlation_id`.
     pub correlation_id: Option<String>,
+    /// The URL that is told of the task's end.
+    pub webhook: Option<String>,
+    /// The topic that its result is sent to.
+    pub reply_to: Option<Topic>,
+    /// How long it waits before it may begin: seconds as a number, or a text such as `10s`.
+    pub delay: Option<Duration>,
 }
 
 /// Why a body is no task.
@@ -47,9 +55,6 @@ pub enum BadBody {
         /// What it must be.
         must_be: &'static str,
     },
-    /// A key of the envelope that is not served yet.
-    #[error("{0} is not supported by this release: leave it out")]
-    NotYet(String),
 }
 
 /// Reads a body. Pure: whether the topic exists is the caller's question.
@@ -57,7 +62,7 @@ pub fn parse_body(body: &Bytes) -> Result<Parsed, BadBody> {
     check_depth(body)?;
     let json: &RawValue = serde_json::from_slice(body).map_err(|error| BadBody::NotJson(error.to_string()))?;
     let payload = body.slice_ref(json.get().as_bytes());
-    let bare = Parsed { topic: None, payload, correlation_id: None };
+    let bare = Parsed { payload, ..Parsed::default() };
     if !json.get().starts_with('{') {
         return Ok(bare);
     }
@@ -68,25 +73,42 @@ pub fn parse_body(body: &Bytes) -> Result<Parsed, BadBody> {
 }
 
 fn open(body: &Bytes, fields: &[(String, &RawValue)]) -> Result<Parsed, BadBody> {
-    let mut parsed = Parsed { topic: None, payload: Bytes::new(), correlation_id: None };
+    let mut parsed = Parsed::default();
     for (name, value) in fields {
         match name.as_str() {
             "payload" => parsed.payload = body.slice_ref(value.get().as_bytes()),
-            "topic" => {
-                let text = string(value).ok_or(BadBody::WrongType { key: "topic", must_be: "a string" })?;
-                let must_be = "1 to 200 characters of A-Z a-z 0-9 . _ -";
-                parsed.topic = Some(Topic::parse(&text).map_err(|_| BadBody::WrongType { key: "topic", must_be })?);
-            }
-            "correlation_id" if value.get() != "null" => {
+            "topic" => parsed.topic = Some(topic("topic", value)?),
+            _ if value.get() == "null" => {}
+            "correlation_id" => {
                 let text = string(value).filter(|text| text.len() <= 256);
                 let must_be = "a string of at most 256 bytes";
                 parsed.correlation_id = Some(text.ok_or(BadBody::WrongType { key: "correlation_id", must_be })?);
             }
-            key if NOT_YET.contains(&key) && value.get() != "null" => return Err(BadBody::NotYet(key.to_owned())),
+            "webhook" => {
+                let wrong = BadBody::WrongType { key: "webhook", must_be: "a URL as a string" };
+                parsed.webhook = Some(string(value).ok_or(wrong)?);
+            }
+            "reply_to" => parsed.reply_to = Some(topic("reply_to", value)?),
+            "delay" => parsed.delay = Some(delay(value)?),
             _ => {}
         }
     }
     Ok(parsed)
+}
+
+fn topic(key: &'static str, value: &RawValue) -> Result<Topic, BadBody> {
+    let text = string(value).ok_or(BadBody::WrongType { key, must_be: "a string" })?;
+    let must_be = "1 to 200 characters of A-Z a-z 0-9 . _ -";
+    Topic::parse(&text).map_err(|_| BadBody::WrongType { key, must_be })
+}
+
+fn delay(value: &RawValue) -> Result<Duration, BadBody> {
+    let must_be = "seconds, or a duration such as \"10s\" or \"1h30m\", up to 30 days";
+    let delay = match string(value) {
+        Some(text) => humantime::parse_duration(&text).ok(),
+        None => serde_json::from_str::<f64>(value.get()).ok().and_then(|n| Duration::try_from_secs_f64(n).ok()),
+    };
+    delay.filter(|delay| *delay <= LONGEST_DELAY).ok_or(BadBody::WrongType { key: "delay", must_be })
 }
 
 fn string(json: &RawValue) -> Option<String> {
@@ -171,8 +193,35 @@ mod tests {
         assert_eq!(parse(r#"{"a":1,"\u0061":2}"#), Err(BadBody::DuplicateKey("a".into())));
         assert!(matches!(parse(r#"{"topic":1,"payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
         assert!(matches!(parse(r#"{"topic":"a/b","payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
-        assert_eq!(parse(r#"{"topic":"t","payload":{},"webhook":"http://x"}"#), Err(BadBody::NotYet("webhook".into())));
+        assert!(matches!(
+            parse(r#"{"topic":"t","payload":{},"webhook":1}"#),
+            Err(BadBody::WrongType { key: "webhook", .. })
+        ));
+        assert!(matches!(
+            parse(r#"{"topic":"t","payload":{},"reply_to":""}"#),
+            Err(BadBody::WrongType { key: "reply_to", .. })
+        ));
         assert!(matches!(parse_body(&Bytes::from_static(b"\"\xff\"")), Err(BadBody::NotJson(_))));
+    }
+
+    #[test]
+    fn an_envelope_says_who_is_told_and_when_it_begins() {
+        let with = |rest: &str| parse(&format!(r#"{{"topic":"t","payload":1,{rest}}}"#));
+        let told = with(r#""webhook":"https://a/b","reply_to":"r.x""#).expect("an envelope");
+        assert_eq!(
+            (told.webhook.as_deref(), told.reply_to.as_ref().map(Topic::as_str)),
+            (Some("https://a/b"), Some("r.x"))
+        );
+        assert_eq!(with(r#""webhook":null,"reply_to":null,"delay":null"#), with(r#""correlation_id":null"#));
+        for (delay, millis) in [("10", 10_000), ("0", 0), ("1.5", 1500), ("\"10s\"", 10_000), ("\"1h 30m\"", 5_400_000)]
+        {
+            let parsed = with(&format!("\"delay\":{delay}")).expect("a delay");
+            assert_eq!(parsed.delay, Some(Duration::from_millis(millis)), "{delay}");
+        }
+        for bad in ["-1", "\"10\"", "\"soon\"", "true", "1e300", "2592001", "\"31d\"", "[1]", "{}"] {
+            let wrong = with(&format!("\"delay\":{bad}"));
+            assert!(matches!(wrong, Err(BadBody::WrongType { key: "delay", .. })), "{bad}: {wrong:?}");
+        }
     }
 
     proptest! {

@@ -2,10 +2,11 @@
 //!
 //! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one canonical
 //! form that is matched *and* forwarded, `message.rs` says which fields end here and which framing is beyond
-//! doubt, `envelope.rs` reads bodies, `split.rs` assigns cohorts.
+//! doubt, `envelope.rs` reads bodies, `order.rs` makes tasks of them, `split.rs` assigns cohorts.
 
 mod envelope;
 mod message;
+mod order;
 mod path;
 mod prefer;
 mod progress;
@@ -16,6 +17,7 @@ use http::Method;
 
 pub use self::envelope::{BadBody, Parsed, parse_body};
 pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked, strip_hop_by_hop};
+pub use self::order::{BadOrder, BadWebhook, Sink, order, sink};
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
 pub use self::progress::parse_progress;

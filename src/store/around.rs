@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, Redriven, RolloutRecord, Settled,
-    Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
+    StoreError, TaskStore, Waiters,
 };
-use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// What happens around a call, which is named as the method of [`TaskStore`] is.
 #[async_trait]
@@ -109,11 +110,38 @@ impl<H: Hook> TaskStore for Around<H> {
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
         self.around("save_rollout", self.store.save_rollout(route, record)).await
     }
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.around("promote", self.store.promote(queues)).await
+    }
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.around("take_deliveries", self.store.take_deliveries(max, hold)).await
+    }
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.around("settle_delivery", self.store.settle_delivery(delivery, outcome)).await
+    }
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.around("deliveries", self.store.deliveries(id)).await
+    }
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.around("outbox_depth", self.store.outbox_depth()).await
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.around("claim", self.store.claim(claim)).await
+    }
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.around("conclude", self.store.conclude(claim, conclusion)).await
+    }
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.around("abandon", self.store.abandon(claim)).await
+    }
     fn waiters(&self) -> &Waiters {
         self.store.waiters()
     }
     async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
         self.around("report", self.store.report(id, holder, progress)).await
+    }
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.around("attend", self.store.attend(queues, ttl)).await
     }
     async fn secret(&self) -> Result<SharedSecret, StoreError> {
         self.around("secret", self.store.secret()).await
@@ -134,5 +162,11 @@ impl<H: Hook> TaskStore for Around<H> {
     }
     async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError> {
         self.around("discard", self.store.discard(queue, id)).await
+    }
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.around("life", self.store.life(id)).await
+    }
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.around("list", self.store.list(queues, listing)).await
     }
 }

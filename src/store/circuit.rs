@@ -2,8 +2,8 @@
 //!
 //! Closed: calls pass, each within `store.timeout`. The first outage opens it: calls fail at once, and a
 //! probe each second closes it again, unless a call failed since that probe began. Tasks whose enqueue was never
-//! answered are cancelled on the way back, before this process runs anything: it is closed only when no cancel
-//! waits, and workers run what they leased only while it [`Circuit::is_clear`].
+//! answered are cancelled on the way back, before this process runs anything: that is noted with the outage itself, it
+//! is closed only when no cancel waits, and workers run what they leased only while it [`Circuit::is_clear`].
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, TaskStore, Watchers};
-use crate::task::TaskId;
+use super::{Queue, StoreError, TaskStore, Watchers};
+use crate::task::{Task, TaskId};
 
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -40,6 +40,8 @@ struct State {
     trips: u64,
     /// Tasks to cancel; one stays here until that is done.
     cancels: VecDeque<TaskId>,
+    /// Whether the first of them is being sent.
+    sending: bool,
 }
 
 impl Circuit {
@@ -99,10 +101,32 @@ impl Circuit {
     /// # Errors
     /// Those of the call.
     pub async fn call<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        if let Some(reason) = self.is_open().then(|| self.reason()).flatten() {
-            return Err(StoreError::Unreachable(reason.to_string()));
-        }
+        self.check()?;
         self.attempt(call).await
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match self.is_open().then(|| self.reason()).flatten() {
+            Some(reason) => Err(StoreError::Unreachable(reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a task durable, as [`Self::call`] would. One whose fate stays unknown is to be cancelled, from the moment
+    /// that the circuit opens for it; [`Self::keep`] takes that back.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
+        self.check()?;
+        let result = self.answer(self.store.enqueue(task, queue)).await;
+        if let Err(error) = &result
+            && error.is_outage()
+        {
+            let in_doubt = matches!(error, StoreError::Unknown(_)).then(|| task.id.clone());
+            self.trip(error, in_doubt);
+        }
+        result
     }
 
     /// Makes one call whatever the state, under the same deadline.
@@ -110,19 +134,35 @@ impl Circuit {
     /// # Errors
     /// Those of the call.
     pub async fn attempt<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let late = |_| Err(StoreError::Unknown(format!("no answer within {:?}", self.timeout)));
-        let result = timeout(self.timeout, call).await.unwrap_or_else(late);
+        let result = self.answer(call).await;
         if let Err(error) = &result
             && error.is_outage()
         {
-            self.trip(error);
+            self.trip(error, None);
         }
         result
+    }
+
+    async fn answer<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| Err(StoreError::Unknown(format!("no answer within {:?}", self.timeout)));
+        timeout(self.timeout, call).await.unwrap_or_else(late)
     }
 
     /// Has `id` cancelled when the store is back, before this process's workers read.
     pub fn cancel_later(&self, id: TaskId) {
         self.state().cancels.push_back(id);
+    }
+
+    /// Takes back that `id` is to be cancelled: it turned out to be there. False when it is too late for that.
+    #[must_use]
+    pub fn keep(&self, id: &TaskId) -> bool {
+        let mut state = self.state();
+        let Some(at) = state.cancels.iter().position(|waiting| waiting == id) else { return false };
+        let kept = at > 0 || !state.sending;
+        if kept {
+            state.cancels.remove(at);
+        }
+        kept
     }
 
     /// Waits until the store has been asked once whether it is there.
@@ -159,8 +199,10 @@ impl Circuit {
         }
     }
 
-    fn trip(&self, error: &StoreError) {
+    /// Opens it; a task `in_doubt` is to be cancelled before it can close again.
+    fn trip(&self, error: &StoreError, in_doubt: Option<TaskId>) {
         let mut state = self.state();
+        state.cancels.extend(in_doubt);
         state.trips += 1;
         state.reason = Some(error.clone());
         if !self.open.swap(true, Ordering::AcqRel) {
@@ -186,12 +228,23 @@ impl Circuit {
     /// Cancels what waits for it; false when that was cut short.
     async fn send_cancels(&self, ttl: Duration) -> bool {
         loop {
-            let Some(id) = self.state().cancels.front().cloned() else { return true };
-            if self.attempt(self.store.cancel(&id, ttl)).await.is_err() {
+            let Some(id) = self.first_cancel() else { return true };
+            let sent = self.attempt(self.store.cancel(&id, ttl)).await.is_ok();
+            let mut state = self.state();
+            state.sending = false;
+            if !sent {
                 return false;
             }
-            self.state().cancels.pop_front();
+            state.cancels.pop_front();
         }
+    }
+
+    /// The task to be cancelled next, which can be kept no more.
+    fn first_cancel(&self) -> Option<TaskId> {
+        let mut state = self.state();
+        let first = state.cancels.front().cloned();
+        state.sending = first.is_some();
+        first
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -202,7 +255,6 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ContentForm;
     use crate::store::testing::Faulty;
     use crate::store::{Queue, SqliteStore};
     use crate::task::{Status, Task, Topic, UnixMs};
@@ -218,8 +270,7 @@ mod tests {
 
     async fn enqueued(store: &Faulty) -> TaskId {
         let topic = Topic::parse("t").expect("a topic");
-        let agent = "omnidaemon".into();
-        let queue = Queue { topic: topic.clone(), agent, content: ContentForm::String, max_backlog: 10 };
+        let queue = Queue::with_defaults(topic.clone(), "omnidaemon");
         let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
         store.store.enqueue(&task, &queue).await.expect("enqueued");
         task.id
@@ -237,9 +288,9 @@ mod tests {
     async fn an_outage_during_a_probe_is_not_wiped_out_by_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let (_store, circuit) = circuit(&dir);
-        circuit.trip(&gone());
+        circuit.trip(&gone(), None);
         let probed_after = circuit.state().trips;
-        circuit.trip(&StoreError::Unknown("connection reset".into()));
+        circuit.trip(&StoreError::Unknown("connection reset".into()), None);
         circuit.close(probed_after);
         assert!(circuit.is_open());
         assert!(circuit.reason().is_some_and(|reason| reason.to_string().contains("connection reset")));
@@ -252,7 +303,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (store, circuit) = circuit(&dir);
         let late = enqueued(&store).await;
-        circuit.trip(&gone());
+        circuit.trip(&gone(), None);
         assert!(circuit.send_cancels(TTL).await);
         circuit.cancel_later(late.clone());
         circuit.close(1);
@@ -284,6 +335,25 @@ mod tests {
         }
         shutdown.cancel();
         probes.await.expect("joined");
+    }
+
+    #[tokio::test]
+    async fn a_task_in_doubt_is_to_be_cancelled_from_the_outage_on_unless_it_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, circuit) = circuit(&dir);
+        let [doubtful, kept] = [enqueued(&store).await, enqueued(&store).await];
+        for id in [&doubtful, &kept] {
+            circuit.trip(&StoreError::Unknown("connection reset".into()), Some(id.clone()));
+        }
+        circuit.close(2);
+        assert!(circuit.is_open(), "no probe closes it in between");
+        assert!(circuit.keep(&kept) && !circuit.keep(&kept));
+        assert!(circuit.first_cancel().is_some_and(|first| first == doubtful));
+        assert!(!circuit.keep(&doubtful), "it is being sent");
+        assert!(circuit.send_cancels(TTL).await);
+        circuit.close(2);
+        assert!(circuit.is_clear());
+        assert_eq!((status(&store, &doubtful).await, status(&store, &kept).await), (Status::Cancelled, Status::Queued));
     }
 
     #[test]

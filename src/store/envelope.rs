@@ -85,6 +85,11 @@ impl StoredRequest {
         (stored, (!secret.is_empty()).then_some(StoredCredentials(secret)))
     }
 
+    /// A header that is no secret.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
     /// Reads a request back; `payload` is its body where it has none of its own.
     pub(super) fn open(
         self,
@@ -145,6 +150,12 @@ impl StoredAnswer {
         (stored, result)
     }
 
+    /// Writes an answer down with its body in it.
+    pub(super) fn whole(answer: &Answer) -> Self {
+        let (stored, _) = Self::seal(answer);
+        Self { body: StoredBody::seal(&answer.body), ..stored }
+    }
+
     /// Reads an answer back; `result` is its body where it has none of its own.
     pub(super) fn open(self, result: Option<&RawValue>) -> Result<Answer, StoreError> {
         check_version(self.v)?;
@@ -172,11 +183,7 @@ pub(super) fn result_json(body: &[u8]) -> Box<RawValue> {
 impl StoredFailure {
     /// Writes a failure down, its answer included.
     pub(super) fn seal(failure: &Failure) -> Self {
-        let answer = failure.answer.as_ref().map(|answer| {
-            let (mut stored, _) = StoredAnswer::seal(answer);
-            stored.body = StoredBody::seal(&answer.body);
-            stored
-        });
+        let answer = failure.answer.as_ref().map(StoredAnswer::whole);
         Self { v: VERSION, kind: failure.kind.as_str().into(), message: failure.message.clone(), answer }
     }
 

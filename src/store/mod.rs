@@ -8,11 +8,15 @@
 #[cfg(any(test, feature = "failpoints"))]
 mod around;
 mod circuit;
+mod claim;
 mod envelope;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod holder;
+mod list;
+mod outbox;
 mod redis;
+mod runs;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,13 +30,16 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use self::circuit::Circuit;
+pub use self::claim::{Claim, Claimed, Conclusion};
 pub use self::holder::{Holder, SharedSecret};
+pub use self::list::{Listed, Listing, Page};
+pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
-use crate::config::{self, ContentForm, StoreUrl};
-use crate::task::{Answer, Failure, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+use crate::config::{self, ContentForm, GroupStart, StoreUrl};
+use crate::task::{Answer, Failure, Life, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +111,14 @@ pub struct Queue {
     pub content: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
+    /// How long a consumer of another make keeps a task that it is silent about.
+    pub reclaim_idle: Duration,
+    /// Where others run the tasks: how long one may take from the time it may begin.
+    pub limit: Option<Duration>,
+    /// `retries` of tasks whose publisher says none: those of other makes.
+    pub retries: u32,
+    /// Where the consumer group begins on Redis.
+    pub start: GroupStart,
 }
 
 impl Queue {
@@ -115,6 +130,25 @@ impl Queue {
             agent: config.agent.clone(),
             content: config.content,
             max_backlog: config.max_backlog,
+            reclaim_idle: config.reclaim_idle,
+            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
+            retries: config.retries,
+            start: config.start,
+        }
+    }
+
+    /// The queue of a topic that is configured with its agent and nothing else.
+    #[must_use]
+    pub fn with_defaults(topic: Topic, agent: &str) -> Self {
+        Self {
+            topic,
+            agent: agent.to_owned(),
+            content: ContentForm::String,
+            max_backlog: 100_000,
+            reclaim_idle: Duration::from_mins(3),
+            limit: None,
+            retries: 3,
+            start: GroupStart::Beginning,
         }
     }
 }
@@ -275,7 +309,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated.
+    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated. One that is
+    /// `due` later counts as queued, and nobody sees it before.
     async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError>;
 
     /// A task as it stands; none when unknown or expired.
@@ -326,6 +361,30 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Saves it if the stored version is `record.version - 1` (0 is absent); false when another writer was first.
     async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError>;
 
+    /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;
+
+    /// Up to `max` deliveries that are due, hidden from others for `hold`.
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Says how a delivery went; it counts unless the delivery was taken again since.
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError>;
+
+    /// How a task's deliveries stand; settled ones are known for a day.
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// How many deliveries wait.
+    async fn outbox_depth(&self) -> Result<u64, StoreError>;
+
+    /// Claims an idempotency key for a request, for [`LEASE`]; the same claim made again is renewed.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
+
+    /// Says how a claimed request was served; it counts while the claim is still its holder's.
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError>;
+
+    /// Gives a claim up: the key is free again.
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError>;
+
     /// Those who wait in this process for a task's end.
     fn waiters(&self) -> &Waiters;
 
@@ -352,6 +411,17 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Deletes a dead letter; false where there is none. The failed task stays readable until it expires.
     async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError>;
+
+    /// All that is known of a task; none when unknown or expired.
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError>;
+
+    /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the ended.
+    /// [`StoreError::Malformed`] for a cursor that is none.
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError>;
+
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
+    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.

@@ -38,7 +38,9 @@ impl Hook for Fault {
             calls.clear();
             return Err(StoreError::Unreachable("connection refused".into()));
         }
-        calls.push(call);
+        if !call.contains("deliver") {
+            calls.push(call); // deliveries go on beside the rest, and their order is no matter
+        }
         Ok(())
     }
 

@@ -21,7 +21,10 @@ impl Progress {
             return None;
         }
         let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let note = note.map(|note| note.trim().chars().map(plain).take(Self::NOTE).collect::<String>());
+        let short = |note: &str| -> String {
+            note.chars().map(plain).skip_while(|c| c.is_whitespace()).take(Self::NOTE).collect()
+        };
+        let note = note.map(|note| short(note).trim_end().to_owned());
         let parts = (fraction.clamp(0.0, 1.0) * 10_000.0).round() as u16;
         Some(Self { parts, note: note.filter(|note| !note.is_empty()) })
     }

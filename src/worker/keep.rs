@@ -64,6 +64,7 @@ async fn keep(shared: &Shared, due: &mut Due, outages: u64) -> Result<(), StoreE
         return Ok(());
     }
     let ttl = shared.snapshots.load().config.results.ttl;
+    circuit.call(store.promote(&shared.queues())).await?;
     for dead in circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await? {
         shared.metrics.task_failed(dead.topic.as_str());
         if let Some(route) = dead.route {

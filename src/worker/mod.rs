@@ -2,12 +2,14 @@
 //! worker processes.
 //!
 //! A lease comes in at the puller (`pool.rs`), runs once (`attempt.rs`) under a renewed lease (`keep.rs`), and
-//! is consumed by one settlement (`settle.rs`). What a failure leads to is decided by `retry.rs`, purely.
+//! is consumed by one settlement (`settle.rs`). What a failure leads to is decided by `retry.rs`, purely. Who is to
+//! hear of ends is told by `outbox.rs`, beside all that.
 
 mod attempt;
 mod handler;
 mod keep;
 mod live;
+mod outbox;
 mod pool;
 mod progress;
 mod retry;
@@ -16,6 +18,7 @@ mod settle;
 mod supervise;
 #[cfg(test)]
 mod testing;
+mod webhook;
 
 pub use self::handler::{Attempt, GRACE, Handler, Handlers, Interrupt, probe};
 pub use self::pool::Pool;

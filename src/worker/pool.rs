@@ -16,7 +16,7 @@ use super::handler::{GRACE, Handlers};
 use super::live::Live;
 use super::served::Served;
 use super::settle::settle;
-use super::{attempt, keep, now};
+use super::{attempt, keep, now, outbox};
 use crate::metrics::Metrics;
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::store::{Circuit, Lease, Queue, Settlement, StoreError};
@@ -86,7 +86,7 @@ impl Pool {
             drain(shared, &mut running, &stop).await;
             done.cancel();
         };
-        tokio::join!(work, keep::run(shared, &done));
+        tokio::join!(work, keep::run(shared, &done), outbox::run(shared, &done));
         shared.metrics.workers_active.set(0);
         if let Err(error) = shared.circuit.call(shared.circuit.store().leave(&shared.process)).await {
             tracing::debug!(%error, "the heartbeat is left to expire");

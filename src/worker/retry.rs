@@ -33,6 +33,12 @@ pub fn decide(failure: &Failure, attempt: u32, retries: u32, base: Duration, ran
     Decision::Retry { delay: jittered(ceiling(attempt, base), random) }
 }
 
+/// The pause after the `attempt`-th failure of something else than a task, on the same terms.
+pub(super) fn pause(attempt: u32, base: Duration, longest: Duration, random: u64) -> Duration {
+    let factor = 2u32.saturating_pow(attempt.saturating_sub(1));
+    jittered(base.saturating_mul(factor).min(longest), random)
+}
+
 /// The longest pause after attempt number `attempt`.
 fn ceiling(attempt: u32, base: Duration) -> Duration {
     let factor = 2u32.saturating_pow(attempt.saturating_sub(1));

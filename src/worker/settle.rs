@@ -81,6 +81,7 @@ fn record(lease: &Lease, status: Status, answer: Option<Answer>, failure: Option
         attempts: lease.attempt,
         owner: lease.task.owner.clone(),
         created: lease.task.created,
+        due: None,
         finished: Some(now()),
         answer,
         failure,

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::handler::{Attempt, Handler};
 use crate::cohort::Weight;
 use crate::config::{
-    Admin, Config, ContentForm, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout,
-    PathPattern, Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl,
+    Admin, Config, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout, PathPattern,
+    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Webhooks,
     Workers,
 };
 use crate::metrics::Metrics;
@@ -34,7 +34,7 @@ pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
 }
 
 pub(super) fn queue(name: &str) -> Queue {
-    Queue { topic: topic(name), agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1_000_000 }
+    Queue { max_backlog: 1_000_000, ..Queue::with_defaults(topic(name), "omnidaemon") }
 }
 
 pub(super) fn lease(task: Task) -> Lease {
@@ -60,6 +60,8 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             agent: queue.agent,
             content: queue.content,
             max_backlog: queue.max_backlog,
+            reclaim_idle: queue.reclaim_idle,
+            start: queue.start,
         };
         (topic(name), config)
     };
@@ -92,6 +94,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
         topics: topics.iter().map(entry).collect::<BTreeMap<_, _>>(),
         workers: Workers { count: 2, concurrency: 1, drain: Duration::from_secs(30) },
         results: Results { ttl: Duration::from_hours(1), max_result: 1 << 20 },
+        webhooks: Webhooks::default(),
     }
 }
 

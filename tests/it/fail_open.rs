@@ -22,20 +22,20 @@ topics:
 workers: {count: 4, concurrency: 4}
 ";
 
-async fn start(upstream: &Upstream, store: &str) -> Omnidaemon {
+pub(crate) async fn start(upstream: &Upstream, store: &str) -> Omnidaemon {
     Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", store).start().await
 }
 
 /// Clients that call one after the other until they are stopped, and count what they got.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    sync: Arc<AtomicUsize>,
-    through: Arc<AtomicUsize>,
+    pub(crate) sync: Arc<AtomicUsize>,
+    pub(crate) through: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(omni: &Omnidaemon, clients: usize) -> Self {
+    pub(crate) fn start(omni: &Omnidaemon, clients: usize) -> Self {
         let (stop, sync, through) =
             (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let tasks = (0..clients)
@@ -56,12 +56,12 @@ impl Load {
         Self { stop, sync, through, tasks }
     }
 
-    async fn until(&self, what: &str, counter: &AtomicUsize, more: usize) {
+    pub(crate) async fn until(&self, what: &str, counter: &AtomicUsize, more: usize) {
         let from = counter.load(Ordering::Relaxed);
         eventually(PATIENCE, what, async || counter.load(Ordering::Relaxed) >= from + more).await;
     }
 
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.expect("no call failed");

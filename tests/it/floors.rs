@@ -76,7 +76,8 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     all
 }
 
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+/// Every Rust source below `folder`.
+pub(crate) fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

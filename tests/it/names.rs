@@ -1,5 +1,5 @@
-//! What is written about the program outside of it: every metric that a dashboard or a document names exists, and
-//! the configuration that the Kubernetes manifest carries is a valid one.
+//! What is written about the program outside of it: every metric that a dashboard or a document names exists, every test
+//! that the guarantees name too, and the configuration that the Kubernetes manifest carries is a valid one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use omnidaemon::metrics::names::ALL;
 use serde_json::Value;
 
 use crate::cli::command;
+use crate::floors::collect;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -81,4 +82,34 @@ fn a_name_that_is_no_metric_is_found() {
     assert_eq!(found, ["omnidaemon_requests_totals", "omnidaemon_queue_depth"]);
     assert!(!is_metric(found[0]) && is_metric(found[1]));
     assert!(is_metric("omnidaemon_request_duration_seconds_bucket") && !is_metric("omnidaemon_queue_depth_sum"));
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md")).expect("it is there");
+    let mut sources = Vec::new();
+    collect(&Path::new(ROOT).join("src"), &mut sources);
+    collect(&Path::new(ROOT).join("tests/it"), &mut sources);
+    let code: String = sources.iter().map(|file| fs::read_to_string(file).expect("a readable source")).collect();
+    let named = tests_of(&text);
+    assert!(named.len() > 40, "only {} tests are named", named.len());
+    for name in named {
+        assert!(code.contains(&format!("fn {name}(")), "docs/guarantees.md names {name}, which is no test");
+    }
+}
+
+/// The quoted words that are names of tests: of several words, and no metric.
+fn tests_of(text: &str) -> Vec<&str> {
+    let is_name = |word: &&str| {
+        let plain = word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        plain && word.matches('_').count() > 2 && !word.starts_with("omnidaemon_")
+    };
+    text.split('`').skip(1).step_by(2).filter(is_name).collect()
+}
+
+#[test]
+fn tests_are_told_from_other_quoted_words() {
+    let text =
+        "`a_task_ends_once`, `on_unknown: sync`, `max_backlog`, `omnidaemon_unknown_enqueues_total`, not_a_quoted_word";
+    assert_eq!(tests_of(text), ["a_task_ends_once"]);
 }

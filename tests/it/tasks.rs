@@ -213,7 +213,15 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
             422,
             "correlation_id",
         ),
-        ("not yet", json!({"topic": "t", "payload": 1, "webhook": "http://x"}).to_string(), json_type, 422, "webhook"),
+        (
+            "a host",
+            json!({"topic": "t", "payload": 1, "webhook": "http://x"}).to_string(),
+            json_type,
+            422,
+            "webhooks.hosts",
+        ),
+        ("a reply", json!({"topic": "t", "payload": 1, "reply_to": "nope"}).to_string(), json_type, 422, "nope"),
+        ("a delay", json!({"topic": "t", "payload": 1, "delay": "soon"}).to_string(), json_type, 422, "delay"),
         ("a form", "a=b".into(), "application/x-www-form-urlencoded", 415, "application/json"),
         ("too large", format!("\"{}\"", "x".repeat(70_000)), json_type, 413, "max_body"),
     ] {

@@ -1,5 +1,9 @@
 //! `omnidaemon task …`: publish, and what can be asked and told of one task.
 
+mod bulk;
+mod list;
+mod show;
+
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -23,6 +27,10 @@ const POLLS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)]
 pub(super) enum TaskCommand {
     /// Queue a task
     Publish(PublishArgs),
+    /// List tasks, newest first
+    List(list::ListArgs),
+    /// Show a task's life: its attempts, their workers and errors
+    Show(IdArgs),
     /// Show how a task stands, and its result
     Result(ResultArgs),
     /// Cancel a task; one that runs is stopped
@@ -36,18 +44,41 @@ pub(super) struct IdArgs {
     id: String,
 }
 
+/// What an envelope may have beside topic and payload.
+#[derive(Args, Default, serde::Serialize)]
+struct Extras {
+    /// An id of your own for it
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+    /// A URL that is told of its end; its host must be in webhooks.hosts
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
+    /// A topic that its result is sent to, as a new task
+    #[arg(long, value_name = "TOPIC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<String>,
+    /// Begin not before so long from now, such as 10s
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<String>,
+}
+
 /// `omnidaemon task publish`
 #[derive(Args)]
 pub(super) struct PublishArgs {
-    /// The queue
-    #[arg(long)]
-    topic: String,
+    /// The queue; with --bulk every line is the payload of a task for it
+    #[arg(long, required_unless_present = "bulk")]
+    topic: Option<String>,
     /// The task's JSON; @FILE reads it from a file, - from stdin
-    #[arg(long, value_name = "JSON")]
-    payload: String,
-    /// An id of your own for it
-    #[arg(long, value_name = "ID")]
-    correlation_id: Option<String>,
+    #[arg(long, value_name = "JSON", required_unless_present = "bulk", conflicts_with = "bulk")]
+    payload: Option<String>,
+    /// Queue a task for each line of a file, - is stdin: {"topic": …, "payload": …}, or with --topic the payload alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["correlation_id", "webhook", "reply_to", "delay", "wait"])]
+    bulk: Option<String>,
+    #[command(flatten)]
+    extras: Extras,
     /// Wait for the result, at most so long where a duration is given, as in --wait=30s
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
     #[allow(clippy::option_option, reason = "not given, given without a duration, given with one")]
@@ -67,15 +98,21 @@ pub(super) struct ResultArgs {
 pub(super) async fn run(command: TaskCommand, global: &Global) -> Result<Exit, CliError> {
     match command {
         TaskCommand::Publish(args) => publish(args, global).await,
+        TaskCommand::List(args) => list::run(args, global).await,
+        TaskCommand::Show(args) => show::run(&known_id(&args.id)?, global).await,
         TaskCommand::Result(args) => result(args, global).await,
         TaskCommand::Cancel(args) => cancel(&args, global).await,
     }
 }
 
 async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
-    let envelope = envelope(&args.topic, &payload(&args.payload)?, args.correlation_id.as_deref())?;
+    if let Some(file) = &args.bulk {
+        return bulk::run(file, args.topic, global).await;
+    }
+    let (topic, given) = (args.topic.unwrap_or_default(), args.payload.unwrap_or_default());
+    let envelope = envelope(&topic, &payload(&given)?, &args.extras)?;
     let source = Source::find(global).await?;
-    let accepted = source.publish(&args.topic, envelope).await?;
+    let accepted = source.publish(&topic, envelope).await?;
     let id = text(&accepted["task_id"]);
     let Some(wait) = args.wait else {
         match global.format {
@@ -85,7 +122,7 @@ async fn publish(args: PublishArgs, global: &Global) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Ok);
     };
-    eprintln!("{id} is queued on {}", args.topic);
+    eprintln!("{id} is queued on {topic}");
     let task = wait_for(&source, &known_id(&id)?, wait.unwrap_or(Duration::MAX)).await?;
     Ok(show(&task, global.format))
 }
@@ -126,11 +163,18 @@ fn has_ended(task: &Value) -> bool {
     [Status::Completed, Status::Failed, Status::Cancelled].iter().any(|status| task["status"] == status.as_str())
 }
 
+/// What a result's document says; that of a task's life says more.
+const RESULT: [&str; 9] =
+    ["task_id", "topic", "status", "attempts", "created_ms", "finished_ms", "http_status", "result", "error"];
+
 fn show(task: &Value, format: Format) -> Exit {
     match format {
-        Format::Json => print_json(task),
+        Format::Json => {
+            let fields = RESULT.iter().filter_map(|field| Some(((*field).to_owned(), task.get(field)?.clone())));
+            print_json(&Value::Object(fields.collect()));
+        }
         Format::Table => {
-            let fields = ["task_id", "topic", "status", "attempts", "http_status", "error"];
+            let fields = ["task_id", "topic", "status", "due_at", "attempts", "http_status", "error"];
             let rows = fields.iter().filter(|field| !task[**field].is_null());
             print(&pairs(rows.map(|field| (field, text(&task[*field])))));
             if !task["result"].is_null() {
@@ -163,19 +207,19 @@ fn payload(argument: &str) -> Result<String, CliError> {
     read.map_err(|error| CliError::File { what: format!("cannot read the payload from {argument}"), error })
 }
 
-/// `{"topic", "payload", "correlation_id"}` around the payload, which stays as it is, byte for byte.
-fn envelope(topic: &str, payload: &str, correlation_id: Option<&str>) -> Result<Bytes, CliError> {
+/// `{"topic", "payload", …}` around the payload, which stays as it is, byte for byte.
+fn envelope(topic: &str, payload: &str, extras: &Extras) -> Result<Bytes, CliError> {
     #[derive(serde::Serialize)]
     struct Envelope<'a> {
         topic: &'a str,
         payload: &'a RawValue,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        correlation_id: Option<&'a str>,
+        #[serde(flatten)]
+        extras: &'a Extras,
     }
     let not_json =
         |error| CliError::Usage(format!("the payload is not JSON: {error}; a text needs quotes: '\"text\"'"));
     let payload: &RawValue = serde_json::from_str(payload.trim()).map_err(not_json)?;
-    serde_json::to_vec(&Envelope { topic, payload, correlation_id }).map(Bytes::from).map_err(not_json)
+    serde_json::to_vec(&Envelope { topic, payload, extras }).map(Bytes::from).map_err(not_json)
 }
 
 #[cfg(test)]
@@ -186,7 +230,9 @@ mod tests {
 
     #[test]
     fn a_payload_is_published_as_it_was_written() {
-        let bytes = envelope("t", " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n", Some("c")).expect("JSON");
+        let payload = " {\"b\": 1.10,  \"a\": [12345678901234567890123]}\n";
+        let bytes =
+            envelope("t", payload, &Extras { correlation_id: Some("c".into()), ..Extras::default() }).expect("JSON");
         let text = r#"{"topic":"t","payload":{"b": 1.10,  "a": [12345678901234567890123]},"correlation_id":"c"}"#;
         assert_eq!(std::str::from_utf8(&bytes), Ok(text));
     }
@@ -194,8 +240,18 @@ mod tests {
     #[test]
     fn a_payload_that_is_not_json_is_refused_before_anybody_is_asked() {
         for bad in ["hello", "", "{\"a\":1} x"] {
-            assert_eq!(envelope("t", bad, None).err().map(|error| error.exit()), Some(Exit::Usage), "{bad}");
+            assert_eq!(
+                envelope("t", bad, &Extras::default()).err().map(|error| error.exit()),
+                Some(Exit::Usage),
+                "{bad}"
+            );
         }
+    }
+
+    #[test]
+    fn a_delay_is_a_key_of_the_envelope() {
+        let bytes = envelope("t", "1", &Extras { delay: Some("10s".into()), ..Extras::default() }).expect("JSON");
+        assert_eq!(bytes, r#"{"topic":"t","payload":1,"delay":"10s"}"#);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use redis::IntoConnectionInfo;
 
 use super::values::Wrong;
 use crate::config::problem::shown;
-use crate::config::{Cidr, PathPattern, Secret, StickyKey, StoreUrl, UpstreamUrl};
+use crate::config::{Cidr, PathPattern, Secret, StickyKey, StoreUrl, UpstreamUrl, WebhookHost};
 
 /// `127.0.0.1:8000`, `[::1]:8000` or `localhost:8000`.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, Wrong> {
@@ -224,6 +224,20 @@ pub(super) fn host(text: &str) -> Result<String, Wrong> {
     if is_host_and_port(text) { Ok(text.to_ascii_lowercase()) } else { Err(wrong()) }
 }
 
+/// A host that webhooks may go to, with or without a port; `private:` before one that is not of the internet.
+pub(super) fn webhook_host(text: &str) -> Result<WebhookHost, Wrong> {
+    let hint = "write a host such as `hooks.example.com` or `hooks.example.com:8443`; \
+                `private:hooks.internal:8080` for one of your own network";
+    let (private, named) = text.strip_prefix("private:").map_or((false, text), |named| (true, named));
+    let bad = || Wrong::new(format!("{} is not a host", shown(text)), hint);
+    if !is_host_and_port(named) || named.is_empty() {
+        return Err(bad());
+    }
+    let authority: http::uri::Authority = named.parse().map_err(|_| bad())?;
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    Ok(WebhookHost { host, port: authority.port_u16(), private })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,5 +369,16 @@ mod tests {
         assert_eq!((origin("*"), origin("https://A.example")), (Ok("*".into()), Ok("https://a.example".into())));
         assert!(origin("a.example").is_err() && origin("https://a/x").is_err());
         assert_eq!((host("A.example:80"), host("a b").is_err()), (Ok("a.example:80".into()), true));
+    }
+
+    #[test]
+    fn webhook_hosts_are_names_with_a_port_and_a_mark() {
+        let entry = |host: &str, port, private| Ok(WebhookHost { host: host.into(), port, private });
+        assert_eq!(webhook_host("Hooks.example.com"), entry("hooks.example.com", None, false));
+        assert_eq!(webhook_host("hooks.example.com:8443"), entry("hooks.example.com", Some(8443), false));
+        assert_eq!(webhook_host("private:[::1]:80"), entry("::1", Some(80), true));
+        for bad in ["", "private:", "https://a", "a/b", "a@b", "*.example.com", "a:0"] {
+            assert!(webhook_host(bad).is_err(), "{bad}");
+        }
     }
 }

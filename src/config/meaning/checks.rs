@@ -60,13 +60,12 @@ fn store(config: &Config, root: &Node, report: &mut Report) {
     let mut refuse = |key, what, hint| {
         report.problems.push(problem(root, &["store", key], format!("{what} is not in this release"), hint));
     };
-    match &config.store.url {
-        StoreUrl::Sentinel(_) => refuse("url", "redis+sentinel", "write redis://HOST:PORT of the master"),
-        StoreUrl::Cluster(_) => refuse("url", "redis+cluster", "write redis://HOST:PORT of a server of its own"),
-        StoreUrl::Sqlite(_) | StoreUrl::Redis(_) => {}
-    }
     if config.store.durability == Durability::Wait {
         refuse("durability", "wait", "write `default`, and set appendfsync to always on the server to lose nothing");
+    }
+    if config.store.partitions > 1 && !matches!(config.store.url, StoreUrl::Cluster(_)) {
+        let hint = "write `partitions: 1`, or the URL of a cluster, `redis+cluster://a:6379,b:6379`";
+        report.problems.push(problem(root, &["store", "partitions"], "only a Redis Cluster has several", hint));
     }
 }
 

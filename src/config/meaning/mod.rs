@@ -39,6 +39,7 @@ fn sections(root: &Node, report: &RefCell<Report>) -> Config {
         topics: topics::topics(&mut file),
         workers: planes::workers(file.section("workers")),
         results: planes::results(file.section("results")),
+        webhooks: planes::webhooks(file.section("webhooks")),
     }
 }
 

@@ -1,13 +1,15 @@
-//! The sections whose keys are fixed: `proxy`, `admin`, `upstream`, `store`, `workers` and `results`.
+//! The sections whose keys are fixed: `proxy`, `admin`, `upstream`, `store`, `workers`, `results` and `webhooks`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::addresses::{cidr, host, listen, origin, own_path, store as store_url, upstream as upstream_url};
+use super::addresses::{
+    cidr, host, listen, origin, own_path, store as store_url, upstream as upstream_url, webhook_host,
+};
 use super::section::Section;
 use super::values::{count, duration, duration_or_none, size, token, word};
-use crate::config::{Admin, Durability, Proxy, Results, Store, StoreUrl, Upstream, Workers};
+use crate::config::{Admin, Durability, Proxy, Results, Store, StoreUrl, Upstream, Webhooks, Workers};
 
 const HOUR: u64 = 3600;
 const YEAR: u64 = 366 * 24 * HOUR;
@@ -85,5 +87,15 @@ pub(super) fn results(mut results: Section<'_>) -> Results {
     Results {
         ttl: results.read("ttl", Duration::from_hours(24), duration(1000, YEAR)),
         max_result: results.read("max_result", 8 << 20, size(1, LARGEST)),
+    }
+}
+
+pub(super) fn webhooks(mut webhooks: Section<'_>) -> Webhooks {
+    let default = Webhooks::default();
+    Webhooks {
+        hosts: webhooks.list("hosts", default.hosts, webhook_host),
+        timeout: webhooks.read("timeout", default.timeout, duration(10, HOUR)),
+        retries: webhooks.read("retries", default.retries, count(0, 100)),
+        secret: webhooks.read("secret", default.secret, token),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ContentForm, DeprecationMode, Env, HandlerConfig, StickyKey, yaml};
+use crate::config::{ContentForm, DeprecationMode, Env, GroupStart, HandlerConfig, StickyKey, yaml};
 use crate::task::Topic;
 
 fn read(text: &str) -> (Config, Vec<String>, Vec<String>) {
@@ -48,7 +48,7 @@ routes:
     deprecation: {mode: none, deprecated_at: 2026-12-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z,
                   successor: /invoke/async, link: /docs/deprecation, permanent: false}   # none | announce | redirect | gone
 topics:
-  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: omnidaemon, content: string, max_backlog: 100000}
+  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: omnidaemon, content: string, max_backlog: 100000, reclaim_idle: 3m, start: beginning}
   genesis.build: {handler: {http: http://127.0.0.1:9000/build}, timeout: 10m}
   genesis.qa:    {handler: {command: [python3, examples/qa_agent.py]}, timeout: 15m}
   genesis.research: {handler: external}   # Python OmniDaemon agents consume it
@@ -114,7 +114,7 @@ fn the_less_common_keys_are_read() {
         "
 upstream: {urls: ['http://a:1', 'http://b:2'], timeout: 30s}
 proxy: {cors: {origins: ['https://app.example.com']}, expose: [], trusted: [10.0.0.0/8, '::1']}
-topics: {t: {handler: external, content: object, agent: mine}}
+topics: {t: {handler: external, content: object, agent: mine, start: new}}
 store: {url: 'redis://h', durability: default}
 ",
     );
@@ -122,6 +122,7 @@ store: {url: 'redis://h', durability: default}
     assert_eq!((config.upstream.urls.len(), config.upstream.timeout), (2, Some(Duration::from_secs(30))));
     assert_eq!((config.proxy.cors_origins.len(), config.proxy.trusted.len()), (1, 2));
     assert!(!config.proxy.expose_metrics && config.topics.values().all(|topic| topic.content == ContentForm::Object));
+    assert!(config.topics.values().all(|topic| topic.start == GroupStart::New));
 }
 
 #[test]
@@ -193,8 +194,7 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (with("admin: {token: 'a b'}"), "admin.token: has characters that a header cannot carry"),
         (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
-        (with("store: {url: 'redis+sentinel://a:1/m'}"), "store.url: redis+sentinel is not in this release: write"),
-        (with("store: {url: 'redis+cluster://a:1'}"), "store.url: redis+cluster is not in this release: write"),
+        (with("store: {partitions: 2}"), "store.partitions: only a Redis Cluster has several: write `partitions: 1`"),
         (with("store: {durability: wait}"), "store.durability: wait is not in this release: write `default`"),
         (with("proxy: {task_path: /metrics}"), "proxy.task_path: is where metrics are served"),
         (with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),

@@ -9,7 +9,7 @@ use super::section::Section;
 use super::values::{Wrong, count, duration, name, topic as topic_name, word};
 use crate::config::problem::shown;
 use crate::config::yaml::Value;
-use crate::config::{ContentForm, HandlerConfig, TopicConfig};
+use crate::config::{ContentForm, GroupStart, HandlerConfig, TopicConfig};
 use crate::task::Topic;
 
 const HANDLERS: &str = "write `upstream`, `external`, `{http: URL}` or `{command: [program, argument]}`";
@@ -39,6 +39,12 @@ fn topic(mut topic: Section<'_>) -> Option<TopicConfig> {
             word(&[("string", ContentForm::String), ("object", ContentForm::Object)]),
         ),
         max_backlog: topic.read("max_backlog", 100_000, count(1, 1_000_000_000_000)),
+        reclaim_idle: topic.read("reclaim_idle", Duration::from_mins(3), duration(10, DAY)),
+        start: topic.read(
+            "start",
+            GroupStart::Beginning,
+            word(&[("beginning", GroupStart::Beginning), ("new", GroupStart::New)]),
+        ),
     };
     handler.map(|handler| TopicConfig { handler, ..config })
 }

@@ -1,6 +1,6 @@
 //! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a no.
 
-use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, Value, parse_redis_value};
 
 use crate::store::{Refusal, StoreError};
 
@@ -13,11 +13,38 @@ pub(super) fn of_call(error: &RedisError) -> StoreError {
             ServerErrorKind::BusyLoading
             | ServerErrorKind::MasterDown
             | ServerErrorKind::ClusterDown
-            | ServerErrorKind::TryAgain,
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask,
         )
         | ErrorKind::AuthenticationFailed => StoreError::Unreachable(text(error)),
+        // a script that came upon keys which a slot's migration has taken already
+        ErrorKind::Server(_) if text(error).contains("non local key") => StoreError::Unknown(text(error)),
         ErrorKind::Server(_) | ErrorKind::Extension => of_code(error),
         _ => StoreError::Malformed(text(error)),
+    }
+}
+
+/// Whether the server is not the one to ask (any more): nothing was executed, and another may know better.
+pub(super) fn is_of_elsewhere(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::Moved
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::BusyLoading
+        )
+    )
+}
+
+/// The meaning of an error that a script caught and gives as text, `CODE detail`.
+pub(super) fn of_text(text: &str) -> StoreError {
+    let line = format!("-{}\r\n", text.replace(['\r', '\n'], " "));
+    match parse_redis_value(line.as_bytes()).and_then(Value::extract_error) {
+        Err(error) => of_call(&error),
+        Ok(_) => StoreError::Malformed(text.to_owned()),
     }
 }
 
@@ -52,7 +79,7 @@ fn of_code(error: &RedisError) -> StoreError {
     }
 }
 
-fn text(error: &RedisError) -> String {
+pub(super) fn text(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -2,11 +2,16 @@
 //!
 //! Partitions are asked at the same time, so that one of them that does not answer costs one timeout.
 
+use std::time::Duration;
+
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
+use super::list::no_cursor;
 use super::partition::{Partition, index};
-use crate::store::{Buried, DeadLetter, Depth, Glance, Lease, Queue, Redriven, Refusal, StoreError};
+use crate::store::{
+    Buried, Claim, DeadLetter, Delivery, Depth, Glance, Lease, Listing, Page, Queue, Redriven, Refusal, StoreError,
+};
 use crate::task::{Task, TaskId};
 
 impl RedisStore {
@@ -37,8 +42,50 @@ impl RedisStore {
 
     /// Whether each partition answers.
     pub(super) async fn ping_all(&self) -> Result<(), StoreError> {
-        let ping = redis::cmd("PING");
-        try_join_all(self.partitions.iter().map(|partition| partition.link.call::<()>(&ping))).await.map(|_| ())
+        let pings = self.partitions.iter().map(async |partition| {
+            let mut ping = redis::cmd("PING");
+            if self.partitions[0].keys.is_tagged() {
+                // a ping tells nothing of whose the slot is
+                ping = redis::cmd("EXISTS");
+                ping.arg(partition.keys.partitions());
+            }
+            partition.link.call::<redis::Value>(&ping).await
+        });
+        try_join_all(pings).await.map(|_| ())
+    }
+
+    pub(super) async fn promote_everywhere(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        try_join_all(self.partitions.iter().map(|partition| partition.promote_due(queues))).await.map(|_| ())
+    }
+
+    /// Each gives its share; what was taken is given, even where another partition fails.
+    pub(super) async fn take_everywhere(
+        &self,
+        max: usize,
+        hold: std::time::Duration,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let share = max.div_ceil(self.partitions.len());
+        let (mut taken, mut failed) = (Vec::new(), None);
+        for partition in join_all(self.partitions.iter().map(|partition| partition.take_due(share, hold))).await {
+            match partition {
+                Ok(deliveries) => taken.extend(deliveries),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if taken.is_empty() => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    pub(super) async fn outbox_everywhere(&self) -> Result<u64, StoreError> {
+        let counts = try_join_all(self.partitions.iter().map(Partition::count_outbox)).await?;
+        Ok(counts.into_iter().sum())
+    }
+
+    /// The partition of a claim: its scope is a digest, and as good a name as a task's.
+    pub(super) fn of_claim(&self, claim: &Claim) -> Result<&Partition, StoreError> {
+        TaskId::parse(&claim.scope).map(|name| self.of(&name)).map_err(|error| StoreError::Malformed(error.to_string()))
     }
 
     /// Each partition takes its share of the backlog.
@@ -66,25 +113,18 @@ impl RedisStore {
         Ok(join_all(renewals).await.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// What was buried counts, even where another partition fails.
     pub(super) async fn tend_everywhere(
         &self,
         process: &str,
         queues: &[Queue],
-        ttl: std::time::Duration,
+        ttl: Duration,
     ) -> Result<Vec<Buried>, StoreError> {
         let rounds = self.partitions.iter().map(|partition| partition.tend_queues(self.first(), process, queues, ttl));
-        let (mut buried, mut failed) = (Vec::new(), None);
-        for round in join_all(rounds).await {
-            match round {
-                Ok(dead) => buried.extend(dead),
-                Err(error) => failed = Some(error),
-            }
-        }
-        match failed {
-            Some(error) if buried.is_empty() => Err(error),
-            _ => Ok(buried),
-        }
+        all_buried(rounds).await
+    }
+
+    pub(super) async fn attend_everywhere(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        all_buried(self.partitions.iter().map(|partition| partition.attend_queues(queues, ttl))).await
     }
 
     /// In the order of `ids`.
@@ -101,6 +141,25 @@ impl RedisStore {
             }
         }
         Ok(seen)
+    }
+
+    /// A partition after the other: a page is of one of them, and its cursor says which.
+    pub(super) async fn list_everywhere(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        if let [only] = &self.partitions[..] {
+            return only.list_tasks(queues, listing).await;
+        }
+        let (at, after) = match listing.after.as_deref() {
+            None => (0, ""),
+            Some(cursor) => {
+                cursor.split_once('.').and_then(|(at, rest)| Some((at.parse().ok()?, rest))).ok_or_else(no_cursor)?
+            }
+        };
+        let partition = self.partitions.get(at).ok_or_else(no_cursor)?;
+        let after = Some(after.to_owned()).filter(|after| !after.is_empty());
+        let mut page = partition.list_tasks(queues, &Listing { after, ..listing.clone() }).await?;
+        let next_partition = (at + 1 < self.partitions.len()).then(|| format!("{}.", at + 1));
+        page.next = page.next.map(|next| format!("{at}.{next}")).or(next_partition);
+        Ok(page)
     }
 
     pub(super) async fn depths_everywhere(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
@@ -154,5 +213,22 @@ impl RedisStore {
             }
         }
         Ok(false)
+    }
+}
+
+/// What was buried counts, even where another partition fails.
+async fn all_buried(
+    rounds: impl Iterator<Item = impl Future<Output = Result<Vec<Buried>, StoreError>>>,
+) -> Result<Vec<Buried>, StoreError> {
+    let (mut buried, mut failed) = (Vec::new(), None);
+    for round in join_all(rounds).await {
+        match round {
+            Ok(dead) => buried.extend(dead),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if buried.is_empty() => Err(error),
+        _ => Ok(buried),
     }
 }

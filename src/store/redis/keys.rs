@@ -11,10 +11,15 @@ pub(super) const OURS: &str = "-rs.";
 /// Before `<topic>:<agent>` in a group's name.
 pub(super) const GROUP: &str = "group:";
 
+/// Before a process's name in its channel's.
+pub(super) const CHANNEL: &str = "omni:done:";
+
 const STREAM: &str = "omni-stream:";
 const DELAYED: &str = "omni:delayed:";
 const RECORD: &str = "omni:task:";
 const RESULT: &str = "omni:result:";
+const SCHEDULED: &str = "omni:scheduled:";
+const DUE: &str = "omni:due:";
 
 /// A queue's consumer group.
 pub(super) fn group(queue: &Queue) -> String {
@@ -32,9 +37,15 @@ pub(super) fn process_of<'a>(queue: &Queue, consumer: &'a str) -> Option<&'a str
     process.strip_prefix(OURS)?.strip_suffix("-1")
 }
 
+/// The process of a consumer of ours; another one's whole name.
+pub(super) fn holder_of(consumer: &str) -> Option<String> {
+    let ours = consumer.split_once(OURS).map(|(_, process)| process.strip_suffix("-1").unwrap_or(process));
+    Some(ours.unwrap_or(consumer).to_owned()).filter(|name| !name.is_empty() && name != "~delayed")
+}
+
 /// Where a process hears which of its tasks have ended.
 pub(super) fn channel(process: &str) -> String {
-    format!("omni:done:{process}")
+    format!("{CHANNEL}{process}")
 }
 
 /// The keys of one server; or those of one partition of a cluster, each behind the same hash tag.
@@ -44,6 +55,26 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// Those of a cluster's partition.
+    pub(super) fn of_partition(index: usize) -> Self {
+        Self { tag: format!("{{omni-{index}}}") }
+    }
+
+    /// Between braces, what decides the slot.
+    pub(super) fn hashed(&self) -> &str {
+        self.tag.trim_matches(['{', '}'])
+    }
+
+    /// Whether they are a partition's.
+    pub(super) fn is_tagged(&self) -> bool {
+        !self.tag.is_empty()
+    }
+
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> String {
+        self.key("omni:partitions", "")
+    }
+
     /// Before a topic: [`Self::stream`].
     pub(super) fn stream_prefix(&self) -> String {
         self.key(STREAM, "")
@@ -74,9 +105,19 @@ impl Keys {
         self.key(DELAYED, group)
     }
 
+    /// Where a group began that left out what others had read.
+    pub(super) fn start(&self, group: &str) -> String {
+        self.key("omni:start:", group)
+    }
+
     /// A group's dead letters.
     pub(super) fn dead_letters(&self, group: &str) -> String {
         self.key("omni-dlq:", group)
+    }
+
+    /// A group's tasks that others run, by the time they must have ended.
+    pub(super) fn limits(&self, group: &str) -> String {
+        self.key("omni:limits:", group)
     }
 
     /// Python's count of reclaims by entry.
@@ -117,6 +158,61 @@ impl Keys {
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)
+    }
+
+    /// A group's delayed new tasks, their messages by id.
+    pub(super) fn scheduled(&self, group: &str) -> String {
+        self.key(SCHEDULED, group)
+    }
+
+    /// Before a group: [`Self::scheduled`].
+    pub(super) fn scheduled_prefix(&self) -> String {
+        self.key(SCHEDULED, "")
+    }
+
+    /// A group's index of delayed new tasks by due time.
+    pub(super) fn due(&self, group: &str) -> String {
+        self.key(DUE, group)
+    }
+
+    /// Before a group: [`Self::due`].
+    pub(super) fn due_prefix(&self) -> String {
+        self.key(DUE, "")
+    }
+
+    /// The deliveries by due time; each is beside it, as [`Self::delivery`].
+    pub(super) fn outbox(&self) -> String {
+        self.key("omni:outbox", "")
+    }
+
+    /// A delivery: the scripts build it too, of [`Self::outbox`], a colon and its name.
+    pub(super) fn delivery(&self, name: &str) -> String {
+        self.key("omni:outbox:", name)
+    }
+
+    /// A claim on an idempotency key, by the digest of its scope.
+    pub(super) fn claim(&self, scope: &str) -> String {
+        self.key("omni:idem:", scope)
+    }
+
+    /// What Python's agent list says of an agent.
+    pub(super) fn agent(&self, topic: &Topic, agent: &str) -> String {
+        self.key("omni:agent:", &format!("{topic}:{agent}"))
+    }
+
+    /// The names of a topic's agents.
+    pub(super) fn agents(&self, topic: &Topic) -> String {
+        self.key("omni:agents:topic:", topic.as_str())
+    }
+
+    /// The topics that have agents.
+    pub(super) fn topics(&self) -> String {
+        self.key("omni:topics", "")
+    }
+
+    /// The events that Python's `metrics` counts.
+    pub(super) fn events(&self) -> String {
+        self.key("omni:metrics:stream", "")
     }
 
     fn key(&self, prefix: &str, name: &str) -> String {

@@ -1,18 +1,20 @@
 //! Leasing: one script over all queues, then one blocked read that only wakes, then the script again.
 
+use std::pin::pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::link::Connection;
+use super::link::Bell;
 use super::partition::Partition;
 use super::row::Row;
 use super::script::{Call, LEASE, RECOVER};
 use super::{RedisStore, keys, millis};
+use crate::config::GroupStart;
 use crate::store::{Lease, Queue, StoreError};
 
 /// The longest sleep between two looks at what no stream shows: leases given back or taken back.
@@ -64,9 +66,12 @@ impl RedisStore {
                 continue;
             }
             let nap = GLANCE.min(deadline - now).min(round.due.unwrap_or(GLANCE));
-            let mut naps: FuturesUnordered<_> =
-                round.asleep.iter().map(|(partition, queues, up_to)| partition.nap(queues, up_to, nap)).collect();
-            naps.next().await;
+            let woken = CancellationToken::new();
+            let naps = round.asleep.iter().map(async |(partition, queues, up_to)| {
+                partition.nap(queues, up_to, nap, &woken).await;
+                woken.cancel();
+            });
+            join_all(naps).await;
         }
     }
 
@@ -115,11 +120,14 @@ impl Partition {
         }
         let stream_keys: Vec<String> = queues
             .iter()
-            .flat_map(|queue| [self.keys.stream(&queue.topic), self.keys.delayed(&keys::group(queue))])
+            .flat_map(|queue| {
+                let group = keys::group(queue);
+                [self.keys.stream(&queue.topic), self.keys.delayed(&group), self.keys.start(&group)]
+            })
             .collect();
-        let mut call = LEASE.keys(&stream_keys).arg(self.keys.record_prefix()).arg(max);
+        let mut call = LEASE.keys(&stream_keys).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
-            call = queue_args(call, queue, process);
+            call = queue_args(call, queue, process).arg(queue.start == GroupStart::New);
         }
         let _under_way = self.live.gate.read().await;
         let unanswered = self.live.begin(process);
@@ -135,7 +143,7 @@ impl Partition {
         let _alone = self.live.gate.write().await;
         let unanswered = self.live.begin(process);
         let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
-        let mut call = RECOVER.keys(&streams).arg(self.keys.record_prefix()).arg(max);
+        let mut call = RECOVER.keys(&streams).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
         for queue in queues {
             let held = self.live.entries(&queue.topic);
             call = queue_args(call, queue, process).arg(held.len()).arg(held);
@@ -169,35 +177,50 @@ impl Partition {
         }
         let hold = |(lease, rest)| {
             self.live.hold(&lease, rest, process);
+            self.note_begin(&lease, process);
             lease
         };
         Ok(opened.into_iter().map(hold).collect())
     }
 
-    /// Sleeps for `nap`, or until an entry comes that nobody has read: a read that consumes nothing.
-    async fn nap(&self, queues: &[&Queue], read_up_to: &[String], nap: Duration) {
+    /// Sleeps for `nap`, or until an entry comes that nobody has read (a read that consumes nothing), or until another
+    /// partition has woken.
+    async fn nap(&self, queues: &[&Queue], read_up_to: &[String], nap: Duration, woken: &CancellationToken) {
         let until = Instant::now() + nap;
         let bell = match self.idle_bell() {
-            Some(bell) => Ok(bell),
-            None => self.link.own().await,
+            Some(bell) => Some(bell),
+            None => woken.run_until_cancelled(self.link.bell()).await.and_then(Result::ok),
         };
-        let Ok(mut bell) = bell else { return tokio::time::sleep_until(until).await };
+        let Some(mut bell) = bell else {
+            woken.run_until_cancelled(sleep_until(until)).await;
+            return;
+        };
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(nap).max(1)).arg("STREAMS");
         for queue in queues {
             read.arg(self.keys.stream(&queue.topic));
         }
         read.arg(read_up_to);
-        match timeout(nap + self.timeout, bell.query::<redis::Value>(&read)).await {
+        let number = bell.number;
+        let answer = {
+            let mut reading = pin!(timeout(nap + self.timeout, bell.connection.query::<redis::Value>(&read)));
+            if let Some(answer) = woken.run_until_cancelled(&mut reading).await {
+                answer
+            } else {
+                self.link.unblock(number).await;
+                reading.await
+            }
+        };
+        match answer {
             Ok(Ok(_)) => self.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell),
             // gone or mute: the next look says what is wrong
             Ok(Err(_)) | Err(_) => sleep(until.saturating_duration_since(Instant::now()).min(GLANCE / 10)).await,
         }
     }
 
-    fn idle_bell(&self) -> Option<Connection> {
+    fn idle_bell(&self) -> Option<Bell> {
         let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.retain(|bell| !bell.is_over());
+        bells.retain(|bell| !bell.connection.is_over());
         bells.pop()
     }
 }

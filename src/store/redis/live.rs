@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 use super::message::Rest;
 use super::row::Handle;
 use crate::store::Lease;
-use crate::task::Topic;
+use crate::task::{Topic, UnixMs};
 
 type Key = (Topic, String);
 
@@ -30,6 +30,8 @@ struct Held {
     turn: u64,
     rest: Arc<Rest>,
     process: Arc<str>,
+    since: Instant,
+    began: UnixMs,
     renewed: Instant,
 }
 
@@ -44,7 +46,9 @@ impl Live {
     /// Takes a lease into the books.
     pub(super) fn hold(&self, lease: &Lease, rest: Rest, process: &str) {
         let (key, turn) = key(lease);
-        let held = Held { turn, rest: Arc::new(rest), process: process.into(), renewed: Instant::now() };
+        let now = Instant::now();
+        let (process, began) = (process.into(), super::now());
+        let held = Held { turn, rest: Arc::new(rest), process, since: now, began, renewed: now };
         lock(&self.held).insert(key, held);
     }
 
@@ -83,8 +87,22 @@ impl Live {
         let (key, turn) = key(lease);
         match lock(&self.held).get(&key).filter(|held| held.turn == turn) {
             Some(held) => (held.rest.clone(), held.process.clone()),
-            None => (Arc::new(Rest::of(lease.queue.content)), "omnidaemon".into()),
+            None => (Arc::new(Rest::of_task(&lease.task, lease.queue.content)), "omnidaemon".into()),
         }
+    }
+
+    /// The process that runs a lease, and since when.
+    pub(super) fn holder(&self, lease: &Lease) -> Option<(String, UnixMs)> {
+        let (key, turn) = key(lease);
+        let held = lock(&self.held);
+        held.get(&key).filter(|held| held.turn == turn).map(|held| (held.process.to_string(), held.began))
+    }
+
+    /// How long a lease is in the books.
+    pub(super) fn age(&self, lease: &Lease) -> Duration {
+        let (key, turn) = key(lease);
+        let all = lock(&self.held);
+        all.get(&key).filter(|held| held.turn == turn).map(|held| held.since.elapsed()).unwrap_or_default()
     }
 
     /// Begins a lease call.
@@ -132,19 +150,19 @@ mod tests {
     use super::*;
     use crate::config::ContentForm;
     use crate::store::Queue;
-    use crate::task::{Task, TaskId, UnixMs};
+    use crate::task::{Task, TaskId};
 
     fn lease(turn: u64) -> Lease {
         let topic = Topic::parse("t").expect("a topic");
         let task = Task::new(TaskId::new(UnixMs(1), 1), topic.clone(), "", UnixMs(1));
-        let queue = Queue { topic, agent: "a".into(), content: ContentForm::String, max_backlog: 1 };
+        let queue = Queue::with_defaults(topic, "a");
         Lease { task, attempt: 1, queue, entry: Handle { entry: "1-0".into(), turn }.to_string() }
     }
 
     #[test]
     fn the_end_of_an_older_lease_leaves_the_current_one_held() {
         let (live, older, current) = (Live::default(), lease(1), lease(3));
-        live.hold(&current, Rest::of(ContentForm::String), "p");
+        live.hold(&current, Rest::of_task(&current.task, ContentForm::String), "p");
         live.release(&older);
         assert_eq!(live.entries(&current.task.topic), ["1-0"]);
         live.release(&current);

@@ -4,24 +4,25 @@
 //! keys; what is ours is an extra key that they ignore. Foreign messages are read leniently, and what they carry
 //! that a [`Task`] does not is kept to be given back in the result.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::list::Summary;
+use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::{Queue, StoreError};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, UnixMs};
-
-/// `retries` of a task from a publisher that has none: the `dlq_retry_limit` of Python.
-pub(super) const FOREIGN_RETRIES: u32 = 3;
+use crate::store::{Lease, Queue, StoreError, runs};
+use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, Topic, UnixMs};
 
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
 #[derive(Serialize)]
 struct Written<'a> {
     task_id: &'a str,
-    content: Box<RawValue>,
+    content: Content<'a>,
     webhook: Option<&'a RawValue>,
     reply_to: Option<&'a RawValue>,
     topic: &'a str,
@@ -32,6 +33,14 @@ struct Written<'a> {
     created_at: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<StoredRequest>,
+}
+
+/// A payload in either form.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    String(Cow<'a, str>),
+    Object(Box<RawValue>),
 }
 
 /// The same, as anybody may have written it.
@@ -79,6 +88,8 @@ pub(super) enum End<'a> {
     Completed(&'a Answer),
     /// Without.
     Failed(&'a Failure),
+    /// Without, and whoever gave it up has written its dead letter.
+    GivenUp(&'a Failure),
 }
 
 impl End<'_> {
@@ -86,7 +97,7 @@ impl End<'_> {
     pub(super) fn status(&self) -> Status {
         match self {
             Self::Completed(_) => Status::Completed,
-            Self::Failed(_) => Status::Failed,
+            Self::Failed(_) | Self::GivenUp(_) => Status::Failed,
         }
     }
 
@@ -96,11 +107,21 @@ impl End<'_> {
     }
 }
 
+/// What stands at `omni:result:<id>`: once a task has ended, all that is known of it. Scripts read how it ended at
+/// the head, so the order of the first five counts; Python reads `result`.
 #[derive(Serialize)]
 struct WrittenResult<'a> {
     task_id: &'a str,
+    state: &'a str,
+    entry: &'a str,
+    attempt: u32,
+    turn: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
     result: R<'a>,
     saved_at: f64,
+    /// At the very end: a list reads no more than that.
+    summary: Summary,
 }
 
 /// `R`: the message, and how it ended.
@@ -108,6 +129,7 @@ struct WrittenResult<'a> {
 struct R<'a> {
     #[serde(flatten)]
     message: Written<'a>,
+    agent: &'a str,
     runner_id: &'a str,
     status: &'a str,
     result: Option<Box<RawValue>>,
@@ -118,6 +140,10 @@ struct R<'a> {
     answer: Option<StoredAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<StoredFailure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    began_at: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
 }
 
 /// A stored result, ours or Python's.
@@ -125,7 +151,13 @@ struct R<'a> {
 pub(super) struct ReadResult {
     /// `R`
     pub(super) result: ReadR,
+    /// Attempts that were begun; none in one of another make.
+    pub(super) attempt: Option<u32>,
+    /// The digest of the key that may see it.
+    pub(super) owner: Option<String>,
     saved_at: Option<Value>,
+    /// The failed attempts before, which `finish.lua` puts in.
+    history: Option<String>,
 }
 
 /// `R`, as anybody may have written it.
@@ -133,12 +165,27 @@ pub(super) struct ReadResult {
 pub(super) struct ReadR {
     /// The topic.
     pub(super) topic: Option<String>,
+    agent: Option<String>,
     created_at: Option<Value>,
     status: Option<String>,
     result: Option<Box<RawValue>>,
     answer: Option<StoredAnswer>,
     failure: Option<StoredFailure>,
     error: Option<String>,
+    runner_id: Option<String>,
+    correlation_id: Option<Value>,
+    began_at: Option<f64>,
+    trace_id: Option<String>,
+}
+
+/// What is known of a task's last attempt and of where the task came from.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) worker: Option<String>,
+    pub(super) began: Option<UnixMs>,
+    pub(super) correlation_id: Option<String>,
+    pub(super) trace_id: Option<String>,
+    pub(super) history: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -175,14 +222,14 @@ pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String
         }
         None => (None, None),
     };
-    let rest = Rest::of(queue.content);
+    let rest = Rest::of_task(task, queue.content);
     Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
 }
 
 fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     Written {
         task_id: task.id.as_str(),
-        content: rest.content_json(&task.payload),
+        content: rest.content_of(&task.payload),
         webhook: rest.webhook.as_deref(),
         reply_to: rest.reply_to.as_deref(),
         topic: task.topic.as_str(),
@@ -195,16 +242,20 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
     }
 }
 
-/// The value of `omni:result:<id>`.
+/// The value of `omni:result:<id>`: how a lease ended that `began` then.
 pub(super) fn write_result(
-    task: &Task,
+    lease: &Lease,
+    handle: &Handle,
     rest: &Rest,
     runner: &str,
     end: &End<'_>,
+    began: Option<UnixMs>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
+    let task = &lease.task;
     let mut r = R {
         message: written(task, rest),
+        agent: &lease.queue.agent,
         runner_id: runner,
         status: end.status().as_str(),
         result: None,
@@ -212,18 +263,32 @@ pub(super) fn write_result(
         error: None,
         answer: None,
         failure: None,
+        began_at: began.map(seconds),
+        trace_id: runs::trace_of(task),
     };
     match end {
         End::Completed(answer) => {
             let (stored, result) = StoredAnswer::seal(answer);
             (r.answer, r.result) = (Some(stored), Some(result));
         }
-        End::Failed(failure) => {
+        End::Failed(failure) | End::GivenUp(failure) => {
             r.error = Some(failure.message.as_str());
             r.failure = Some(StoredFailure::seal(failure));
         }
     }
-    to_json(&WrittenResult { task_id: task.id.as_str(), result: r, saved_at: seconds(now) })
+    let (topic, status) = (task.topic.as_str().to_owned(), end.status().as_str().to_owned());
+    let summary = Summary { topic, status, attempts: lease.attempt, created: task.created.0 };
+    to_json(&WrittenResult {
+        task_id: task.id.as_str(),
+        state: end.status().as_str(),
+        entry: &handle.entry,
+        attempt: lease.attempt,
+        turn: handle.turn,
+        owner: task.owner.as_ref().map(Owner::digest),
+        result: r,
+        saved_at: seconds(now),
+        summary,
+    })
 }
 
 /// The JSON around the failed message of a dead letter: what comes before it, and what after.
@@ -325,16 +390,38 @@ pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreEr
 
 impl Rest {
     /// That of a message of ours.
-    pub(super) fn of(content: ContentForm) -> Self {
-        Self { content, webhook: None, reply_to: None, causation_id: None, source: None }
+    pub(super) fn of_task(task: &Task, content: ContentForm) -> Self {
+        let raw = |text: Option<&str>| text.and_then(|text| to_raw_value(text).ok());
+        Self {
+            content,
+            webhook: raw(task.webhook.as_deref()),
+            reply_to: raw(task.reply_to.as_ref().map(Topic::as_str)),
+            causation_id: raw(task.causation_id.as_deref()),
+            source: None,
+        }
     }
 
-    fn content_json(&self, payload: &[u8]) -> Box<RawValue> {
+    /// The URL that is told of the task's end, whoever published it.
+    pub(super) fn webhook(&self) -> Option<String> {
+        self.webhook.as_deref().and_then(text_of)
+    }
+
+    /// The topic that its result is sent to; a name that is none is nobody's.
+    pub(super) fn reply_to(&self) -> Option<Topic> {
+        self.reply_to.as_deref().and_then(text_of).and_then(|text| Topic::parse(&text).ok())
+    }
+
+    /// The task whose result it is.
+    pub(super) fn causation_id(&self) -> Option<String> {
+        self.causation_id.as_deref().and_then(text_of)
+    }
+
+    fn content_of<'a>(&self, payload: &'a [u8]) -> Content<'a> {
         // a bare null would read as no content at all
         if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
-            return result_json(payload);
+            return Content::Object(result_json(payload));
         }
-        to_raw_value(&String::from_utf8_lossy(payload)).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        Content::String(String::from_utf8_lossy(payload))
     }
 }
 
@@ -350,10 +437,38 @@ impl ReadResult {
     }
 }
 
+impl Told {
+    /// What a message says.
+    pub(super) fn of(message: Message) -> Self {
+        let trace_id = message.request.as_ref().and_then(|request| runs::trace_id(request.header("traceparent")?));
+        Self { correlation_id: message.correlation_id, trace_id, ..Self::default() }
+    }
+}
+
+impl ReadResult {
+    /// What it says beside the end. A task that nobody here ran has no runner.
+    pub(super) fn told(&self) -> Told {
+        let r = &self.result;
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Told {
+            worker: r.runner_id.clone().filter(|runner| runner != "omnidaemon"),
+            began: r.began_at.map(from_seconds),
+            correlation_id: r.correlation_id.as_ref().filter(|value| !value.is_null()).map(text),
+            trace_id: r.trace_id.clone(),
+            history: self.history.clone(),
+        }
+    }
+}
+
 impl ReadR {
     /// When it was published.
     pub(super) fn created(&self) -> Option<UnixMs> {
         self.created_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    }
+
+    /// Whether it is this agent's: each group of a topic saves its own, all under the task's one key.
+    pub(super) fn is_of(&self, agent: &str) -> bool {
+        self.agent.as_deref().is_none_or(|by| by == agent)
     }
 
     /// Whether it is a failure, which only we write.
@@ -383,11 +498,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{TaskId, Topic};
+    use crate::task::TaskId;
 
     fn queue(content: ContentForm) -> Queue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { topic, agent: "a".into(), content, max_backlog: 1 }
+        Queue { content, ..Queue::with_defaults(topic, "a") }
     }
 
     fn task(payload: String) -> Task {

@@ -1,25 +1,36 @@
 //! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
 //!
-//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list
-//! is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
-//! turn), and is what tells a late or repeated settlement from a current one. A task that waits for a retry stays
-//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. What any group still wants is never trimmed.
-//! Redis's own clock times leases and retries.
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list is
+//! the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
+//! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
+//! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
+//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. What any group still wants
+//! is never trimmed. Redis's own clock times leases and retries.
 
+mod attend;
+mod claim;
+mod delay;
 mod error;
+mod events;
 mod fan;
+mod finish;
 mod keys;
 mod lease;
+mod life;
 mod link;
+mod list;
 mod live;
 mod message;
 mod notify;
+mod outbox;
 mod partition;
 mod progress;
 mod read;
 mod redrive;
+mod resolve;
 mod row;
 mod script;
+mod servers;
 mod settle;
 mod shared;
 mod tend;
@@ -33,21 +44,23 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
-use self::link::Link;
+use self::link::{Link, Mark};
 use self::partition::Partition;
+use self::resolve::{By, slot};
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, Redriven, RolloutRecord, Settled,
-    Settlement, SharedSecret, StoreError, TaskStore, Waiters,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
+    StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Progress, Task, TaskId, TaskRecord, UnixMs};
+use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
-    /// Where this process hears of its tasks' ends.
-    channel: String,
+    /// This process's name, on whose channel it hears of its tasks' ends.
+    name: String,
     waiters: Waiters,
     /// The partition that the next lease call begins with.
     turn: AtomicUsize,
@@ -60,10 +73,10 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Setup`] for a URL or a setting that this release cannot serve, with the way out.
     pub fn new(config: &Store) -> Result<Self, StoreError> {
-        let url = match &config.url {
-            StoreUrl::Redis(url) => url,
-            StoreUrl::Sentinel(_) => return Err(not_yet("redis+sentinel://")),
-            StoreUrl::Cluster(_) => return Err(not_yet("redis+cluster://")),
+        let (url, by): (_, fn(&Keys) -> By) = match &config.url {
+            StoreUrl::Redis(url) => (url, |_| By::Address),
+            StoreUrl::Sentinel(url) => (url, |_| By::Sentinel),
+            StoreUrl::Cluster(url) => (url, |keys| By::Slot(slot(keys.hashed()))),
             StoreUrl::Sqlite(path) => {
                 return Err(StoreError::Setup(format!("sqlite:{} is not a redis URL", path.display())));
             }
@@ -72,17 +85,21 @@ impl RedisStore {
             let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
             return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
         }
-        let (channel, waiters) = (keys::channel(&format!("{:08x}", rand::random::<u32>())), Waiters::default());
-        let link = Link::new(url, config.timeout)?;
-        let only = Partition::new(link, Keys::default(), config.timeout, &channel, &waiters);
-        Ok(Self { partitions: vec![only], channel, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
+        let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
+        let partition = |keys: Keys, mark| {
+            let link = Link::new(url, by(&keys), config.timeout, mark)?;
+            Ok(Partition::new(link, keys, config.timeout, &name, &waiters))
+        };
+        let partitions = if matches!(config.url, StoreUrl::Cluster(_)) {
+            let partitions = usize::from(config.partitions.max(1));
+            let tagged = (0..partitions).map(Keys::of_partition);
+            let marked = |keys: Keys| (Some(Mark { key: keys.partitions(), partitions }), keys);
+            tagged.map(marked).map(|(mark, keys)| partition(keys, mark)).collect::<Result<_, StoreError>>()?
+        } else {
+            vec![partition(Keys::default(), None)?]
+        };
+        Ok(Self { partitions, name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
     }
-}
-
-fn not_yet(scheme: &str) -> StoreError {
-    StoreError::Setup(format!(
-        "{scheme} is not in this release yet: set store.url (REDIS_URL) to redis://HOST:PORT of the master"
-    ))
 }
 
 fn now() -> UnixMs {
@@ -170,6 +187,38 @@ impl TaskStore for RedisStore {
         self.first().write_rollout(route, record).await
     }
 
+    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
+        self.promote_everywhere(queues).await
+    }
+
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        self.take_everywhere(max, hold).await
+    }
+
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        self.of(&delivery.task).settle_taken(delivery, outcome).await
+    }
+
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.of(id).read_deliveries(id).await
+    }
+
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.outbox_everywhere().await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.of_claim(claim)?.claim_key(claim).await
+    }
+
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        self.of_claim(claim)?.conclude_claim(claim, conclusion).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.of_claim(claim)?.abandon_claim(claim).await
+    }
+
     fn waiters(&self) -> &Waiters {
         &self.waiters
     }
@@ -202,6 +251,18 @@ impl TaskStore for RedisStore {
     async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError> {
         self.discard_anywhere(queue, id).await
     }
+
+    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        self.attend_everywhere(queues, ttl).await
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        self.of(id).read_life(id).await
+    }
+
+    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        self.list_everywhere(queues, listing).await
+    }
 }
 
 #[cfg(test)]
@@ -214,14 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn what_this_release_cannot_serve_is_refused_with_the_way_out_and_no_password() {
-        let secret = || Secret::new("redis+cluster://:canary@h:1");
-        for url in [StoreUrl::Sentinel(secret()), StoreUrl::Cluster(secret()), StoreUrl::Redis(secret())] {
-            let error = opened(url, Durability::Default).err().expect("refused").to_string();
+    fn what_cannot_be_served_is_refused_with_the_way_out_and_no_password() {
+        for url in ["redis://:canary@", "redis://:canary@h:1/x", "nothing:canary"] {
+            let error = opened(StoreUrl::Redis(Secret::new(url)), Durability::Default).err().expect("refused");
+            let error = error.to_string();
             assert!(error.contains("redis://") && !error.contains("canary"), "{error}");
         }
         let url = StoreUrl::Redis(Secret::new("redis://h:1/2"));
         assert!(opened(url.clone(), Durability::Default).is_ok());
         assert!(opened(url, Durability::Wait).err().expect("refused").to_string().contains("default"));
+        let cluster = StoreUrl::Cluster(Secret::new("redis+cluster://h:1,i:2"));
+        assert!(opened(cluster, Durability::Default).is_ok());
     }
 }

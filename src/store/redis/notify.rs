@@ -11,9 +11,9 @@ use futures_util::StreamExt as _;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::RedisStore;
 use super::partition::Partition;
 use super::script::PEEK;
+use super::{RedisStore, keys};
 use crate::store::StoreError;
 use crate::task::TaskId;
 
@@ -27,13 +27,13 @@ impl RedisStore {
         for partition in &self.partitions {
             partition.link.settle_on(tokio::runtime::Handle::current()).await;
         }
-        let work = async { tokio::join!(self.listen(), self.poll()) };
+        let work = async { tokio::join!(self.listen(), self.poll(), self.watch()) };
         shutdown.run_until_cancelled(work).await;
     }
 
     async fn listen(&self) {
         loop {
-            match self.first().link.subscribe(self.channel.clone()).await {
+            match self.first().link.subscribe(keys::channel(&self.name)).await {
                 Ok(subscriber) => {
                     let mut messages = subscriber.into_on_message();
                     while let Some(message) = messages.next().await {
@@ -48,11 +48,21 @@ impl RedisStore {
     }
 
     async fn hear(&self, payload: &[u8]) {
-        let id = std::str::from_utf8(payload).ok().and_then(|text| TaskId::parse(text).ok());
-        if let Some(id) = id
-            && let Err(error) = self.of(&id).resolve(&id).await
-        {
-            tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
+        let ids = std::str::from_utf8(payload).unwrap_or_default().split(' ');
+        for id in ids.filter_map(|text| TaskId::parse(text).ok()) {
+            if let Err(error) = self.of(&id).resolve(&id).await {
+                tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
+            }
+        }
+    }
+
+    /// Follows the master where it goes; matters under Sentinel only.
+    async fn watch(&self) {
+        let mut ticks = interval(POLL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.first().link.look_again().await;
         }
     }
 

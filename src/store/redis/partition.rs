@@ -4,12 +4,15 @@
 //! A task's id decides its partition, so that whoever knows the id finds the task; everything that is not of one task
 //! (heartbeats, rollout state) lives in the first. The hash is part of what is stored: it never changes.
 
-use std::sync::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::events::Events;
+use super::finish::Finishing;
 use super::keys::Keys;
-use super::link::{Connection, Link};
+use super::link::{Bell, Link};
 use super::live::Live;
 use super::watch::Watch;
 use crate::store::Waiters;
@@ -20,30 +23,37 @@ pub(super) struct Partition {
     pub(super) link: Link,
     pub(super) keys: Keys,
     pub(super) timeout: Duration,
-    /// Where this process hears of its tasks' ends.
-    pub(super) channel: String,
+    /// This process's name, on whose channel it hears of its tasks' ends.
+    pub(super) name: String,
     pub(super) waiters: Waiters,
     pub(super) live: Live,
+    pub(super) finishing: Arc<Finishing>,
     /// Connections of lease calls that wait for new entries.
-    pub(super) bells: Mutex<Vec<Connection>>,
+    pub(super) bells: Mutex<Vec<Bell>>,
     /// The queue that the next lease call begins with.
     pub(super) turn: AtomicUsize,
     pub(super) watch: Watch,
+    pub(super) events: Events,
+    /// The last dead letter that was seen, by group.
+    pub(super) letters: Mutex<HashMap<String, String>>,
 }
 
 impl Partition {
-    /// The partition with these keys behind `link`, telling `waiters` what it hears on `channel`.
-    pub(super) fn new(link: Link, keys: Keys, timeout: Duration, channel: &str, waiters: &Waiters) -> Self {
+    /// The partition with these keys behind `link`, telling `waiters` what it hears on the channel of `name`.
+    pub(super) fn new(link: Link, keys: Keys, timeout: Duration, name: &str, waiters: &Waiters) -> Self {
         Self {
             link,
             keys,
             timeout,
-            channel: channel.to_owned(),
+            name: name.to_owned(),
             waiters: waiters.clone(),
             live: Live::default(),
+            finishing: Arc::default(),
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
+            events: Events::default(),
+            letters: Mutex::default(),
         }
     }
 }

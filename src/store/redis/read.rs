@@ -17,7 +17,8 @@ use crate::store::envelope::StoredFailure;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
 
-type Fields = HashMap<String, Bytes>;
+/// A record's fields.
+pub(super) type Fields = HashMap<String, Bytes>;
 
 /// A dead letter, ours or Python's.
 #[derive(Deserialize)]
@@ -41,37 +42,55 @@ struct Named {
 
 impl Partition {
     pub(super) async fn read_record(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        let (fields, result, held) = self.look_up(id).await?;
+        Self::record_of(id, &fields, result, held)
+    }
+
+    /// A task's record, its result, and whether a consumer holds its entry.
+    pub(super) async fn look_up(&self, id: &TaskId) -> Result<(Fields, Option<ReadResult>, bool), StoreError> {
         let (fields, result, held): (Fields, Option<Bytes>, bool) = GET
             .keys(&[self.keys.record(id), self.keys.result(id)])
             .arg(self.keys.stream_prefix())
             .arg(keys::GROUP)
             .run(&self.link)
             .await?;
-        let result = result.map(|json| ReadResult::read(&json)).transpose()?;
-        let Some((topic, _)) = text(&fields, "queue").and_then(|queue| queue.split_once(':')) else {
+        Ok((fields, result.map(|json| ReadResult::read(&json)).transpose()?, held))
+    }
+
+    /// The task that [`Self::look_up`] found.
+    pub(super) fn record_of(
+        id: &TaskId,
+        fields: &Fields,
+        result: Option<ReadResult>,
+        held: bool,
+    ) -> Result<Option<TaskRecord>, StoreError> {
+        let Some((topic, agent)) = text(fields, "queue").and_then(|queue| queue.split_once(':')) else {
             return result.map(|result| of_result(id, result)).transpose();
         };
-        let attempts = number(&fields, "attempt").map_or(u32::from(held), |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let attempts = number(fields, "attempt").map_or(u32::from(held), |n| u32::try_from(n).unwrap_or(u32::MAX));
         let mut record = TaskRecord {
             id: id.clone(),
             topic: topic_of(topic)?,
             status: if held { Status::Processing } else { Status::Queued },
             attempts,
-            owner: text(&fields, "owner").map(Owner::from_digest),
-            created: UnixMs(number(&fields, "created").unwrap_or_default()),
-            finished: number(&fields, "ended").map(UnixMs),
+            owner: text(fields, "owner").map(Owner::from_digest),
+            created: UnixMs(number(fields, "created").unwrap_or_default()),
+            due: if held { None } else { number(fields, "due").map(UnixMs) },
+            finished: number(fields, "ended").map(UnixMs),
             answer: None,
             failure: None,
             progress: None,
         };
         if held {
-            record.progress = text(&fields, "progress").and_then(|said| current(said, number(&fields, "turn")));
+            record.progress = text(fields, "progress").and_then(|said| current(said, number(fields, "turn")));
         }
-        if let Some(json) = text(&fields, "failure") {
+        if let Some(json) = text(fields, "failure") {
             let stored: StoredFailure = serde_json::from_str(json).map_err(|e| StoreError::Malformed(e.to_string()))?;
             record.failure = Some(stored.open()?);
         }
-        conclude(&mut record, text(&fields, "state"), result)?;
+        let state = text(fields, "state");
+        let result = result.filter(|read| state.is_some() || read.result.is_of(agent));
+        conclude(&mut record, state, result)?;
         Ok(Some(record))
     }
 
@@ -84,7 +103,12 @@ impl Partition {
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
-                [self.keys.stream(&queue.topic), self.keys.delayed(group), self.keys.dead_letters(group)]
+                [
+                    self.keys.stream(&queue.topic),
+                    self.keys.delayed(group),
+                    self.keys.dead_letters(group),
+                    self.keys.scheduled(group),
+                ]
             })
             .collect();
         let rows: Vec<[i64; 5]> = DEPTHS.keys(&queue_keys).arg(&groups).run(&self.link).await?;
@@ -139,7 +163,7 @@ fn conclude(record: &mut TaskRecord, state: Option<&str>, result: Option<ReadRes
     Ok(())
 }
 
-/// The record of a task that is known by its result alone: another make published and ran it.
+/// The record of a task that is known by its result alone: it has ended, or another make published and ran it.
 fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
     let topic = read.result.topic.as_deref().ok_or_else(|| StoreError::Malformed(format!("{id} has no topic")))?;
     let failed = read.result.is_failed();
@@ -147,9 +171,10 @@ fn of_result(id: &TaskId, read: ReadResult) -> Result<TaskRecord, StoreError> {
         id: id.clone(),
         topic: topic_of(topic)?,
         status: if failed { Status::Failed } else { Status::Completed },
-        attempts: 1,
-        owner: None,
+        attempts: read.attempt.unwrap_or(1),
+        owner: read.owner.as_deref().map(Owner::from_digest),
         created: read.result.created().unwrap_or_default(),
+        due: None,
         finished: read.saved(),
         answer: None,
         failure: None,
@@ -194,10 +219,12 @@ fn topic_of(text: &str) -> Result<Topic, StoreError> {
     Topic::parse(text).map_err(|error| StoreError::Malformed(error.to_string()))
 }
 
-fn text<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+/// A field as text.
+pub(super) fn text<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok())
 }
 
-fn number(fields: &Fields, name: &str) -> Option<u64> {
+/// A field as a number.
+pub(super) fn number(fields: &Fields, name: &str) -> Option<u64> {
     text(fields, name)?.parse().ok()
 }

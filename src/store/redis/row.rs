@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 
-use super::message::{FOREIGN_RETRIES, Message, Rest, read_credentials};
+use super::message::{Message, Rest, read_credentials};
 use crate::store::{Lease, Queue};
 use crate::task::{Owner, Task, TaskId, UnixMs};
 
@@ -49,18 +49,13 @@ impl FromRedisValue for Row {
 }
 
 impl Row {
-    /// Attempts after the first that may fail.
-    pub(super) fn retries(&self) -> u32 {
-        self.retries.unwrap_or(FOREIGN_RETRIES)
-    }
-
     /// A lease that can be settled, whatever its payload: for entries that nobody is to run.
     pub(super) fn bare(&self, queue: &Queue) -> Option<Lease> {
         let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.created.unwrap_or_default()));
         let task = Task {
             route: self.route.clone(),
             owner: self.owner.as_deref().map(Owner::from_digest),
-            retries: self.retries(),
+            retries: self.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)
         };
         let entry = Handle { entry: self.entry.clone(), turn: self.turn }.to_string();
@@ -79,6 +74,9 @@ impl Row {
         lease.task.request = message.request.map(open).transpose().map_err(|error| error.to_string())?;
         lease.task.payload = message.payload;
         lease.task.correlation_id = message.correlation_id;
+        lease.task.webhook = message.rest.webhook();
+        lease.task.reply_to = message.rest.reply_to();
+        lease.task.causation_id = message.rest.causation_id();
         if let Some(created) = message.created {
             lease.task.created = created;
         }

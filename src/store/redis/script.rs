@@ -1,6 +1,9 @@
 //! The Lua scripts, each in a file of its own that says its keys, arguments and reply.
 //!
 //! A script is one round trip: called by digest, and sent whole the first time that a server does not know it.
+//!
+//! What scripts share stands in `prelude.lua`. Each gets only what it uses of that: a function is made anew at every
+//! call, and all of them together cost the server about as much as a small script itself.
 
 use std::sync::LazyLock;
 
@@ -10,20 +13,22 @@ use super::error;
 use super::link::Link;
 use crate::store::StoreError;
 
-/// A script, with what all share put before it.
-pub(super) struct Script {
-    source: &'static str,
-    digest: LazyLock<String>,
+const PRELUDE: &str = include_str!("scripts/prelude.lua");
+
+/// A script, with what it uses of the prelude put before it.
+pub(super) struct Script(LazyLock<Composed>);
+
+struct Composed {
+    source: String,
+    digest: String,
 }
 
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $file:literal;)+) => {
         $(
             $(#[$doc])*
-            pub(super) static $name: Script = Script {
-                source: concat!(include_str!("scripts/prelude.lua"), include_str!(concat!("scripts/", $file))),
-                digest: LazyLock::new(|| redis::Script::new($name.source).get_hash().to_owned()),
-            };
+            pub(super) static $name: Script =
+                Script(LazyLock::new(|| Composed::of(include_str!(concat!("scripts/", $file)))));
         )+
     };
 }
@@ -48,8 +53,21 @@ scripts! {
     TRIM = "trim.lua";
     FIND_DEAD = "find_dead.lua";
     REDRIVE = "redrive.lua";
+    SCHEDULE = "schedule.lua";
+    PROMOTE = "promote.lua";
+    TAKE = "take.lua";
+    DELIVERED = "delivered.lua";
+    CLAIM = "claim.lua";
+    CONCLUDE = "conclude.lua";
+    ABANDON = "abandon.lua";
     PROGRESS = "progress.lua";
     GLANCE = "glance.lua";
+    PAGE = "page.lua";
+    TAILS = "tails.lua";
+    ATTEND = "attend.lua";
+    UNENDED = "unended.lua";
+    REGISTER = "register.lua";
+    NOTE = "note.lua";
 }
 
 /// A call of a script: keys first, then arguments.
@@ -64,9 +82,53 @@ impl Script {
     /// Starts a call with its keys.
     pub(super) fn keys<K: ToRedisArgs>(&'static self, keys: &[K]) -> Call {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(self.digest.as_str()).arg(keys.len()).arg(keys);
+        command.arg(self.0.digest.as_str()).arg(keys.len()).arg(keys);
         Call { script: self, command }
     }
+}
+
+// === impl Composed ===
+
+impl Composed {
+    fn of(script: &str) -> Self {
+        let source = compose(PRELUDE, script);
+        let digest = redis::Script::new(&source).get_hash().to_owned();
+        Self { source, digest }
+    }
+}
+
+/// `script` after those definitions of `prelude` that it needs. A definition begins a paragraph and uses earlier ones.
+fn compose(prelude: &str, script: &str) -> String {
+    let code = |text: &str| {
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+        lines.fold(String::new(), |code, line| code + line + "\n")
+    };
+    let mut definitions: Vec<String> = vec![String::new()];
+    for line in code(prelude).lines() {
+        if line.starts_with("local ") {
+            definitions.push(String::new());
+        }
+        if let Some(definition) = definitions.last_mut() {
+            definition.push_str(line);
+            definition.push('\n');
+        }
+    }
+    let mut composed = code(script);
+    for definition in definitions.iter().rev() {
+        let declared = definition.strip_prefix("local function ").or_else(|| definition.strip_prefix("local "));
+        if declared.is_some_and(|rest| uses(&composed, words(rest).next().unwrap_or_default())) {
+            composed.insert_str(0, definition);
+        }
+    }
+    composed
+}
+
+fn uses(code: &str, name: &str) -> bool {
+    words(code).any(|word| word == name)
+}
+
+fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 // === impl Call ===
@@ -91,12 +153,28 @@ impl Call {
     /// The same call with the script's source.
     fn whole(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(self.script.source);
+        command.arg(self.script.0.source.as_str());
         for arg in self.command.args_iter().skip(2) {
             if let Arg::Simple(bytes) = arg {
                 command.arg(bytes);
             }
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_comes_with_what_it_uses_and_nothing_else() {
+        let prelude = "-- heads\n\nlocal A = 1\n\nlocal function f()\n  return A\n\nend\n\nlocal function g()\nend\n";
+        assert_eq!(
+            compose(prelude, "-- g\nreturn f()\n"),
+            "local A = 1\n\nlocal function f()\n  return A\n\nend\n\nreturn f()\n"
+        );
+        assert_eq!(compose(prelude, "return x.ff\n"), "return x.ff\n");
+        assert!(!ENQUEUE.0.source.contains("cjson") && LEASE.0.source.contains("cjson"));
     }
 }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::finish::{Ending, To};
 use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::outbox::letters;
 use super::partition::Partition;
 use super::row::{Handle, Row};
-use super::script::{CANCEL, ENQUEUE, FINISH, PARK, REJECT, RENEW};
+use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW, SCHEDULE};
 use super::{keys, millis, now, ttl_ms};
+use crate::config::GroupStart;
 use crate::store::envelope::StoredFailure;
-use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError};
+use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError, runs};
 use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// How long a task that could not be read is known as failed.
@@ -22,18 +25,41 @@ impl Partition {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let group = keys::group(queue);
-        let mut call = ENQUEUE
-            .keys(&[self.keys.record(&task.id), self.keys.stream(&queue.topic), self.keys.delayed(&group)])
+        let mut task_keys = vec![
+            self.keys.record(&task.id),
+            self.keys.stream(&queue.topic),
+            self.keys.delayed(&group),
+            self.keys.result(&task.id),
+        ];
+        let due = task.due.filter(|due| *due > now());
+        let script = if due.is_some() {
+            task_keys.extend([self.keys.scheduled(&group), self.keys.due(&group)]);
+            &SCHEDULE
+        } else {
+            task_keys.extend([self.keys.limits(&group), self.keys.scheduled(&group)]);
+            if queue.start == GroupStart::New {
+                task_keys.push(self.keys.start(&group));
+            }
+            &ENQUEUE
+        };
+        let mut call = script
+            .keys(&task_keys)
             .arg(&group)
             .arg(queue.max_backlog)
             .arg(data)
-            .arg(&[("queue", format!("{}:{}", queue.topic, queue.agent)), ("notify", self.channel.clone())])
-            .arg(&[("created", task.created.0), ("retries", u64::from(task.retries))]);
+            .arg(limit_of(task, queue).map(|at| at.0.to_string()).unwrap_or_default())
+            .arg(format!("{}:{}", queue.topic, queue.agent))
+            .arg(task.created.0)
+            .arg(task.retries)
+            .arg(&self.name);
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
         for (field, value) in [("owner", owner), ("route", task.route.clone()), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
             }
+        }
+        if let Some(due) = due {
+            call = call.arg("due").arg(due.0);
         }
         let reply: Vec<i64> = call.run(&self.link).await?;
         match reply[..] {
@@ -61,6 +87,9 @@ impl Partition {
                 self.park(lease, Park { attempt, turns: 1, due: None, failure: None, idle: None }).await?
             }
         };
+        if settled == Settled::Applied {
+            self.note_end(lease, settlement);
+        }
         self.live.release(lease);
         Ok(settled)
     }
@@ -76,33 +105,31 @@ impl Partition {
         let (task, handle, at) = (&lease.task, Handle::of(lease), now());
         let group = keys::group(&lease.queue);
         let (rest, runner) = self.live.details(lease);
+        let began = self.live.holder(lease).map(|(_, began)| began);
         let stream = self.keys.stream(&task.topic);
-        let (head, tail) = match end {
-            End::Completed(_) => (String::new(), String::new()),
+        let letter = match end {
+            End::Completed(_) | End::GivenUp(_) => (String::new(), String::new()),
             End::Failed(failure) => letter_of(lease, &stream, &handle.entry, failure, at)?,
         };
-        let applied: bool = FINISH
-            .keys(&[
-                self.keys.record(&task.id),
-                stream,
-                self.keys.result(&task.id),
-                self.keys.results(),
-                self.keys.dead_letters(&group),
-                self.keys.retry_counts(&group),
-            ])
-            .arg(&[&group, &handle.entry])
-            .arg(lease.attempt)
-            .arg(handle.turn)
-            .arg(end.status().as_str())
-            .arg(write_result(task, &rest, &runner, end, at)?)
-            .arg(ttl_ms(ttl))
-            .arg(&[task.id.as_str(), &self.channel])
-            .arg(idle.map_or(0, millis))
-            .arg(&[&head, &tail])
-            .arg(!end.is_malformed())
-            .arg(at.0)
-            .run(&self.link)
-            .await?;
+        let ending = Ending {
+            queue: [stream, self.keys.dead_letters(&group), self.keys.retry_counts(&group)],
+            group,
+            keys: [self.keys.record(&task.id), self.keys.result(&task.id)],
+            lease: (lease.attempt, handle.turn),
+            state: end.status().as_str(),
+            result: write_result(lease, &handle, &rest, &runner, end, began, at)?,
+            entry: handle.entry,
+            ttl: ttl_ms(ttl),
+            id: task.id.as_str().to_owned(),
+            idle: idle.map_or(0, millis),
+            letter,
+            sound: !end.is_malformed(),
+            at: at.0,
+            told: letters(task, end)?,
+        };
+        let (results, outbox) = (self.keys.results(), self.keys.outbox());
+        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name };
+        let applied = self.finishing.finish(ending, &to).await?;
         if applied {
             self.tell(lease, end, at);
         }
@@ -117,7 +144,7 @@ impl Partition {
         }
         let (answer, failure) = match end {
             End::Completed(answer) => (Some((*answer).clone()), None),
-            End::Failed(failure) => (None, Some((*failure).clone())),
+            End::Failed(failure) | End::GivenUp(failure) => (None, Some((*failure).clone())),
         };
         let record = TaskRecord {
             id: task.id.clone(),
@@ -126,6 +153,7 @@ impl Partition {
             attempts: lease.attempt,
             owner: task.owner.clone(),
             created: task.created,
+            due: None,
             finished: Some(at),
             answer,
             failure,
@@ -137,6 +165,7 @@ impl Partition {
     /// Ends a lease so that another may begin.
     pub(super) async fn park(&self, lease: &Lease, park: Park<'_>) -> Result<Settled, StoreError> {
         let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
+        let run = park.failure.map(|failure| self.run_of(lease, failure, now())).unwrap_or_default();
         let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
         let applied: bool = PARK
             .keys(&[self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic), self.keys.delayed(&group)])
@@ -148,6 +177,8 @@ impl Partition {
             .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
             .arg(failure.unwrap_or_default())
             .arg(park.idle.map_or(0, millis))
+            .arg(run)
+            .arg(runs::MOST)
             .run(&self.link)
             .await?;
         Ok(if applied { Settled::Applied } else { Settled::Fenced })
@@ -196,10 +227,18 @@ impl Partition {
 
     pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
         let found: Option<String> = CANCEL
-            .keys(&[self.keys.record(id), self.keys.result(id)])
+            .keys(&[self.keys.record(id), self.keys.result(id), self.keys.outbox()])
             .arg(ttl_ms(ttl))
-            .arg(&[id.as_str(), &self.channel, &self.keys.stream_prefix(), keys::GROUP, &self.keys.delayed_prefix()])
+            .arg(&[
+                id.as_str(),
+                &self.name,
+                &self.keys.stream_prefix(),
+                keys::GROUP,
+                &self.keys.delayed_prefix(),
+                keys::CHANNEL,
+            ])
             .arg(millis(AHEAD))
+            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix()])
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };
@@ -225,6 +264,11 @@ fn letter_of(
 ) -> Result<(String, String), StoreError> {
     let task = &lease.task;
     write_dead_letter(task.topic.as_str(), stream, entry, Some(task), failure, lease.attempt, at)
+}
+
+/// When others must have ended a task.
+fn limit_of(task: &Task, queue: &Queue) -> Option<UnixMs> {
+    Some(UnixMs(task.due.unwrap_or(task.created).0.saturating_add(millis(queue.limit?))))
 }
 
 /// How a lease makes way for another.

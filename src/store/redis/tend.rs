@@ -18,8 +18,6 @@ use super::{keys, millis, now};
 use crate::store::{Buried, Queue, Settled, StoreError, lease_time, may_rerun};
 use crate::task::{Failure, FailureKind};
 
-/// Before this, an entry is a Python consumer's own (`reclaim_idle_ms`).
-const FOREIGN_LEASE: Duration = Duration::from_mins(3);
 /// How long a consumer must have been silent to be forgotten.
 const GONE: Duration = Duration::from_mins(10);
 const PAGE: usize = 100;
@@ -50,12 +48,14 @@ impl Partition {
         self.live.forget_older_than(lease_time() * 2);
         let start = Instant::now();
         let may = self.watch.round(start);
+        self.flush_events(may.sweep).await?;
         let mut round = Round { process, ttl, until: start + self.timeout / 3, dead: Vec::new() };
         let first = may.number % queues.len().max(1);
         for queue in queues[first..].iter().chain(&queues[..first]) {
             if may.sweep {
                 passable(queue, self.forget_consumers(queue).await)?;
                 passable(queue, self.trim_done(queue).await)?;
+                passable(queue, self.register(queue).await)?;
             }
             if may.take_back {
                 passable(queue, self.take_back_overdue(&mut round, queue).await)?;
@@ -80,7 +80,8 @@ impl Partition {
             tracing::warn!(
                 stream,
                 group,
-                "a group that does not read keeps what all others are done with, and the stream grows: run its                  consumers, or XGROUP DESTROY it"
+                "a group that does not read keeps what all others are done with, and the stream grows: run its \
+                 consumers, or XGROUP DESTROY it"
             );
         }
         Ok(())
@@ -146,8 +147,8 @@ impl Partition {
         let (next, rows): (String, Vec<(u64, Row)>) = OVERDUE
             .keys(&[self.keys.stream(&queue.topic), self.keys.delayed(&group)])
             .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix(), queue.topic.as_str(), &queue.agent, &group])
-            .arg(&[millis(idle), millis(FOREIGN_LEASE)])
-            .arg(&[keys::OURS, start, "+"])
+            .arg(&[millis(idle), millis(queue.reclaim_idle)])
+            .arg(&[start, "+"])
             .arg(PAGE)
             .arg(consumer)
             .run(&self.link)
@@ -171,7 +172,9 @@ impl Partition {
         idle: Duration,
         ttl: Duration,
     ) -> Result<Option<Buried>, StoreError> {
-        let Some(lease) = row.bare(queue) else {
+        // whole where it can be read: its end may have to be told
+        let whole = row.open(queue).ok().map(|(lease, _)| lease);
+        let Some(lease) = whole.or_else(|| row.bare(queue)) else {
             self.reject(queue, row, row.open(queue).err().unwrap_or_default()).await?;
             return Ok(None);
         };

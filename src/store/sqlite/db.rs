@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, named_params};
 
 use super::clock::Clock;
-use super::schema::{State, number, unix_ms};
+use super::schema::{State, millis, number, unix_ms, with_history};
 use crate::store::{CRASH_LIMIT, lease_time};
-use crate::task::{TaskId, UnixMs};
+use crate::task::{FailureKind, TaskId, UnixMs};
 
 /// How many tasks of a topic stand where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,10 +106,14 @@ impl Db {
     /// Takes the database over from an earlier boot, whose leases nobody holds any more: what may run again is
     /// released, its attempt counted; the rest is buried by the first `tend`.
     pub(super) fn take_over(connection: Connection, clock: Clock, tallies: Tallies) -> rusqlite::Result<Self> {
-        connection.execute(
-            "UPDATE tasks INDEXED BY leased SET state = 0 WHERE state = 1 AND attempts < retries + ?1",
-            [CRASH_LIMIT],
-        )?;
+        let sql = concat!(
+            "UPDATE tasks INDEXED BY leased SET state = 0, ",
+            with_history!(),
+            " WHERE state = 1 AND attempts < retries + :limit"
+        );
+        let (now, crash) = (millis(clock.wall()), FailureKind::Crash.as_str());
+        let error = "its process ended";
+        connection.execute(sql, named_params! {":limit": CRASH_LIMIT, ":now": now, ":kind": crash, ":error": error})?;
         let mut db = Self {
             connection,
             last_reap: clock.steady(),

@@ -6,10 +6,13 @@
 //! not even after a release gave the attempt back. Leases belong to this process: those of an earlier boot
 //! are released on open. Threads, not tasks: any runtime may call.
 
+mod claim;
 mod clock;
 mod db;
+mod list;
 mod lock;
 mod ops;
+mod outbox;
 mod reader;
 mod redrive;
 mod running;
@@ -36,10 +39,11 @@ use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, DeadLetter, Depth, Glance, Heartbeat, Holder, Lease, Queue, Redriven, RolloutRecord, Settled,
-    Settlement, SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
+    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
+    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
+    StoreError, TaskStore, Waiters, heartbeat_time,
 };
-use crate::task::{Failure, FailureKind, Progress, Status, TaskId, TaskRecord, Topic, UnixMs};
+use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic, UnixMs};
 
 /// How long the record of a task that could not be read back is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -185,13 +189,13 @@ impl TaskStore for SqliteStore {
 
     async fn lease(
         &self,
-        _process: &str,
+        process: &str,
         queues: &[Queue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
-        let rows = self.writer.lease(topics, max, wait).await?;
+        let rows = self.writer.lease(process.to_owned(), topics, max, wait).await?;
         Ok(self.open_leases(rows, queues).await)
     }
 
@@ -210,7 +214,12 @@ impl TaskStore for SqliteStore {
     }
 
     async fn tend(&self, _process: &str, _queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        let dead = self.writer.submit(move |db| ops::reap(db, ttl)).await?;
+        let keep = move |db: &mut Db| {
+            outbox::purge(db)?;
+            claim::purge(db)?;
+            ops::reap(db, ttl)
+        };
+        let dead = self.writer.submit(keep).await?;
         for _ in 0..PURGES {
             if self.writer.submit(ops::purge).await? < ops::PURGE {
                 break;
@@ -265,6 +274,54 @@ impl TaskStore for SqliteStore {
         self.writer.submit(move |db| ops::save_rollout(db, &route, &record)).await
     }
 
+    /// Nothing to do: the writer wakes for them.
+    async fn promote(&self, _queues: &[Queue]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
+        if self.outbox_depth().await? == 0 {
+            return Ok(Vec::new()); // the writer is left alone
+        }
+        let taken = self.writer.submit(move |db| outbox::take(db, max, hold)).await?;
+        taken.into_iter().map(outbox::Taken::open).collect()
+    }
+
+    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
+        let (delivery, outcome) = (delivery.clone(), outcome.clone());
+        self.writer.submit(move |db| outbox::settle(db, &delivery, &outcome)).await
+    }
+
+    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        let id = id.clone();
+        self.reader.ask(move |connection| outbox::records(connection, &id)).await
+    }
+
+    async fn outbox_depth(&self) -> Result<u64, StoreError> {
+        self.reader.ask(outbox::count).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let claim = claim.clone();
+        self.writer.submit(move |db| claim::claim(db, &claim)).await?.open()
+    }
+
+    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
+        let (claim, state) = (claim.clone(), conclusion.as_str());
+        let (task, answer) = match conclusion {
+            Conclusion::Task(task) => (Some(task.to_string()), None),
+            Conclusion::Answer(answer) => (None, Some(sealed::answer(answer)?)),
+            Conclusion::Unkept => (None, None),
+        };
+        let conclude = move |db: &mut Db| claim::conclude(db, &claim, state, task.as_deref(), answer.as_deref());
+        self.writer.submit(conclude).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
+        let claim = claim.clone();
+        self.writer.submit(move |db| claim::abandon(db, &claim)).await
+    }
+
     fn waiters(&self) -> &Waiters {
         &self.waiters
     }
@@ -311,5 +368,24 @@ impl TaskStore for SqliteStore {
     async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError> {
         let (topic, id) = (queue.topic.clone(), id.to_owned());
         self.writer.submit(move |db| redrive::discard(db, &topic, &id)).await
+    }
+
+    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
+        let (asked, now) = (id.clone(), self.clock.wall());
+        let mut life = self.reader.ask(move |connection| reader::life(connection, &asked, now)).await?;
+        if let Some(life) = life.as_mut().filter(|life| life.record.status == Status::Processing) {
+            life.record.progress = self.running.progress(id);
+        }
+        Ok(life)
+    }
+
+    async fn list(&self, _queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
+        let (listing, now) = (listing.clone(), self.clock.wall());
+        self.reader.ask(move |connection| list::page(connection, &listing, now)).await
+    }
+
+    /// Nothing to do: nobody else can have the file.
+    async fn attend(&self, _queues: &[Queue], _ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        Ok(Vec::new())
     }
 }

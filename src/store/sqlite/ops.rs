@@ -8,10 +8,14 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::db::Db;
-use super::schema::{State, millis, number, stored};
+use super::outbox;
+use super::schema::{State, millis, number, stored, with_history};
 use super::sealed::{Leased, NewTask, Sealed};
 use crate::store::{Buried, Cancelled, Refusal, RolloutRecord, Settled, lease_time, may_rerun};
-use crate::task::{TaskId, Topic, UnixMs};
+use crate::task::{FailureKind, TaskId, Topic, UnixMs};
+
+/// What becomes of an attempt whose lease was not renewed.
+const LAPSED: &str = "its worker did not renew its lease";
 
 /// Ended records that one call of [`purge`] removes at most.
 pub(super) const PURGE: usize = 1000;
@@ -25,6 +29,8 @@ struct Found {
     retries: u32,
     lease: i64,
     settled: i64,
+    /// Whether somebody is to be told of its end.
+    posts: bool,
 }
 
 /// How a task ends.
@@ -48,51 +54,66 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
         let refusal = Refusal::Backlog { topic: task.topic.clone(), depth, max: max_backlog };
         return Ok(if known { Ok(()) } else { Err(refusal) });
     }
-    if !insert(db, task)? {
+    let mut inserted = insert(db, task)?;
+    if inserted.is_none() {
         let expired = "DELETE FROM tasks WHERE id = ?1 AND state > 2 AND until <= ?2";
         let gone =
             db.connection.prepare_cached(expired)?.execute(params![task.id.as_str(), millis(db.clock.wall())])?;
-        if gone == 0 || !insert(db, task)? {
-            return Ok(Ok(()));
+        if gone > 0 {
+            inserted = insert(db, task)?;
         }
     }
-    db.tallies.moved(task.topic.as_str(), None, State::Ready, 1);
+    if let Some(state) = inserted {
+        db.tallies.moved(task.topic.as_str(), None, state, 1);
+    }
     Ok(Ok(()))
 }
 
-fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<bool> {
-    let seq = db.last_seq + 1;
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)
-               ON CONFLICT (id) DO NOTHING";
+/// Gives where the task stands then; none where its id is there already.
+fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
+    let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
+    let state = if due.is_some() { State::Parked } else { State::Ready };
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
-    let values = params![seq, task.id.as_str(), task.topic.as_str(), task.retries, millis(task.created), owner];
+    let (created, until) = (millis(task.created), due.map_or(0, millis));
+    let posts = task.webhook.is_some() || task.reply_to.is_some();
+    let (id, topic, caller, trace) = (task.id.as_str(), task.topic.as_str(), &task.correlation, &task.trace);
+    let values = params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let sql =
-        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![seq, &*task.payload, task.request, task.credentials, task.correlation, task.route];
+        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route, webhook, reply_to, causation)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let reply_to = task.reply_to.as_ref().map(Topic::as_str);
+    let (request, credentials, webhook) = (&task.request, &task.credentials, &task.webhook);
+    let (correlation, route, causation) = (&task.correlation, &task.route, &task.causation);
+    let values = params![seq, &*task.payload, request, credentials, correlation, route, webhook, reply_to, causation];
     db.connection.prepare_cached(sql)?.execute(values)?;
     db.last_seq = seq;
-    Ok(true)
+    if let Some(due) = due {
+        db.next_due = Some(db.next_due.map_or(due, |next| next.min(due)));
+    }
+    Ok(Some(state))
 }
 
 /// Leases up to `max` tasks; which topic comes first goes round.
-pub(super) fn lease(db: &mut Db, topics: &[Topic], max: usize) -> rusqlite::Result<Vec<Leased>> {
+pub(super) fn lease(db: &mut Db, process: &str, topics: &[Topic], max: usize) -> rusqlite::Result<Vec<Leased>> {
     let mut leased = Vec::new();
     db.rounds = db.rounds.wrapping_add(1);
     for n in 0..topics.len() {
         let topic = &topics[(db.rounds.wrapping_add(n)) % topics.len()];
         if leased.len() < max && db.tallies.of(topic.as_str()).ready > 0 {
-            lease_of(db, topic, max - leased.len(), &mut leased)?;
+            lease_of(db, process, topic, max - leased.len(), &mut leased)?;
         }
     }
     Ok(leased)
 }
 
-fn lease_of(db: &mut Db, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
+fn lease_of(db: &mut Db, process: &str, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
     let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
-                      payload, request, credentials, correlation, route
+                      payload, request, credentials, correlation, route, webhook, reply_to, causation
                FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
                WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
     let before = leased.len();
@@ -101,11 +122,13 @@ fn lease_of(db: &mut Db, topic: &Topic, max: usize, leased: &mut Vec<Leased>) ->
     while let Some(row) = rows.next()? {
         leased.push(Leased::read(row, topic)?);
     }
-    let sql = "UPDATE tasks SET state = 1, attempts = attempts + 1, lease = lease + 1, settled = 0 WHERE seq = ?1";
+    let sql =
+        "UPDATE tasks SET state = 1, attempts = attempts + 1, lease = lease + 1, settled = 0, began = ?2, worker = ?3
+               WHERE seq = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
-    let expires = db.clock.steady() + lease_time();
+    let (expires, now) = (db.clock.steady() + lease_time(), millis(db.clock.wall()));
     for lease in &leased[before..] {
-        statement.execute([lease.seq])?;
+        statement.execute(params![lease.seq, now, process])?;
         db.held.insert(lease.seq, expires);
     }
     db.tallies.moved(topic.as_str(), Some(State::Ready), State::Leased, (leased.len() - before) as u64);
@@ -149,7 +172,7 @@ pub(super) fn settle(db: &mut Db, id: &TaskId, lease: i64, settlement: &Sealed) 
         Sealed::Bury { failure, message, ttl } => {
             finish(db, id, &found, &End { failure: Some((failure, message)), ..end(State::Failed, ttl) })?;
         }
-        Sealed::Retry { failure, at } => park(db, &found, failure, *at)?,
+        Sealed::Retry { failure, kind, message, at } => park(db, &found, failure, (*kind, message), *at)?,
         Sealed::Release => {
             let sql = "UPDATE tasks SET state = 0, settled = ?2, attempts = attempts - 1 WHERE seq = ?1";
             db.connection.prepare_cached(sql)?.execute(params![found.seq, settled])?;
@@ -159,10 +182,21 @@ pub(super) fn settle(db: &mut Db, id: &TaskId, lease: i64, settlement: &Sealed) 
     Ok(Settled::Applied)
 }
 
-fn park(db: &mut Db, found: &Found, failure: &str, at: UnixMs) -> rusqlite::Result<()> {
-    let sql = "UPDATE tasks SET state = 2, settled = ?2, until = ?3, failure = ?4 WHERE seq = ?1";
-    let values = params![found.seq, Sealed::RETRY, millis(at), failure];
-    db.connection.prepare_cached(sql)?.execute(values)?;
+fn park(db: &mut Db, found: &Found, failure: &str, why: (&str, &str), at: UnixMs) -> rusqlite::Result<()> {
+    let sql = concat!(
+        "UPDATE tasks SET state = 2, settled = :settled, until = :until, failure = :failure, ",
+        with_history!(),
+        " WHERE seq = :seq"
+    );
+    db.connection.prepare_cached(sql)?.execute(named_params! {
+        ":seq": found.seq,
+        ":settled": Sealed::RETRY,
+        ":until": millis(at),
+        ":failure": failure,
+        ":now": millis(db.clock.wall()),
+        ":kind": why.0,
+        ":error": why.1,
+    })?;
     db.next_due = Some(db.next_due.map_or(at, |due| due.min(at)));
     unhold(db, found, State::Parked);
     Ok(())
@@ -188,6 +222,9 @@ fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::R
         ":result": end.result,
         ":failure": end.failure.map(|(stored, _)| stored),
     })?;
+    if found.posts {
+        outbox::post(db, id, found.seq, end.state, end.result, end.failure.map(|(_, message)| message))?;
+    }
     if let Some((_, message)) = end.failure {
         let sql = "INSERT INTO dead_letters (seq, id, topic, error, attempts, failed, retries, created, owner)
                    SELECT seq, id, topic, ?2, attempts, ?3, retries, created, owner FROM tasks WHERE seq = ?1";
@@ -252,7 +289,10 @@ pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<Vec<Buried>> 
         let Some(found) = find(db, &id)? else { continue };
         tracing::warn!(task = %id, attempt = found.attempts, "a lease was not renewed in time");
         if may_rerun(found.attempts, found.retries) {
-            db.connection.prepare_cached("UPDATE tasks SET state = 0 WHERE seq = ?1")?.execute([seq])?;
+            let sql = concat!("UPDATE tasks SET state = 0, ", with_history!(), " WHERE seq = :seq");
+            let crash = FailureKind::Crash.as_str();
+            let values = named_params! {":seq": seq, ":now": millis(db.clock.wall()), ":kind": crash, ":error": LAPSED};
+            db.connection.prepare_cached(sql)?.execute(values)?;
             unhold(db, &found, State::Ready);
             continue;
         }
@@ -290,7 +330,7 @@ pub(super) fn save_rollout(db: &mut Db, route: &str, record: &RolloutRecord) -> 
 }
 
 fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
-    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled FROM tasks WHERE id = ?1";
+    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts FROM tasks WHERE id = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let found = statement.query_row([id.as_str()], |row| {
         Ok(Found {
@@ -301,6 +341,7 @@ fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
             retries: row.get(4)?,
             lease: row.get(5)?,
             settled: row.get(6)?,
+            posts: row.get(7)?,
         })
     });
     found.optional()

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::schema::{State, failed, millis, number, unix_ms};
 use super::sealed::{malformed, read, task_id};
 use crate::store::envelope::{StoredAnswer, StoredFailure};
-use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError};
-use crate::task::{Owner, TaskId, TaskRecord, Topic, UnixMs};
+use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError, runs};
+use crate::task::{Life, Owner, TaskId, TaskRecord, Topic, UnixMs};
 
 type Query = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -63,7 +63,7 @@ impl Drop for Reader {
 
 /// A task, unless it has expired.
 pub(super) fn record(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<TaskRecord>, StoreError> {
-    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure FROM tasks
+    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure, until FROM tasks
                WHERE id = ?1 AND (state <= 2 OR until > ?2)";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
@@ -85,11 +85,31 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         attempts: row.get(3).map_err(failed)?,
         owner: text(4)?.map(Owner::from_digest),
         created: unix_ms(row.get(5).map_err(failed)?),
+        due: if state == State::Parked { Some(unix_ms(row.get(10).map_err(failed)?)) } else { None },
         finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
         answer,
         failure: text(9)?.map(|failure| read::<StoredFailure>(failure)?.open()).transpose()?,
         progress: None,
     })
+}
+
+/// All that is known of a task, unless it has expired.
+pub(super) fn life(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<Life>, StoreError> {
+    let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure,
+                      began, worker, history, caller, trace, until, route
+               FROM tasks LEFT JOIN inputs USING (seq) WHERE id = ?1 AND (state <= 2 OR until > ?2)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
+    let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
+    let text = |column| row.get::<_, Option<String>>(column).map_err(failed);
+    let time = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(unix_ms)).map_err(failed);
+    let state: State = row.get(2).map_err(failed)?;
+    let mut life = Life::new(open_record(row)?, runs::read(text(12)?.as_deref()), text(11)?, time(10)?);
+    life.correlation_id = text(13)?;
+    life.trace_id = text(14)?;
+    life.route = text(16)?;
+    life.due = if state == State::Parked { time(15)? } else { None };
+    Ok(Some(life))
 }
 
 /// A task as it stands, without its bodies.
@@ -104,13 +124,13 @@ pub(super) fn glance(connection: &Connection, id: &TaskId, now: UnixMs) -> Resul
     })
 }
 
-/// When the oldest waiting task of a topic was accepted.
+/// When the oldest waiting task of a topic was accepted; one that is not due yet is not late.
 pub(super) fn oldest(connection: &Connection, topic: &Topic) -> Result<Option<UnixMs>, StoreError> {
     let sql = "SELECT min(created) FROM (
                    SELECT * FROM (SELECT created FROM tasks INDEXED BY ready
                                   WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT 1)
                    UNION ALL
-                   SELECT created FROM tasks INDEXED BY parked WHERE state = 2 AND topic = ?1)";
+                   SELECT created FROM tasks INDEXED BY parked WHERE state = 2 AND topic = ?1 AND attempts > 0)";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let created = statement.query_row([topic.as_str()], |row| row.get::<_, Option<i64>>(0)).map_err(failed)?;
     Ok(created.map(unix_ms))

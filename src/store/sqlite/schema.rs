@@ -35,9 +35,15 @@ const TABLES: &str = "
         created  INTEGER NOT NULL,
         finished INTEGER,
         owner    TEXT,
+        posts    INTEGER NOT NULL DEFAULT 0, -- whether somebody is to be told of its end
         answer   TEXT,
         result   TEXT,
-        failure  TEXT
+        failure  TEXT,
+        began    INTEGER, -- the last attempt, and the process that runs it
+        worker   TEXT,
+        history  TEXT,    -- the failed attempts, a line of JSON each
+        caller   TEXT,    -- the caller's own id, which outlives the inputs
+        trace    TEXT
     ) STRICT;
     CREATE INDEX ready  ON tasks (topic, seq) WHERE state = 0;
     CREATE INDEX leased ON tasks (seq) WHERE state = 1;
@@ -49,7 +55,10 @@ const TABLES: &str = "
         request     TEXT,
         credentials TEXT,
         correlation TEXT,
-        route       TEXT
+        route       TEXT,
+        webhook     TEXT,
+        reply_to    TEXT,
+        causation   TEXT
     ) STRICT;
     CREATE TABLE dead_letters (
         n        INTEGER PRIMARY KEY,
@@ -65,12 +74,53 @@ const TABLES: &str = "
     ) STRICT;
     CREATE INDEX dead_by_topic ON dead_letters (topic, n);
     CREATE INDEX dead_by_id ON dead_letters (id);
+    CREATE TABLE outbox (
+        n           INTEGER PRIMARY KEY,
+        task        TEXT NOT NULL,
+        kind        TEXT NOT NULL,
+        target      TEXT NOT NULL,
+        event       TEXT NOT NULL,
+        ended       INTEGER NOT NULL,
+        body        BLOB NOT NULL,
+        owner       TEXT,
+        correlation TEXT,
+        attempts    INTEGER NOT NULL DEFAULT 0,
+        due         INTEGER, -- none once it is settled
+        status      TEXT NOT NULL DEFAULT 'pending',
+        error       TEXT,
+        expires     INTEGER,
+        UNIQUE (task, kind)
+    ) STRICT;
+    CREATE INDEX undelivered ON outbox (due) WHERE due IS NOT NULL;
+    CREATE INDEX delivered ON outbox (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE claims (
+        scope   TEXT PRIMARY KEY,
+        request TEXT NOT NULL,
+        holder  TEXT, -- none once it was served
+        lease   INTEGER NOT NULL,
+        task    TEXT NOT NULL,
+        state   TEXT,
+        answer  TEXT,
+        until   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX claims_until ON claims (until);
     CREATE TABLE rollouts (
         route   TEXT PRIMARY KEY,
         version INTEGER NOT NULL,
         state   TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// Part of an update: the attempt that ends is added to the history, as `store/runs.rs` reads it. It takes `:now`,
+/// `:kind` and `:error`, and gives up when the history is longer than anybody reads.
+macro_rules! with_history {
+    () => {
+        "history = CASE WHEN length(history) > 16000 THEN history ELSE coalesce(history || char(10), '') ||
+             json_object('n', attempts, 'worker', worker, 'began', began, 'ended', :now, 'kind', :kind, 'error', :error)
+         END"
+    };
+}
+pub(super) use with_history;
 
 /// Where a task's row stands; the numbers are in the file and in the indexes' conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::schema::unix_ms;
 use crate::store::envelope::{StoredAnswer, StoredFailure, StoredRequest};
-use crate::store::{Lease, Queue, Settlement, StoreError};
-use crate::task::{Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
+use crate::store::{Lease, Queue, Settlement, StoreError, runs};
+use crate::task::{Answer, Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
 
 /// A task to be inserted.
 pub(super) struct NewTask {
@@ -22,10 +22,15 @@ pub(super) struct NewTask {
     pub(super) request: Option<String>,
     pub(super) credentials: Option<String>,
     pub(super) correlation: Option<String>,
+    pub(super) trace: Option<String>,
     pub(super) route: Option<String>,
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
     pub(super) created: UnixMs,
+    pub(super) due: Option<UnixMs>,
+    pub(super) webhook: Option<String>,
+    pub(super) reply_to: Option<Topic>,
+    pub(super) causation: Option<String>,
 }
 
 /// A leased task, as it was read.
@@ -43,12 +48,15 @@ pub(super) struct Leased {
     credentials: Option<String>,
     correlation: Option<String>,
     route: Option<String>,
+    webhook: Option<String>,
+    reply_to: Option<String>,
+    causation: Option<String>,
 }
 
 /// A settlement.
 pub(super) enum Sealed {
     Complete { answer: String, result: String, ttl: Duration },
-    Retry { failure: String, at: UnixMs },
+    Retry { failure: String, kind: &'static str, message: String, at: UnixMs },
     Bury { failure: String, message: String, ttl: Duration },
     Release,
 }
@@ -71,10 +79,15 @@ impl NewTask {
             request,
             credentials,
             correlation: task.correlation_id.clone(),
+            trace: runs::trace_of(task),
             route: task.route.clone(),
             owner: task.owner.clone(),
             retries: task.retries,
             created: task.created,
+            due: task.due,
+            webhook: task.webhook.clone(),
+            reply_to: task.reply_to.clone(),
+            causation: task.causation_id.clone(),
         })
     }
 }
@@ -98,6 +111,9 @@ impl Leased {
             credentials: row.get(9)?,
             correlation: row.get(10)?,
             route: row.get(11)?,
+            webhook: row.get(12)?,
+            reply_to: row.get(13)?,
+            causation: row.get(14)?,
         })
     }
 
@@ -120,6 +136,9 @@ impl Leased {
             request,
             correlation_id: self.correlation,
             route: self.route,
+            webhook: self.webhook,
+            reply_to: self.reply_to.as_deref().map(Topic::parse).transpose().map_err(malformed)?,
+            causation_id: self.causation,
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries,
             ..Task::new(id, self.topic, payload, self.created)
@@ -141,7 +160,8 @@ impl Sealed {
                 Self::Complete { answer: write(&answer)?, result: result.get().to_owned(), ttl: *ttl }
             }
             Settlement::Retry { failure, at } => {
-                Self::Retry { failure: write(&StoredFailure::seal(failure))?, at: *at }
+                let (kind, message) = (failure.kind.as_str(), runs::short(&failure.message));
+                Self::Retry { failure: write(&StoredFailure::seal(failure))?, kind, message, at: *at }
             }
             Settlement::Bury { failure, ttl } => Self::Bury {
                 failure: write(&StoredFailure::seal(failure))?,
@@ -177,6 +197,11 @@ pub(super) fn number_of(entry: &str) -> i64 {
 pub(super) fn crash(message: &str) -> rusqlite::Result<String> {
     write(&StoredFailure::seal(&Failure::new(FailureKind::Crash, message)))
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// An answer with its body, as it is stored.
+pub(super) fn answer(answer: &Answer) -> Result<String, StoreError> {
+    write(&StoredAnswer::whole(answer))
 }
 
 /// A stored id.

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::ContentForm;
 use crate::store::{CRASH_LIMIT, LEASE, Refusal};
 use crate::task::{Answer, Status, Task, UnixMs};
 
@@ -43,7 +42,7 @@ impl Place {
 
 fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 1000 }
+    Queue { max_backlog: 1000, ..Queue::with_defaults(topic, "omnidaemon") }
 }
 
 fn task(queue: &Queue) -> Task {
@@ -144,7 +143,7 @@ async fn a_lease_call_that_was_dropped_takes_nothing() {
     let (place, q) = (Place::new(), queue("a"));
     let store = place.open();
     {
-        let mut dropped = std::pin::pin!(store.writer.lease(vec![q.topic.clone()], 1, TTL));
+        let mut dropped = std::pin::pin!(store.writer.lease("p".into(), vec![q.topic.clone()], 1, TTL));
         assert!(futures_util::poll!(&mut dropped).is_pending());
         store.ping().await.expect("the writer has seen it");
     }

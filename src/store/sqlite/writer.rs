@@ -45,6 +45,7 @@ struct Pending<F, T> {
 
 /// A lease call.
 struct Lessee {
+    process: String,
     topics: Vec<Topic>,
     max: usize,
     until: Instant,
@@ -83,6 +84,7 @@ impl Writer {
     /// Leases up to `max` tasks, waiting up to `wait` for the first.
     pub(super) async fn lease(
         &self,
+        process: String,
         topics: Vec<Topic>,
         max: usize,
         wait: Duration,
@@ -90,7 +92,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let now = Instant::now();
         let until = now.checked_add(wait).unwrap_or(now);
-        self.send(Message::Lease(Lessee { topics, max, until, granted: Vec::new(), reply }))?;
+        self.send(Message::Lease(Lessee { process, topics, max, until, granted: Vec::new(), reply }))?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -230,7 +232,7 @@ impl<E: Fn(TaskId)> Thread<E> {
             if !self.db.tallies.any_ready() {
                 break;
             }
-            lessee.granted = ops::lease(&mut self.db, &lessee.topics, lessee.max)?;
+            lessee.granted = ops::lease(&mut self.db, &lessee.process, &lessee.topics, lessee.max)?;
         }
         Ok(())
     }

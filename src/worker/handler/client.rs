@@ -88,7 +88,7 @@ fn build(tls: rustls::ClientConfig, connect_timeout: Duration) -> Client {
 }
 
 /// Native roots. A machine without any still speaks plain HTTP, and TLS fails by name.
-fn tls() -> rustls::ClientConfig {
+pub(in crate::worker) fn tls() -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);

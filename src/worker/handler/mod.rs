@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::probe;
+pub(super) use self::client::tls;
 pub use self::registry::Handlers;
 use crate::task::{Answer, Failure, FailureKind, Progress, Task};
 
@@ -165,6 +166,18 @@ fn as_json(body: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::testing;
+
+    #[tokio::test]
+    async fn the_last_that_a_handler_says_of_its_progress_is_heard_and_no_nonsense() {
+        let attempt = testing::attempt(testing::task(1, "t", "{}"));
+        let mut said = attempt.said();
+        attempt.progress(f64::NAN, "lost");
+        assert!(!said.has_changed().expect("it may still speak"));
+        attempt.progress(0.25, "page 1");
+        attempt.clone().progress(0.5, "");
+        assert_eq!(*said.borrow_and_update(), Progress::new(0.5, None));
+    }
 
     #[test]
     fn results_become_json_and_json_keeps_its_spelling() {

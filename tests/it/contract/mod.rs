@@ -4,8 +4,12 @@
 //! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
 //! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
 
+mod claims;
 mod dead;
+mod delay;
 mod leases;
+mod lives;
+mod outbox;
 mod queue;
 mod redis;
 mod settle;
@@ -19,7 +23,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
-use omnidaemon::config::ContentForm;
 use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
 use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -79,12 +82,23 @@ macro_rules! contract {
             a_dead_letter_is_redriven_once_however_often_it_is_asked_for, a_task_that_is_alive_is_not_redriven,
             a_redriven_request_runs_without_its_credentials, a_discarded_dead_letter_is_gone_and_its_task_stays_failed,
             dead_letters_are_listed_in_pages, a_cancel_after_an_enqueue_that_nobody_waited_for_finds_its_task);
+        contract!(@ $fixture, delay: a_delayed_task_runs_when_it_is_due_and_not_before, a_delayed_task_survives_reopening,
+            a_delayed_task_counts_against_the_backlog, a_delayed_task_is_cancelled_and_never_runs);
+        contract!(@ $fixture, outbox: a_webhook_hears_of_every_end_and_a_reply_is_a_result,
+            a_task_that_dies_with_its_workers_is_told_too, a_delivery_is_held_retried_and_settled_once,
+            a_dropped_delivery_is_known_with_its_reason);
+        contract!(@ $fixture, claims: a_key_is_one_requests_until_it_says_what_came_of_it,
+            a_claim_that_nobody_renews_is_taken_over_with_its_task,
+            an_abandoned_key_is_free_and_a_failed_task_makes_way);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
         contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
             a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
+        contract!(@ $fixture, lives: each_attempt_of_a_task_is_known_with_its_worker_and_error,
+            a_task_that_completes_at_once_has_one_attempt, a_task_that_killed_its_workers_shows_each_of_them,
+            tasks_are_listed_page_by_page_each_once, a_list_is_filtered_by_topic_and_status);
     };
     (@ $fixture:ty, $group:ident: $($name:ident),+) => {
         $(
@@ -106,9 +120,10 @@ pub(crate) fn wall() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
-fn queue(topic: &str) -> Queue {
+/// A topic's queue with every setting at its default.
+pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue::with_defaults(topic, "omnidaemon")
 }
 
 /// A plain task with a new id.

@@ -59,6 +59,9 @@ pub(crate) async fn everything_about_a_task_reaches_its_worker(f: impl Fixture) 
     full.payload = Bytes::from_static("{\"n\": 1.0e2,  \"text\": \"\u{e9}\\u00e9\"}".as_bytes());
     full.correlation_id = Some("the \"caller's\" own".into());
     full.route = Some("invoke".into());
+    full.webhook = Some("https://hooks.example.com/x?y=1".into());
+    full.reply_to = Some(queue("replies").topic);
+    full.causation_id = Some("the one before".into());
     full.retries = 7;
     let request = full.request.as_mut().expect("it has one");
     request.body = Bytes::from_static(b"\xff\x00 not text");

@@ -1,29 +1,44 @@
-//! The contract, kept by the store on Redis.
+//! The contract, kept by the store on Redis, and on a Redis Cluster: there each script's keys must share a slot.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use omnidaemon::config::{Secret, Store, StoreUrl};
 use omnidaemon::store::{Buried, RedisStore, TaskStore};
 use redis::streams::{StreamInfoGroupsReply, StreamPendingCountReply};
 use redis::{AsyncCommands as _, Value};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Fixture, contract};
+use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
 
-contract!(OnRedis);
+contract!(OnRedis<false>);
+
+mod cluster {
+    use super::super::contract;
+    use super::OnRedis;
+
+    contract!(OnRedis<true>);
+}
 
 /// A server of its own, and a store on it.
-struct OnRedis {
+struct OnRedis<const CLUSTERED: bool> {
     store: Arc<RedisStore>,
     running: DropGuard,
     server: RedisServer,
 }
 
-impl OnRedis {
+impl<const CLUSTERED: bool> OnRedis<CLUSTERED> {
     fn open(server: RedisServer) -> Self {
-        let store = Arc::new(server.store());
+        let store = if CLUSTERED {
+            let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", server.addr())));
+            RedisStore::new(&Store { url, ..server.config() }).expect("a store")
+        } else {
+            server.store()
+        };
+        let store = Arc::new(store);
         let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
         tokio::spawn({
             let shutdown = shutdown.clone();
@@ -38,9 +53,9 @@ impl OnRedis {
 }
 
 #[async_trait]
-impl Fixture for OnRedis {
+impl<const CLUSTERED: bool> Fixture for OnRedis<CLUSTERED> {
     async fn fresh() -> Self {
-        Self::open(RedisServer::start().await)
+        Self::open(if CLUSTERED { cluster_of_one().await } else { RedisServer::start().await })
     }
 
     fn store(&self) -> Arc<dyn TaskStore> {
@@ -61,13 +76,19 @@ impl Fixture for OnRedis {
             if left > 0 {
                 let _: bool = redis.pexpire(&key, left - by).await.expect("answers");
             }
-            if key.starts_with("omni:delayed:") {
+            if key.contains("omni:idem:") {
+                let lease: Option<i64> = redis.hget(&key, "lease").await.expect("answers");
+                if lease.is_some() {
+                    let _: i64 = redis.hincr(&key, "lease", -by).await.expect("answers");
+                }
+            }
+            if key.contains("omni:delayed:") || key.contains("omni:due:") || key.ends_with("omni:outbox") {
                 let members: Vec<String> = redis.zrange(&key, 0, -1).await.expect("answers");
                 for member in members {
                     let _: f64 = redis.zincr(&key, member, -by).await.expect("answers");
                 }
             }
-            if key.starts_with("omni-stream:") {
+            if key.contains("omni-stream:") {
                 let groups: StreamInfoGroupsReply = redis.xinfo_groups(&key).await.expect("answers");
                 for group in groups.groups {
                     age(&mut redis, &key, &group.name, by).await;

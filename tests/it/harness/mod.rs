@@ -9,6 +9,9 @@
 //! websocket.rs  a WebSocket client of short text messages
 //! metrics.rs    a scraped `/metrics`
 //! redis.rs      a redis-server that can be killed and brought back
+//! sentinel.rs   a master, its replicas, and sentinels that watch them
+//! cluster.rs    a Redis Cluster of masters and replicas
+//! python.rs     the Python OmniDaemon on one: its agents, its SDK, its command line
 //! scripted.rs   an upstream that says the same bytes to everybody
 //! fault.rs      a TCP proxy that delays, slices, stalls and resets
 //! ```
@@ -16,12 +19,15 @@
 #![allow(unreachable_pub, reason = "its public items are the interface to the tests beside it")]
 
 pub mod client;
+pub mod cluster;
 pub mod fault;
 pub mod metrics;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod redis;
 pub mod scripted;
+pub mod sentinel;
 pub mod upstream;
 pub mod websocket;
 

@@ -56,6 +56,11 @@ impl Process {
         self.child.try_wait().expect("a child can be asked").is_none()
     }
 
+    /// How it ended; none while it runs.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
     /// Waits until it ends by itself.
     ///
     /// # Panics

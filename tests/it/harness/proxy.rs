@@ -74,6 +74,12 @@ impl Launch {
         self.set("upstream", upstream.url())
     }
 
+    /// Puts a file into its directory.
+    pub fn file(self, name: &str, text: &str) -> Self {
+        fs::write(self.dir.path().join(name), text).expect("the file can be written");
+        self
+    }
+
     /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
@@ -202,6 +208,12 @@ impl Omnidaemon {
         self.launch.environment(&mut command).env("OMNIDAEMON_ADMIN_URL", self.admin("")).args(args);
         let output = tokio::process::Command::from(command).output().await;
         output.expect("the binary that serves can be run again")
+    }
+
+    /// Starts another command of the binary, which goes on beside this one under the same config.
+    pub fn beside(&self, name: &str, args: &[&str]) -> Process {
+        let mut command = Command::new(BINARY);
+        Process::spawn(name, self.launch.environment(&mut command).args(args).arg("--config").arg(self.launch.config()))
     }
 
     /// Scrapes `/metrics`.

@@ -16,16 +16,28 @@ const STARTUP: Duration = Duration::from_secs(20);
 pub(crate) struct RedisServer {
     port: u16,
     directory: TempDir,
+    /// Arguments beside the usual ones.
+    extra: Vec<String>,
     process: Option<Child>,
 }
 
 impl RedisServer {
     /// A running, empty server.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// A running, empty server with more arguments, such as `["--maxmemory", "1mb"]`.
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
         // Another process may take the port before the server does: then with another one.
         for _ in 0..5 {
             let directory = tempfile::tempdir().expect("a directory");
-            let mut server = Self { port: free_port(), directory, process: None };
+            let mut server = Self {
+                port: free_port(),
+                directory,
+                extra: extra.iter().map(|arg| (*arg).into()).collect(),
+                process: None,
+            };
             server.spawn();
             if server.is_up().await {
                 return server;
@@ -42,6 +54,11 @@ impl RedisServer {
     /// `127.0.0.1:PORT`
     pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Sends one command, such as `["CONFIG", "SET", "maxmemory", "1"]`.
@@ -92,6 +109,7 @@ impl RedisServer {
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", directory])
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
+            .args(&self.extra)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -125,7 +143,7 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("bound").port()
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{Settlement, TaskStore as _};
+use omnidaemon::config::GroupStart;
+use omnidaemon::store::{Queue, Settled, Settlement, TaskStore as _};
 use omnidaemon::task::{Answer, Failure, FailureKind, Status, TaskId, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -162,7 +163,7 @@ async fn a_result_that_python_saved_before_it_died_is_not_run_again() {
     read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
     let _: redis::Value = read.query_async(&mut redis).await.expect("read");
     let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
-        "topic": "genesis.qa"}, "saved_at": 1_753_000_000.0});
+        "topic": "genesis.qa", "agent": "omnidaemon"}, "saved_at": 1_753_000_000.0});
     let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
     let record = store.get(&task.id).await.expect("answers").expect("known");
     assert_eq!((record.status, record.answer), (Status::Completed, Some(Answer::json("{\"by\":\"python\"}"))));
@@ -202,4 +203,167 @@ async fn a_parked_entry_never_looks_abandoned_and_outlives_its_index() {
     let _: i64 = redis.zadd(&index, &entry, 0).await.expect("answers");
     assert_eq!((lease(&store).await.attempt, task.retries), (2, 3));
     assert_eq!(data_of(&mut redis, DEAD).await.len(), 0);
+}
+
+#[tokio::test]
+async fn the_result_of_another_groups_agent_is_no_end_of_ours() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
+        "topic": "genesis.qa", "agent": "audit"}, "saved_at": 1_753_000_000.0});
+    let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Processing);
+    age(&mut redis, Duration::from_secs(200)).await;
+    tend(&store).await;
+    assert_eq!(lease(&store).await.task.id, task.id, "its own agent died before it ran");
+}
+
+#[tokio::test]
+async fn what_a_consumer_of_another_make_took_over_is_lost_to_us() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let task = enqueue(&store).await;
+    let lease = lease(&store).await;
+    assert_eq!(store.renew(PROCESS, std::slice::from_ref(&lease)).await, Ok(vec![]));
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    let mut claim = redis::cmd("XCLAIM");
+    claim.arg(STREAM).arg(GROUP).arg("consumer:omnidaemon-1").arg(0).arg(&entry);
+    let _: redis::Value = claim.query_async(&mut redis).await.expect("claimed");
+    let failure = Failure::new(FailureKind::Handler, "x");
+    let retry = Settlement::Retry { failure, at: crate::contract::wall() };
+    assert_eq!(store.settle(&lease, &retry).await, Ok(Settled::Fenced));
+    assert_eq!(store.renew(PROCESS, &[lease]).await, Ok(vec![task.id]));
+    assert_eq!(pending(&mut redis).await[0].1, "consumer:omnidaemon-1");
+}
+
+#[tokio::test]
+async fn reclaim_idle_says_how_long_an_entry_is_a_python_consumers_own() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let hasty = Queue { reclaim_idle: Duration::from_secs(20), ..queue() };
+    for (idle, leasable) in [(19, 0), (21, 1)] {
+        age(&mut redis, Duration::from_secs(idle)).await;
+        store.tend(PROCESS, std::slice::from_ref(&hasty), super::TTL).await.expect("tended");
+        assert_eq!(leasable_now(&store).await.len(), leasable, "after {idle} s");
+    }
+    age(&mut redis, Duration::from_secs(25)).await;
+    store.tend(PROCESS, &[hasty], super::TTL).await.expect("tended");
+    assert_eq!(leasable_now(&store).await, vec![], "our own leases live as long as ever");
+}
+
+/// Python's `_send_to_dlq`.
+async fn give_up(redis: &mut redis::aio::MultiplexedConnection, entry: &str, task: &str) {
+    let letter = json!({
+        "topic": "genesis.qa", "original_stream": STREAM, "original_id": entry, "error": "Max retries (4) exceeded",
+        "failed_message": {"content": "{}", "task_id": task}, "retry_count": 3, "failed_at": 1_753_000_000.5,
+    });
+    let _: String = redis.xadd(DEAD, "*", &[("data", letter.to_string())]).await.expect("added");
+    let _: i64 = redis.xack(STREAM, GROUP, &[entry]).await.expect("acknowledged");
+}
+
+#[tokio::test]
+async fn only_the_entry_that_was_given_up_has_failed() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let (given_up, other) = (enqueue(&store).await, enqueue(&store).await);
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    give_up(&mut redis, "1-1", other.id.as_str()).await; // an earlier life of the same id
+    give_up(&mut redis, &entry, given_up.id.as_str()).await;
+    let buried = store.attend(&[queue()], super::TTL).await.expect("attended");
+    assert_eq!(buried.len(), 1, "{buried:?}");
+    let record = store.get(&given_up.id).await.expect("answers").expect("known");
+    let failure = record.failure.expect("a reason").message;
+    assert!(record.status == Status::Failed && failure.contains("Max retries (4) exceeded"), "{failure}");
+    assert_eq!(store.get(&other.id).await.expect("answers").expect("known").status, Status::Processing);
+    assert_eq!(store.attend(&[queue()], super::TTL).await, Ok(vec![]), "told once");
+    assert_eq!(store.dead_letters(&queue(), 10).await.expect("answers").len(), 2, "no letter but Python's");
+}
+
+#[tokio::test]
+async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
+    let (late, ended, saved, early) = (task_of(90), task_of(120), task_of(110), task_of(10));
+    for task in [&ended, &saved, &late, &early] {
+        store.enqueue(task, &external).await.expect("enqueued");
+    }
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(2).arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    for task in [&ended, &saved] {
+        let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1,
+            "topic": "genesis.qa", "agent": "omnidaemon"}, "saved_at": 1_753_000_000.0});
+        let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    }
+    // the second died before it acknowledged
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    let _: i64 = redis.xack(STREAM, GROUP, &[entry]).await.expect("acknowledged");
+
+    let buried = store.attend(std::slice::from_ref(&external), super::TTL).await.expect("attended");
+    assert_eq!(buried.len(), 1, "{buried:?}");
+    for (task, status) in
+        [(&late, Status::Failed), (&ended, Status::Completed), (&saved, Status::Completed), (&early, Status::Queued)]
+    {
+        assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, status);
+    }
+    let letters = store.dead_letters(&queue(), 10).await.expect("answers");
+    assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
+    let left = leasable_now(&store).await;
+    assert_eq!(left.iter().map(|lease| &lease.task.id).collect::<Vec<_>>(), [&early.id]);
+}
+
+/// A task that was accepted some seconds ago.
+fn task_of(seconds: u64) -> omnidaemon::task::Task {
+    let created = UnixMs(crate::contract::wall().0 - seconds * 1000);
+    omnidaemon::task::Task { created, ..super::task() }
+}
+
+#[tokio::test]
+async fn a_foreign_task_is_retried_as_its_topic_says() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    for retries in [0, 7] {
+        publish(&mut redis, "data", &python_message(&json!({"a": 1}), None)).await;
+        let queue = Queue { retries, ..queue() };
+        let leases = store.lease(PROCESS, &[queue], 1, super::SOON).await.expect("answers");
+        assert_eq!(leases[0].task.retries, retries);
+        complete(&store, &leases[0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_group_begins_at_the_beginning_or_after_what_others_have_read() {
+    for start in [GroupStart::Beginning, GroupStart::New] {
+        let server = RedisServer::start().await;
+        let (store, mut redis) = (Running::on(&server), server.connection().await);
+        let queue = Queue { start, ..queue() };
+        publish(&mut redis, "data", &python_message(&json!({"n": 0}), Some("history"))).await;
+        let _: () = redis.xgroup_create(STREAM, "group:genesis.qa:python", "0").await.expect("created");
+        let mut mine = super::task();
+        mine.payload = "{\"n\":1}".into();
+        store.enqueue(&mine, &queue).await.expect("enqueued");
+        let leased = async || -> Vec<String> {
+            let leases = store.lease(PROCESS, std::slice::from_ref(&queue), 10, Duration::ZERO).await.expect("answers");
+            leases.into_iter().map(|lease| lease.task.id.to_string()).collect()
+        };
+        let history = (start == GroupStart::Beginning).then(|| "history".to_owned());
+        let expected: Vec<String> = history.into_iter().chain([mine.id.to_string()]).collect();
+        assert_eq!(leased().await, expected);
+        publish(&mut redis, "data", &python_message(&json!({"n": 2}), Some("later"))).await;
+        let _: i64 = redis.xgroup_destroy(STREAM, GROUP).await.expect("destroyed");
+        let again: Vec<String> = expected.into_iter().chain(["later".to_owned()]).collect();
+        assert_eq!(leased().await, again, "made anew, it skips nothing");
+    }
 }

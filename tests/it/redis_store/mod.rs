@@ -1,6 +1,8 @@
 //! What the store on Redis promises beyond the contract: the wire it shares with the Python `OmniDaemon`, and how
 //! it lives through faults.
 
+mod delay;
+mod ends;
 mod faults;
 mod foreign;
 mod housekeeping;
@@ -10,7 +12,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use omnidaemon::config::{ContentForm, Store};
+use omnidaemon::config::Store;
 use omnidaemon::store::{Lease, Queue, RedisStore, Settled, Settlement, TaskStore};
 use omnidaemon::task::{Answer, Task, TaskId, Topic};
 use redis::aio::MultiplexedConnection;
@@ -60,7 +62,7 @@ impl std::ops::Deref for Running {
 
 fn queue() -> Queue {
     let topic = Topic::parse("genesis.qa").expect("a topic");
-    Queue { topic, agent: "omnidaemon".into(), content: ContentForm::String, max_backlog: 100_000 }
+    Queue::with_defaults(topic, "omnidaemon")
 }
 
 fn task() -> Task {

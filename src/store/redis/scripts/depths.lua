@@ -1,10 +1,10 @@
 -- How queues stand.
--- KEYS per queue: stream, delayed index, dead letters
+-- KEYS per queue: stream, delayed index, dead letters, delayed new tasks
 -- ARGV per queue: group
--- Reply per queue: {unread, parked, leased, dead, ms of the oldest waiting or -1}
+-- Reply per queue: {unread, parked, leased, dead, ms of the oldest waiting or -1}; a task that is not due yet is unread
 local reply = {}
-for q = 1, #KEYS / 3 do
-  local stream, group = KEYS[3 * q - 2], ARGV[q]
+for q = 1, #KEYS / 4 do
+  local stream, group = KEYS[4 * q - 3], ARGV[q]
   local info, waiting = group_info(stream, group), unread(stream, group)
   local last, pending = info and info['last-delivered-id'] or '0-0', info and info.pending or 0
   local parked, oldest = 0, -1
@@ -18,6 +18,7 @@ for q = 1, #KEYS / 3 do
   end
   if waiting > 0 then consider(redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]) end
   if parked > 0 then consider(redis.call('XPENDING', stream, group, '-', '+', 1, PARKED)[1]) end
-  reply[q] = { waiting, parked, pending - parked, redis.call('XLEN', KEYS[3 * q]), oldest }
+  waiting = waiting + redis.call('HLEN', KEYS[4 * q])
+  reply[q] = { waiting, parked, pending - parked, redis.call('XLEN', KEYS[4 * q - 1]), oldest }
 end
 return reply

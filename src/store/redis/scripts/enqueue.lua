@@ -1,18 +1,22 @@
 -- Makes a task durable.
--- KEYS 1 record  2 stream  3 delayed index
--- ARGV 1 group  2 max backlog  3 data  4… record fields and values
+-- KEYS 1 record  2 stream  3 delayed index  4 result  5 index of limits  6 delayed new tasks
+--      7 where the group began, if it begins after what others have read
+-- ARGV 1 group  2 max backlog  3 data  4 ms by which others must have ended it, or ''  5 queue  6 created, ms  7 retries
+--      8 own channel, without its prefix  9… more fields and values of the record
 -- Reply: {1} there now, {0} was there already, {-1, waiting} refused
-if redis.call('EXISTS', KEYS[1]) == 1 then return { 0 } end
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then return { 0 } end
 local stream, group = KEYS[2], ARGV[1]
 local length, max = redis.call('XLEN', stream), tonumber(ARGV[2])
-if length >= max then
-  local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3])
+local scheduled = redis.call('HLEN', KEYS[6])
+if length + scheduled >= max then
+  local waiting = unread(stream, group) + redis.call('ZCARD', KEYS[3]) + scheduled
   if waiting >= max then return { -1, waiting } end
 end
-if length == 0 and redis.call('EXISTS', stream) == 0 then
+if (length == 0 and redis.call('EXISTS', stream) == 0) or (KEYS[7] and not group_info(stream, group)) then
   -- before a consumer makes the group at `$` and skips what is here
-  redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  make_group(stream, group, KEYS[7])
 end
 local entry = redis.call('XADD', stream, '*', 'data', ARGV[3])
-redis.call('HSET', KEYS[1], 'entry', entry, unpack(ARGV, 4))
+make_record(KEYS[1], ARGV[5], entry, ARGV[6], ARGV[7], ARGV[8], unpack(ARGV, 9))
+if ARGV[4] ~= '' then redis.call('ZADD', KEYS[5], ARGV[4], ARGV[3]:match('^{"task_id":"([%w_-]+)"')) end
 return { 1 }

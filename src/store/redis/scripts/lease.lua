@@ -1,12 +1,13 @@
 -- Leases due retries and unread entries, in the order of the queues.
--- KEYS per queue: stream, delayed index
--- ARGV 1 record prefix  2 max  then per queue: topic, agent, group, consumer
+-- KEYS per queue: stream, delayed index, where the group began
+-- ARGV 1 record prefix  2 result prefix  3 max  then per queue: topic, agent, group, consumer,
+--      1 if the group begins after what others have read
 -- Reply: {leases, ms until the next retry is due or -1, last id read per stream}; the latter two only when no lease was found
-local prefix, max, now = ARGV[1], tonumber(ARGV[2]), now_ms()
+local prefix, results, max, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), now_ms()
 local leases = {}
 
 local function grant(q, topic, agent, stream, group, entry, data)
-  local id, record = adopt(prefix, topic, agent, entry, data)
+  local id, record = adopt(prefix, results, topic, agent, entry, data)
   if id and record.state then return discard(stream, group, entry) end
   if id and record.turn then
     record.attempt, record.turn = record.attempt + 1, record.turn + 1
@@ -19,9 +20,9 @@ local function read_new(stream, group, consumer, count)
   return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
 end
 
-for q = 1, #KEYS / 2 do
-  local stream, delayed = KEYS[2 * q - 1], KEYS[2 * q]
-  local topic, agent, group, consumer = unpack(ARGV, 4 * q - 1, 4 * q + 2)
+for q = 1, #KEYS / 3 do
+  local stream, delayed = KEYS[3 * q - 2], KEYS[3 * q - 1]
+  local topic, agent, group, consumer, late = unpack(ARGV, 5 * q - 1, 5 * q + 3)
   if #leases >= max then break end
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, max - #leases)) do
     redis.call('ZREM', delayed, entry)
@@ -34,7 +35,7 @@ for q = 1, #KEYS / 2 do
     local got = read_new(stream, group, consumer, max - #leases)
     if got and got.err then
       if not got.err:find('^NOGROUP') then return got end
-      redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+      make_group(stream, group, late == '1' and KEYS[3 * q])
       got = read_new(stream, group, consumer, max - #leases)
       if got and got.err then return got end
     end
@@ -46,10 +47,10 @@ end
 
 if #leases > 0 then return { leases, -1, {} } end
 local due, last = -1, {}
-for q = 1, #KEYS / 2 do
-  local first = redis.call('ZRANGE', KEYS[2 * q], 0, 0, 'WITHSCORES')
+for q = 1, #KEYS / 3 do
+  local first = redis.call('ZRANGE', KEYS[3 * q - 1], 0, 0, 'WITHSCORES')
   if first[2] and (due < 0 or first[2] - now < due) then due = math.max(0, first[2] - now) end
-  local info = group_info(KEYS[2 * q - 1], ARGV[4 * q + 1])
+  local info = group_info(KEYS[3 * q - 2], ARGV[5 * q + 1])
   last[q] = info and info['last-delivered-id'] or '0-0'
 end
 return { leases, due, last }

@@ -2,18 +2,25 @@
 -- KEYS 1 record  2 stream  3 delayed index
 -- ARGV 1 group  2 entry  3 attempt  4 turn  5 attempt and 6 turn afterwards
 --      7 due ms, or '' for now  8 failure, or ''  9 ms that the entry must have been idle
+--      10 the failed attempt as a line of the history  11 bytes that the history may have
 -- Reply: 1 applied, now or before; 0 fenced
 local key, stream, group, entry = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local record = read(key, 'queue', 'state', 'attempt', 'turn')
+local record = read(key, 'queue', 'state', 'attempt', 'turn', 'history')
 if not record.state and record.attempt == ARGV[5] and record.turn == ARGV[6] then return 1 end
 if not is_current(record, ARGV[3], ARGV[4]) then return 0 end
 if ARGV[9] ~= '0' then
   local _, idle = holder(stream, group, entry)
   if not idle or idle < tonumber(ARGV[9]) then return 0 end
+elseif is_taken(stream, group, entry) then
+  return 0
 end
 local due = ARGV[7] == '' and now_ms() or ARGV[7]
 redis.call('HSET', key, 'attempt', ARGV[5], 'turn', ARGV[6], 'due', due)
-if ARGV[8] ~= '' then redis.call('HSET', key, 'failure', ARGV[8]) end
+if ARGV[8] ~= '' then
+  local history = record.history and record.history .. '\n' or ''
+  if #history < tonumber(ARGV[11]) then history = history .. ARGV[10] else history = record.history end
+  redis.call('HSET', key, 'failure', ARGV[8], 'history', history)
+end
 -- nothing to claim where the group was destroyed: it is made anew and reads the entry again
 if #redis.call('XCLAIM', stream, group, PARKED, 0, entry, 'JUSTID') > 0 then
   redis.call('ZADD', KEYS[3], due, entry)

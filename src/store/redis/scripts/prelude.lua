@@ -1,16 +1,24 @@
--- Put before every script: what they share. A record (omni:task:<id>) is a hash; its fields are
---   queue    <topic>:<agent>                 entry    the stream entry's id
---   created  ms                              retries  attempts after the first that may fail
---   notify   the enqueuing process's channel owner, route, secret (credentials): where there are any
+-- Put before every script: what they share. A record (omni:task:<id>) is a hash, read with `read`; its fields are
+--   q        <topic>:<agent>, read as `queue`
+--   h        what every task has, packed, since it is stored for each that waits, and read by these names:
+--              entry    the stream entry's id         created  ms
+--              retries  attempts after the first that may fail, or nothing where a foreign publisher says none
+--              notify   the enqueuing process, whose channel is told of the end, or nothing
+--   owner, route, secret (credentials): where there are any
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
---   progress what the attempt with its turn said last
--- One with a state and no queue is a cancellation that came before its task.
+--   progress what the attempt with its turn said last                      history  the failed attempts, a line each
+-- One with a state and no queue is a cancellation that came before its task. A task that completed or failed has no
+-- record any more: its result (omni:result:<id>) says how it ended. Where other groups read the stream it has both,
+-- since their agents write their results to the same key.
 -- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
 -- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
 
 local PARKED = '~delayed'
+
+-- In the name of a consumer of ours, and of no other: as in keys.rs.
+local OURS = '-rs.'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -21,18 +29,37 @@ local function ms_of(entry)
   return tonumber(entry:match('^%d+'))
 end
 
--- Reads `fields` of a hash into a table by name.
+-- Reads fields of any hash into a table by name.
+local function fields(key, ...)
+  local values, found = redis.call('HMGET', key, ...), {}
+  for i, name in ipairs({ ... }) do found[name] = values[i] end
+  return found
+end
+
+local PACKED = { queue = true, entry = true, created = true, retries = true, notify = true }
+
+-- Reads fields of a record into a table by name; those that are packed are there in any case. A task that is not due
+-- yet has no entry.
 local function read(key, ...)
-  local values, record = redis.call('HMGET', key, ...), {}
-  for i, name in ipairs({ ... }) do record[name] = values[i] end
+  local names = { 'q', 'h' }
+  for _, name in ipairs({ ... }) do
+    if not PACKED[name] then names[#names + 1] = name end
+  end
+  local record = fields(key, unpack(names))
+  if record.h then
+    record.queue = record.q
+    record.entry, record.created, record.retries, record.notify = record.h:match('^(%S+) (%d+) (%d*) (%S*)$')
+    if record.entry == '-' then record.entry = nil end
+  end
+  -- false, not nil, which would end a reply
+  if record.retries == '' then record.retries = false end
+  if record.notify == '' then record.notify = false end
   return record
 end
 
--- Makes a record; more fields and values may follow. Empty is nothing.
+-- Makes a record; more fields and values may follow.
 local function make_record(key, queue, entry, created, retries, notify, ...)
-  redis.call('HSET', key, 'queue', queue, 'entry', entry, 'created', created, ...)
-  if retries ~= '' then redis.call('HSET', key, 'retries', retries) end
-  if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
+  redis.call('HSET', key, 'q', queue, 'h', table.concat({ entry, created, retries, notify }, ' '), ...)
 end
 
 -- Whether the lease (attempt, turn) is the record's current one.
@@ -48,6 +75,18 @@ local function holder(stream, group, entry)
   return pending[1][2], pending[1][3]
 end
 
+-- Whether a consumer of another make holds a pending entry.
+local function is_taken(stream, group, entry)
+  local consumer = holder(stream, group, entry)
+  return consumer and consumer ~= PARKED and not consumer:find(OURS, 1, true)
+end
+
+-- Whether a result is of this agent: each group of a topic saves its own, all under the task's one key.
+local function ended_by(agent, result)
+  local ok, read = pcall(cjson.decode, redis.call('GET', result) or '')
+  return ok and type(read) == 'table' and type(read.result) == 'table' and read.result.agent == agent
+end
+
 -- Takes an acknowledged entry out of its stream, unless another group may still want it.
 local function drop(stream, entry)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -59,6 +98,19 @@ local function fields_of(info)
   local fields = {}
   for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
   return fields
+end
+
+-- What a result of ours begins with: state, entry, attempt, turn.
+local RESULT_HEAD =
+  '^{"task_id":"[%w_-]+","state":"(%a+)","entry":"([%d-]+)","attempt":(%d+),"turn":(%d+)'
+
+-- How a task ended, by the head of its result: ours begin with it, so that nothing need be decoded. Nil without a
+-- result; one of another make says nothing.
+local function read_end(result)
+  local head = redis.call('GETRANGE', result, 0, 300)
+  if head == '' then return nil end
+  local state, entry, attempt, turn = head:match(RESULT_HEAD)
+  return { state = state, entry = entry, attempt = attempt, turn = turn }
 end
 
 local function data_of(fields)
@@ -106,8 +158,9 @@ local function unread(stream, group)
   local length = redis.call('XLEN', stream)
   local info, groups = group_info(stream, group)
   if not info then return length end
-  if groups == 1 then return length - info.pending end
-  if info.lag then return info.lag end
+  -- others leave what they acknowledged in the stream; the lag counts what was deleted unread, in some versions
+  if groups == 1 then return math.min(length - info.pending, info.lag or length) end
+  if info.lag then return math.min(info.lag, length) end
   -- nil after deletions in the middle: count
   local count, from, page = 0, info['last-delivered-id'], nil
   repeat
@@ -123,18 +176,19 @@ end
 local function identify(topic, entry, data)
   if not data then return nil end
   local id = data:match('^{"task_id":"([%w_-]+)"')
-  if id and #id <= 128 then return id, ms_of(entry) end
+  if id and #id <= 128 then return id, entry:match('^%d+') end
   local read_ok, message = pcall(cjson.decode, data)
   if not read_ok or type(message) ~= 'table' or message.content == nil then return nil end
-  local created = tonumber(message.created_at)
-  created = created and math.floor(created * 1000) or ms_of(entry)
+  local created = (tonumber(message.created_at) or -1) * 1000
+  created = string.format('%.0f', created >= 0 and created < 2 ^ 53 and math.floor(created) or ms_of(entry))
   id = message.task_id
   if type(id) == 'string' and #id <= 128 and id:match('^[%w_-]+$') then return id, created end
   return 'entry_' .. entry .. '_' .. redis.sha1hex(topic):sub(1, 8), created
 end
 
--- The record of an entry's task, made where a foreign publisher left none.
-local function adopt(prefix, topic, agent, entry, data)
+-- The record of an entry's task, made where a foreign publisher left none. An ended one, which has a result and no
+-- record, has a state and nothing else.
+local function adopt(prefix, results, topic, agent, entry, data)
   local id, created = identify(topic, entry, data)
   if not id then return nil end
   local function record_of(name)
@@ -152,7 +206,9 @@ local function adopt(prefix, topic, agent, entry, data)
     record = record_of(id)
   end
   if not record.queue then
-    redis.call('HSET', prefix .. id, 'queue', topic .. ':' .. agent, 'entry', entry, 'created', created)
+    local ended = read_end(results .. id)
+    if ended and ended.entry == entry then return id, { state = ended.state } end
+    make_record(prefix .. id, topic .. ':' .. agent, entry, created, '', '')
     record = record_of(id)
   end
   return id, record
@@ -169,5 +225,33 @@ local function lease_row(queue, entry, data, id, record)
   if not id then return { queue, entry, data or false, '', 0, 0 } end
   return { queue, entry, data, id, tonumber(record.attempt or 1), tonumber(record.turn or 1),
     record.created, record.retries, record.owner, record.route, record.secret }
+end
+
+-- Makes a group at the beginning of its stream. With `mark`, where other groups have read the stream before, at what
+-- was its end then: that is kept, so that a group made anew skips nothing that came since.
+local function make_group(stream, group, mark)
+  local from = '0'
+  if mark then
+    from = redis.call('GET', mark)
+    if not from then
+      local groups = redis.pcall('XINFO', 'GROUPS', stream)
+      from = #groups > 0 and redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+      from = from and from[1] or '0'
+      redis.call('SET', mark, from)
+    end
+  end
+  redis.call('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
+end
+
+-- Puts a task's end into the outbox. `letters` is JSON, [[kind, about], …]; what is sent is made of `body`, which was
+-- stored of the end, when it is delivered. A later end of the same task takes the place of an earlier one.
+local function post(outbox, id, turn, state, letters, body, ended)
+  for _, letter in ipairs(cjson.decode(letters)) do
+    local name = id .. '/' .. letter[1]
+    local key = outbox .. ':' .. name
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'about', letter[2], 'turn', turn, 'state', state, 'body', body, 'ended', ended)
+    redis.call('ZADD', outbox, now_ms(), name)
+  end
 end
 

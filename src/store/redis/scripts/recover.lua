@@ -1,9 +1,9 @@
 -- Leases again what was delivered to a consumer in a reply that never came: same attempt, since nobody ran it.
 -- The reply may have been too long to come in time, so this one is kept short.
 -- KEYS per queue: stream
--- ARGV 1 record prefix  2 max  then per queue: topic, agent, group, consumer, n, and n entries that are not lost
+-- ARGV 1 record prefix  2 result prefix  3 max  then per queue: topic, agent, group, consumer, n, and n entries that are not lost
 -- Reply: {leases, 1 if there are more}
-local prefix, max, at = ARGV[1], tonumber(ARGV[2]), 3
+local prefix, results, max, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), 4
 local leases, bytes, ENOUGH = {}, 0, 4 * 1024 * 1024
 for q = 1, #KEYS do
   local stream = KEYS[q]
@@ -23,7 +23,7 @@ for q = 1, #KEYS do
         local claimed = redis.call('XCLAIM', stream, group, consumer, 0, entry)[1]
         if claimed then
           local data = data_of(claimed[2])
-          local id, record = adopt(prefix, topic, agent, entry, data)
+          local id, record = adopt(prefix, results, topic, agent, entry, data)
           if id and record.state then
             discard(stream, group, entry)
           else

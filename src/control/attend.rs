@@ -1,0 +1,40 @@
+//! Sees to the tasks that consumers of another make run: nobody else counts what became of those.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Metrics, TaskOutcome};
+use crate::snapshot::Snapshots;
+use crate::store::{Circuit, Queue};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Attends to the configured queues, every second until `shutdown`.
+pub async fn attend_queues(
+    snapshots: Arc<Snapshots>,
+    circuit: Arc<Circuit>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let config = snapshots.load().config.clone();
+        let queues: Vec<Queue> = config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
+        match circuit.call(circuit.store().attend(&queues, config.results.ttl)).await {
+            Ok(dead) => {
+                for dead in dead {
+                    metrics.task_failed(dead.topic.as_str());
+                    if let Some(route) = dead.route {
+                        metrics.task_outcome(&route, TaskOutcome::Failed);
+                    }
+                }
+            }
+            Err(error) if error.is_outage() => {}
+            Err(error) => tracing::warn!(%error, "tasks of other consumers could not be looked after"),
+        }
+    }
+}

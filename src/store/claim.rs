@@ -1,0 +1,67 @@
+//! Claims on idempotency keys: who runs a request, and what came of it, for whoever repeats it.
+//!
+//! A claim in flight lives as long as it is renewed: a proxy that died holds nobody up for longer than a lease. It names
+//! a task from the beginning, so that whoever takes it over makes no second one. Keys and requests come as digests.
+
+use std::time::Duration;
+
+use crate::task::{Answer, TaskId};
+
+/// A request's claim on its key; made again by the same holder it is renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Digest of whose key it is, for what, and the key.
+    pub scope: String,
+    /// Digest of what is asked.
+    pub request: String,
+    /// Whose claim it is: of this one request, and no other.
+    pub holder: String,
+    /// The task that it may become, where nobody has named one yet.
+    pub task: TaskId,
+    /// A task that an earlier claim became, and that came to nothing: this one replaces it.
+    pub instead_of: Option<TaskId>,
+    /// How long what came of it is known.
+    pub ttl: Duration,
+}
+
+/// What became of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is the caller's, for [`super::LEASE`].
+    Mine {
+        /// The task that it may become: another's that went before, where there was one.
+        task: TaskId,
+        /// Whether nobody can have begun with it.
+        fresh: bool,
+    },
+    /// Another request under the key is being served.
+    Busy,
+    /// The key stands for another request.
+    Other,
+    /// It was served, as this says.
+    Done(Conclusion),
+}
+
+/// How a claimed request was served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// As this task.
+    Task(TaskId),
+    /// With this answer.
+    Answer(Answer),
+    /// With an answer that could not be kept.
+    Unkept,
+}
+
+// === impl Conclusion ===
+
+impl Conclusion {
+    /// The word it is stored as.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Task(_) => "task",
+            Self::Answer(_) => "answer",
+            Self::Unkept => "unkept",
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The tasks that consumers of another make run: what they gave up has failed, and so has what is past its limit.
+//!
+//! Such a consumer says nothing to us: it writes a result, or after its own retries a dead letter, or it dies. One
+//! script looks over all queues; only what it finds costs more. Dead letters are read on from the last one that was
+//! seen, each process for itself and from the first one on, so that none is missed.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::keys;
+use super::message::End;
+use super::partition::Partition;
+use super::row::Row;
+use super::script::{ATTEND, UNENDED};
+use crate::store::{Buried, Queue, Settled, StoreError};
+use crate::task::{Failure, FailureKind};
+
+/// Dead letters of a queue in one look: they carry whole messages.
+const PAGE: usize = 20;
+
+/// How long one call goes on where there is more: many dead letters from before this process.
+const BUDGET: Duration = Duration::from_millis(200);
+
+/// A queue's dead letters since the last look as (entry, data), and the ids of tasks past their limit.
+type Found = (Vec<(String, String)>, Vec<String>);
+
+/// A dead letter of a consumer of another make.
+#[derive(Deserialize)]
+struct Letter {
+    original_id: String,
+    failed_message: Named,
+    error: Option<String>,
+    /// Only ours say which.
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    task_id: Option<String>,
+}
+
+impl Partition {
+    pub(super) async fn attend_queues(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
+        let (mut dead, mut full, start) = (Vec::new(), !queues.is_empty(), Instant::now());
+        while full && start.elapsed() < BUDGET {
+            full = false;
+            for (queue, (letters, late)) in queues.iter().zip(self.look_over(queues).await?) {
+                full |= letters.len() == PAGE;
+                let given_up: Vec<Letter> = letters.iter().filter_map(|(_, data)| foreign(data)).collect();
+                if !given_up.is_empty() || !late.is_empty() {
+                    dead.extend(self.end_for_others(queue, &late, &given_up, ttl).await?);
+                }
+                if let Some((last, _)) = letters.last() {
+                    self.seen().insert(keys::group(queue), last.clone());
+                }
+            }
+        }
+        Ok(dead)
+    }
+
+    async fn look_over(&self, queues: &[Queue]) -> Result<Vec<Found>, StoreError> {
+        let groups: Vec<String> = queues.iter().map(keys::group).collect();
+        let all: Vec<String> =
+            groups.iter().flat_map(|group| [self.keys.dead_letters(group), self.keys.limits(group)]).collect();
+        let mut call = ATTEND.keys(&all).arg(PAGE);
+        for group in &groups {
+            let last = self.seen().get(group).cloned();
+            call = call.arg(last.unwrap_or_else(|| "0".into()));
+        }
+        call.run(&self.link).await
+    }
+
+    async fn end_for_others(
+        &self,
+        queue: &Queue,
+        late: &[String],
+        given_up: &[Letter],
+        ttl: Duration,
+    ) -> Result<Vec<Buried>, StoreError> {
+        let group = keys::group(queue);
+        let mut call = UNENDED
+            .keys(&[self.keys.stream(&queue.topic), self.keys.limits(&group)])
+            .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix()])
+            .arg(&[queue.topic.as_str(), &queue.agent, &group])
+            .arg(late.len())
+            .arg(late);
+        let mut errors = HashMap::new();
+        for letter in given_up {
+            let Some(id) = &letter.failed_message.task_id else { continue };
+            call = call.arg(id).arg(&letter.original_id);
+            errors.insert(id.as_str(), letter.error.as_deref().unwrap_or("no reason given"));
+        }
+        let (late, given_up): (Vec<Row>, Vec<Row>) = call.run(&self.link).await?;
+        let mut dead = Vec::new();
+        for row in given_up {
+            let why = errors.get(row.id.as_str()).copied().unwrap_or_default();
+            let failure = Failure::new(FailureKind::Handler, format!("agent {} gave up: {why}", queue.agent));
+            dead.extend(self.end_for_other(queue, &row, &End::GivenUp(&failure), ttl).await?);
+        }
+        for row in late {
+            let limit = humantime::format_duration(queue.limit.unwrap_or_default());
+            let failure =
+                Failure::new(FailureKind::Deadline, format!("agent {} did not end it within {limit}", queue.agent));
+            dead.extend(self.end_for_other(queue, &row, &End::Failed(&failure), ttl).await?);
+        }
+        Ok(dead)
+    }
+
+    async fn end_for_other(
+        &self,
+        queue: &Queue,
+        row: &Row,
+        end: &End<'_>,
+        ttl: Duration,
+    ) -> Result<Option<Buried>, StoreError> {
+        let Some(lease) = row.bare(queue) else { return Ok(None) };
+        let settled = self.finish(&lease, end, ttl, None).await?;
+        Ok((settled == Settled::Applied).then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A dead letter that is not ours.
+fn foreign(data: &str) -> Option<Letter> {
+    serde_json::from_str::<Letter>(data).ok().filter(|letter| letter.kind.is_none())
+}

@@ -1,0 +1,44 @@
+-- Which of a queue's tasks have no end yet, though a consumer of another make gave them up or they are past their limit.
+-- What has ended leaves the index of limits, and its record goes with its result: that make knows nothing of records.
+-- KEYS 1 stream  2 index of limits
+-- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 n, and n ids past their limit
+--      then per dead letter: task id, entry
+-- Reply: {past their limit, given up}, both as leases
+local stream, limits = KEYS[1], KEYS[2]
+local prefix, results, topic, agent, group, n = unpack(ARGV, 1, 6)
+
+local function unended(id)
+  local record = read(prefix .. id, 'queue', 'entry', 'state', 'attempt', 'turn', 'created', 'retries', 'owner', 'route',
+    'secret')
+  if record.queue == topic .. ':' .. agent and not record.state then return record end
+end
+
+-- Whether there is a result: whoever saved it may have died before it acknowledged.
+local function has_result(id, record)
+  local left = redis.call('PTTL', results .. id)
+  if left == -2 then return false end
+  local held = holder(stream, group, record.entry) or not was_read(stream, group, record.entry)
+  if held and not ended_by(agent, results .. id) then return false end
+  discard(stream, group, record.entry)
+  redis.call('HSET', prefix .. id, 'state', 'completed')
+  redis.call('HDEL', prefix .. id, 'secret', 'due', 'failure')
+  if left > 0 then redis.call('PEXPIRE', prefix .. id, left) end
+  return true
+end
+
+local late, given_up = {}, {}
+for i = 7, 6 + n do
+  local id, record = ARGV[i], unended(ARGV[i])
+  if not record or has_result(id, record) then
+    redis.call('ZREM', limits, id)
+  else
+    late[#late + 1] = lease_row(1, record.entry, false, id, record)
+  end
+end
+for i = 7 + n, #ARGV, 2 do
+  local record = unended(ARGV[i])
+  if record and record.entry == ARGV[i + 1] and not has_result(ARGV[i], record) then
+    given_up[#given_up + 1] = lease_row(1, record.entry, false, ARGV[i], record)
+  end
+end
+return { late, given_up }

@@ -1,0 +1,189 @@
+//! One post of a webhook: its own connection, to an address that was looked at, and whatever is answered.
+//!
+//! The name is resolved once, and the connection goes to the very address that was found fit: a name that changes its
+//! mind between check and use gains nothing. No redirect is followed, nothing of the answer but its status is read.
+//! Headers are those of Standard Webhooks, <https://www.standardwebhooks.com>.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::now;
+use crate::config::{Secret, Webhooks, is_public};
+use crate::route::Sink;
+use crate::store::Delivery;
+
+pub(super) use super::handler::tls;
+
+/// SHA-256 works on blocks of so many bytes.
+const BLOCK: usize = 64;
+
+/// How a try ended.
+pub(super) enum Verdict {
+    /// It was heard.
+    Heard,
+    /// It may be next time.
+    Failed(String),
+    /// It never will be.
+    Never(String),
+}
+
+/// Posts a delivery's body.
+pub(super) async fn post(
+    sink: &Sink,
+    delivery: &Delivery,
+    webhooks: &Webhooks,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Verdict {
+    let exchange = async {
+        let address = resolve(sink).await?;
+        let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
+        let _ = stream.set_nodelay(true); // slower without, and no worse
+        let request = request(sink, delivery, webhooks.secret.as_ref())?;
+        if !sink.tls {
+            return send(stream, request).await;
+        }
+        let name = ServerName::try_from(sink.host.clone()).map_err(|error| error.to_string())?;
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+        send(stream.map_err(|error| format!("no TLS: {error}"))?, request).await
+    };
+    match timeout(webhooks.timeout, exchange).await {
+        Ok(Ok(status)) => judge(status),
+        Ok(Err(error)) => Verdict::Failed(error),
+        Err(_) => Verdict::Failed(format!("no answer within {:?} (webhooks.timeout)", webhooks.timeout)),
+    }
+}
+
+/// The first address of the sink that may be connected to.
+async fn resolve(sink: &Sink) -> Result<SocketAddr, String> {
+    let found = lookup_host((sink.host.as_str(), sink.port)).await;
+    let found: Vec<SocketAddr> = found.map_err(|error| format!("{} cannot be resolved: {error}", sink.host))?.collect();
+    let fit = found.iter().find(|address| sink.private || is_public(address.ip()));
+    fit.copied().ok_or_else(|| {
+        format!("{} is not on the public internet: list it as private:{0} in webhooks.hosts if it is yours", sink.host)
+    })
+}
+
+fn request(sink: &Sink, delivery: &Delivery, secret: Option<&Secret>) -> Result<Request<Full<Bytes>>, String> {
+    let stamp = now().0 / 1000;
+    let path = sink.uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = sink.uri.authority().map_or("", |authority| authority.as_str());
+    let mut request = Request::post(path)
+        .header(header::HOST, authority)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, concat!("omnidaemon/", env!("CARGO_PKG_VERSION")))
+        .header("webhook-id", &delivery.event)
+        .header("webhook-timestamp", stamp)
+        .header("idempotency-key", &delivery.event);
+    if let Some(secret) = secret {
+        request = request.header("webhook-signature", signature(secret, &delivery.event, stamp, &delivery.body));
+    }
+    request.body(Full::new(delivery.body.clone())).map_err(|error| error.to_string())
+}
+
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broke = |error: hyper::Error| format!("the connection broke: {error}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
+    tokio::select! {
+        answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(broke),
+        ended = connection => Err(ended.map_or_else(broke, |()| "the connection was closed".to_owned())),
+    }
+}
+
+/// 2xx has heard it; what the sink could do better later is tried again; the rest, a redirect too, stays as it is.
+fn judge(status: StatusCode) -> Verdict {
+    let again = status.is_server_error()
+        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    match status {
+        status if status.is_success() => Verdict::Heard,
+        status if again => Verdict::Failed(format!("answered {status}")),
+        status => Verdict::Never(format!("answered {status}")),
+    }
+}
+
+/// `v1,<base64>` of HMAC-SHA256 over `id.timestamp.body`. A secret `whsec_<base64>` is the bytes that it encodes.
+fn signature(secret: &Secret, id: &str, stamp: u64, body: &[u8]) -> String {
+    let text = secret.expose();
+    let decoded = text.strip_prefix("whsec_").and_then(|encoded| BASE64.decode(encoded).ok());
+    let key = decoded.unwrap_or_else(|| text.as_bytes().to_vec());
+    let signed = [id.as_bytes(), b".", stamp.to_string().as_bytes(), b".", body].concat();
+    format!("v1,{}", BASE64.encode(hmac(&key, &signed)))
+}
+
+/// RFC 2104 with SHA-256.
+fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let mut block = [0; BLOCK];
+    if key.len() > BLOCK {
+        block[..32].copy_from_slice(&Sha256::digest(key));
+    } else {
+        block[..key.len()].copy_from_slice(key);
+    }
+    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+        (0..text.len()).step_by(2).map(byte).collect()
+    }
+
+    #[test]
+    fn hmac_is_that_of_rfc_4231() {
+        let short = hmac(b"Jefe", b"what do ya want for nothing?");
+        assert_eq!(short[..], hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"));
+        let long = hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
+        assert_eq!(long[..], hex("60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"));
+    }
+
+    #[test]
+    fn a_signature_is_that_of_standard_webhooks() {
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let body = br#"{"test": 2432232314}"#;
+        let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        assert_eq!(signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body), expected);
+    }
+
+    #[test]
+    fn a_status_says_whether_it_was_heard() {
+        let word = |code: u16| match judge(StatusCode::from_u16(code).expect("a status")) {
+            Verdict::Heard => "heard",
+            Verdict::Failed(_) => "again",
+            Verdict::Never(_) => "never",
+        };
+        for (code, expected) in [
+            (200, "heard"),
+            (204, "heard"),
+            (301, "never"),
+            (307, "never"),
+            (400, "never"),
+            (404, "never"),
+            (408, "again"),
+            (410, "never"),
+            (425, "again"),
+            (429, "again"),
+            (500, "again"),
+            (503, "again"),
+        ] {
+            assert_eq!(word(code), expected, "{code}");
+        }
+    }
+}

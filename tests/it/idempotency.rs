@@ -1,0 +1,167 @@
+//! A request with an `Idempotency-Key` is run once, on either path.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::client::Answer;
+use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+use crate::stores::{Store, on_both_stores};
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: '<store>'}
+routes:
+  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: <percent>, mode: manual}}
+topics:
+  t: {handler: upstream, retries: 0, timeout: 30s}
+workers: {count: 4}
+results: {max_result: 64KiB}
+";
+
+async fn start(store: &Store, upstream: &Upstream, percent: &str) -> Omnidaemon {
+    let launch = Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", store.url());
+    launch.set("percent", percent).start().await
+}
+
+/// `POST path` with a key.
+async fn keyed(omni: &Omnidaemon, path: &str, key: &str, body: &Value) -> Answer {
+    Answer::to(omni.client().request(Method::POST, path).header("idempotency-key", key).json(body)).await
+}
+
+fn is_replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == Some("true")
+}
+
+async fn calls(upstream: &Upstream) -> usize {
+    upstream.seen().await.requests.iter().filter(|request| request.path == "/invoke").count()
+}
+
+on_both_stores!(
+    a_repeat_gets_the_first_answer_on_either_path,
+    a_repeat_in_flight_waits_for_the_first,
+    a_repeated_submission_gets_the_same_task,
+    what_failed_may_be_tried_again,
+    an_answer_too_large_to_keep_is_not_run_again,
+    a_request_that_is_given_up_frees_its_key,
+);
+
+async fn a_repeat_gets_the_first_answer_on_either_path(store: Store) {
+    let upstream = Upstream::start().await;
+    for (percent, path) in [("0", "sync"), ("100", "async")] {
+        upstream.reset().await;
+        let omni = start(&store, &upstream, percent).await;
+        let ask = json!({"task": "t", "arguments": {"status": 201, "headers": [["x-tag", "a"]]}});
+        let key = format!("key-{percent}");
+        let first = keyed(&omni, "/invoke", &key, &ask).await;
+        assert_eq!((first.status.as_u16(), first.header("x-omnidaemon-path")), (201, Some(path)), "{}", first.text());
+        assert!(!is_replayed(&first));
+        let again = keyed(&omni, "/invoke", &key, &ask).await;
+        assert!(is_replayed(&again), "{again:?}");
+        assert_eq!((again.status, &again.body, again.header("x-tag")), (first.status, &first.body, Some("a")));
+        assert_eq!(again.header("x-omnidaemon-path"), Some(path));
+        let other = keyed(&omni, "/invoke", &key, &json!({"task": "another"})).await;
+        assert_eq!(
+            (other.status.as_u16(), &other.json()["type"]),
+            (422, &json!("urn:omnidaemon:problem:idempotency-key-reused"))
+        );
+        assert_eq!(calls(&upstream).await, 1);
+        // Another API key's key is another key; so is another key, and none.
+        let mine =
+            omni.client().request(Method::POST, "/invoke").header("idempotency-key", &key).header("x-api-key", "s");
+        assert!(!is_replayed(&Answer::to(mine.json(&ask)).await));
+        assert!(!is_replayed(&keyed(&omni, "/invoke", &format!("another-{percent}"), &ask).await));
+        assert!(!is_replayed(&omni.client().post("/invoke", &ask).await));
+        assert_eq!(calls(&upstream).await, 4);
+        let counted = |outcome: &'static str| [("route", "invoke"), ("outcome", outcome)];
+        let metrics = omni.metrics().await;
+        for (outcome, count) in [("claimed", 3.0), ("replayed", 1.0), ("mismatch", 1.0), ("unclaimed", 0.0)] {
+            assert_eq!(metrics.value("omnidaemon_idempotent_requests_total", &counted(outcome)), count, "{outcome}");
+        }
+        drop(omni);
+    }
+}
+
+async fn a_repeat_in_flight_waits_for_the_first(store: Store) {
+    let upstream = Upstream::start().await;
+    let omni = start(&store, &upstream, "0").await;
+    let slow = json!({"task": "t", "arguments": {"sleep_ms": 1500}});
+    let both = async || keyed(&omni, "/invoke", "k", &slow).await;
+    let (one, two) = tokio::join!(both(), both());
+    assert_eq!((one.status.as_u16(), &one.body), (200, &two.body));
+    assert!(is_replayed(&one) != is_replayed(&two), "one ran, one was given its answer");
+    assert_eq!(calls(&upstream).await, 1);
+
+    let endless = json!({"task": "t", "arguments": {"sleep_ms": 20_000}});
+    let client = omni.client();
+    let (url, body) = (omni.url("/invoke"), endless.clone());
+    let first = tokio::spawn(async move {
+        client.request(Method::POST, "/invoke").header("idempotency-key", "long").json(&body).send().await
+    });
+    eventually(PATIENCE, "the first is under way", async || calls(&upstream).await == 2).await;
+    let impatient =
+        omni.client().request(Method::POST, "/invoke").header("idempotency-key", "long").header("prefer", "wait=1");
+    let conflict = Answer::to(impatient.json(&endless)).await;
+    assert_eq!((conflict.status.as_u16(), conflict.header("retry-after")), (409, Some("1")), "{url}");
+    first.abort();
+}
+
+async fn a_repeated_submission_gets_the_same_task(store: Store) {
+    let upstream = Upstream::start().await;
+    let omni = start(&store, &upstream, "0").await;
+    let ask = json!({"task": "t"});
+    let first = keyed(&omni, "/invoke/async", "k", &ask).await;
+    assert_eq!(first.status, 202, "{}", first.text());
+    let again = keyed(&omni, "/invoke/async", "k", &ask).await;
+    assert_eq!((again.status.as_u16(), &again.body), (202, &first.body));
+    assert!(is_replayed(&again) && !is_replayed(&first));
+    assert_eq!(again.header("location"), first.header("location"));
+    assert_eq!(keyed(&omni, "/invoke/async", "k", &json!({"task": "u"})).await.status, 422);
+    let poll = first.header("location").expect("where to poll").to_owned();
+    eventually(PATIENCE, "the task ran", async || omni.client().get(&poll).await.json()["status"] == "completed").await;
+    assert_eq!(keyed(&omni, "/invoke/async", "k", &ask).await.body, first.body, "and after its end");
+    assert_eq!(calls(&upstream).await, 1);
+    assert_eq!(upstream.seen().await.by_key["k"], 1, "the upstream gets the client's key");
+}
+
+async fn what_failed_may_be_tried_again(store: Store) {
+    let upstream = Upstream::start().await;
+    for percent in ["0", "100"] {
+        upstream.reset().await;
+        let omni = start(&store, &upstream, percent).await;
+        let ask = json!({"task": "t", "arguments": {"fail_first": 1}});
+        let key = format!("key-{percent}");
+        let first = keyed(&omni, "/invoke", &key, &ask).await;
+        assert_eq!((first.status.as_u16(), is_replayed(&first)), (503, false), "{}", first.text());
+        let second = keyed(&omni, "/invoke", &key, &ask).await;
+        assert_eq!((second.status.as_u16(), is_replayed(&second)), (200, false), "{}", second.text());
+        let third = keyed(&omni, "/invoke", &key, &ask).await;
+        assert_eq!((third.status.as_u16(), is_replayed(&third)), (200, true), "{}", third.text());
+        assert_eq!(calls(&upstream).await, 2);
+    }
+}
+
+async fn an_answer_too_large_to_keep_is_not_run_again(store: Store) {
+    let upstream = Upstream::start().await;
+    let omni = start(&store, &upstream, "0").await;
+    let ask = json!({"task": "t", "arguments": {"bytes": 100_000}});
+    let first = keyed(&omni, "/invoke", "k", &ask).await;
+    assert_eq!(first.status, 200);
+    assert!(first.body.len() > 100_000, "the client gets it whole");
+    let again = keyed(&omni, "/invoke", "k", &ask).await;
+    assert_eq!(
+        (again.status.as_u16(), &again.json()["type"]),
+        (409, &json!("urn:omnidaemon:problem:idempotent-answer-not-kept"))
+    );
+    assert_eq!(calls(&upstream).await, 1);
+}
+
+async fn a_request_that_is_given_up_frees_its_key(store: Store) {
+    let upstream = Upstream::start().await;
+    let omni = start(&store, &upstream, "0").await;
+    let broken = json!({"task": "t", "arguments": {"die": "body"}});
+    let request = omni.client().request(Method::POST, "/invoke").header("idempotency-key", "k").json(&broken);
+    assert!(Answer::try_to(request).await.is_err(), "the answer broke off");
+    let request = omni.client().request(Method::POST, "/invoke").header("idempotency-key", "k").json(&broken);
+    assert!(Answer::try_to(request).await.is_err(), "and is not given as a whole one");
+    assert_eq!(calls(&upstream).await, 2);
+}

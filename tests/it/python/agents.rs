@@ -1,0 +1,114 @@
+//! Its agents run what the proxy queues.
+
+use serde_json::json;
+
+use super::{ended, start, submit};
+use crate::harness::PATIENCE;
+use crate::harness::eventually;
+use crate::harness::python::Python;
+use crate::harness::redis::RedisServer;
+
+#[tokio::test]
+async fn an_agent_answers_the_waiting_client_in_both_content_forms() {
+    let server = RedisServer::start().await;
+    let python = Python::on(&server);
+    let (strings, objects) =
+        tokio::join!(python.agent("outside", "analyst").start(), python.agent("objects", "analyst").start());
+    let omni = start(&server).await;
+    for (path, form) in [("/invoke", "string"), ("/objects", "object")] {
+        let call = json!({"task": "count", "items": [1, 2.5, "three"]});
+        let answer = omni.client().post(path, &call).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-omnidaemon-path")), (200, Some("async")));
+        assert_eq!(answer.json(), json!({"content": call, "form": form, "by": "analyst"}));
+    }
+    drop((strings, objects));
+}
+
+#[tokio::test]
+async fn what_an_agent_ran_is_polled_and_what_was_queued_before_it_came_is_run() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let poll = submit(&omni, "outside", &json!({"n": 1})).await;
+    assert_eq!(omni.client().get(&poll).await.json()["status"], "queued");
+    let agent = python.agent("outside", "analyst").start().await;
+    let task = ended(&omni, &poll).await;
+    assert_eq!((&task["status"], &task["result"]["content"]), (&json!("completed"), &json!({"n": 1})));
+    eventually(PATIENCE, "what an agent left in the stream is not waiting", async || {
+        omni.metric("omnidaemon_queue_depth", &[("topic", "outside")]).await == 0.0
+    })
+    .await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_task_that_an_agent_runs_is_processing() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let agent = python.agent("outside", "analyst").start().await;
+    let poll = submit(&omni, "outside", &json!({"sleep": 60})).await;
+    eventually(PATIENCE, "the task is seen running", async || {
+        omni.client().get(&poll).await.json()["status"] == "processing"
+    })
+    .await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_task_that_an_agent_gives_up_has_failed_for_whoever_waits_or_polls() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let agent = python.agent("outside", "analyst").with("reclaim_idle_ms", 200).with("dlq_retry_limit", 1);
+    let mut agent = agent.start().await;
+    let poll = submit(&omni, "outside", &json!({"fail": "out of cheese"})).await;
+    let waits = omni.client().post("/invoke", &json!({"fail": "out of cheese"})).await;
+    assert_eq!((waits.status.as_u16(), waits.header("x-omnidaemon-path")), (502, Some("async")), "{}", waits.text());
+    let task = ended(&omni, &poll).await;
+    let error = task["error"].to_string();
+    assert!(task["status"] == "failed" && error.contains("Max retries (2) exceeded"), "{task}");
+    assert_eq!(omni.metric("omnidaemon_tasks_failed_total", &[("topic", "outside")]).await, 2.0);
+    assert!(agent.is_running() && !agent.logs().contain("KeyError"), "its reclaim reads our messages");
+}
+
+#[tokio::test]
+async fn a_task_that_no_agent_ends_in_time_has_failed_and_its_own_cli_shows_it() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let done = {
+        let agent = python.agent("hasty", "analyst").start().await;
+        let poll = submit(&omni, "hasty", &json!({"n": 1})).await;
+        assert_eq!(ended(&omni, &poll).await["status"], "completed");
+        drop(agent);
+        poll
+    };
+    let poll = submit(&omni, "hasty", &json!({"n": 2})).await;
+    let task = ended(&omni, &poll).await;
+    assert!(task["status"] == "failed" && task["error"].to_string().contains("within 3s"), "{task}");
+    assert_eq!(omni.client().get(&done).await.json()["status"], "completed", "its limit is over too");
+    let letters = python.cli(&["bus", "dlq", "--topic", "hasty"]).await;
+    assert!(letters.contains("within 3s") && letters.contains(poll.trim_start_matches("/task/")), "{letters}");
+}
+
+#[tokio::test]
+async fn unsubscribing_pauses_its_agents_and_not_our_workers() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let mut agent = python.agent("count", "omnidaemon").start().await;
+    let key = json!({"key": "_subscription_active:group:count:omnidaemon"});
+    assert_eq!(python.sdk("get_config", &key).await, json!(true));
+    ended(&omni, &submit(&omni, "count", &json!({"a": 1})).await).await;
+    assert_eq!(python.sdk("get_config", &key).await, json!(true), "nothing of ours takes it away");
+    python.cli(&["agent", "unsubscribe", "--topic", "count", "--name", "omnidaemon"]).await;
+    agent.log("that its loop stops", 0, |line| line.contains("stopping consume loop").then_some(())).await;
+    let task = ended(&omni, &submit(&omni, "count", &json!({"a": 1, "b": 2})).await).await;
+    assert_eq!(task["result"], json!({"n": 2}));
+}
+
+#[tokio::test]
+async fn deleting_an_agent_and_its_group_loses_no_task_of_ours() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    ended(&omni, &submit(&omni, "count", &json!({"a": 1})).await).await;
+    python.cli(&["agent", "delete", "--topic", "count", "--name", "omnidaemon", "--yes"]).await;
+    let task = ended(&omni, &submit(&omni, "count", &json!({"a": 1, "b": 2})).await).await;
+    assert_eq!(task["result"], json!({"n": 2}));
+}

@@ -1,0 +1,82 @@
+//! A Redis Cluster: masters fail over and slots move under load; nothing fails, and nothing that was replicated is lost.
+
+use omnidaemon::config::{Durability, Secret, Store, StoreUrl};
+use omnidaemon::store::{RedisStore, StoreError, TaskStore as _};
+
+use crate::fail_open::Load;
+use crate::harness::cluster::{RedisCluster, cluster_of_one};
+use crate::harness::sentinel::replicated;
+use crate::harness::{Omnidaemon, Upstream};
+use crate::redis_sentinel::{accepted, all_end};
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: '<store>', timeout: 500ms, partitions: 3}
+routes:
+  invoke: {path: /invoke, topic: t, wait: 3s, rollout: {percent: 100, mode: manual}}
+topics:
+  t: {handler: upstream}
+workers: {count: 4, concurrency: 4}
+";
+
+/// The slot of the hash tag `omni-0`.
+const SLOT: u16 = 6_694;
+
+async fn start(upstream: &Upstream, redis: &RedisCluster) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", redis.url()).start().await
+}
+
+#[tokio::test]
+async fn a_cluster_failover_under_load_fails_no_call_and_loses_nothing_replicated() {
+    let upstream = Upstream::start().await;
+    let mut redis = RedisCluster::start().await;
+    let omni = start(&upstream, &redis).await;
+    let load = Load::start(&omni, 4);
+    load.until("calls go async", &load.through, 50).await;
+    for killed in [false, true] {
+        let kept = accepted(&omni, 20).await;
+        let (owner, _) = redis.owner(SLOT).await;
+        replicated(&mut redis.connection(owner).await.expect("connects")).await;
+        if killed {
+            redis.kill_owner(SLOT).await;
+        } else {
+            redis.fail_over(SLOT).await;
+        }
+        load.until("calls go async by the new master", &load.through, 50).await;
+        all_end(&omni, &kept, false).await;
+        all_end(&omni, &accepted(&omni, 20).await, false).await;
+    }
+    load.finish().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
+    let upstream = Upstream::start().await;
+    let redis = RedisCluster::start().await;
+    let omni = start(&upstream, &redis).await;
+    let load = Load::start(&omni, 4);
+    load.until("calls go async", &load.through, 50).await;
+    for _ in 0..2 {
+        let before = accepted(&omni, 20).await;
+        let ((), during) = tokio::join!(redis.migrate(SLOT), accepted(&omni, 20));
+        load.until("calls go async to the new owner", &load.through, 50).await;
+        for ids in [before, during, accepted(&omni, 20).await] {
+            all_end(&omni, &ids, false).await;
+        }
+    }
+    load.finish().await;
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_than_the_data_have_is_refused_with_the_way_out() {
+    let redis = cluster_of_one().await;
+    let store = |partitions| {
+        let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", redis.addr())));
+        let timeout = std::time::Duration::from_secs(2);
+        RedisStore::new(&Store { url, timeout, durability: Durability::Default, partitions }).expect("a store")
+    };
+    store(3).ping().await.expect("the first start decides");
+    store(3).ping().await.expect("the same number is served");
+    let Err(StoreError::Setup(refused)) = store(4).ping().await else { panic!("four partitions were served") };
+    assert!(refused.contains("set store.partitions to 3"), "{refused}");
+}

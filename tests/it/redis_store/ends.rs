@@ -1,0 +1,213 @@
+//! An ended task is its result and nothing else, and many end in one call.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use omnidaemon::config::Store;
+use omnidaemon::store::{Cancelled, Lease, Settled, Settlement, StoreError, TaskStore as _};
+use omnidaemon::task::{Answer, Failure, FailureKind, Owner, Status, Task, TaskId, UnixMs};
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use serde_json::json;
+
+use super::{GROUP, PROCESS, Running, SOON, STREAM, TTL, complete, completed, enqueue, lease, publish, queue, task};
+use crate::harness::redis::RedisServer;
+
+async fn has_record(redis: &mut MultiplexedConnection, id: &TaskId) -> bool {
+    redis.exists(format!("omni:task:{id}")).await.expect("answers")
+}
+
+#[tokio::test]
+async fn an_ended_task_is_its_result_alone_which_answers_for_it() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let failure = || Failure::new(FailureKind::Handler, "x");
+    let ends = [(completed(), Status::Completed), (Settlement::Bury { failure: failure(), ttl: TTL }, Status::Failed)];
+    for (end, status) in ends {
+        let task = Task { owner: Some(Owner::from_digest("5eed")), ..task() };
+        store.enqueue(&task, &queue()).await.expect("enqueued");
+        let first = lease(&store).await;
+        let again = Settlement::Retry { failure: failure(), at: UnixMs(0) };
+        store.settle(&first, &again).await.expect("settled");
+        let second = lease(&store).await;
+        assert_eq!(store.settle(&second, &end).await, Ok(Settled::Applied));
+        assert!(!has_record(&mut redis, &task.id).await);
+
+        let found = store.get(&task.id).await.expect("answers").expect("known");
+        assert_eq!((found.status, found.attempts, &found.owner), (status, 2, &task.owner));
+        assert_eq!((found.topic, found.created), (task.topic.clone(), task.created));
+        assert_eq!(store.settle(&second, &end).await, Ok(Settled::Applied), "a repeat");
+        for late in [completed(), Settlement::Release, again] {
+            assert_eq!(store.settle(&first, &late).await, Ok(Settled::Fenced), "{late:?}");
+        }
+        assert_eq!(store.renew(PROCESS, std::slice::from_ref(&second)).await, Ok(vec![task.id.clone()]));
+        assert_eq!(store.cancel(&task.id, TTL).await, Ok(Cancelled::Ended(status)));
+        store.enqueue(&task, &queue()).await.expect("a repeat");
+        assert!(!has_record(&mut redis, &task.id).await);
+        assert_eq!(redis.xlen::<_, i64>(STREAM).await, Ok(0));
+    }
+}
+
+#[tokio::test]
+async fn the_result_of_another_groups_agent_takes_no_owner_and_no_fence_away() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let _: String = redis.xgroup_create_mkstream(STREAM, "group:genesis.qa:audit", "0").await.expect("created");
+    let task = Task { owner: Some(Owner::from_digest("5eed")), ..task() };
+    store.enqueue(&task, &queue()).await.expect("enqueued");
+    let lease = lease(&store).await;
+    complete(&store, &lease).await;
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1, "topic": "genesis.qa",
+        "agent": "audit"}, "saved_at": 1_753_000_000.0});
+    let _: () = redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
+    let found = store.get(&task.id).await.expect("answers").expect("known");
+    assert_eq!((found.status, found.attempts, found.owner), (Status::Completed, 1, task.owner));
+    complete(&store, &lease).await;
+    assert_eq!(store.settle(&lease, &Settlement::Release).await, Ok(Settled::Fenced));
+    let left: i64 = redis.pttl(format!("omni:task:{}", task.id)).await.expect("answers");
+    assert!(left > 0, "it goes with the result");
+}
+
+#[tokio::test]
+async fn an_id_that_runs_again_is_not_ended_by_who_ran_it_before() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let message = json!({"content": {"n": 1}, "task_id": "py-1"}).to_string();
+    publish(&mut redis, "data", message.as_bytes()).await;
+    let before = lease(&store).await;
+    complete(&store, &before).await;
+    publish(&mut redis, "data", message.as_bytes()).await;
+    let now = lease(&store).await;
+    assert_eq!((before.attempt, &before.task.id), (now.attempt, &now.task.id), "the same token but for the entry");
+    let _: i64 = redis.del("omni:result:py-1").await.expect("expired");
+    assert_eq!(store.settle(&before, &completed()).await, Ok(Settled::Fenced));
+    complete(&store, &now).await;
+}
+
+#[tokio::test]
+async fn what_the_release_before_stored_is_read() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let old = async |redis: &mut MultiplexedConnection, id: &str, fields: &[(&str, &str)]| {
+        let data = json!({"task_id": id, "content": "{}", "created_at": 1_753_000_000.25}).to_string();
+        let entry = publish(redis, "data", data.as_bytes()).await;
+        let key = format!("omni:task:{id}");
+        let common = [("queue", "genesis.qa:omnidaemon"), ("entry", &entry), ("created", "1753000000250")];
+        let _: () = redis.hset_multiple(&key, &common).await.expect("written");
+        let _: () = redis
+            .hset_multiple(&key, &[("retries", "7"), ("notify", "omni:done:0a"), ("owner", "5eed")])
+            .await
+            .expect("written");
+        let _: () = redis.hset_multiple(&key, fields).await.expect("written");
+        TaskId::parse(id).expect("an id")
+    };
+    let ended =
+        old(&mut redis, "old-1", &[("state", "completed"), ("attempt", "2"), ("turn", "3"), ("ended", "1")]).await;
+    let r = json!({"task_id": "old-1", "result": {"status": "completed", "result": 1, "topic": "genesis.qa"}, "saved_at": 1.5});
+    let _: () = redis.set("omni:result:old-1", r.to_string()).await.expect("written");
+    let waiting = old(&mut redis, "old-2", &[("attempt", "0"), ("turn", "2")]).await;
+
+    let found = store.get(&ended).await.expect("answers").expect("known");
+    assert_eq!((found.status, found.attempts, found.answer), (Status::Completed, 2, Some(Answer::json("1"))));
+    assert_eq!((found.owner.as_ref().map(Owner::digest), found.finished), (Some("5eed"), Some(UnixMs(1))));
+    let found = store.get(&waiting).await.expect("answers").expect("known");
+    assert_eq!((found.status, found.created), (Status::Queued, UnixMs(1_753_000_000_250)));
+    let lease = lease(&store).await;
+    assert_eq!(
+        (&lease.task.id, lease.attempt, lease.task.retries),
+        (&waiting, 1, 7),
+        "the ended one does not run again"
+    );
+    let mut subscriber = redis::Client::open(server.url()).expect("a URL").get_async_pubsub().await.expect("connects");
+    subscriber.subscribe("omni:done:0a").await.expect("subscribed");
+    complete(&store, &lease).await;
+    let mut told = subscriber.into_on_message();
+    let message = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut told)).await.expect("in time");
+    assert_eq!(message.expect("a message").get_payload::<String>(), Ok("old-2".into()));
+    assert!(!has_record(&mut redis, &waiting).await);
+}
+
+/// `count` leases, and a store whose connections and scripts are there.
+async fn leased(store: &Running, count: usize) -> Vec<Lease> {
+    enqueue(store).await;
+    complete(store, &lease(store).await).await;
+    for _ in 0..count {
+        enqueue(store).await;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < count {
+        leases.extend(store.lease(PROCESS, &[queue()], count, SOON).await.expect("answers"));
+    }
+    leases
+}
+
+#[tokio::test]
+async fn settlements_at_hand_go_in_one_call_and_one_that_fails_fails_alone() {
+    const TASKS: usize = 200;
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let leases = leased(&store, TASKS).await;
+    let spoilt = format!("omni:task:{}", leases[70].task.id);
+    let _: () = redis.set(&spoilt, "no hash").await.expect("spoilt");
+    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await.expect("reset");
+    let settlement = completed();
+    let answers = join_all(leases.iter().map(|lease| store.settle(lease, &settlement))).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Err(StoreError::Malformed(why)) if n == 70 => assert!(why.contains("WRONGTYPE"), "{why}"),
+            answer => assert_eq!((n != 70, answer), (true, Ok(Settled::Applied)), "{n}"),
+        }
+    }
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.expect("answers");
+    let calls = info.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    let calls: usize = calls.expect("scripts were called").parse().expect("a number");
+    assert!(calls <= TASKS / 20, "{calls} calls for {TASKS} settlements");
+    assert_eq!(redis.xlen::<_, i64>(STREAM).await, Ok(1));
+    assert_eq!(redis.zcard::<_, usize>("omni:results:index").await, Ok(TASKS));
+    assert_eq!(super::pending(&mut redis).await.len(), 1);
+    let groups: Vec<redis::Value> =
+        redis::cmd("XINFO").arg("GROUPS").arg(STREAM).query_async(&mut redis).await.expect("answers");
+    assert_eq!(groups.len(), 1, "{GROUP}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_an_outage_to_each_and_its_repeat_is_applied() {
+    let server = RedisServer::start().await;
+    let config = Store { timeout: Duration::from_millis(300), ..server.config() };
+    let (store, mut redis) = (Running::with(&config), server.connection().await);
+    let leases = leased(&store, 4).await;
+    let _: () = redis::cmd("CLIENT").arg("PAUSE").arg(800).arg("ALL").query_async(&mut redis).await.expect("paused");
+    let settlement = completed();
+    let answers = join_all(leases.iter().map(|lease| store.settle(lease, &settlement))).await;
+    assert!(matches!(answers[0], Err(StoreError::Unknown(_))), "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(StoreError::is_outage)), "{answers:?}");
+    for lease in &leases {
+        let settled = async {
+            loop {
+                match store.settle(lease, &settlement).await {
+                    Err(error) if error.is_outage() => tokio::time::sleep(Duration::from_millis(20)).await,
+                    settled => break settled,
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(SOON, settled).await.expect("in time"), Ok(Settled::Applied));
+    }
+}
+
+#[tokio::test]
+async fn who_leads_a_call_and_leaves_holds_up_nobody() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let leases = leased(&store, 3).await;
+    let _: () = redis::cmd("CLIENT").arg("PAUSE").arg(500).arg("ALL").query_async(&mut redis).await.expect("paused");
+    let settlement = completed();
+    let mut settling = leases.iter().map(|lease| store.settle(lease, &settlement)).collect::<Vec<_>>();
+    for future in &mut settling {
+        assert!(future.now_or_never().is_none(), "the server is paused");
+    }
+    let stays = settling.pop().expect("the last");
+    drop(settling);
+    assert_eq!(tokio::time::timeout(SOON, stays).await.expect("in time"), Ok(Settled::Applied));
+    complete(&store, &leases[1]).await;
+}

@@ -1,0 +1,60 @@
+"""An agent of the Python OmniDaemon, with the package's own SDK: `agent.py '{"topic": …, "name": …}'`.
+
+REDIS_URL and STORAGE_BACKEND say where. It appends the id of every task that it begins to the file `runs`, and
+answers what its content asks for: {"sleep": seconds}, {"fail": text}, and in the end the content itself.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+
+from omnidaemon import AgentConfig, OmniDaemonSDK, SubscriptionConfig
+from omnidaemon.event_bus import event_bus
+
+logging.basicConfig(level=logging.INFO)
+options = json.loads(sys.argv[1])
+
+
+def note(task_id):
+    if runs := options.get("runs"):
+        file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(file, f"{task_id}\n".encode())
+        os.close(file)
+
+
+async def callback(message):
+    note(message.get("task_id"))
+    content = message["content"]
+    form = "string" if isinstance(content, str) else "object"
+    asked = json.loads(content) if isinstance(content, str) else content
+    await asyncio.sleep(asked.get("sleep", 0))
+    if text := asked.get("fail"):
+        raise RuntimeError(text)
+    return {"content": asked, "form": form, "by": message["agent"]}
+
+
+async def main():
+    # a second instead of thirty: what is overdue is looked for as often as the test needs it
+    event_bus.reclaim_interval = options.get("reclaim_interval", 1)
+    sdk = OmniDaemonSDK()
+    await sdk.register_agent(
+        AgentConfig(
+            name=options["name"],
+            topic=options["topic"],
+            callback=callback,
+            description="runs beside",
+            config=SubscriptionConfig(
+                reclaim_idle_ms=options.get("reclaim_idle_ms"),
+                dlq_retry_limit=options.get("dlq_retry_limit"),
+                consumer_count=options.get("consumer_count", 1),
+            ),
+        )
+    )
+    await sdk.start()
+    print("registered", flush=True)
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
