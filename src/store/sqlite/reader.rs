@@ -96,19 +96,20 @@ fn open_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
 /// All that is known of a task, unless it has expired.
 pub(super) fn life(connection: &Connection, id: &TaskId, now: UnixMs) -> Result<Option<Life>, StoreError> {
     let sql = "SELECT id, topic, state, attempts, owner, created, finished, answer, result, failure,
-                      began, worker, history, caller, trace, until, route
+                      until, began, worker, history, caller, trace, route
                FROM tasks LEFT JOIN inputs USING (seq) WHERE id = ?1 AND (state <= 2 OR until > ?2)";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let mut rows = statement.query(params![id.as_str(), millis(now)]).map_err(failed)?;
     let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
     let text = |column| row.get::<_, Option<String>>(column).map_err(failed);
-    let time = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(unix_ms)).map_err(failed);
-    let state: State = row.get(2).map_err(failed)?;
-    let mut life = Life::new(open_record(row)?, runs::read(text(12)?.as_deref()), text(11)?, time(10)?);
-    life.correlation_id = text(13)?;
-    life.trace_id = text(14)?;
-    life.route = text(16)?;
-    life.due = if state == State::Parked { time(15)? } else { None };
+    let began = row.get::<_, Option<i64>>("began").map_err(failed)?.map(unix_ms);
+    let record = open_record(row)?;
+    let due = record.due;
+    let mut life = Life::new(record, runs::read(text("history")?.as_deref()), text("worker")?, began);
+    life.correlation_id = text("caller")?;
+    life.trace_id = text("trace")?;
+    life.route = text("route")?;
+    life.due = due;
     Ok(Some(life))
 }
 

@@ -277,7 +277,8 @@ impl Story {
             {
                 wrong(Broken::AttemptTwice, format!("{:?}", self.runs));
             }
-            if let Some(cut) = self.runs[..n].iter().find(|earlier| earlier.ok != Some(false)) {
+            // the one before it alone: what came before that one has been counted with it
+            if let Some(cut) = self.runs[..n].last().filter(|before| before.ok != Some(false)) {
                 doubles += 1;
                 if !within(cut.begun).any(Window::cuts_off) {
                     wrong(Broken::RanTwice, format!("{:?}", self.runs));
