@@ -5,7 +5,7 @@
 --      7 channel prefix  8 ms to cancel ahead for  9 prefix of delayed new tasks and 10 of their index
 -- Reply: 'done', 'running', the state it has ended as, or nil when unknown
 local key = KEYS[1]
-local record = read(key, 'queue', 'state', 'entry', 'turn', 'notify', 'owner')
+local record = read(key)
 if not record.queue then
   local ended = read_end(KEYS[2])
   if ended then return ended.state or 'completed' end

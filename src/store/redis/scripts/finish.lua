@@ -13,7 +13,7 @@ local function finish(at, key, result)
   local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now, letters =
     unpack(ARGV, at, at + WIDTH - 1)
   local stream, dead, group = KEYS[3 * q - 1], KEYS[3 * q], ARGV[3 + q]
-  local record = read(key, 'queue', 'entry', 'state', 'attempt', 'turn', 'notify', 'history')
+  local record = read(key)
   if record.entry ~= entry or not is_current(record, attempt, turn) then
     local ended = record.state and record or read_end(result)
     return ended and ended.state == state and ended.entry == entry and ended.attempt == attempt and ended.turn == turn

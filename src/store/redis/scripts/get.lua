@@ -4,7 +4,7 @@
 -- ARGV 1 stream prefix  2 group prefix
 -- Reply: {record as fields and values, queue and created among them, result, whether a consumer holds the entry}
 local key = KEYS[1]
-local record, result = read(key, 'queue', 'state', 'entry'), redis.call('GET', KEYS[2])
+local record, result = read(key), redis.call('GET', KEYS[2])
 local held = 0
 if record.queue and not record.state then
   local stream, group = ARGV[1] .. record.queue:match('^[^:]+'), ARGV[2] .. record.queue

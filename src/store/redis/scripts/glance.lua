@@ -4,7 +4,7 @@
 -- Reply: per task {0} unknown, {1} ended, or {2, whether a consumer holds the entry, attempt, turn, progress}
 local found = {}
 for i = 1, #KEYS / 2 do
-  local record = read(KEYS[2 * i - 1], 'queue', 'state', 'entry', 'attempt', 'turn', 'progress')
+  local record = read(KEYS[2 * i - 1])
   if (record.queue and record.state) or redis.call('EXISTS', KEYS[2 * i]) == 1 then
     found[i] = { 1 }
   elseif not record.queue then

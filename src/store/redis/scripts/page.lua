@@ -11,7 +11,7 @@ while left > 0 and #rows < tonumber(ARGV[6]) do
     from, left = '(' .. entry, left - 1
     local id, created = identify(ARGV[3], entry, data_of(found[2]))
     if id then
-      local record = read(ARGV[1] .. id, 'entry', 'state', 'attempt', 'created')
+      local record = read(ARGV[1] .. id)
       -- another entry of the same id has another name; see adopt
       local mine = not record.entry or record.entry == entry
       if mine and not record.state and redis.call('EXISTS', ARGV[2] .. id) == 0 then

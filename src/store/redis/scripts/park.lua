@@ -5,7 +5,7 @@
 --      10 the failed attempt as a line of the history  11 bytes that the history may have
 -- Reply: 1 applied, now or before; 0 fenced
 local key, stream, group, entry = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local record = read(key, 'queue', 'state', 'attempt', 'turn', 'history')
+local record = read(key)
 if not record.state and record.attempt == ARGV[5] and record.turn == ARGV[6] then return 1 end
 if not is_current(record, ARGV[3], ARGV[4]) then return 0 end
 if ARGV[9] ~= '0' then

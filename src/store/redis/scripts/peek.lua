@@ -3,7 +3,7 @@
 -- Reply: per task 0 unfinished, 1 ended, 2 unknown
 local found = {}
 for i = 1, #KEYS / 2 do
-  local record = read(KEYS[2 * i - 1], 'queue', 'state')
+  local record = read(KEYS[2 * i - 1])
   if (record.queue and record.state) or redis.call('EXISTS', KEYS[2 * i]) == 1 then
     found[i] = 1
   else

@@ -36,24 +36,20 @@ local function fields(key, ...)
   return found
 end
 
-local PACKED = { queue = true, entry = true, created = true, retries = true, notify = true }
+local ABSENT = { __index = function() return false end }
 
--- Reads fields of a record into a table by name; those that are packed are there in any case. A task that is not due
--- yet has no entry.
-local function read(key, ...)
-  local names = { 'q', 'h' }
-  for _, name in ipairs({ ... }) do
-    if not PACKED[name] then names[#names + 1] = name end
-  end
-  local record = fields(key, unpack(names))
+-- Reads a record into a table by name; what it does not have is false, which unlike nil does not end a reply. A task
+-- that is not due yet has no entry.
+local function read(key)
+  local flat, record = redis.call('HGETALL', key), setmetatable({}, ABSENT)
+  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
   if record.h then
     record.queue = record.q
     record.entry, record.created, record.retries, record.notify = record.h:match('^(%S+) (%d+) (%d*) (%S*)$')
-    if record.entry == '-' then record.entry = nil end
+    if record.entry == '-' then record.entry = false end
+    if record.retries == '' then record.retries = false end
+    if record.notify == '' then record.notify = false end
   end
-  -- false, not nil, which would end a reply
-  if record.retries == '' then record.retries = false end
-  if record.notify == '' then record.notify = false end
   return record
 end
 
@@ -191,11 +187,7 @@ end
 local function adopt(prefix, results, topic, agent, entry, data)
   local id, created = identify(topic, entry, data)
   if not id then return nil end
-  local function record_of(name)
-    return read(prefix .. name, 'queue', 'entry', 'state', 'attempt', 'turn', 'created', 'retries', 'owner', 'route',
-      'secret', 'due')
-  end
-  local record = record_of(id)
+  local record = read(prefix .. id)
   if record.queue and record.entry ~= entry then
     -- another entry has the id: an ended one gives it up, an unfinished one keeps it
     if record.state then
@@ -203,13 +195,13 @@ local function adopt(prefix, results, topic, agent, entry, data)
     else
       id = 'entry_' .. entry .. '_' .. redis.sha1hex(topic):sub(1, 8)
     end
-    record = record_of(id)
+    record = read(prefix .. id)
   end
   if not record.queue then
     local ended = read_end(results .. id)
     if ended and ended.entry == entry then return id, { state = ended.state } end
     make_record(prefix .. id, topic .. ':' .. agent, entry, created, '', '')
-    record = record_of(id)
+    record = read(prefix .. id)
   end
   return id, record
 end

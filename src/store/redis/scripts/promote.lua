@@ -16,7 +16,7 @@ for q = 1, #KEYS / 4 do
     local data = redis.call('HGET', scheduled, id)
     if data then
       if redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM') end
-      local record, entry = read(prefix .. id, 'queue', 'created', 'retries', 'notify', 'limit'), nil
+      local record, entry = read(prefix .. id), nil
       entry = redis.call('XADD', stream, '*', 'data', data)
       if record.queue then
         make_record(prefix .. id, record.queue, entry, record.created, record.retries or '', record.notify or '')

@@ -4,7 +4,7 @@
 --      8… more fields and values of the record
 -- Reply: 1 queued, 0 no such letter, -1 a task of that id is alive
 local key, stream, dead = KEYS[1], KEYS[4], KEYS[5]
-local record = read(key, 'queue', 'state')
+local record = read(key)
 if record.queue and not record.state then return -1 end
 if #redis.call('XRANGE', dead, ARGV[1], ARGV[1]) == 0 then return 0 end
 if redis.call('EXISTS', stream) == 0 then

@@ -5,7 +5,7 @@
 local lost = {}
 for i = 1, #KEYS / 2 do
   local group, consumer, entry, attempt, turn = unpack(ARGV, 5 * i - 4, 5 * i)
-  local record = read(KEYS[2 * i - 1], 'queue', 'state', 'attempt', 'turn')
+  local record = read(KEYS[2 * i - 1])
   -- a consumer of another make knows no turns: it has the task that it holds
   if is_current(record, attempt, turn) and not is_taken(KEYS[2 * i], group, entry) then
     redis.pcall('XCLAIM', KEYS[2 * i], group, consumer, 0, entry, 'JUSTID')

@@ -8,8 +8,7 @@ local stream, limits = KEYS[1], KEYS[2]
 local prefix, results, topic, agent, group, n = unpack(ARGV, 1, 6)
 
 local function unended(id)
-  local record = read(prefix .. id, 'queue', 'entry', 'state', 'attempt', 'turn', 'created', 'retries', 'owner', 'route',
-    'secret')
+  local record = read(prefix .. id)
   if record.queue == topic .. ':' .. agent and not record.state then return record end
 end
 
