@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use omnidaemon::config::Store;
-use omnidaemon::store::{Cancelled, Lease, Settled, Settlement, StoreError, TaskStore as _};
+use omnidaemon::store::{Cancelled, Lease, Queue, Settled, Settlement, StoreError, TaskStore as _};
 use omnidaemon::task::{Answer, Failure, FailureKind, Owner, Status, Task, TaskId, UnixMs};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -210,4 +210,26 @@ async fn who_leads_a_call_and_leaves_holds_up_nobody() {
     drop(settling);
     assert_eq!(tokio::time::timeout(SOON, stays).await.expect("in time"), Ok(Settled::Applied));
     complete(&store, &leases[1]).await;
+}
+
+#[tokio::test]
+async fn two_agents_of_ours_on_one_topic_each_run_every_task() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let other = Queue { agent: "audit".into(), ..queue() };
+    let _: String = redis.xgroup_create_mkstream(STREAM, "group:genesis.qa:audit", "0").await.expect("created");
+    let task = enqueue(&store).await;
+    let mine = lease(&store).await;
+    let theirs = store.lease("other", std::slice::from_ref(&other), 1, SOON).await.expect("answers").remove(0);
+    assert_eq!(mine.task.id, task.id);
+    assert!(theirs.task.id != task.id && theirs.task.payload == task.payload, "{theirs:?}");
+    complete(&store, &mine).await;
+    let dead = Settlement::Bury { failure: Failure::new(FailureKind::Handler, "x"), ttl: TTL };
+    assert_eq!(store.settle(&theirs, &dead).await, Ok(Settled::Applied));
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Completed);
+    assert_eq!(store.dead_letters(&other, 10).await.expect("answers").len(), 1);
+    let after = enqueue(&store).await;
+    complete(&store, &lease(&store).await).await;
+    let again = store.lease("other", &[other], 1, SOON).await.expect("answers").remove(0);
+    assert!(again.task.payload == after.payload, "an end of one agent's is none of the other's");
 }

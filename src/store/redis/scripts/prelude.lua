@@ -183,24 +183,24 @@ local function identify(topic, entry, data)
 end
 
 -- The record of an entry's task, made where a foreign publisher left none. An ended one, which has a result and no
--- record, has a state and nothing else.
+-- record, has a state and nothing else. To a second agent of ours on the topic the entry is a task of its own.
 local function adopt(prefix, results, topic, agent, entry, data)
   local id, created = identify(topic, entry, data)
   if not id then return nil end
-  local record = read(prefix .. id)
-  if record.queue and record.entry ~= entry then
-    -- another entry has the id: an ended one gives it up, an unfinished one keeps it
-    if record.state then
+  local record, mine = read(prefix .. id), topic .. ':' .. agent
+  if record.queue and (record.entry ~= entry or record.queue ~= mine) then
+    -- another entry, or another agent, has the id: an ended entry gives it up, all else keeps it
+    if record.state and record.entry ~= entry then
       redis.call('DEL', prefix .. id)
     else
-      id = 'entry_' .. entry .. '_' .. redis.sha1hex(topic):sub(1, 8)
+      id = 'entry_' .. entry .. '_' .. redis.sha1hex(mine):sub(1, 8)
     end
     record = read(prefix .. id)
   end
   if not record.queue then
     local ended = read_end(results .. id)
     if ended and ended.entry == entry then return id, { state = ended.state } end
-    make_record(prefix .. id, topic .. ':' .. agent, entry, created, '', '')
+    make_record(prefix .. id, mine, entry, created, '', '')
     record = read(prefix .. id)
   end
   return id, record
