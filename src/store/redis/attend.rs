@@ -118,7 +118,11 @@ impl Partition {
     ) -> Result<Option<Buried>, StoreError> {
         let Some(lease) = row.bare(queue) else { return Ok(None) };
         let settled = self.finish(&lease, end, ttl, None).await?;
-        Ok((settled == Settled::Applied).then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
+        Ok((settled == Settled::Applied).then_some(Buried {
+            topic: lease.task.topic,
+            route: lease.task.route,
+            trimmed: false,
+        }))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {

@@ -21,6 +21,7 @@ mod link;
 mod list;
 mod live;
 mod message;
+mod missing;
 mod notify;
 mod outbox;
 mod partition;

@@ -4,7 +4,7 @@
 -- ARGV 1 stream prefix  2 group prefix
 -- Reply: {record as fields and values, queue, entry and created among them, result, whether a consumer holds the entry}
 local key = KEYS[1]
-local record, result = read(key, 'queue', 'state', 'entry'), redis.call('GET', KEYS[2])
+local record, result = read(key, 'queue', 'state', 'entry', 'renewed'), redis.call('GET', KEYS[2])
 local held = 0
 if record.queue and not record.state then
   local stream, group = ARGV[1] .. record.queue:match('^[^:]+'), ARGV[2] .. record.queue
@@ -12,10 +12,9 @@ if record.queue and not record.state then
   if consumer then
     if consumer ~= PARKED then held = 1 end
   elseif result and record.entry and was_read(stream, group, record.entry) then
-    redis.call('HSET', key, 'state', 'completed')
-    redis.call('HDEL', key, 'secret', 'due', 'failure')
-    local left = redis.call('PTTL', KEYS[2])
-    if left > 0 then redis.call('PEXPIRE', key, left) end
+    conclude(key, KEYS[2])
+  elseif record.renewed then
+    held = 1
   end
 end
 local fields = redis.call('HGETALL', key)

@@ -4,7 +4,7 @@
 -- Reply: per task {0} unknown, {1} ended, or {2, whether a consumer holds the entry, attempt, turn, progress}
 local found = {}
 for i = 1, #KEYS / 2 do
-  local record = read(KEYS[2 * i - 1], 'queue', 'state', 'entry', 'attempt', 'turn', 'progress')
+  local record = read(KEYS[2 * i - 1], 'queue', 'state', 'entry', 'attempt', 'turn', 'progress', 'renewed')
   if (record.queue and record.state) or redis.call('EXISTS', KEYS[2 * i]) == 1 then
     found[i] = { 1 }
   elseif not record.queue then
@@ -12,7 +12,7 @@ for i = 1, #KEYS / 2 do
   else
     local stream, group = ARGV[1] .. record.queue:match('^[^:]+'), ARGV[2] .. record.queue
     local consumer = holder(stream, group, record.entry)
-    local held = consumer and consumer ~= PARKED
+    local held = record.renewed or (consumer and consumer ~= PARKED)
     found[i] = { 2, held and 1 or 0, record.attempt, record.turn, record.progress }
   end
 end
