@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::keys;
 use super::message::End;
@@ -57,6 +58,11 @@ impl Partition {
                     self.seen().insert(keys::group(queue), last.clone());
                 }
             }
+        }
+        let external = |queue: &&Queue| queue.limit.is_some();
+        let elsewhere: Vec<Queue> = queues.iter().filter(external).cloned().collect();
+        if !elsewhere.is_empty() && self.missing_elsewhere.is_due(start) {
+            dead.extend(self.find_missing(&self.missing_elsewhere, &elsewhere, ttl, start + BUDGET).await?);
         }
         Ok(dead)
     }

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::message::End;
 use super::partition::Partition;
 use super::row::Row;
@@ -20,6 +22,8 @@ use crate::task::{Failure, FailureKind, Topic};
 const PAGE: usize = 500;
 /// Calls in a stretch.
 const STRETCH: usize = 50;
+/// How often one begins.
+const EVERY: Duration = Duration::from_mins(1);
 
 /// Where the look through the records is.
 #[derive(Default)]
@@ -28,15 +32,21 @@ pub(super) struct Search(Mutex<State>);
 #[derive(Default)]
 struct State {
     cursor: u64,
+    /// When the last stretch began that was not urgent.
+    began: Option<Instant>,
     /// Whether this pass found a loss, and whether the one before did.
     found: (bool, bool),
 }
 
 impl Search {
-    /// Whether the next stretch cannot wait.
-    pub(super) fn is_urgent(&self) -> bool {
-        let found = self.state().found;
-        found.0 || found.1
+    /// Whether the next stretch is to begin.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        if state.began.is_none_or(|began| now - began >= EVERY) {
+            state.began = Some(now);
+            return true;
+        }
+        state.found.0 || state.found.1
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -59,13 +69,14 @@ impl Partition {
     /// Looks through a stretch of the records. Gives the tasks that have failed by it.
     pub(super) async fn find_missing(
         &self,
+        search: &Search,
         queues: &[Queue],
         ttl: Duration,
-        until: tokio::time::Instant,
+        until: Instant,
     ) -> Result<Vec<Buried>, StoreError> {
         let mut dead = Vec::new();
         for _ in 0..STRETCH {
-            let (cursor, ids) = self.next_records().await?;
+            let (cursor, ids) = self.next_records(search).await?;
             let mut found = false;
             for row in self.missing_of(queues, &ids).await? {
                 found = true;
@@ -73,7 +84,7 @@ impl Partition {
                     dead.extend(self.end_missing(queue, &row, ttl).await?);
                 }
             }
-            if self.missing.turn_to(cursor, found) || tokio::time::Instant::now() >= until {
+            if search.turn_to(cursor, found) || Instant::now() >= until {
                 break;
             }
         }
@@ -82,8 +93,8 @@ impl Partition {
     }
 
     /// The ids of the next records, and where to go on.
-    async fn next_records(&self) -> Result<(u64, Vec<String>), StoreError> {
-        let (prefix, cursor) = (self.keys.record_prefix(), self.missing.state().cursor);
+    async fn next_records(&self, search: &Search) -> Result<(u64, Vec<String>), StoreError> {
+        let (prefix, cursor) = (self.keys.record_prefix(), search.state().cursor);
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(PAGE);
         let (cursor, found): (u64, Vec<Vec<u8>>) = self.link.call(&scan).await?;
@@ -139,10 +150,11 @@ mod tests {
 
     #[test]
     fn after_a_loss_the_search_goes_on_until_a_whole_pass_finds_none() {
-        let search = Search::default();
+        let (search, now) = (Search::default(), Instant::now());
+        assert!(search.is_due(now) && !search.is_due(now) && search.is_due(now + EVERY));
         let urgent = |cursor, found| {
             search.turn_to(cursor, found);
-            search.is_urgent()
+            search.is_due(now + EVERY)
         };
         assert_eq!([urgent(5, false), urgent(9, true), urgent(0, false)], [false, true, true]);
         assert_eq!([urgent(5, false), urgent(0, false), urgent(5, false)], [true, false, false]);

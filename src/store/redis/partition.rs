@@ -37,8 +37,10 @@ pub(super) struct Partition {
     pub(super) events: Events,
     /// The last dead letter that was seen, by group.
     pub(super) letters: Mutex<HashMap<String, String>>,
-    /// Where the look for tasks without an entry is.
+    /// Where the look for tasks without an entry is, for the queues that this process tends.
     pub(super) missing: Search,
+    /// And for those that consumers of another make have to themselves.
+    pub(super) missing_elsewhere: Search,
 }
 
 impl Partition {
@@ -58,6 +60,7 @@ impl Partition {
             events: Events::default(),
             letters: Mutex::default(),
             missing: Search::default(),
+            missing_elsewhere: Search::default(),
         }
     }
 }

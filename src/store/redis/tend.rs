@@ -62,8 +62,8 @@ impl Partition {
             }
         }
         // whoever renews has done so since the last outage
-        if may.take_back && (may.sweep || self.missing.is_urgent()) {
-            round.dead.extend(self.find_missing(queues, ttl, round.until).await?);
+        if may.take_back && self.missing.is_due(start) {
+            round.dead.extend(self.find_missing(&self.missing, queues, ttl, round.until).await?);
         }
         for (index, consumer) in self.holders_gone(home, process, queues).await? {
             passable(&queues[index], self.take_back_from(&mut round, &queues[index], &consumer).await)?;
