@@ -314,6 +314,8 @@ pub enum FailureKind {
     Result,
     /// What was queued cannot be read as a task.
     Malformed,
+    /// What was queued is gone: another program took it off the queue.
+    Lost,
 }
 
 impl FailureKind {
@@ -329,16 +331,26 @@ impl FailureKind {
             Self::Crash => "crash",
             Self::Result => "result",
             Self::Malformed => "malformed",
+            Self::Lost => "lost",
         }
     }
 
     /// The kind stored as `word`; an unknown word (of a later release) is `Handler`.
     #[must_use]
     pub fn from_word(word: &str) -> Self {
-        [Self::Deadline, Self::Unreachable, Self::Status, Self::Broken, Self::Crash, Self::Result, Self::Malformed]
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
-            .unwrap_or(Self::Handler)
+        [
+            Self::Deadline,
+            Self::Unreachable,
+            Self::Status,
+            Self::Broken,
+            Self::Crash,
+            Self::Result,
+            Self::Malformed,
+            Self::Lost,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
+        .unwrap_or(Self::Handler)
     }
 }
 

@@ -28,6 +28,9 @@ pub async fn attend_queues(
             Ok(dead) => {
                 for dead in dead {
                     metrics.task_failed(dead.topic.as_str());
+                    if dead.trimmed {
+                        metrics.task_trimmed(dead.topic.as_str());
+                    }
                     if let Some(route) = dead.route {
                         metrics.task_outcome(&route, TaskOutcome::Failed);
                     }

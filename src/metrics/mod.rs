@@ -137,6 +137,7 @@ pub struct Metrics {
     /// Deliveries that wait.
     pub outbox_depth: IntGauge,
     idempotent: IntCounterVec,
+    tasks_trimmed: IntCounterVec,
 }
 
 // === impl Metrics ===
@@ -198,6 +199,11 @@ impl Metrics {
                 "Requests with an idempotency key",
                 &["route", "outcome"],
             ),
+            tasks_trimmed: counter_vec(
+                names::TASKS_TRIMMED,
+                "Tasks that failed because a foreign publisher trimmed them",
+                &["topic"],
+            ),
             registry,
         };
         metrics.config_reload_ok.set(1);
@@ -211,7 +217,7 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 20] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 21] = [
             Box::new(self.tasks_received.clone()),
             Box::new(self.tasks_processed.clone()),
             Box::new(self.tasks_failed.clone()),
@@ -232,6 +238,7 @@ impl Metrics {
             Box::new(self.deliveries.clone()),
             Box::new(self.outbox_depth.clone()),
             Box::new(self.idempotent.clone()),
+            Box::new(self.tasks_trimmed.clone()),
         ];
         for collector in collectors {
             self.registry.register(collector).expect("each name is registered once");
@@ -265,7 +272,7 @@ impl Metrics {
 
     /// Makes a topic's series exist.
     pub fn declare_topic(&self, topic: &str) {
-        for counter in [&self.tasks_received, &self.tasks_processed, &self.tasks_failed] {
+        for counter in [&self.tasks_received, &self.tasks_processed, &self.tasks_failed, &self.tasks_trimmed] {
             counter.with_label_values(&[topic]);
         }
         self.processing_duration.with_label_values(&[topic]);
@@ -286,6 +293,11 @@ impl Metrics {
     /// Counts a task that failed for good.
     pub fn task_failed(&self, topic: &str) {
         self.tasks_failed.with_label_values(&[topic]).inc();
+    }
+
+    /// Counts a task, failed already, that a foreign publisher trimmed.
+    pub fn task_trimmed(&self, topic: &str) {
+        self.tasks_trimmed.with_label_values(&[topic]).inc();
     }
 
     /// Records how long an attempt took.

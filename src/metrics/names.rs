@@ -45,8 +45,11 @@ pub const OUTBOX_DEPTH: &str = "omnidaemon_outbox_depth";
 /// Requests with an idempotency key.
 pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
 
+/// Tasks that failed because a foreign publisher trimmed them.
+pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
+
 /// All of them.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -68,4 +71,5 @@ pub const ALL: [&str; 21] = [
     DELIVERIES,
     OUTBOX_DEPTH,
     IDEMPOTENT_REQUESTS,
+    TASKS_TRIMMED,
 ];

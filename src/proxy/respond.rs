@@ -230,7 +230,9 @@ pub(super) fn accepted(id: &TaskId, task_path: &str) -> Response<Reply> {
 /// and no error of the system. The whole message is in the admin API and the log.
 fn reason(failure: &Failure) -> String {
     match failure.kind {
-        FailureKind::Deadline | FailureKind::Result | FailureKind::Handler => failure.message.clone(),
+        FailureKind::Deadline | FailureKind::Result | FailureKind::Handler | FailureKind::Lost => {
+            failure.message.clone()
+        }
         FailureKind::Unreachable => "the task's handler cannot be reached".to_owned(),
         FailureKind::Broken => "the task's handler broke off before it had answered".to_owned(),
         FailureKind::Status => match failure.answer.as_ref().and_then(|answer| answer.status) {
@@ -407,6 +409,7 @@ mod tests {
             (FailureKind::Status, "task-failed", false),
             (FailureKind::Crash, "task-failed", false),
             (FailureKind::Malformed, "task-failed", false),
+            (FailureKind::Lost, "task-failed", true),
         ] {
             let problem = Problem::TaskFailed(Box::new(Failure::new(kind, text)));
             assert_eq!((problem.code(), problem.detail() == text), (code, own_words), "{kind:?}");

@@ -251,6 +251,8 @@ pub struct Buried {
     pub topic: Topic,
     /// The route it was canaried on.
     pub route: Option<String>,
+    /// Whether it failed because a foreign publisher trimmed it.
+    pub trimmed: bool,
 }
 
 /// A task that failed for good.

@@ -67,6 +67,9 @@ async fn keep(shared: &Shared, due: &mut Due, outages: u64) -> Result<(), StoreE
     circuit.call(store.promote(&shared.queues())).await?;
     for dead in circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await? {
         shared.metrics.task_failed(dead.topic.as_str());
+        if dead.trimmed {
+            shared.metrics.task_trimmed(dead.topic.as_str());
+        }
         if let Some(route) = dead.route {
             shared.metrics.task_outcome(&route, TaskOutcome::Failed);
         }

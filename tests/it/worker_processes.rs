@@ -39,7 +39,7 @@ pub(crate) async fn worker(dir: &Path) -> (Process, Client) {
 }
 
 /// The pids of the runners that were started as `name`, oldest first.
-fn pids(worker: &Process, name: &str) -> Vec<Pid> {
+pub(crate) fn pids(worker: &Process, name: &str) -> Vec<Pid> {
     let marks = [format!("worker=\"{name}\" "), format!("worker={name} ")];
     let lines = worker.logs().lines();
     let started =

@@ -9,6 +9,8 @@ from omnidaemon import EventEnvelope, OmniDaemonSDK, PayloadBase
 
 async def main(method, arguments):
     sdk = OmniDaemonSDK()
+    if "maxlen" in arguments:
+        sdk.event_bus.default_maxlen = arguments.pop("maxlen")
     if method == "publish_tasks":
         return [await publish(sdk, arguments["topic"], content) for content in arguments["contents"]]
     return await getattr(sdk, method)(**arguments)

@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::keys;
 use super::message::End;
@@ -57,6 +58,11 @@ impl Partition {
                     self.seen().insert(keys::group(queue), last.clone());
                 }
             }
+        }
+        let external = |queue: &&Queue| queue.limit.is_some();
+        let elsewhere: Vec<Queue> = queues.iter().filter(external).cloned().collect();
+        if !elsewhere.is_empty() && self.missing_elsewhere.is_due(start) {
+            dead.extend(self.find_missing(&self.missing_elsewhere, &elsewhere, ttl, start + BUDGET).await?);
         }
         Ok(dead)
     }
@@ -118,7 +124,11 @@ impl Partition {
     ) -> Result<Option<Buried>, StoreError> {
         let Some(lease) = row.bare(queue) else { return Ok(None) };
         let settled = self.finish(&lease, end, ttl, None).await?;
-        Ok((settled == Settled::Applied).then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
+        Ok((settled == Settled::Applied).then_some(Buried {
+            topic: lease.task.topic,
+            route: lease.task.route,
+            trimmed: false,
+        }))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {

@@ -14,6 +14,7 @@ use super::finish::Finishing;
 use super::keys::Keys;
 use super::link::{Bell, Link};
 use super::live::Live;
+use super::missing::Search;
 use super::watch::Watch;
 use crate::store::Waiters;
 use crate::task::TaskId;
@@ -36,6 +37,10 @@ pub(super) struct Partition {
     pub(super) events: Events,
     /// The last dead letter that was seen, by group.
     pub(super) letters: Mutex<HashMap<String, String>>,
+    /// Where the look for tasks without an entry is, for the queues that this process tends.
+    pub(super) missing: Search,
+    /// And for those that consumers of another make have to themselves.
+    pub(super) missing_elsewhere: Search,
 }
 
 impl Partition {
@@ -54,6 +59,8 @@ impl Partition {
             watch: Watch::default(),
             events: Events::default(),
             letters: Mutex::default(),
+            missing: Search::default(),
+            missing_elsewhere: Search::default(),
         }
     }
 }

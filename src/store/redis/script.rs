@@ -68,6 +68,7 @@ scripts! {
     UNENDED = "unended.lua";
     REGISTER = "register.lua";
     NOTE = "note.lua";
+    MISSING = "missing.lua";
 }
 
 /// A call of a script: keys first, then arguments.

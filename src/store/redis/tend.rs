@@ -61,6 +61,10 @@ impl Partition {
                 passable(queue, self.take_back_overdue(&mut round, queue).await)?;
             }
         }
+        // whoever renews has done so since the last outage
+        if may.take_back && self.missing.is_due(start) {
+            round.dead.extend(self.find_missing(&self.missing, queues, ttl, round.until).await?);
+        }
         for (index, consumer) in self.holders_gone(home, process, queues).await? {
             passable(&queues[index], self.take_back_from(&mut round, &queues[index], &consumer).await)?;
         }
@@ -191,7 +195,7 @@ impl Partition {
             self.live.release(&lease);
         }
         let dead = settled == Settled::Applied && !again;
-        Ok(dead.then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
+        Ok(dead.then_some(Buried { topic: lease.task.topic, route: lease.task.route, trimmed: false }))
     }
 }
 

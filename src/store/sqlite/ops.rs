@@ -300,7 +300,7 @@ pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<Vec<Buried>> 
         let failure = super::sealed::crash(&message)?;
         let failure = Some((failure.as_str(), message.as_str()));
         finish(db, &id, &found, &End { state: State::Failed, settled: 0, ttl, answer: None, result: None, failure })?;
-        dead.push(Buried { topic, route });
+        dead.push(Buried { topic, route, trimmed: false });
     }
     Ok(dead)
 }

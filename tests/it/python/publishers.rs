@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{ended, start, submit};
-use crate::harness::PATIENCE;
 use crate::harness::python::Python;
 use crate::harness::redis::RedisServer;
-use crate::harness::{eventually, eventually_some};
+use crate::harness::{Omnidaemon, PATIENCE, eventually, eventually_some};
 
 /// Polls its SDK for a task's result.
 async fn result(python: &Python, task: &str) -> Value {
@@ -31,6 +30,31 @@ async fn a_publisher_gets_the_result_of_our_workers() {
         let polled = ended(&omni, &format!("/task/{task}")).await;
         assert_eq!((&polled["status"], &polled["result"]), (&json!("completed"), &json!({"n": 3})));
     }
+}
+
+#[tokio::test]
+async fn what_a_publisher_trims_has_failed_and_says_so() {
+    // whole nodes of the stream are trimmed, which have a hundred entries otherwise
+    let server = RedisServer::start_with(&["--stream-node-max-entries", "1"]).await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let mut polls = Vec::new();
+    for n in 0..5 {
+        polls.push(submit(&omni, "outside", &json!({"n": n})).await);
+    }
+    python.sdk("publish_tasks", &json!({"topic": "outside", "contents": [{"n": 5}], "maxlen": 2})).await;
+    // a process that has just started looks at once
+    let other = start(&server).await;
+    for poll in &polls[..4] {
+        let task = ended(&omni, poll).await;
+        assert_eq!((&task["status"], &task["error"]), (&json!("failed"), &json!("trimmed by a foreign publisher")));
+    }
+    assert_eq!(omni.client().get(&polls[4]).await.json()["status"], "queued", "that one was kept");
+    eventually(PATIENCE, "they are counted", async || {
+        let counted = [("topic", "outside")];
+        let of = async |omni: &Omnidaemon| omni.metric("omnidaemon_tasks_trimmed_total", &counted).await;
+        of(&omni).await + of(&other).await == 4.0
+    })
+    .await;
 }
 
 #[tokio::test]

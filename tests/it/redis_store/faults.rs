@@ -7,6 +7,8 @@ use omnidaemon::config::{Secret, Store, StoreUrl};
 use omnidaemon::store::{Cancelled, Refusal, Settled, Settlement, StoreError, TaskStore as _};
 use omnidaemon::task::TaskId;
 use redis::AsyncCommands as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{
     GROUP, PROCESS, Running, SOON, STREAM, age, complete, completed, enqueue, eventually, leasable_now, lease, pending,
@@ -125,6 +127,50 @@ async fn tasks_survive_a_killed_server_and_the_store_is_back_in_time() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    complete(&store, &held).await;
+    ids.remove(&held.task.id);
+    drain(&store, &ids).await;
+}
+
+/// What a server answers first, however long it takes: one that loads looks at its connections now and then.
+async fn ping(address: &str) -> std::io::Result<[u8; 5]> {
+    let (mut connection, mut answer) = (TcpStream::connect(address).await?, [0; 5]);
+    connection.write_all(b"PING\r\n").await?;
+    connection.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_file_for_a_while_loses_no_task_and_is_an_outage() {
+    // half a millisecond for each command of the file
+    let slow = ["--key-load-delay", "500"];
+    let mut server = RedisServer::start_with(&slow).await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let mut ids = HashSet::new();
+    for _ in 0..1500 {
+        ids.insert(enqueue(&store).await.id);
+    }
+    let held = lease(&store).await;
+    let fsynced = async || {
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("persistence").query_async(&mut redis).await.expect("answers");
+        info.get::<i64>("aof_pending_bio_fsync") == Some(0) && info.get::<i64>("aof_buffer_length") == Some(0)
+    };
+    eventually("the file is written", fsynced).await;
+    let address = server.addr();
+    server.kill9();
+    let late = task();
+    let loading = async {
+        while !matches!(ping(&address).await.as_ref(), Ok(b"-LOAD")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while let Err(error) = store.enqueue(&late, &queue()).await {
+            assert!(error.is_outage(), "{error}");
+        }
+    };
+    let ((), loaded) = tokio::join!(server.restart(), tokio::time::timeout(SOON, loading));
+    loaded.expect("it is seen loading, and comes back");
+    ids.insert(late.id);
     complete(&store, &held).await;
     ids.remove(&held.task.id);
     drain(&store, &ids).await;

@@ -11,12 +11,14 @@
 //! clients.rs    who submits, calls, polls and cancels
 //! fleet.rs      the processes, and the faults
 //! scenes.rs     single faults, one test each
+//! faults.rs     the store flushed, its group destroyed, a storm of retries, a runner killed
 //! races.rs      a cancel against a completion
 //! disk.rs       power cuts and full disks under the embedded store
 //! ```
 
 mod clients;
 mod disk;
+mod faults;
 mod fleet;
 mod history;
 mod journal;

@@ -17,6 +17,7 @@ routes:
   invoke: {path: /invoke, topic: service, rollout: {percent: 0, mode: manual}}
 topics:
   service: {handler: {http: 'http://<handlers>/service'}, retries: 3, retry_delay: 100ms}
+  storm: {handler: {http: 'http://<handlers>/service'}, retries: 2, retry_delay: 1ms}
   poison: {handler: {command: [sh, -c, 'kill -9 $PPID; sleep 60']}, retries: 0}
 workers: {count: 0, drain: 20s}
 results: {ttl: <ttl>}
@@ -24,15 +25,15 @@ results: {ttl: <ttl>}
 const LEASE: &str = "3s";
 
 /// A proxy without workers over Redis, and the handlers that its runners call.
-struct Stage {
-    omni: Omnidaemon,
-    redis: RedisServer,
+pub(super) struct Stage {
+    pub(super) omni: Omnidaemon,
+    pub(super) redis: RedisServer,
     journal: Journal,
     _dir: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub(super) async fn set() -> Self {
         Self::with_results_for("1h").await
     }
 
@@ -45,22 +46,22 @@ impl Stage {
         Self { omni, redis, journal, _dir: dir }
     }
 
-    fn runner(&self, name: &str) -> Process {
+    pub(super) fn runner(&self, name: &str) -> Process {
         self.omni.beside(name, &["runner", "--name", name])
     }
 
-    async fn submit(&self, topic: &str, sleep_ms: u64) -> String {
-        let payload = Work { sleep_ms, fail: 0 };
+    pub(super) async fn submit(&self, topic: &str, sleep_ms: u64) -> String {
+        let payload = Work { sleep_ms, fail: if topic == "storm" { 9 } else { 0 } };
         let accepted = self.omni.client().post("/invoke/async", &json!({"topic": topic, "payload": payload})).await;
         assert_eq!(accepted.status, 202, "{}", accepted.text());
         accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
     }
 
-    async fn task(&self, poll: &str) -> Value {
+    pub(super) async fn task(&self, poll: &str) -> Value {
         self.omni.client().get(poll).await.json()
     }
 
-    async fn ended(&self, poll: &str) -> Value {
+    pub(super) async fn ended(&self, poll: &str) -> Value {
         eventually_some(PATIENCE * 2, "the task ends", async || {
             let task = self.task(poll).await;
             (task["status"] != "queued" && task["status"] != "processing").then_some(task)
@@ -69,7 +70,7 @@ impl Stage {
     }
 
     /// The attempts that began, in order.
-    fn begun(&self) -> Vec<u32> {
+    pub(super) fn begun(&self) -> Vec<u32> {
         let attempt = |entry: super::history::Entry| match entry.event {
             Event::Begun { attempt, .. } => Some(attempt),
             _ => None,

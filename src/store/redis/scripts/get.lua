@@ -2,7 +2,7 @@
 -- goes when the result does: that make knows nothing of records.
 -- KEYS 1 record  2 result
 -- ARGV 1 stream prefix  2 group prefix
--- Reply: {record as fields and values, queue and created among them, result, whether a consumer holds the entry}
+-- Reply: {record as fields and values, queue, entry and created among them, result, whether a consumer holds the entry}
 local key = KEYS[1]
 local record, result = read(key), redis.call('GET', KEYS[2])
 local held = 0
@@ -12,14 +12,13 @@ if record.queue and not record.state then
   if consumer then
     if consumer ~= PARKED then held = 1 end
   elseif result and record.entry and was_read(stream, group, record.entry) then
-    redis.call('HSET', key, 'state', 'completed')
-    redis.call('HDEL', key, 'secret', 'due', 'failure')
-    local left = redis.call('PTTL', KEYS[2])
-    if left > 0 then redis.call('PEXPIRE', key, left) end
+    conclude(key, KEYS[2])
+  elseif record.renewed then
+    held = 1
   end
 end
 local fields = redis.call('HGETALL', key)
-for _, name in ipairs({ 'queue', 'created' }) do
+for _, name in ipairs({ 'queue', 'entry', 'created' }) do
   if record[name] then
     fields[#fields + 1] = name
     fields[#fields + 1] = record[name]

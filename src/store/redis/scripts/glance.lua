@@ -12,7 +12,7 @@ for i = 1, #KEYS / 2 do
   else
     local stream, group = ARGV[1] .. record.queue:match('^[^:]+'), ARGV[2] .. record.queue
     local consumer = holder(stream, group, record.entry)
-    local held = consumer and consumer ~= PARKED
+    local held = record.renewed or (consumer and consumer ~= PARKED)
     found[i] = { 2, held and 1 or 0, record.attempt, record.turn, record.progress }
   end
 end

@@ -24,5 +24,7 @@ end
 -- nothing to claim where the group was destroyed: it is made anew and reads the entry again
 if #redis.call('XCLAIM', stream, group, PARKED, 0, entry, 'JUSTID') > 0 then
   redis.call('ZADD', KEYS[3], due, entry)
+else
+  redis.call('HDEL', key, 'renewed')
 end
 return 1

@@ -9,6 +9,7 @@
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
 --   progress what the attempt with its turn said last                      history  the failed attempts, a line each
+--   renewed  ms, of a running one whose entry somebody else took off the stream: nothing else can say that it runs
 -- One with a state and no queue is a cancellation that came before its task. A task that completed or failed has no
 -- record any more: its result (omni:result:<id>) says how it ended. Where other groups read the stream it has both,
 -- since their agents write their results to the same key.
@@ -94,6 +95,14 @@ local function fields_of(info)
   local fields = {}
   for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
   return fields
+end
+
+-- Gives a record the end that a consumer of another make wrote: it goes when its result does.
+local function conclude(key, result)
+  redis.call('HSET', key, 'state', 'completed')
+  redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
+  local left = redis.call('PTTL', result)
+  if left > 0 then redis.call('PEXPIRE', key, left) end
 end
 
 -- What a result of ours begins with: state, entry, attempt, turn.

@@ -8,7 +8,9 @@ for i = 1, #KEYS / 2 do
   local record = read(KEYS[2 * i - 1])
   -- a consumer of another make knows no turns: it has the task that it holds
   if is_current(record, attempt, turn) and not is_taken(KEYS[2 * i], group, entry) then
-    redis.pcall('XCLAIM', KEYS[2 * i], group, consumer, 0, entry, 'JUSTID')
+    local claimed = redis.pcall('XCLAIM', KEYS[2 * i], group, consumer, 0, entry, 'JUSTID')
+    -- gone from the stream: the record is all that is left of the task
+    if not claimed.err and #claimed == 0 then redis.call('HSET', KEYS[2 * i - 1], 'renewed', now_ms()) end
   else
     lost[#lost + 1] = i
   end

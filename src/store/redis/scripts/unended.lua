@@ -14,14 +14,11 @@ end
 
 -- Whether there is a result: whoever saved it may have died before it acknowledged.
 local function has_result(id, record)
-  local left = redis.call('PTTL', results .. id)
-  if left == -2 then return false end
+  if redis.call('EXISTS', results .. id) == 0 then return false end
   local held = holder(stream, group, record.entry) or not was_read(stream, group, record.entry)
   if held and not ended_by(agent, results .. id) then return false end
   discard(stream, group, record.entry)
-  redis.call('HSET', prefix .. id, 'state', 'completed')
-  redis.call('HDEL', prefix .. id, 'secret', 'due', 'failure')
-  if left > 0 then redis.call('PEXPIRE', prefix .. id, left) end
+  conclude(prefix .. id, results .. id)
   return true
 end
 

@@ -1,0 +1,28 @@
+-- Which of these tasks have lost their entries, though nobody runs them: somebody else took those off the stream. Those
+-- that a consumer of another make has ended get their end, as when they are asked for.
+-- KEYS per task: record, result
+-- ARGV 1 stream prefix  2 group prefix  3 ms within which a renewal counts  4 n, and n queues  then per task: its id
+-- Reply: leases, by the position of the queue
+local prefix, group_prefix, recent, n = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local queues, now, lost = {}, now_ms(), {}
+for q = 1, n do queues[ARGV[4 + q]] = q end
+
+local function look(key, result, id)
+  local record = read(key)
+  local q, entry = queues[record.queue], record.entry
+  if not q or record.state or not entry then return end
+  local topic, agent = record.queue:match('^([^:]+):(.*)$')
+  local stream, group = prefix .. topic, group_prefix .. record.queue
+  local consumer = holder(stream, group, entry)
+  if consumer and consumer ~= PARKED then return end
+  if not consumer and ended_by(agent, result) then return conclude(key, result) end
+  if #redis.call('XRANGE', stream, entry, entry) > 0 then return end
+  if record.renewed and now - record.renewed < recent then return end
+  lost[#lost + 1] = lease_row(q, entry, false, id, record)
+end
+
+for i = 1, #KEYS / 2 do
+  -- what is no record is nobody's task
+  if redis.call('TYPE', KEYS[2 * i - 1]).ok == 'hash' then look(KEYS[2 * i - 1], KEYS[2 * i], ARGV[4 + n + i]) end
+end
+return lost
