@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use omnidaemon::config::Store;
 use omnidaemon::store::{Cancelled, Lease, Settled, Settlement, StoreError, TaskStore as _};
-use omnidaemon::task::{Answer, Failure, FailureKind, Owner, Status, Task, TaskId, UnixMs};
+use omnidaemon::task::{Failure, FailureKind, Owner, Status, Task, TaskId, UnixMs};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
@@ -83,49 +83,6 @@ async fn an_id_that_runs_again_is_not_ended_by_who_ran_it_before() {
     let _: i64 = redis.del("omni:result:py-1").await.expect("expired");
     assert_eq!(store.settle(&before, &completed()).await, Ok(Settled::Fenced));
     complete(&store, &now).await;
-}
-
-#[tokio::test]
-async fn what_the_release_before_stored_is_read() {
-    let server = RedisServer::start().await;
-    let (store, mut redis) = (Running::on(&server), server.connection().await);
-    let old = async |redis: &mut MultiplexedConnection, id: &str, fields: &[(&str, &str)]| {
-        let data = json!({"task_id": id, "content": "{}", "created_at": 1_753_000_000.25}).to_string();
-        let entry = publish(redis, "data", data.as_bytes()).await;
-        let key = format!("omni:task:{id}");
-        let common = [("queue", "genesis.qa:omnidaemon"), ("entry", &entry), ("created", "1753000000250")];
-        let _: () = redis.hset_multiple(&key, &common).await.expect("written");
-        let _: () = redis
-            .hset_multiple(&key, &[("retries", "7"), ("notify", "omni:done:0a"), ("owner", "5eed")])
-            .await
-            .expect("written");
-        let _: () = redis.hset_multiple(&key, fields).await.expect("written");
-        TaskId::parse(id).expect("an id")
-    };
-    let ended =
-        old(&mut redis, "old-1", &[("state", "completed"), ("attempt", "2"), ("turn", "3"), ("ended", "1")]).await;
-    let r = json!({"task_id": "old-1", "result": {"status": "completed", "result": 1, "topic": "genesis.qa"}, "saved_at": 1.5});
-    let _: () = redis.set("omni:result:old-1", r.to_string()).await.expect("written");
-    let waiting = old(&mut redis, "old-2", &[("attempt", "0"), ("turn", "2")]).await;
-
-    let found = store.get(&ended).await.expect("answers").expect("known");
-    assert_eq!((found.status, found.attempts, found.answer), (Status::Completed, 2, Some(Answer::json("1"))));
-    assert_eq!((found.owner.as_ref().map(Owner::digest), found.finished), (Some("5eed"), Some(UnixMs(1))));
-    let found = store.get(&waiting).await.expect("answers").expect("known");
-    assert_eq!((found.status, found.created), (Status::Queued, UnixMs(1_753_000_000_250)));
-    let lease = lease(&store).await;
-    assert_eq!(
-        (&lease.task.id, lease.attempt, lease.task.retries),
-        (&waiting, 1, 7),
-        "the ended one does not run again"
-    );
-    let mut subscriber = redis::Client::open(server.url()).expect("a URL").get_async_pubsub().await.expect("connects");
-    subscriber.subscribe("omni:done:0a").await.expect("subscribed");
-    complete(&store, &lease).await;
-    let mut told = subscriber.into_on_message();
-    let message = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut told)).await.expect("in time");
-    assert_eq!(message.expect("a message").get_payload::<String>(), Ok("old-2".into()));
-    assert!(!has_record(&mut redis, &waiting).await);
 }
 
 /// `count` leases, and a store whose connections and scripts are there.

@@ -2,7 +2,7 @@
 -- goes when the result does: that make knows nothing of records.
 -- KEYS 1 record  2 result
 -- ARGV 1 stream prefix  2 group prefix
--- Reply: {record as fields and values, queue and created among them, result, whether a consumer holds the entry}
+-- Reply: {record as fields and values, queue, entry and created among them, result, whether a consumer holds the entry}
 local key = KEYS[1]
 local record, result = read(key, 'queue', 'state', 'entry'), redis.call('GET', KEYS[2])
 local held = 0
@@ -19,7 +19,7 @@ if record.queue and not record.state then
   end
 end
 local fields = redis.call('HGETALL', key)
-for _, name in ipairs({ 'queue', 'created' }) do
+for _, name in ipairs({ 'queue', 'entry', 'created' }) do
   if record[name] then
     fields[#fields + 1] = name
     fields[#fields + 1] = record[name]
