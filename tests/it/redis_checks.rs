@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use omnidaemon::config::{Secret, Store, StoreUrl};
+use omnidaemon::store::{RedisStore, TaskStore as _};
 use redis::Value;
 use serde_json::Value as Json;
 
 use crate::floors::collect;
+use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
 use crate::redis_secure::set_user;
@@ -73,6 +76,31 @@ async fn a_redis_that_may_lose_tasks_is_advised_on_until_what_it_says_is_typed()
     }
     assert_eq!(advice(&omni).await, []);
     assert!(!omni.cli(&["health", "--detailed"]).await.stdout.windows(10).any(|text| text == b"CONFIG SET"));
+}
+
+/// The settings that a store at `url` is advised on.
+async fn advised(server: &RedisServer, url: StoreUrl) -> Vec<&'static str> {
+    let store = RedisStore::new(&Store { url, partitions: 3, ..server.config() }).expect("a store");
+    store.advice().await.expect("the server answers").into_iter().map(|advice| advice.about).collect()
+}
+
+#[tokio::test]
+async fn what_a_user_may_not_ask_is_left_out_and_the_rest_is_advised_on() {
+    let redis = RedisServer::start_with(&["--appendonly", "no", "--appendfsync", "no"]).await;
+    set_user(&redis, "resetpass", "canary").await;
+    let url = || StoreUrl::Redis(Secret::new(format!("redis://omnidaemon:canary@{}", redis.addr())));
+    assert_eq!(advised(&redis, StoreUrl::Redis(Secret::new(redis.url()))).await, ["appendonly", "appendfsync"]);
+    assert_eq!(advised(&redis, url()).await, ["appendonly"]);
+    redis.command(&["ACL", "SETUSER", "omnidaemon", "-info", "-time"]).await;
+    assert_eq!(advised(&redis, url()).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_of_several_partitions_is_advised_on_once() {
+    let redis = cluster_of_one().await;
+    redis.command(&["CONFIG", "SET", "appendonly", "no"]).await;
+    let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", redis.addr())));
+    assert_eq!(advised(&redis, url).await, ["appendonly"]);
 }
 
 /// The commands that a text names behind `before`, in capitals; with their subcommand where they have one.
