@@ -56,7 +56,7 @@ use super::{
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
-/// A [`TaskStore`] on Redis, 7.0 or later: one [`Partition`], or several in a Cluster.
+/// A [`TaskStore`] on Redis, 7.0 or later, or Valkey: one partition, or several in a Cluster.
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
