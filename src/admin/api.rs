@@ -12,7 +12,7 @@ use super::{Parts, health, tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
+use crate::store::{Advice, Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// An error as a problem document.
@@ -53,6 +53,7 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
     let snapshot = parts.snapshots.load();
     let (queues, depths) = depths(&parts, &snapshot).await;
     let beats = parts.circuit.call(parts.circuit.store().heartbeats()).await;
+    let advice = parts.circuit.call(parts.circuit.store().advice()).await.unwrap_or_default();
     let (mut status, mut checks) = (if report.status == "ready" { "healthy" } else { report.status }, report.checks);
     if let Ok(beats) = &beats {
         let workers = workers_check(&snapshot.config, beats);
@@ -67,6 +68,7 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
         "checks": checks,
         "version": env!("CARGO_PKG_VERSION"),
         "store": snapshot.config.store.url.to_string(),
+        "store_advice": advice.iter().map(advice_view).collect::<Vec<_>>(),
         "uptime_seconds": UnixMs::from(jiff::Timestamp::now()).since(started).as_secs(),
         "active_workers": beats.iter().map(|beat| beat.active).sum::<u32>(),
         "busy_workers": beats.iter().map(|beat| beat.busy).sum::<u32>(),
@@ -81,6 +83,12 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
 pub fn workers_check(config: &Config, beats: &[Heartbeat]) -> Option<&'static str> {
     let needed = config.topics.values().any(|topic| topic.handler != HandlerConfig::External);
     (needed && beats.iter().all(|beat| beat.active == 0)).then_some("none is running")
+}
+
+/// Advice as the API and the command line show it.
+#[must_use]
+pub fn advice_view(advice: &Advice) -> Value {
+    json!({"server": advice.server, "about": advice.about, "problem": advice.problem, "run": advice.run})
 }
 
 /// `GET rollouts`

@@ -20,7 +20,7 @@ use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::api::{task_view, topic_view, worker_view, workers_check};
+pub use self::api::{advice_view, task_view, topic_view, worker_view, workers_check};
 pub use self::dead_letters::{Refused, discarded, listed, reprocessed};
 pub use self::health::{Health, Role};
 pub use self::tasks::{fate_view, life_view, page_view, status};

@@ -95,8 +95,14 @@ fn print_details(status: &Value) {
     for (name, said) in status["checks"].as_object().into_iter().flatten() {
         checks.add_row([name.into(), verdict(&text(said), said == "ok")]);
     }
+    let mut advice = table(&["server", "advice", "type"]);
+    for row in status["store_advice"].as_array().into_iter().flatten() {
+        let run: Vec<String> = row["run"].as_array().into_iter().flatten().map(text).collect();
+        advice.add_row([text(&row["server"]), text(&row["problem"]), run.join("\n")]);
+    }
     let tables = [
         checks,
+        advice,
         rows(status, "topics", &["topic", ">queued", ">processing", ">dead_letters", ">oldest_seconds"]),
         rows(status, "rollouts", &["route", "mode", ">weight", ">percent", "deprecation"]),
         rows(status, "workers", &["process", ">active", ">busy"]),

@@ -13,7 +13,8 @@ use super::client::{Client, configuration};
 use super::exit::CliError;
 use super::global::Global;
 use crate::admin::{
-    discarded, fate_view, life_view, listed, page_view, reprocessed, topic_view, worker_view, workers_check,
+    advice_view, discarded, fate_view, life_view, listed, page_view, reprocessed, topic_view, worker_view,
+    workers_check,
 };
 use crate::config::{Config, StoreUrl};
 use crate::route::{BadOrder, order, parse_body};
@@ -190,6 +191,7 @@ impl Direct {
         let queues: Vec<Queue> = self.config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
         let depths = self.store.depths(&queues).await?;
         let beats = self.store.heartbeats().await?;
+        let advice = self.store.advice().await?;
         let active: u32 = beats.iter().map(|beat| beat.active).sum();
         let workers = workers_check(&self.config, &beats);
         let oldest = beats.iter().map(|beat| beat.started).min();
@@ -198,6 +200,7 @@ impl Direct {
             "checks": {"store": "ok", "workers": workers.unwrap_or("ok")},
             "version": env!("CARGO_PKG_VERSION"),
             "store": self.config.store.url.to_string(),
+            "store_advice": advice.iter().map(advice_view).collect::<Vec<_>>(),
             "uptime_seconds": oldest.map(|started| now().since(started).as_secs()),
             "active_workers": active,
             "busy_workers": beats.iter().map(|beat| beat.busy).sum::<u32>(),

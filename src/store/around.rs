@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
-    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
-    StoreError, TaskStore, Waiters,
+    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
+    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
@@ -168,5 +168,8 @@ impl<H: Hook> TaskStore for Around<H> {
     }
     async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
         self.around("list", self.store.list(queues, listing)).await
+    }
+    async fn advice(&self) -> Result<Vec<Advice>, StoreError> {
+        self.around("advice", self.store.advice()).await
     }
 }

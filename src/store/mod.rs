@@ -5,6 +5,7 @@
 //! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
 //! Nothing here knows HTTP or decides a retry: the worker does.
 
+mod advice;
 #[cfg(any(test, feature = "failpoints"))]
 mod around;
 mod circuit;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use self::advice::Advice;
 pub use self::circuit::Circuit;
 pub use self::claim::{Claim, Claimed, Conclusion};
 pub use self::holder::{Holder, SharedSecret};
@@ -424,6 +426,9 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
     /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
     async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
+
+    /// What should be changed about how the store's servers are set up, asked now.
+    async fn advice(&self) -> Result<Vec<Advice>, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.

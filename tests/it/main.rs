@@ -21,6 +21,7 @@ mod progress;
 mod proxy_hostile;
 mod proxy_sync;
 mod python;
+mod redis_checks;
 mod redis_cluster;
 mod redis_secure;
 mod redis_sentinel;

@@ -35,7 +35,7 @@ fn certificate(dir: &Path, name: &str, ca: Option<&str>) {
 }
 
 /// The documented line, with a password and whatever comes before it.
-async fn set_user(redis: &RedisServer, first: &str, password: &str) {
+pub(crate) async fn set_user(redis: &RedisServer, first: &str, password: &str) {
     let line = DOCS.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the docs have a user");
     let line = line.replace(" on ", &format!(" on {first} ")).replace("PASSWORD", password);
     let words: Vec<&str> = line.split_whitespace().collect();

@@ -57,6 +57,9 @@ pub(super) fn of_connect(error: &RedisError, server: &ConnectionAddr) -> StoreEr
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
             format!("Redis refuses the user or password of store.url: check them, {scheme}://:PASSWORD@{server}")
         }
+        (ErrorKind::RESP3NotSupported, _) => {
+            format!("{server} is older than Redis 7.0: upgrade it, or set store.url to another server")
+        }
         (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
             format!("{server} answers, but not as Redis does: check store.url")
         }

@@ -15,8 +15,8 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, PushKi
 use tokio::runtime::Handle;
 use tokio::time::{timeout, timeout_at};
 
-use super::error;
 use super::resolve::{By, Master};
+use super::{checks, error};
 use crate::config::Secret;
 use crate::store::StoreError;
 
@@ -157,6 +157,13 @@ impl Link {
         }
     }
 
+    /// Where the shared connection leads, and when it was made; none where there is none.
+    pub(super) async fn current(&self) -> Option<(Arc<str>, Instant)> {
+        let current = self.current.lock().await;
+        let connection = current.connection.as_ref().filter(|connection| !connection.is_over())?;
+        Some((connection.server.clone(), connection.made))
+    }
+
     /// A connection for one caller, who may block on it.
     pub(super) async fn bell(&self) -> Result<Bell, StoreError> {
         let mut connection = self.own().await?;
@@ -229,6 +236,9 @@ impl Link {
     /// A new connection to a server whose data are divided as is configured.
     async fn fresh(&self) -> Result<Connection, StoreError> {
         let mut connection = self.own().await?;
+        let server = connection.server.clone();
+        let checked = timeout(self.timeout.mul_f32(0.9), checks::check_version(&mut connection, &server)).await;
+        checked.map_err(|_| late())??;
         let Some(Mark { key, partitions }) = &self.mark else { return Ok(connection) };
         let mut set = redis::cmd("SET");
         set.arg(key).arg(partitions).arg("NX").arg("GET");

@@ -8,6 +8,7 @@
 //! is never trimmed. Redis's own clock times leases and retries.
 
 mod attend;
+mod checks;
 mod claim;
 mod delay;
 mod error;
@@ -49,14 +50,14 @@ use self::link::{Link, Mark};
 use self::partition::Partition;
 use self::resolve::{By, slot};
 use super::{
-    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
-    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
-    StoreError, TaskStore, Waiters,
+    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
+    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
-/// A [`TaskStore`] on Redis, 7.0 or later: one partition, or several in a Cluster.
+/// A [`TaskStore`] on Redis, 7.0 or later, or Valkey: one partition, or several in a Cluster.
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
@@ -263,6 +264,10 @@ impl TaskStore for RedisStore {
 
     async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
         self.list_everywhere(queues, listing).await
+    }
+
+    async fn advice(&self) -> Result<Vec<Advice>, StoreError> {
+        self.advice_everywhere().await
     }
 }
 

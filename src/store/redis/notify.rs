@@ -27,7 +27,7 @@ impl RedisStore {
         for partition in &self.partitions {
             partition.link.settle_on(tokio::runtime::Handle::current()).await;
         }
-        let work = async { tokio::join!(self.listen(), self.poll(), self.watch()) };
+        let work = async { tokio::join!(self.listen(), self.poll(), self.watch(), self.advise()) };
         shutdown.run_until_cancelled(work).await;
     }
 

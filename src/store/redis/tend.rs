@@ -79,7 +79,8 @@ impl Partition {
     /// Takes off a stream what all of its groups are done with, and says which group keeps the rest alone.
     async fn trim_done(&self, queue: &Queue) -> Result<(), StoreError> {
         let stream = self.keys.stream(&queue.topic);
-        let (_, group, kept): (u64, String, String) = TRIM.keys(&[&stream]).run(&self.link).await?;
+        let (_, group, kept): (u64, String, String) =
+            TRIM.keys(&[&stream]).arg(keys::group(queue)).run(&self.link).await?;
         if self.watch.is_stuck(&stream, &group, kept) {
             tracing::warn!(
                 stream,

@@ -39,9 +39,9 @@ use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::{
-    Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance, Heartbeat,
-    Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement, SharedSecret,
-    StoreError, TaskStore, Waiters, heartbeat_time,
+    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
+    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
+    SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
 };
 use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -382,6 +382,10 @@ impl TaskStore for SqliteStore {
     async fn list(&self, _queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
         let (listing, now) = (listing.clone(), self.clock.wall());
         self.reader.ask(move |connection| list::page(connection, &listing, now)).await
+    }
+
+    async fn advice(&self) -> Result<Vec<Advice>, StoreError> {
+        Ok(Vec::new()) // it sets its file up itself
     }
 
     /// Nothing to do: nobody else can have the file.

@@ -1,5 +1,7 @@
-//! The contract, kept by the store on Redis, and on a Redis Cluster: there each script's keys must share a slot.
+//! The contract, kept by the store on Redis; on a Redis Cluster, where each script's keys must share a slot; and on
+//! Valkey, as the user of `docs/redis.md`, who may do what the store does and no more.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,38 +15,93 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{Fixture, contract};
 use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
+use crate::redis_secure::set_user;
 
-contract!(OnRedis<false>);
+contract!(On<Redis>);
 
 mod cluster {
     use super::super::contract;
-    use super::OnRedis;
+    use super::{Cluster, On};
 
-    contract!(OnRedis<true>);
+    contract!(On<Cluster>);
+}
+
+mod valkey {
+    use super::super::contract;
+    use super::{On, Valkey};
+
+    contract!(On<Valkey>);
+}
+
+/// What the store is on.
+#[async_trait]
+trait Server: Send + Sync + 'static {
+    /// An empty server of this kind.
+    async fn start() -> RedisServer;
+
+    /// Where the store is told that it is.
+    fn url(server: &RedisServer) -> StoreUrl;
+}
+
+struct Redis;
+
+#[async_trait]
+impl Server for Redis {
+    async fn start() -> RedisServer {
+        RedisServer::start().await
+    }
+
+    fn url(server: &RedisServer) -> StoreUrl {
+        server.config().url
+    }
+}
+
+struct Cluster;
+
+#[async_trait]
+impl Server for Cluster {
+    async fn start() -> RedisServer {
+        cluster_of_one().await
+    }
+
+    fn url(server: &RedisServer) -> StoreUrl {
+        StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", server.addr())))
+    }
+}
+
+struct Valkey;
+
+#[async_trait]
+impl Server for Valkey {
+    async fn start() -> RedisServer {
+        let server = RedisServer::start_valkey().await;
+        set_user(&server, "resetpass", "canary").await;
+        server
+    }
+
+    fn url(server: &RedisServer) -> StoreUrl {
+        StoreUrl::Redis(Secret::new(format!("redis://omnidaemon:canary@{}", server.addr())))
+    }
 }
 
 /// A server of its own, and a store on it.
-struct OnRedis<const CLUSTERED: bool> {
+struct On<S> {
     store: Arc<RedisStore>,
     running: DropGuard,
     server: RedisServer,
+    kind: PhantomData<S>,
 }
 
-impl<const CLUSTERED: bool> OnRedis<CLUSTERED> {
+impl<S: Server> On<S> {
     fn open(server: RedisServer) -> Self {
-        let store = if CLUSTERED {
-            let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", server.addr())));
-            RedisStore::new(&Store { url, ..server.config() }).expect("a store")
-        } else {
-            server.store()
-        };
-        let store = Arc::new(store);
+        let config = Store { url: S::url(&server), ..server.config() };
+        let store = Arc::new(RedisStore::new(&config).expect("a store"));
         let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
         tokio::spawn({
             let shutdown = shutdown.clone();
             async move { runs.run(shutdown).await }
         });
-        Self { store, running: shutdown.drop_guard(), server }
+        Self { store, running: shutdown.drop_guard(), server, kind: PhantomData }
     }
 
     async fn keys(&self) -> Vec<String> {
@@ -53,9 +110,9 @@ impl<const CLUSTERED: bool> OnRedis<CLUSTERED> {
 }
 
 #[async_trait]
-impl<const CLUSTERED: bool> Fixture for OnRedis<CLUSTERED> {
+impl<S: Server> Fixture for On<S> {
     async fn fresh() -> Self {
-        Self::open(if CLUSTERED { cluster_of_one().await } else { RedisServer::start().await })
+        Self::open(S::start().await)
     }
 
     fn store(&self) -> Arc<dyn TaskStore> {

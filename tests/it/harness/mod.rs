@@ -8,7 +8,7 @@
 //! client.rs     HTTP requests, and connections whose every byte a test writes
 //! websocket.rs  a WebSocket client of short text messages
 //! metrics.rs    a scraped `/metrics`
-//! redis.rs      a redis-server that can be killed and brought back
+//! redis.rs      a redis-server or valkey-server that can be killed and brought back
 //! sentinel.rs   a master, its replicas, and sentinels that watch them
 //! cluster.rs    a Redis Cluster of masters and replicas
 //! python.rs     the Python OmniDaemon on one: its agents, its SDK, its command line

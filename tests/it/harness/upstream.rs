@@ -91,7 +91,8 @@ fn command(port: u16) -> Command {
     command
 }
 
-fn python() -> PathBuf {
+/// The interpreter of the test environment.
+pub(super) fn python() -> PathBuf {
     let named = std::env::var_os("OMNIDAEMON_TEST_PYTHON").map(PathBuf::from);
     let python = named.unwrap_or_else(|| Path::new(ROOT).join("target/test-env/bin/python"));
     assert!(

@@ -185,3 +185,18 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
     let refused = store.redrive(&queue(), "gone", crate::contract::wall()).await;
     assert_eq!(refused, Ok(Redriven::Unreadable("its payload is gone".into())));
 }
+
+#[tokio::test]
+async fn nothing_is_taken_off_a_stream_while_our_group_is_not_there() {
+    const AUDIT: &str = "group:genesis.qa:audit";
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let _: () = redis.xgroup_create_mkstream(STREAM, AUDIT, "0").await.expect("made");
+    let task = enqueue(&store).await;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(AUDIT).arg("c").arg("STREAMS").arg(STREAM).arg(">");
+    let reply: redis::streams::StreamReadReply = read.query_async(&mut redis).await.expect("read");
+    let _: i64 = redis.xack(STREAM, AUDIT, &[&reply.keys[0].ids[0].id]).await.expect("acknowledged");
+    tend(&Running::on(&server)).await;
+    assert_eq!(lease(&store).await.task.id, task.id, "our group is made by the first lease, from the beginning");
+}

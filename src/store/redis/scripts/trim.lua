@@ -1,5 +1,6 @@
 -- Takes off a stream what every group of it is done with: with one group of ours that happens as tasks end.
 -- KEYS 1 stream
+-- ARGV 1 our group: while it is not there, as before its first read, it wants everything
 -- Reply: {entries taken off, the group that alone keeps others or '', the first entry that it keeps}
 local stream = KEYS[1]
 
@@ -17,17 +18,18 @@ local function floor_of(group)
   return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
 end
 
-local lowest, next_lowest, name = nil, nil, ''
+local lowest, next_lowest, name, complete = nil, nil, '', false
 for _, info in ipairs(redis.pcall('XINFO', 'GROUPS', stream)) do
   local group = fields_of(info)
   local floor = floor_of(group)
+  complete = complete or group.name == ARGV[1]
   if not lowest or is_less(floor, lowest) then
     lowest, next_lowest, name = floor, lowest, group.name
   elseif not next_lowest or is_less(floor, next_lowest) then
     next_lowest = floor
   end
 end
-if not lowest then return { 0, '', '' } end
+if not complete then return { 0, '', '' } end
 local taken = redis.call('XTRIM', stream, 'MINID', '=', lowest)
 local kept = next_lowest and is_less(lowest, next_lowest)
   and #redis.call('XRANGE', stream, lowest, '(' .. next_lowest, 'COUNT', 1) > 0
