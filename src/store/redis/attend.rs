@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::keys;
@@ -18,14 +19,15 @@ use super::script::{ATTEND, UNENDED};
 use crate::store::{Buried, Queue, Settled, StoreError};
 use crate::task::{Failure, FailureKind};
 
-/// Dead letters of a queue in one look: they carry whole messages.
+/// Dead letters of a queue in one look, which may end sooner: they carry whole messages.
 const PAGE: usize = 20;
 
 /// How long one call goes on where there is more: many dead letters from before this process.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// A queue's dead letters since the last look as (entry, data), and the ids of tasks past their limit.
-type Found = (Vec<(String, String)>, Vec<String>);
+/// The last of a queue's dead letters that was seen, those since the last look that are not ours, and the ids of tasks
+/// past their limit.
+type Found = (String, Vec<Bytes>, Vec<String>);
 
 /// A dead letter of a consumer of another make.
 #[derive(Deserialize)]
@@ -44,24 +46,23 @@ struct Named {
 
 impl Partition {
     pub(super) async fn attend_queues(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        let (mut dead, mut full, start) = (Vec::new(), !queues.is_empty(), Instant::now());
-        while full && start.elapsed() < BUDGET {
-            full = false;
-            for (queue, (letters, late)) in queues.iter().zip(self.look_over(queues).await?) {
-                full |= letters.len() == PAGE;
-                let given_up: Vec<Letter> = letters.iter().filter_map(|(_, data)| foreign(data)).collect();
+        let (mut dead, mut more, start) = (Vec::new(), !queues.is_empty(), Instant::now());
+        while more && start.elapsed() < BUDGET {
+            let found: Vec<Found>;
+            (more, found) = self.look_over(queues).await?;
+            for (queue, (last, letters, late)) in queues.iter().zip(found) {
+                let given_up: Vec<Letter> = letters.iter().filter_map(|data| foreign(data)).collect();
                 if !given_up.is_empty() || !late.is_empty() {
                     dead.extend(self.end_for_others(queue, &late, &given_up, ttl).await?);
                 }
-                if let Some((last, _)) = letters.last() {
-                    self.seen().insert(keys::group(queue), last.clone());
-                }
+                self.seen().insert(keys::group(queue), last);
             }
         }
         Ok(dead)
     }
 
-    async fn look_over(&self, queues: &[Queue]) -> Result<Vec<Found>, StoreError> {
+    /// One look, and whether there may be more dead letters.
+    async fn look_over(&self, queues: &[Queue]) -> Result<(bool, Vec<Found>), StoreError> {
         let groups: Vec<String> = queues.iter().map(keys::group).collect();
         let all: Vec<String> =
             groups.iter().flat_map(|group| [self.keys.dead_letters(group), self.keys.limits(group)]).collect();
@@ -127,6 +128,6 @@ impl Partition {
 }
 
 /// A dead letter that is not ours.
-fn foreign(data: &str) -> Option<Letter> {
-    serde_json::from_str::<Letter>(data).ok().filter(|letter| letter.kind.is_none())
+fn foreign(data: &[u8]) -> Option<Letter> {
+    serde_json::from_slice::<Letter>(data).ok().filter(|letter| letter.kind.is_none())
 }

@@ -290,6 +290,50 @@ async fn only_the_entry_that_was_given_up_has_failed() {
     assert_eq!(store.dead_letters(&queue(), 10).await.expect("answers").len(), 2, "no letter but Python's");
 }
 
+/// What the server has sent so far.
+async fn bytes_sent(redis: &mut redis::aio::MultiplexedConnection) -> usize {
+    let stats: String = redis::cmd("INFO").arg("stats").query_async(redis).await.expect("answers");
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).expect("it is there");
+    line.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_large_dead_letter_is_read_without_its_payload() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let large = "x".repeat(300_000);
+    let letters = [
+        // as Python writes a message of its own publishers, and one of ours
+        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "failed_message": {"content": "{\"task_id\": \"no\", \"x\": \"LARGE\"}", "webhook": null, "task_id": "ID", "source": null}, "error": "said \"no\"", "retry_count": 3, "failed_at": 1.5}"#,
+        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "error": "said \"no\"", "failed_message": {"task_id": "ID", "content": {"task_id": "no", "x": "LARGE"}, "source": null}, "retry_count": 3, "failed_at": 1.5}"#,
+    ];
+    let mut given_up = Vec::new();
+    for letter in letters.iter().cycle().take(12) {
+        given_up.push(enqueue(&store).await.id);
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+        let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+        let (entry, _) = pending(&mut redis).await.remove(0);
+        let id = given_up.last().expect("just put there").as_str();
+        let letter = letter.replace("ENTRY", &entry).replace("ID", id).replace("LARGE", &large);
+        let _: String = redis.xadd(DEAD, "*", &[("data", letter)]).await.expect("added");
+        let _: i64 = redis.xack(STREAM, GROUP, &[&entry]).await.expect("acknowledged");
+    }
+    let before = bytes_sent(&mut redis).await;
+    let mut buried = 0;
+    super::eventually("all are seen", async || {
+        buried += store.attend(&[queue()], super::TTL).await.expect("attended").len();
+        buried >= given_up.len()
+    })
+    .await;
+    let sent = bytes_sent(&mut redis).await - before;
+    assert!(sent < large.len(), "{sent} bytes");
+    for id in &given_up {
+        let failure = store.get(id).await.expect("answers").expect("known").failure.expect("failed");
+        assert!(failure.message.ends_with(r#"gave up: said "no""#), "{}", failure.message);
+    }
+}
+
 #[tokio::test]
 async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let server = RedisServer::start().await;
