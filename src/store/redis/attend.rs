@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 
 use super::keys;
@@ -99,13 +100,13 @@ impl Partition {
         for row in given_up {
             let why = errors.get(row.id.as_str()).copied().unwrap_or_default();
             let failure = Failure::new(FailureKind::Handler, format!("agent {} gave up: {why}", queue.agent));
-            dead.extend(self.end_for_other(queue, &row, &End::GivenUp(&failure), ttl).await?);
+            dead.extend(self.end_for_other(queue, row, &End::GivenUp(&failure), ttl).await?);
         }
         for row in late {
             let limit = humantime::format_duration(queue.limit.unwrap_or_default());
             let failure =
                 Failure::new(FailureKind::Deadline, format!("agent {} did not end it within {limit}", queue.agent));
-            dead.extend(self.end_for_other(queue, &row, &End::Failed(&failure), ttl).await?);
+            dead.extend(self.end_for_other(queue, row, &End::Failed(&failure), ttl).await?);
         }
         Ok(dead)
     }
@@ -113,13 +114,24 @@ impl Partition {
     async fn end_for_other(
         &self,
         queue: &Queue,
-        row: &Row,
+        mut row: Row,
         end: &End<'_>,
         ttl: Duration,
     ) -> Result<Option<Buried>, StoreError> {
-        let Some(lease) = row.bare(queue) else { return Ok(None) };
+        // one at a time, since it may be large; whole where it can be read: its end may have to be told
+        row.data = self.read_entry(queue, &row.entry).await?;
+        let whole = row.open(queue).ok().map(|(lease, _)| lease);
+        let Some(lease) = whole.or_else(|| row.bare(queue)) else { return Ok(None) };
         let settled = self.finish(&lease, end, ttl, None).await?;
         Ok((settled == Settled::Applied).then_some(Buried { topic: lease.task.topic, route: lease.task.route }))
+    }
+
+    /// The data of an entry, while it is there.
+    async fn read_entry(&self, queue: &Queue, entry: &str) -> Result<Option<Bytes>, StoreError> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(self.keys.stream(&queue.topic)).arg(entry).arg(entry);
+        let found: StreamRangeReply = self.link.call(&range).await?;
+        Ok(found.ids.first().and_then(|entry| entry.get::<Vec<u8>>("data")).map(Bytes::from))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {

@@ -368,6 +368,32 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     assert_eq!(left.iter().map(|lease| &lease.task.id).collect::<Vec<_>>(), [&early.id]);
 }
 
+#[tokio::test]
+async fn a_webhook_hears_of_what_others_gave_up_or_did_not_end() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
+    let told = |seconds| omnidaemon::task::Task { webhook: Some("http://sink/hook".into()), ..task_of(seconds) };
+    let (given_up, late) = (told(0), told(90));
+    for task in [&given_up, &late] {
+        store.enqueue(task, &external).await.expect("enqueued");
+    }
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(1).arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    give_up(&mut redis, &entry, given_up.id.as_str()).await;
+    store.attend(&[external], super::TTL).await.expect("attended");
+    for task in [given_up, late] {
+        assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Failed);
+        let deliveries = store.deliveries(&task.id).await.expect("answers");
+        assert!(deliveries.len() == 1 && deliveries[0].target == "http://sink/hook", "{deliveries:?}");
+    }
+    let taken = store.take_deliveries(10, super::SOON).await.expect("answers");
+    let body: serde_json::Value = serde_json::from_slice(&taken[0].body).expect("JSON");
+    assert_eq!((taken.len(), &body["payload"]["status"]), (2, &json!("failed")));
+}
+
 /// A task that was accepted some seconds ago.
 fn task_of(seconds: u64) -> omnidaemon::task::Task {
     let created = UnixMs(crate::contract::wall().0 - seconds * 1000);

@@ -3,7 +3,7 @@
 -- KEYS 1 stream  2 index of limits
 -- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 n, and n ids past their limit
 --      then per dead letter: task id, entry
--- Reply: {past their limit, given up}, both as leases
+-- Reply: {past their limit, given up}, both as leases without their data
 local stream, limits = KEYS[1], KEYS[2]
 local prefix, results, topic, agent, group, n = unpack(ARGV, 1, 6)
 
