@@ -87,6 +87,7 @@ impl Partition {
             .keys(&[self.keys.stream(&queue.topic), self.keys.limits(&group)])
             .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix()])
             .arg(&[queue.topic.as_str(), &queue.agent, &group])
+            .arg(queue.limit.is_some())
             .arg(late.len())
             .arg(late);
         let mut errors = HashMap::new();

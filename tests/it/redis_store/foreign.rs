@@ -369,6 +369,21 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
 }
 
 #[tokio::test]
+async fn what_others_were_to_run_has_no_limit_once_it_is_ours() {
+    let server = RedisServer::start().await;
+    let store = Running::on(&server);
+    let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
+    let task = task_of(90);
+    store.enqueue(&task, &external).await.expect("enqueued");
+    let lease = lease(&store).await;
+    for queue in [queue(), external] {
+        assert_eq!(store.attend(&[queue], super::TTL).await, Ok(vec![]), "and the limit does not come back");
+    }
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Processing);
+    complete(&store, &lease).await;
+}
+
+#[tokio::test]
 async fn a_webhook_hears_of_what_others_gave_up_or_did_not_end() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);
