@@ -64,7 +64,12 @@ async fn keep(shared: &Shared, due: &mut Due, outages: u64) -> Result<(), StoreE
         return Ok(());
     }
     let ttl = shared.snapshots.load().config.results.ttl;
-    circuit.call(store.promote(&shared.queues())).await?;
+    if let Err(error) = circuit.call(store.promote(&shared.queues())).await {
+        if error.is_outage() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "delayed tasks could not be queued");
+    }
     for dead in circuit.call(store.tend(&shared.process, &shared.queues(), ttl)).await? {
         shared.metrics.task_failed(dead.topic.as_str());
         if dead.trimmed {

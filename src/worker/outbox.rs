@@ -109,11 +109,15 @@ fn ended_one(under_way: &mut UnderWay, ended: Result<String, tokio::task::JoinEr
     }
 }
 
-/// Whom it goes to, as far as they get into each other's way.
+/// Whom it goes to, as far as they get into each other's way: of a URL host and port alone, since it is logged.
 fn destination(delivery: &Delivery) -> String {
-    let host = |url: &str| url.parse::<http::Uri>().ok()?.authority().map(ToString::to_string);
+    let place = |url: &str| {
+        let uri: http::Uri = url.parse().ok()?;
+        let host = uri.host()?.to_ascii_lowercase();
+        Some(uri.port_u16().map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
+    };
     match delivery.kind {
-        DeliveryKind::Webhook => host(&delivery.target).unwrap_or_default().to_ascii_lowercase(),
+        DeliveryKind::Webhook => place(&delivery.target).unwrap_or_default(),
         DeliveryKind::Reply => format!("{}/", delivery.target),
     }
 }
@@ -186,5 +190,31 @@ async fn settle(shared: &Shared, delivery: &Delivery, outcome: Outcome) {
         shared.circuit.call(shared.circuit.store().settle_delivery(delivery, &outcome)).await;
     if let Err(error) = said {
         tracing::debug!(event = delivery.event, %error, "a delivery is not settled: it is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{TaskId, UnixMs};
+
+    #[test]
+    fn a_destination_is_host_and_port_and_no_password() {
+        let to = |target: &str| {
+            destination(&Delivery {
+                task: TaskId::new(UnixMs(1), 1),
+                kind: DeliveryKind::Webhook,
+                target: target.into(),
+                event: String::new(),
+                ended: UnixMs(1),
+                body: bytes::Bytes::new(),
+                owner: None,
+                correlation_id: None,
+                attempt: 1,
+            })
+        };
+        assert_eq!(to("https://user:secret@Hooks.example.com:8443/x"), "hooks.example.com:8443");
+        assert_eq!(to("https://user:secret@hooks.example.com/x"), "hooks.example.com");
+        assert_eq!((to("http://[::1]:80/"), to("no url at all")), ("[::1]:80".into(), String::new()));
     }
 }

@@ -99,10 +99,14 @@ where
 {
     let broke = |error: hyper::Error| format!("the connection broke: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
-    tokio::select! {
-        answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(broke),
-        ended = connection => Err(ended.map_or_else(broke, |()| "the connection was closed".to_owned())),
-    }
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    let answered = tokio::select! {
+        biased;
+        answered = &mut answer => answered,
+        // a sink may answer and close at once: the request knows which
+        _ = connection => answer.await,
+    };
+    answered.map(|answer| answer.status()).map_err(broke)
 }
 
 /// 2xx has heard it; what the sink could do better later is tried again; the rest, a redirect too, stays as it is.

@@ -1,11 +1,14 @@
 //! Who is told of a task's end: sinks that are slow, broken or not allowed, replies, delays.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::harness::{Omnidaemon, PATIENCE, eventually, eventually_some};
 use crate::stores::{Store, on_both_stores};
@@ -40,7 +43,7 @@ struct Sink {
 
 impl Sink {
     async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let addr = listener.local_addr().expect("bound").to_string();
         let sink = Self { addr, ..Self::default() };
         let app = axum::Router::new().route("/{path}", axum::routing::post(answer)).with_state(sink.clone());
@@ -111,6 +114,7 @@ on_both_stores!(
     a_webhook_is_told_once_signed_and_as_python_would,
     a_sink_that_hangs_delays_no_task_and_no_other_sink,
     what_failed_is_tried_again_and_what_was_refused_is_not,
+    a_sink_that_closes_after_its_answer_has_heard,
     only_listed_hosts_on_fit_addresses_are_called,
     a_reply_is_a_task_of_its_topic,
     a_delayed_task_waits_for_its_time,
@@ -188,6 +192,41 @@ async fn what_failed_is_tried_again_and_what_was_refused_is_not(store: Store) {
     }
     assert!(sink.posts("redirected").is_empty(), "no redirect is followed");
     assert_eq!(omni.metric("omnidaemon_deliveries_total", &[("kind", "webhook"), ("outcome", "dropped")]).await, 3.0);
+}
+
+/// Answers each post on a connection of its own, which it closes at once; gives their number.
+async fn closing_sink() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let (addr, posts) = (listener.local_addr().expect("bound").to_string(), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&posts);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = Vec::new();
+            // the body is JSON, and nothing else in the request ends so
+            while !read.ends_with(b"}}") && stream.read_buf(&mut read).await.is_ok_and(|read| read > 0) {}
+            counter.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    (addr, posts)
+}
+
+async fn a_sink_that_closes_after_its_answer_has_heard(store: Store) {
+    let (sink, (addr, posts)) = (Sink::start().await, closing_sink().await);
+    let config = CONFIG.replace("'<public>'", "'private:<public>'");
+    let omni = Omnidaemon::with_config(&config)
+        .set("store", store.url())
+        .set("sink", &sink.addr)
+        .set("public", &addr)
+        .start()
+        .await;
+    // which of both is seen first is chance
+    for n in 0..12 {
+        let webhook = format!("http://{addr}/{n}");
+        let id = publish(&omni, &json!({"topic": "fail", "payload": n, "webhook": webhook})).await;
+        assert_eq!(delivery(&omni, &id, "delivered").await["attempts"], 1);
+    }
+    assert_eq!(posts.load(Ordering::Relaxed), 12);
 }
 
 async fn only_listed_hosts_on_fit_addresses_are_called(store: Store) {

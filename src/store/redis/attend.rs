@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use bytes::Bytes;
+use redis::streams::StreamRangeReply;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -19,14 +21,15 @@ use super::script::{ATTEND, UNENDED};
 use crate::store::{Buried, Queue, Settled, StoreError};
 use crate::task::{Failure, FailureKind};
 
-/// Dead letters of a queue in one look: they carry whole messages.
+/// Dead letters of a queue in one look, which may end sooner: they carry whole messages.
 const PAGE: usize = 20;
 
 /// How long one call goes on where there is more: many dead letters from before this process.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// A queue's dead letters since the last look as (entry, data), and the ids of tasks past their limit.
-type Found = (Vec<(String, String)>, Vec<String>);
+/// The last of a queue's dead letters that was seen, those since the last look that are not ours, and the ids of tasks
+/// past their limit.
+type Found = (String, Vec<Bytes>, Vec<String>);
 
 /// A dead letter of a consumer of another make.
 #[derive(Deserialize)]
@@ -45,18 +48,16 @@ struct Named {
 
 impl Partition {
     pub(super) async fn attend_queues(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        let (mut dead, mut full, start) = (Vec::new(), !queues.is_empty(), Instant::now());
-        while full && start.elapsed() < BUDGET {
-            full = false;
-            for (queue, (letters, late)) in queues.iter().zip(self.look_over(queues).await?) {
-                full |= letters.len() == PAGE;
-                let given_up: Vec<Letter> = letters.iter().filter_map(|(_, data)| foreign(data)).collect();
+        let (mut dead, mut more, start) = (Vec::new(), !queues.is_empty(), Instant::now());
+        while more && start.elapsed() < BUDGET {
+            let found: Vec<Found>;
+            (more, found) = self.look_over(queues).await?;
+            for (queue, (last, letters, late)) in queues.iter().zip(found) {
+                let given_up: Vec<Letter> = letters.iter().filter_map(|data| foreign(data)).collect();
                 if !given_up.is_empty() || !late.is_empty() {
                     dead.extend(self.end_for_others(queue, &late, &given_up, ttl).await?);
                 }
-                if let Some((last, _)) = letters.last() {
-                    self.seen().insert(keys::group(queue), last.clone());
-                }
+                self.seen().insert(keys::group(queue), last);
             }
         }
         let external = |queue: &&Queue| queue.limit.is_some();
@@ -67,7 +68,8 @@ impl Partition {
         Ok(dead)
     }
 
-    async fn look_over(&self, queues: &[Queue]) -> Result<Vec<Found>, StoreError> {
+    /// One look, and whether there may be more dead letters.
+    async fn look_over(&self, queues: &[Queue]) -> Result<(bool, Vec<Found>), StoreError> {
         let groups: Vec<String> = queues.iter().map(keys::group).collect();
         let all: Vec<String> =
             groups.iter().flat_map(|group| [self.keys.dead_letters(group), self.keys.limits(group)]).collect();
@@ -91,6 +93,7 @@ impl Partition {
             .keys(&[self.keys.stream(&queue.topic), self.keys.limits(&group)])
             .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix()])
             .arg(&[queue.topic.as_str(), &queue.agent, &group])
+            .arg(queue.limit.is_some())
             .arg(late.len())
             .arg(late);
         let mut errors = HashMap::new();
@@ -104,13 +107,13 @@ impl Partition {
         for row in given_up {
             let why = errors.get(row.id.as_str()).copied().unwrap_or_default();
             let failure = Failure::new(FailureKind::Handler, format!("agent {} gave up: {why}", queue.agent));
-            dead.extend(self.end_for_other(queue, &row, &End::GivenUp(&failure), ttl).await?);
+            dead.extend(self.end_for_other(queue, row, &End::GivenUp(&failure), ttl).await?);
         }
         for row in late {
             let limit = humantime::format_duration(queue.limit.unwrap_or_default());
             let failure =
                 Failure::new(FailureKind::Deadline, format!("agent {} did not end it within {limit}", queue.agent));
-            dead.extend(self.end_for_other(queue, &row, &End::Failed(&failure), ttl).await?);
+            dead.extend(self.end_for_other(queue, row, &End::Failed(&failure), ttl).await?);
         }
         Ok(dead)
     }
@@ -118,11 +121,14 @@ impl Partition {
     async fn end_for_other(
         &self,
         queue: &Queue,
-        row: &Row,
+        mut row: Row,
         end: &End<'_>,
         ttl: Duration,
     ) -> Result<Option<Buried>, StoreError> {
-        let Some(lease) = row.bare(queue) else { return Ok(None) };
+        // one at a time, since it may be large; whole where it can be read: its end may have to be told
+        row.data = self.read_entry(queue, &row.entry).await?;
+        let whole = row.open(queue).ok().map(|(lease, _)| lease);
+        let Some(lease) = whole.or_else(|| row.bare(queue)) else { return Ok(None) };
         let settled = self.finish(&lease, end, ttl, None).await?;
         Ok((settled == Settled::Applied).then_some(Buried {
             topic: lease.task.topic,
@@ -131,12 +137,20 @@ impl Partition {
         }))
     }
 
+    /// The data of an entry, while it is there.
+    async fn read_entry(&self, queue: &Queue, entry: &str) -> Result<Option<Bytes>, StoreError> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(self.keys.stream(&queue.topic)).arg(entry).arg(entry);
+        let found: StreamRangeReply = self.link.call(&range).await?;
+        Ok(found.ids.first().and_then(|entry| entry.get::<Vec<u8>>("data")).map(Bytes::from))
+    }
+
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A dead letter that is not ours.
-fn foreign(data: &str) -> Option<Letter> {
-    serde_json::from_str::<Letter>(data).ok().filter(|letter| letter.kind.is_none())
+fn foreign(data: &[u8]) -> Option<Letter> {
+    serde_json::from_slice::<Letter>(data).ok().filter(|letter| letter.kind.is_none())
 }

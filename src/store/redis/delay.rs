@@ -4,9 +4,9 @@
 //! `omni:scheduled:<group>` holds their messages and is the truth; `omni:due:<group>` says in which order. An index
 //! that lost tasks is made anew from their records at the next look, which comes about every second from each process.
 
-use super::keys;
 use super::partition::Partition;
 use super::script::PROMOTE;
+use super::{error, keys};
 use crate::store::{Queue, StoreError};
 
 /// Tasks that one call promotes at most.
@@ -32,8 +32,9 @@ impl Partition {
             .collect();
         loop {
             let call = PROMOTE.keys(&all).arg(self.keys.record_prefix()).arg(BATCH).arg(&groups);
-            if call.run::<usize>(&self.link).await? < BATCH {
-                return Ok(());
+            let (promoted, wrong): (usize, String) = call.run(&self.link).await?;
+            if promoted < BATCH {
+                return if wrong.is_empty() { Ok(()) } else { Err(error::of_text(&wrong)) };
             }
         }
     }

@@ -16,6 +16,9 @@ use crate::task::{Owner, Status, TaskId, UnixMs};
 /// How long a settled delivery can be looked at.
 const KEPT: Duration = Duration::from_hours(24);
 
+/// Of so many bytes of bodies no more are taken at once: they are held in memory until they are delivered.
+const ENOUGH: i64 = 4 * 1024 * 1024;
+
 /// A taken one, as its columns hold it.
 pub(super) struct Taken {
     task: String,
@@ -75,15 +78,19 @@ pub(super) fn post(
     Ok(())
 }
 
-/// Takes up to `max` deliveries that are due, and hides them for `hold`.
+/// Takes up to `max` deliveries that are due, fewer where they are large, and hides them for `hold`.
 pub(super) fn take(db: &mut Db, max: usize, hold: Duration) -> rusqlite::Result<Vec<Taken>> {
     let now = db.clock.wall();
     let sql = "UPDATE outbox SET attempts = attempts + 1, due = ?2 WHERE n IN
-                   (SELECT n FROM outbox INDEXED BY undelivered WHERE due <= ?1 ORDER BY due LIMIT ?3)
+                   (SELECT n FROM
+                       (SELECT n, bytes, sum(bytes) OVER (ORDER BY due, n) AS so_far FROM
+                           (SELECT n, due, length(body) AS bytes FROM outbox INDEXED BY undelivered
+                            WHERE due <= ?1 ORDER BY due, n LIMIT ?3))
+                    WHERE so_far - bytes <= ?4)
                RETURNING task, kind, target, event, ended, body, owner, correlation, attempts";
     let max = i64::try_from(max).unwrap_or(i64::MAX);
     let mut statement = db.connection.prepare_cached(sql)?;
-    let taken = statement.query_map(params![millis(now), millis(now.plus(hold)), max], Taken::read)?;
+    let taken = statement.query_map(params![millis(now), millis(now.plus(hold)), max, ENOUGH], Taken::read)?;
     taken.collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use omnidaemon::store::{Delivery, DeliveryKind, DeliveryStatus, Outcome, Queue, Settled, Settlement, TaskStore};
-use omnidaemon::task::{Owner, Status, Task, UnixMs};
+use omnidaemon::task::{Answer, Owner, Status, Task, UnixMs};
 use serde_json::Value;
 
 use super::{Fixture, PROCESS, TTL, enqueue, failure, json, lease, queue, record, task};
@@ -141,4 +141,20 @@ pub(crate) async fn a_dropped_delivery_is_known_with_its_reason(f: impl Fixture)
     assert_eq!(take(&*store).await, vec![]);
     let stands = store.deliveries(&ended.id).await.expect("answers").remove(0);
     assert_eq!((stands.status, stands.error.as_deref()), (DeliveryStatus::Dropped, Some("answered 410 Gone")));
+}
+
+pub(crate) async fn large_deliveries_are_taken_a_few_at_a_time(f: impl Fixture) {
+    let (store, q) = (f.store(), queue("a"));
+    for _ in 0..4 {
+        let answer = Answer::json(format!("\"{}\"", "x".repeat(3_000_000)));
+        end(&*store, &q, &told(&q), &Settlement::Complete { answer, ttl: TTL }).await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let taken = take(&*store).await;
+        assert!((1..=2).contains(&taken.len()), "{} at once", taken.len());
+        assert!(taken.iter().all(|delivery| delivery.attempt == 1), "what was not given was not tried");
+        seen.extend(taken.into_iter().map(|delivery| delivery.task));
+    }
+    assert_eq!(take(&*store).await, vec![]);
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::TaskStore as _;
-use omnidaemon::task::{Status, Task, UnixMs};
+use omnidaemon::store::{Queue, TaskStore as _};
+use omnidaemon::task::{Status, Task, Topic, UnixMs};
 use redis::AsyncCommands as _;
 
 use super::{Running, STREAM, data_of, eventually, leasable_now, lease, queue, task};
@@ -57,4 +57,24 @@ async fn a_delayed_task_is_found_again_when_the_index_is_lost() {
     assert_eq!((found.status, found.due), (Status::Queued, later.due));
     let indexed: Option<f64> = redis.zscore(DUE, later.id.as_str()).await.expect("answers");
     assert!(indexed.is_some(), "and the other waits for its own time");
+}
+
+#[tokio::test]
+async fn a_queue_whose_keys_are_broken_delays_no_other() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let broken = Queue::with_defaults(Topic::parse("broken").expect("a topic"), "omnidaemon");
+    let soon = wall().plus(Duration::from_secs(1));
+    let (lost, task) = (Task { topic: broken.topic.clone(), ..due(soon) }, due(soon));
+    store.enqueue(&lost, &broken).await.expect("enqueued");
+    store.enqueue(&task, &queue()).await.expect("enqueued");
+    let _: () = redis.set("omni-stream:broken", "no stream").await.expect("answers");
+    let queues = [broken, queue()];
+    eventually("the other one runs", async || {
+        let promoted = store.promote(&queues).await;
+        let error = promoted.err().map(|error| error.to_string());
+        assert!(error.as_ref().is_none_or(|error| error.contains("WRONGTYPE")), "{error:?}");
+        error.is_some() && leasable_now(&store).await.iter().any(|lease| lease.task.id == task.id)
+    })
+    .await;
 }

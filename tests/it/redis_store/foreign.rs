@@ -290,6 +290,50 @@ async fn only_the_entry_that_was_given_up_has_failed() {
     assert_eq!(store.dead_letters(&queue(), 10).await.expect("answers").len(), 2, "no letter but Python's");
 }
 
+/// What the server has sent so far.
+async fn bytes_sent(redis: &mut redis::aio::MultiplexedConnection) -> usize {
+    let stats: String = redis::cmd("INFO").arg("stats").query_async(redis).await.expect("answers");
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).expect("it is there");
+    line.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_large_dead_letter_is_read_without_its_payload() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let large = "x".repeat(300_000);
+    let letters = [
+        // as Python writes a message of its own publishers, and one of ours
+        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "failed_message": {"content": "{\"task_id\": \"no\", \"x\": \"LARGE\"}", "webhook": null, "task_id": "ID", "source": null}, "error": "said \"no\"", "retry_count": 3, "failed_at": 1.5}"#,
+        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "error": "said \"no\"", "failed_message": {"task_id": "ID", "content": {"task_id": "no", "x": "LARGE"}, "source": null}, "retry_count": 3, "failed_at": 1.5}"#,
+    ];
+    let mut given_up = Vec::new();
+    for letter in letters.iter().cycle().take(12) {
+        given_up.push(enqueue(&store).await.id);
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("STREAMS").arg(STREAM).arg(">");
+        let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+        let (entry, _) = pending(&mut redis).await.remove(0);
+        let id = given_up.last().expect("just put there").as_str();
+        let letter = letter.replace("ENTRY", &entry).replace("ID", id).replace("LARGE", &large);
+        let _: String = redis.xadd(DEAD, "*", &[("data", letter)]).await.expect("added");
+        let _: i64 = redis.xack(STREAM, GROUP, &[&entry]).await.expect("acknowledged");
+    }
+    let before = bytes_sent(&mut redis).await;
+    let mut buried = 0;
+    super::eventually("all are seen", async || {
+        buried += store.attend(&[queue()], super::TTL).await.expect("attended").len();
+        buried >= given_up.len()
+    })
+    .await;
+    let sent = bytes_sent(&mut redis).await - before;
+    assert!(sent < large.len(), "{sent} bytes");
+    for id in &given_up {
+        let failure = store.get(id).await.expect("answers").expect("known").failure.expect("failed");
+        assert!(failure.message.ends_with(r#"gave up: said "no""#), "{}", failure.message);
+    }
+}
+
 #[tokio::test]
 async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let server = RedisServer::start().await;
@@ -322,6 +366,47 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
     let left = leasable_now(&store).await;
     assert_eq!(left.iter().map(|lease| &lease.task.id).collect::<Vec<_>>(), [&early.id]);
+}
+
+#[tokio::test]
+async fn what_others_were_to_run_has_no_limit_once_it_is_ours() {
+    let server = RedisServer::start().await;
+    let store = Running::on(&server);
+    let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
+    let task = task_of(90);
+    store.enqueue(&task, &external).await.expect("enqueued");
+    let lease = lease(&store).await;
+    for queue in [queue(), external] {
+        assert_eq!(store.attend(&[queue], super::TTL).await, Ok(vec![]), "and the limit does not come back");
+    }
+    assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Processing);
+    complete(&store, &lease).await;
+}
+
+#[tokio::test]
+async fn a_webhook_hears_of_what_others_gave_up_or_did_not_end() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
+    let told = |seconds| omnidaemon::task::Task { webhook: Some("http://sink/hook".into()), ..task_of(seconds) };
+    let (given_up, late) = (told(0), told(90));
+    for task in [&given_up, &late] {
+        store.enqueue(task, &external).await.expect("enqueued");
+    }
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(1).arg("STREAMS").arg(STREAM).arg(">");
+    let _: redis::Value = read.query_async(&mut redis).await.expect("read");
+    let (entry, _) = pending(&mut redis).await.remove(0);
+    give_up(&mut redis, &entry, given_up.id.as_str()).await;
+    store.attend(&[external], super::TTL).await.expect("attended");
+    for task in [given_up, late] {
+        assert_eq!(store.get(&task.id).await.expect("answers").expect("known").status, Status::Failed);
+        let deliveries = store.deliveries(&task.id).await.expect("answers");
+        assert!(deliveries.len() == 1 && deliveries[0].target == "http://sink/hook", "{deliveries:?}");
+    }
+    let taken = store.take_deliveries(10, super::SOON).await.expect("answers");
+    let body: serde_json::Value = serde_json::from_slice(&taken[0].body).expect("JSON");
+    assert_eq!((taken.len(), &body["payload"]["status"]), (2, &json!("failed")));
 }
 
 /// A task that was accepted some seconds ago.

@@ -2,11 +2,10 @@
 -- from the records where it is not whole.
 -- KEYS per queue: stream, delayed new tasks, their index, index of limits
 -- ARGV 1 record prefix  2 tasks to promote at most  then per queue: group
--- Reply: how many were promoted
-local prefix, max, now, promoted = ARGV[1], tonumber(ARGV[2]), now_ms(), 0
-for q = 1, #KEYS / 4 do
-  local stream, scheduled, index, limits = unpack(KEYS, 4 * q - 3, 4 * q)
-  local group = ARGV[q + 2]
+-- Reply: {how many were promoted, what is wrong with a queue or ''}
+local prefix, max, now, promoted, wrong = ARGV[1], tonumber(ARGV[2]), now_ms(), 0, ''
+
+local function promote(stream, scheduled, index, limits, group)
   if redis.call('HLEN', scheduled) > redis.call('ZCARD', index) then
     for _, id in ipairs(redis.call('HKEYS', scheduled)) do
       redis.call('ZADD', index, 'NX', redis.call('HGET', prefix .. id, 'due') or now, id)
@@ -29,4 +28,11 @@ for q = 1, #KEYS / 4 do
     redis.call('ZREM', index, id)
   end
 end
-return promoted
+
+-- one queue's keys may be broken: the others go on
+for q = 1, #KEYS / 4 do
+  local stream, scheduled, index, limits = unpack(KEYS, 4 * q - 3, 4 * q)
+  local ok, error = pcall(promote, stream, scheduled, index, limits, ARGV[q + 2])
+  if not ok then wrong = type(error) == 'table' and error.err or tostring(error) end
+end
+return { promoted, wrong }

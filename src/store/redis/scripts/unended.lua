@@ -1,11 +1,13 @@
 -- Which of a queue's tasks have no end yet, though a consumer of another make gave them up or they are past their limit.
 -- What has ended leaves the index of limits, and its record goes with its result: that make knows nothing of records.
+-- What was enqueued with a limit leaves it too, where we run the queue's tasks now: there is none any more.
 -- KEYS 1 stream  2 index of limits
--- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 n, and n ids past their limit
+-- ARGV 1 record prefix  2 result prefix  3 topic  4 agent  5 group  6 whether the queue has a limit
+--      7 n, and n ids past their limit
 --      then per dead letter: task id, entry
--- Reply: {past their limit, given up}, both as leases
+-- Reply: {past their limit, given up}, both as leases without their data
 local stream, limits = KEYS[1], KEYS[2]
-local prefix, results, topic, agent, group, n = unpack(ARGV, 1, 6)
+local prefix, results, topic, agent, group, limited, n = unpack(ARGV, 1, 7)
 
 local function unended(id)
   local record = read(prefix .. id)
@@ -23,15 +25,15 @@ local function has_result(id, record)
 end
 
 local late, given_up = {}, {}
-for i = 7, 6 + n do
+for i = 8, 7 + n do
   local id, record = ARGV[i], unended(ARGV[i])
-  if not record or has_result(id, record) then
+  if not record or has_result(id, record) or limited == '0' then
     redis.call('ZREM', limits, id)
   else
     late[#late + 1] = lease_row(1, record.entry, false, id, record)
   end
 end
-for i = 7 + n, #ARGV, 2 do
+for i = 8 + n, #ARGV, 2 do
   local record = unended(ARGV[i])
   if record and record.entry == ARGV[i + 1] and not has_result(ARGV[i], record) then
     given_up[#given_up + 1] = lease_row(1, record.entry, false, ARGV[i], record)
