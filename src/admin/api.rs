@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::{Parts, health, tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::store::{Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
+use crate::store::{Cancelled, Depth, Heartbeat, Queue, Refusal, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// An error as a problem document.
@@ -31,7 +31,11 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        let status = match error {
+            StoreError::Refused(Refusal::Backlog { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -41,7 +45,12 @@ impl IntoResponse for Problem {
         let document =
             json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
         let kind = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
-        (self.status, kind, document.to_string()).into_response()
+        let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let mut response = (self.status, kind, document.to_string()).into_response();
+        if later {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
