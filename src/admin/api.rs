@@ -18,7 +18,7 @@ use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 /// An error as a problem document.
 pub(super) struct Problem {
     pub(super) status: StatusCode,
-    detail: String,
+    pub(super) detail: String,
 }
 
 // === impl Problem ===
@@ -164,15 +164,20 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
     if let Some(envelopes) = tasks::bulk_of(&body) {
         return tasks::publish_all(&parts, &config, envelopes).await;
     }
+    Ok((StatusCode::ACCEPTED, Json(queue(&parts, &config, &body).await?)).into_response())
+}
+
+/// Queues the task of an envelope, and says so. One whose fate is unknown is cancelled: it was not said to be queued.
+pub(super) async fn queue(parts: &Parts, config: &Config, envelope: &Bytes) -> Result<Value, Problem> {
     let bad = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-    let (task, queue) = prepare(&config, &body).map_err(bad)?;
-    parts.circuit.call(parts.circuit.store().enqueue(&task, &queue)).await?;
+    let (task, queue) = prepare(config, envelope).map_err(bad)?;
+    parts.circuit.enqueue(&task, &queue).await?;
     parts.metrics.task_received(task.topic.as_str());
-    Ok((StatusCode::ACCEPTED, Json(accepted(&config, &task.id))).into_response())
+    Ok(accepted(config, &task.id))
 }
 
 /// The task of an envelope, or what is wrong with it.
-pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
+fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
     let parsed = parse_body(envelope).map_err(|error| error.to_string())?;
     let now = UnixMs::from(jiff::Timestamp::now());
     let ordered = order(parsed, None, config, TaskId::new(now, rand::random()), now);
@@ -182,7 +187,7 @@ pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue)
 }
 
 /// What is said of a queued task.
-pub(super) fn accepted(config: &Config, id: &TaskId) -> Value {
+fn accepted(config: &Config, id: &TaskId) -> Value {
     json!({
         "task_id": id.as_str(),
         "status": Status::Queued.as_str(),
