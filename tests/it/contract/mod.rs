@@ -88,7 +88,7 @@ macro_rules! contract {
             a_task_that_dies_with_its_workers_is_told_too, a_delivery_is_held_retried_and_settled_once,
             a_dropped_delivery_is_known_with_its_reason);
         contract!(@ $fixture, claims: a_key_is_one_requests_until_it_says_what_came_of_it,
-            a_claim_that_nobody_renews_is_taken_over_with_its_task,
+            a_claim_that_nobody_renews_is_taken_over_with_its_task, a_claim_that_is_taken_over_can_replace_its_task,
             an_abandoned_key_is_free_and_a_failed_task_makes_way);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,
