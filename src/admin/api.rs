@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,13 +12,13 @@ use super::{Parts, health, tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::route::{order, parse_body};
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::store::{Advice, Cancelled, Depth, Heartbeat, Queue, StoreError, json_of};
+use crate::store::{Advice, Cancelled, Depth, Heartbeat, Queue, Refusal, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// An error as a problem document.
 pub(super) struct Problem {
     pub(super) status: StatusCode,
-    detail: String,
+    pub(super) detail: String,
 }
 
 // === impl Problem ===
@@ -31,7 +31,11 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        let status = match error {
+            StoreError::Refused(Refusal::Backlog { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -41,7 +45,12 @@ impl IntoResponse for Problem {
         let document =
             json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
         let kind = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
-        (self.status, kind, document.to_string()).into_response()
+        let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let mut response = (self.status, kind, document.to_string()).into_response();
+        if later {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -163,15 +172,20 @@ pub(super) async fn publish(State(parts): State<Parts>, request: Request) -> Res
     if let Some(envelopes) = tasks::bulk_of(&body) {
         return tasks::publish_all(&parts, &config, envelopes).await;
     }
+    Ok((StatusCode::ACCEPTED, Json(queue(&parts, &config, &body).await?)).into_response())
+}
+
+/// Queues the task of an envelope, and says so. One whose fate is unknown is cancelled: it was not said to be queued.
+pub(super) async fn queue(parts: &Parts, config: &Config, envelope: &Bytes) -> Result<Value, Problem> {
     let bad = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-    let (task, queue) = prepare(&config, &body).map_err(bad)?;
-    parts.circuit.call(parts.circuit.store().enqueue(&task, &queue)).await?;
+    let (task, queue) = prepare(config, envelope).map_err(bad)?;
+    parts.circuit.enqueue(&task, &queue).await?;
     parts.metrics.task_received(task.topic.as_str());
-    Ok((StatusCode::ACCEPTED, Json(accepted(&config, &task.id))).into_response())
+    Ok(accepted(config, &task.id))
 }
 
 /// The task of an envelope, or what is wrong with it.
-pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
+fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue), String> {
     let parsed = parse_body(envelope).map_err(|error| error.to_string())?;
     let now = UnixMs::from(jiff::Timestamp::now());
     let ordered = order(parsed, None, config, TaskId::new(now, rand::random()), now);
@@ -181,7 +195,7 @@ pub(super) fn prepare(config: &Config, envelope: &Bytes) -> Result<(Task, Queue)
 }
 
 /// What is said of a queued task.
-pub(super) fn accepted(config: &Config, id: &TaskId) -> Value {
+fn accepted(config: &Config, id: &TaskId) -> Value {
     json!({
         "task_id": id.as_str(),
         "status": Status::Queued.as_str(),

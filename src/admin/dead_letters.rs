@@ -50,8 +50,14 @@ impl From<Refused> for Problem {
 /// `GET dead-letters?topic=&limit=&before=`
 pub(super) async fn list(State(parts): State<Parts>, Query(page): Query<Page>) -> Answer {
     let config = parts.snapshots.load().config.clone();
-    let (before, limit) = (page.before.as_deref(), page.limit.unwrap_or(100));
-    Ok(Json(parts.circuit.call(listed(&**parts.circuit.store(), &config, &page.topic, before, limit)).await??))
+    let before = page.before.as_deref().filter(|before| !before.is_empty());
+    let (store, limit) = (parts.circuit.store(), page.limit.unwrap_or(100));
+    match parts.circuit.call(listed(&**store, &config, &page.topic, before, limit)).await {
+        Err(StoreError::Malformed(detail)) if before.is_some() => {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+        }
+        letters => Ok(Json(letters??)),
+    }
 }
 
 /// `POST dead-letters/{id}/reprocess?topic=`

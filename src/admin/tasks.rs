@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Parts;
-use super::api::{Problem, accepted, known_id, no_such_task, prepare, task_view};
+use super::api::{Problem, known_id, no_such_task, queue, task_view};
 use crate::config::Config;
 use crate::store::{DeliveryRecord, Listed, Listing, Page, Queue, StoreError};
 use crate::task::{Life, Run, Status, Topic};
@@ -66,15 +66,7 @@ pub fn fate_view(fate: Result<Value, String>) -> Value {
 }
 
 async fn queue_one(parts: Parts, config: Arc<Config>, envelope: Bytes) -> Result<Value, String> {
-    let (task, queue) = prepare(&config, &envelope)?;
-    let circuit = &parts.circuit;
-    let queued = circuit.call(circuit.store().enqueue(&task, &queue)).await;
-    if let Err(StoreError::Unknown(_)) = &queued {
-        circuit.cancel_later(task.id.clone()); // said to be refused, so it must not run
-    }
-    queued.map_err(|error| error.to_string())?;
-    parts.metrics.task_received(task.topic.as_str());
-    Ok(accepted(&config, &task.id))
+    queue(&parts, &config, &envelope).await.map_err(|problem| problem.detail)
 }
 
 /// `GET tasks?topic=&status=&limit=&after=`

@@ -18,7 +18,7 @@ use crate::admin::{
 };
 use crate::config::{Config, StoreUrl};
 use crate::route::{BadOrder, order, parse_body};
-use crate::store::{self, Cancelled, Listing, Queue, TaskStore};
+use crate::store::{self, Cancelled, Listing, Queue, StoreError, TaskStore};
 use crate::task::{Status, TaskId, UnixMs};
 
 /// Tasks of a bulk that are on their way to the store at a time.
@@ -228,7 +228,12 @@ impl Direct {
             BadOrder::UnknownTopic(_) => CliError::NotFound(bad.to_string()),
             bad => CliError::Usage(bad.to_string()),
         })?;
-        self.store.enqueue(&task, &Queue::new(&task.topic, known)).await?;
+        let queued = self.store.enqueue(&task, &Queue::new(&task.topic, known)).await;
+        if let Err(StoreError::Unknown(_)) = &queued {
+            // said to have failed, so it must not run
+            let _ = self.store.cancel(&task.id, self.config.results.ttl).await;
+        }
+        queued?;
         let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
         Ok(json!({"task_id": task.id.as_str(), "status": Status::Queued.as_str(), "poll_url": poll}))
     }

@@ -23,8 +23,8 @@ use crate::config::Route;
 use crate::metrics::{Fallback, Path};
 use crate::route::{Assigned, Prefer};
 use crate::snapshot::LiveRoute;
-use crate::store::{Claim, Claimed, Conclusion, LEASE};
-use crate::task::{Answer, TaskId, UnixMs};
+use crate::store::{Claim, Claimed, Conclusion, LEASE, StoreError};
+use crate::task::{Answer, Status, TaskId, UnixMs};
 
 const KEY: &str = "idempotency-key";
 /// How often whoever waits for another's request looks, at first and at last.
@@ -46,7 +46,7 @@ pub(super) enum Ticket {
 pub(super) struct Held {
     /// The task that it may become.
     pub(super) task: TaskId,
-    /// Whether nobody can have begun with it.
+    /// Whether nobody can have begun with it; else its task is there.
     pub(super) fresh: bool,
     conclude: oneshot::Sender<Conclusion>,
 }
@@ -92,6 +92,14 @@ pub(super) async fn serve(
     loop {
         let wait = Prefer::of(&head.headers).wait().unwrap_or(route.wait);
         match claim(context, route, key, &head, &body, instead_of.take(), wait).await {
+            // Whoever claimed it before queued it before they died.
+            Ticket::Mine(mine) if !mine.fresh => {
+                let before = mine.task.clone();
+                if let Some(response) = canary::attend(context, route, &before, &head).await {
+                    mine.conclude(Conclusion::Task(before));
+                    return (Path::Async, replayed(context, route, response));
+                } // else it came to nothing meanwhile, and the claim is given up
+            }
             Ticket::Mine(mine) => return run(context, live, side, head, body, Some(mine)).await,
             Ticket::Unclaimed => return run(context, live, side, head, body, None).await,
             Ticket::Refused(problem) => return (Path::Sync, problem.into_response()),
@@ -118,16 +126,6 @@ async fn run(
     body: Bytes,
     mine: Option<Held>,
 ) -> (Path, Response<Reply>) {
-    let route = context.snapshot.route(live);
-    // Whoever claimed it before may have queued it before it died.
-    if let Some(before) = mine.as_ref().filter(|mine| !mine.fresh).map(|mine| mine.task.clone())
-        && let Some(response) = canary::attend(context, route, &before, &head).await
-    {
-        if let Some(mine) = mine {
-            mine.conclude(Conclusion::Task(before));
-        }
-        return (Path::Async, replayed(context, route, response));
-    }
     match side {
         Assigned::Sync => {
             let response = pass::serve(context, Request::from_parts(head, Outgoing::whole(body))).await;
@@ -147,7 +145,7 @@ pub(super) async fn claim(
     instead_of: Option<TaskId>,
     wait: Duration,
 ) -> Ticket {
-    let claim = Claim {
+    let mut claim = Claim {
         scope: scope(&head.headers, route, key),
         request: fingerprint(head, body),
         holder: format!("{:032x}", rand::random::<u128>()),
@@ -155,10 +153,10 @@ pub(super) async fn claim(
         instead_of,
         ttl: context.snapshot.config.results.ttl,
     };
-    let (circuit, until) = (&context.parts().circuit, Instant::now() + wait);
+    let until = Instant::now() + wait;
     let [mut pause, longest] = LOOKS;
     loop {
-        match circuit.call(circuit.store().claim(&claim)).await {
+        match ask(context, &mut claim).await {
             Ok(Claimed::Mine { task, fresh }) => {
                 note(context, route, "claimed");
                 return Ticket::Mine(Held::new(context.parts(), claim, task, fresh));
@@ -181,6 +179,20 @@ pub(super) async fn claim(
         }
         pause = (pause * 2).min(longest);
     }
+}
+
+/// Makes a claim. Where one before named a task that came to nothing, its own takes that one's place: it failed, was
+/// cancelled, or is not known, since its enqueue never came, or was cancelled ahead.
+async fn ask(context: &Context<'_>, claim: &mut Claim) -> Result<Claimed, StoreError> {
+    let circuit = &context.parts().circuit;
+    let claimed = circuit.call(circuit.store().claim(claim)).await?;
+    let Claimed::Mine { task, fresh: false } = &claimed else { return Ok(claimed) };
+    let record = circuit.call(circuit.store().get(task)).await?;
+    if record.is_some_and(|record| !matches!(record.status, Status::Failed | Status::Cancelled)) {
+        return Ok(claimed);
+    }
+    claim.instead_of = Some(task.clone());
+    circuit.call(circuit.store().claim(claim)).await
 }
 
 /// Has an answer kept as it goes by, where it says that the request was served.

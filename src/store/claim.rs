@@ -18,7 +18,7 @@ pub struct Claim {
     pub holder: String,
     /// The task that it may become, where nobody has named one yet.
     pub task: TaskId,
-    /// A task that an earlier claim became, and that came to nothing: this one replaces it.
+    /// A task that an earlier claim became, or may have, and that came to nothing: this one replaces it.
     pub instead_of: Option<TaskId>,
     /// How long what came of it is known.
     pub ttl: Duration,

@@ -1,5 +1,6 @@
 //! What a list of tasks says, and how it is asked for page by page.
 
+use super::StoreError;
 use crate::task::{Status, TaskId, Topic, UnixMs};
 
 /// Which tasks to list.
@@ -41,4 +42,9 @@ pub struct Page {
     pub next: Option<String>,
     /// States whose tasks this store cannot list.
     pub unlisted: &'static [Status],
+}
+
+/// What is said of the cursor in `field` that is none.
+pub(super) fn no_cursor(field: &str) -> StoreError {
+    StoreError::Malformed(format!("{field} is no cursor of this list: leave it out to begin anew"))
 }

@@ -87,6 +87,11 @@ async fn the_admin_api_reprocesses_retries_and_discards_and_says_why_not(store: 
     let page = admin.get("/admin/v1/dead-letters?topic=flaky&limit=1").await.json();
     let next = format!("/admin/v1/dead-letters?topic=flaky&before={}", page[0]["cursor"].as_str().expect("a cursor"));
     assert_eq!((&page[0]["id"], &admin.get(&next).await.json()[0]["id"]), (&json!(ids[1]), &json!(ids[0])));
+    for before in ["x", "1-", "-1-0"] {
+        let refused = admin.get(&format!("/admin/v1/dead-letters?topic=flaky&before={before}")).await;
+        assert_eq!(refused.status, 422, "{before}: {}", refused.text());
+        assert!(refused.text().contains("before is no cursor"), "{}", refused.text());
+    }
 
     fs::write(omni.dir().join("mended"), "").expect("it can be written");
     let retried = admin.post(&format!("/admin/v1/tasks/{}/retry", ids[0]), &json!({})).await;

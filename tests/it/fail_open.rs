@@ -1,6 +1,7 @@
 //! No `/invoke` fails because the store does: Redis killed and brought back under load, refusing, or not
 //! there from the start.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -160,6 +161,25 @@ async fn with_on_unknown_refuse_such_a_call_is_503_and_does_not_run() {
     })
     .await;
     assert!(upstream.seen().await.by_id.is_empty(), "none of them ran");
+}
+
+#[tokio::test]
+async fn what_an_operator_publishes_is_503_and_never_runs_if_its_enqueue_was_never_answered() {
+    let config = CONFIG.replace("{handler: upstream}", "{handler: {command: [sh, -c, 'cat >> ran; echo 1']}}");
+    let (omni, _upstream, _redis, fault, _) = four_calls_into_the_void(&config).await;
+    fault.resume();
+    let publish = async |payload: &str| {
+        omni.admin_client().post("/admin/v1/tasks", &json!({"topic": "t", "payload": payload})).await.status.as_u16()
+    };
+    let ran = async |payload: &str| fs::read_to_string(omni.dir().join("ran")).is_ok_and(|ran| ran.contains(payload));
+    eventually(PATIENCE, "tasks are taken again", async || publish("before").await == 202).await;
+    eventually(PATIENCE, "and run", async || ran("before").await).await;
+    fault.blackhole();
+    assert_eq!(publish("into the void").await, 503);
+    fault.resume();
+    eventually(PATIENCE, "tasks are taken again", async || publish("after").await == 202).await;
+    eventually(PATIENCE, "and run", async || ran("after").await).await;
+    assert!(!ran("into the void").await);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! A request with an `Idempotency-Key` is run once, on either path.
 
 use http::Method;
+use redis::AsyncCommands as _;
 use serde_json::{Value, json};
 
 use crate::harness::client::Answer;
+use crate::harness::redis::RedisServer;
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 use crate::stores::{Store, on_both_stores};
 
@@ -164,4 +166,34 @@ async fn a_request_that_is_given_up_frees_its_key(store: Store) {
     let request = omni.client().request(Method::POST, "/invoke").header("idempotency-key", "k").json(&broken);
     assert!(Answer::try_to(request).await.is_err(), "and is not given as a whole one");
     assert_eq!(calls(&upstream).await, 2);
+}
+
+/// As an enqueue that was never answered leaves it, where the claim could not be given up either.
+#[tokio::test]
+async fn a_repeat_whose_task_was_cancelled_gets_a_new_one() {
+    let (server, upstream) = (RedisServer::start().await, Upstream::start().await);
+    let mut redis = server.connection().await;
+    let store = Store::Redis(server);
+    let omni = start(&store, &upstream, "100").await;
+    for path in ["/invoke/async", "/invoke"] {
+        let body = json!({"task": path, "arguments": {"sleep_ms": 20_000}});
+        let submit = async || {
+            let request = omni.client().request(Method::POST, path).header("idempotency-key", "k");
+            let answer = Answer::to(request.header("prefer", "wait=1").json(&body)).await;
+            assert_eq!(answer.status, 202, "{path}: {}", answer.text());
+            let poll = answer.header("location").expect("where to poll").to_owned();
+            (poll, is_replayed(&answer))
+        };
+        let (poll, _) = submit().await;
+        assert_eq!(submit().await, (poll.clone(), true));
+        assert_eq!(omni.client().delete(&poll).await.status, 200);
+        let claim: String = redis.keys::<_, Vec<String>>("omni:idem:*").await.expect("answers").remove(0);
+        let _: i64 = redis.hdel(&claim, "state").await.expect("answers");
+        let () = redis.hset_multiple(&claim, &[("holder", "dead"), ("lease", "0")]).await.expect("answers");
+        let (anew, replayed) = submit().await;
+        assert!(anew != poll && !replayed, "{path}: {anew}");
+        assert_ne!(omni.client().get(&anew).await.json()["status"], "cancelled");
+        assert_eq!(submit().await, (anew, true));
+        let _: i64 = redis.del(&claim).await.expect("answers");
+    }
 }

@@ -66,6 +66,9 @@ async fn many_tasks_are_published_in_one_request_and_each_fate_is_told(store: St
     let three = vec![json!({"topic": "outside", "payload": 1}); 3];
     let full = omni.admin_client().post("/admin/v1/tasks", &json!({"tasks": three})).await.json();
     assert_eq!((&full["queued"], &full["refused"]), (&json!(2), &json!(1)), "{full}");
+    let over = omni.admin_client().post("/admin/v1/tasks", &json!({"topic": "outside", "payload": 1})).await;
+    assert_eq!((over.status.as_u16(), over.header("retry-after")), (429, Some("1")), "{}", over.text());
+    assert!(over.text().contains("topics.outside.max_backlog"), "{}", over.text());
     assert_eq!(omni.metric("omnidaemon_tasks_received_total", &[("topic", "echo")]).await, 4.0);
     let empty = omni.admin_client().post("/admin/v1/tasks", &json!({"tasks": []})).await;
     assert_eq!(empty.status, 202);

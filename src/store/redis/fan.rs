@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
-use super::list::no_cursor;
 use super::partition::{Partition, index};
+use crate::store::list::no_cursor;
 use crate::store::{
     Buried, Claim, DeadLetter, Delivery, Depth, Glance, Lease, Listing, Page, Queue, Redriven, Refusal, StoreError,
 };
@@ -150,11 +150,12 @@ impl RedisStore {
         }
         let (at, after) = match listing.after.as_deref() {
             None => (0, ""),
-            Some(cursor) => {
-                cursor.split_once('.').and_then(|(at, rest)| Some((at.parse().ok()?, rest))).ok_or_else(no_cursor)?
-            }
+            Some(cursor) => cursor
+                .split_once('.')
+                .and_then(|(at, rest)| Some((at.parse().ok()?, rest)))
+                .ok_or_else(|| no_cursor("after"))?,
         };
-        let partition = self.partitions.get(at).ok_or_else(no_cursor)?;
+        let partition = self.partitions.get(at).ok_or_else(|| no_cursor("after"))?;
         let after = Some(after.to_owned()).filter(|after| !after.is_empty());
         let mut page = partition.list_tasks(queues, &Listing { after, ..listing.clone() }).await?;
         let next_partition = (at + 1 < self.partitions.len()).then(|| format!("{}.", at + 1));

@@ -9,6 +9,7 @@ use super::keys;
 use super::message::{ReadResult, from_seconds, to_json};
 use super::partition::Partition;
 use super::script::{PAGE, TAILS};
+use crate::store::list::no_cursor;
 use crate::store::{Listed, Listing, Page, Queue, StoreError};
 use crate::task::{Status, TaskId, Topic, UnixMs};
 
@@ -232,12 +233,7 @@ fn write_cursor(cursor: &Cursor) -> Result<String, StoreError> {
 
 fn read_cursor(text: &str) -> Result<Cursor, StoreError> {
     let json = BASE64.decode(text).ok().and_then(|json| serde_json::from_slice(&json).ok());
-    json.ok_or_else(no_cursor)
-}
-
-/// What is said of a cursor that is none.
-pub(super) fn no_cursor() -> StoreError {
-    StoreError::Malformed("after is no cursor of this list: leave it out to begin anew".into())
+    json.ok_or_else(|| no_cursor("after"))
 }
 
 #[cfg(test)]

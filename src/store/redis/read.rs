@@ -14,6 +14,7 @@ use super::partition::Partition;
 use super::progress::current;
 use super::script::{DEPTHS, GET};
 use crate::store::envelope::StoredFailure;
+use crate::store::list::no_cursor;
 use crate::store::{DeadLetter, Depth, Queue, StoreError};
 use crate::task::{Owner, Status, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -129,12 +130,21 @@ impl Partition {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let mut range = redis::cmd("XREVRANGE");
-        let from = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
+        let from = match before {
+            None => "+".to_owned(),
+            Some(before) if is_entry(before) => format!("({before}"),
+            Some(_) => return Err(no_cursor("before")),
+        };
         range.arg(self.keys.dead_letters(&keys::group(queue))).arg(from).arg("-").arg("COUNT").arg(limit);
         let reply: StreamRangeReply = self.link.call(&range).await?;
         let data = |entry: &redis::streams::StreamId| entry.get::<Vec<u8>>("data").unwrap_or_default();
         Ok(reply.ids.iter().map(|entry| dead_letter(queue, &entry.id, &data(entry))).collect())
     }
+}
+
+/// Whether a text is an entry's id, as cursors are.
+fn is_entry(text: &str) -> bool {
+    text.split_once('-').is_some_and(|(ms, seq)| ms.parse::<u64>().is_ok() && seq.parse::<u64>().is_ok())
 }
 
 /// Gives a record its end. A result without a final state is of a consumer of another make, which writes no more.

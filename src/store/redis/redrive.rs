@@ -48,10 +48,12 @@ impl Partition {
                 self.keys.results(),
                 self.keys.stream(&queue.topic),
                 self.keys.dead_letters(&group),
+                self.keys.limits(&group),
             ])
             .arg(&[&entry, &group, &format!("{}:{}", queue.topic, queue.agent), id.as_str(), &again.data])
             .arg(again.created.unwrap_or(now).0)
             .arg(again.retries.map(|retries| retries.to_string()).unwrap_or_default())
+            .arg(queue.limit.map(|limit| limit.as_millis().to_string()).unwrap_or_default())
             .arg(again.known)
             .run(&self.link)
             .await?;

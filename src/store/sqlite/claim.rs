@@ -38,7 +38,7 @@ pub(super) fn claim(db: &mut Db, claim: &Claim) -> rusqlite::Result<Found> {
         if row.request != claim.request {
             return Ok(Found::Other);
         }
-        let is_task = row.state.as_deref() == Some("task");
+        let is_task = row.state.as_deref().is_none_or(|state| state == "task");
         let replaced = is_task && claim.instead_of.as_ref().is_some_and(|old| old.as_str() == row.task);
         if row.state.is_some() && !replaced {
             return Ok(Found::Done(row));

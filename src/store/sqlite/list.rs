@@ -4,6 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::schema::{State, failed, millis, unix_ms};
 use super::sealed::{malformed, task_id};
+use crate::store::list::no_cursor;
 use crate::store::{Listed, Listing, Page, StoreError};
 use crate::task::{Status, Topic, UnixMs};
 
@@ -14,9 +15,7 @@ const WINDOW: i64 = 50_000;
 pub(super) fn page(connection: &Connection, listing: &Listing, now: UnixMs) -> Result<Page, StoreError> {
     let top = "SELECT coalesce(max(seq), 0) + 1 FROM tasks";
     let below: i64 = match &listing.after {
-        Some(after) => {
-            after.parse().map_err(|_| malformed("after is no cursor of this list: leave it out to begin anew"))?
-        }
+        Some(after) => after.parse().map_err(|_| no_cursor("after"))?,
         None => connection.query_row(top, [], |row| row.get(0)).map_err(failed)?,
     };
     let floor = below.saturating_sub(WINDOW).max(1);

@@ -38,6 +38,7 @@ use self::reader::Reader;
 use self::running::Running;
 use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
+use super::list::no_cursor;
 use super::{
     Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
     Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
@@ -356,7 +357,8 @@ impl TaskStore for SqliteStore {
         before: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let (topic, before) = (queue.topic.clone(), before.parse().unwrap_or(0));
+        let topic = queue.topic.clone();
+        let before = before.parse().map_err(|_| no_cursor("before"))?;
         self.reader.ask(move |connection| reader::dead_letters(connection, &topic, before, limit)).await
     }
 

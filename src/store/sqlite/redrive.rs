@@ -13,6 +13,8 @@ struct Letter {
     seq: i64,
     readable: bool,
     captured: bool,
+    /// Of its record, while that lasts.
+    trace: Option<String>,
 }
 
 /// Makes a dead letter a queued task again, at the end of its queue.
@@ -28,9 +30,12 @@ pub(super) fn redrive(db: &mut Db, topic: &Topic, id: &str, now: UnixMs) -> rusq
     let seq = db.last_seq + 1;
     db.connection.prepare_cached("DELETE FROM tasks WHERE id = ?1")?.execute([id])?;
     // Leases are numbered on from where none of its first life can be: whoever still runs one of those is fenced.
-    let sql = "INSERT INTO tasks (seq, id, topic, state, lease, retries, created, owner)
-               SELECT ?2, id, topic, ?3, ?4, retries, created, owner FROM dead_letters WHERE n = ?1";
-    db.connection.prepare_cached(sql)?.execute(params![letter.n, seq, State::Ready, millis(now)])?;
+    let sql = "INSERT INTO tasks (seq, id, topic, state, lease, retries, created, owner, posts, caller, trace)
+               SELECT ?2, id, topic, ?3, ?4, retries, created, owner,
+                      webhook IS NOT NULL OR reply_to IS NOT NULL, correlation, ?5
+               FROM dead_letters d JOIN inputs i ON i.seq = d.seq WHERE n = ?1";
+    let values = params![letter.n, seq, State::Ready, millis(now), letter.trace];
+    db.connection.prepare_cached(sql)?.execute(values)?;
     db.connection.prepare_cached("UPDATE inputs SET seq = ?2 WHERE seq = ?1")?.execute([letter.seq, seq])?;
     db.connection.prepare_cached("DELETE FROM dead_letters WHERE n = ?1")?.execute([letter.n])?;
     db.last_seq = seq;
@@ -49,11 +54,17 @@ pub(super) fn discard(db: &mut Db, topic: &Topic, id: &str) -> rusqlite::Result<
 }
 
 fn find(db: &Db, topic: &Topic, id: &str) -> rusqlite::Result<Option<Letter>> {
-    let sql = "SELECT n, d.seq, payload IS NOT NULL, request IS NOT NULL
+    let sql = "SELECT n, d.seq, payload IS NOT NULL, request IS NOT NULL, (SELECT trace FROM tasks t WHERE t.id = d.id)
                FROM dead_letters d LEFT JOIN inputs i ON i.seq = d.seq
                WHERE d.id = ?1 AND d.topic = ?2 ORDER BY n DESC LIMIT 1";
     let read = |row: &rusqlite::Row<'_>| {
-        Ok(Letter { n: row.get(0)?, seq: row.get(1)?, readable: row.get(2)?, captured: row.get(3)? })
+        Ok(Letter {
+            n: row.get(0)?,
+            seq: row.get(1)?,
+            readable: row.get(2)?,
+            captured: row.get(3)?,
+            trace: row.get(4)?,
+        })
     };
     db.connection.prepare_cached(sql)?.query_row(params![id, topic.as_str()], read).optional()
 }

@@ -68,6 +68,22 @@ pub(crate) async fn a_claim_that_nobody_renews_is_taken_over_with_its_task(f: im
     assert_eq!(store.claim(&claim("k", "3")).await, Ok(Claimed::Done(Conclusion::Task(first.task))));
 }
 
+/// The first's enqueue was never answered, so that its task was cancelled.
+pub(crate) async fn a_claim_that_is_taken_over_can_replace_its_task(f: impl Fixture) {
+    let (store, first, second) = (f.store(), claim("k", "1"), claim("k", "2"));
+    assert_eq!(store.claim(&first).await, Ok(mine(&first)));
+    let instead = Claim { instead_of: Some(first.task.clone()), ..second.clone() };
+    assert_eq!(store.claim(&instead).await, Ok(Claimed::Busy), "the first is still at it");
+    f.advance(LEASE + Duration::from_secs(1)).await;
+    let taken = Claimed::Mine { task: first.task.clone(), fresh: false };
+    assert_eq!(store.claim(&second).await, Ok(taken));
+    assert_eq!(store.claim(&instead).await, Ok(mine(&second)));
+    let renewed = Claimed::Mine { task: second.task.clone(), fresh: false };
+    assert_eq!(store.claim(&instead).await, Ok(renewed), "made again it is renewed");
+    store.conclude(&instead, &Conclusion::Task(second.task.clone())).await.expect("concluded");
+    assert_eq!(store.claim(&claim("k", "3")).await, Ok(Claimed::Done(Conclusion::Task(second.task))));
+}
+
 pub(crate) async fn an_abandoned_key_is_free_and_a_failed_task_makes_way(f: impl Fixture) {
     let (store, first, second) = (f.store(), claim("k", "1"), claim("k", "2"));
     assert_eq!(store.claim(&first).await, Ok(mine(&first)));

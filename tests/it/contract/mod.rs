@@ -86,10 +86,10 @@ macro_rules! contract {
             a_delayed_task_counts_against_the_backlog, a_delayed_task_is_cancelled_and_never_runs);
         contract!(@ $fixture, outbox: a_webhook_hears_of_every_end_and_a_reply_is_a_result,
             a_task_that_dies_with_its_workers_is_told_too, a_delivery_is_held_retried_and_settled_once,
-            a_dropped_delivery_is_known_with_its_reason,
-            large_deliveries_are_taken_a_few_at_a_time);
+            a_dropped_delivery_is_known_with_its_reason, large_deliveries_are_taken_a_few_at_a_time,
+            whoever_was_named_hears_of_each_end_of_a_redriven_task);
         contract!(@ $fixture, claims: a_key_is_one_requests_until_it_says_what_came_of_it,
-            a_claim_that_nobody_renews_is_taken_over_with_its_task,
+            a_claim_that_nobody_renews_is_taken_over_with_its_task, a_claim_that_is_taken_over_can_replace_its_task,
             an_abandoned_key_is_free_and_a_failed_task_makes_way);
         contract!(@ $fixture, shared: depths_count_what_waits_runs_and_is_dead, the_live_processes_are_known,
             a_process_that_leaves_is_forgotten_at_once,

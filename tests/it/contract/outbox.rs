@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{Delivery, DeliveryKind, DeliveryStatus, Outcome, Queue, Settled, Settlement, TaskStore};
+use omnidaemon::store::{
+    Delivery, DeliveryKind, DeliveryStatus, Outcome, Queue, Redriven, Settled, Settlement, TaskStore,
+};
 use omnidaemon::task::{Answer, Owner, Status, Task, UnixMs};
 use serde_json::Value;
 
@@ -91,6 +93,26 @@ pub(crate) async fn a_task_that_dies_with_its_workers_is_told_too(f: impl Fixtur
     let ends = take(&*store).await;
     assert_eq!(ends.len(), 1);
     assert_eq!((&ends[0].task, &payload(&ends[0])["status"]), (&doomed.id, &"failed".into()));
+}
+
+pub(crate) async fn whoever_was_named_hears_of_each_end_of_a_redriven_task(f: impl Fixture) {
+    let (store, q) = (f.store(), queue("a"));
+    let task = Task { reply_to: Some(queue("replies").topic), ..told(&q) };
+    end(&*store, &q, &task, &Settlement::Bury { failure: failure("out of cheese"), ttl: TTL }).await;
+    let failed = take(&*store).await.remove(0);
+    store.settle_delivery(&failed, &Outcome::Done).await.expect("settled");
+    let redriven = store.redrive(&q, task.id.as_str(), f.now()).await;
+    assert_eq!(redriven, Ok(Redriven::Queued { captured: false }));
+    let leased = lease(&*store, &q).await;
+    assert_eq!(leased.task, task);
+    let complete = Settlement::Complete { answer: json(), ttl: TTL };
+    assert_eq!(store.settle(&leased, &complete).await, Ok(Settled::Applied));
+    let mut both = take(&*store).await;
+    both.sort_by_key(|delivery| delivery.kind.as_str());
+    let [reply, webhook] = &both[..] else { panic!("two deliveries: {both:?}") };
+    assert_eq!((reply.kind, webhook.kind), (DeliveryKind::Reply, DeliveryKind::Webhook));
+    assert_eq!(payload(webhook)["status"], "completed");
+    assert_ne!(webhook.event, failed.event, "another end");
 }
 
 pub(crate) async fn a_delivery_is_held_retried_and_settled_once(f: impl Fixture) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use omnidaemon::config::GroupStart;
-use omnidaemon::store::{Queue, Settled, Settlement, TaskStore as _};
+use omnidaemon::store::{Queue, Redriven, Settled, Settlement, TaskStore as _};
 use omnidaemon::task::{Answer, Failure, FailureKind, Status, TaskId, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -364,6 +364,15 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     }
     let letters = store.dead_letters(&queue(), 10).await.expect("answers");
     assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
+
+    let redriven = store.redrive(&external, late.id.as_str(), crate::contract::wall()).await;
+    assert_eq!(redriven, Ok(Redriven::Queued { captured: false }));
+    assert_eq!(store.attend(std::slice::from_ref(&external), super::TTL).await, Ok(vec![]), "it has its time again");
+    let limits = format!("omni:limits:{GROUP}");
+    let _: f64 = redis.zincr(&limits, late.id.as_str(), -60_000).await.expect("answers");
+    let buried = store.attend(std::slice::from_ref(&external), super::TTL).await.expect("attended");
+    assert_eq!(buried.len(), 1, "and no more than that: {buried:?}");
+    assert_eq!(store.get(&late.id).await.expect("answers").expect("known").status, Status::Failed);
     let left = leasable_now(&store).await;
     assert_eq!(left.iter().map(|lease| &lease.task.id).collect::<Vec<_>>(), [&early.id]);
 }

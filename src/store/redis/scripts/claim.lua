@@ -5,7 +5,7 @@
 local key, now = KEYS[1], now_ms()
 local found = fields(key, 'request', 'holder', 'lease', 'task', 'state', 'answer')
 if found.request and found.request ~= ARGV[1] then return { 'other', false, 0, false } end
-local replaced = found.state == 'task' and found.task == ARGV[6]
+local replaced = found.task == ARGV[6] and (not found.state or found.state == 'task')
 if found.state and not replaced then return { found.state, found.task, 0, found.answer } end
 if found.holder and found.holder ~= ARGV[2] and tonumber(found.lease) > now then return { 'busy', false, 0, false } end
 local fresh = replaced or not found.request
