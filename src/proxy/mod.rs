@@ -99,11 +99,12 @@ impl Proxy {
     /// # Errors
     /// When a thread or its runtime cannot be made.
     pub fn start(self, parts: &Parts, stop: &Stop) -> io::Result<Vec<JoinHandle<()>>> {
+        let reports = Arc::<progress::Reports>::default();
         let start = |(index, listener): (usize, TcpListener)| {
-            let (parts, stop) = (parts.clone(), stop.clone());
+            let (parts, reports, stop) = (parts.clone(), Arc::clone(&reports), stop.clone());
             std::thread::Builder::new()
                 .name(format!("proxy-{index}"))
-                .spawn(move || serve::run(index, listener, parts, stop))
+                .spawn(move || serve::run(index, listener, parts, reports, stop))
         };
         self.listeners.into_iter().enumerate().map(start).collect()
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::guard::Guarded;
+use super::progress::Reports;
 use super::service::{Connection, Thread};
 use super::{Parts, Stop};
 
@@ -30,7 +32,7 @@ const MAX_STREAMS: u32 = 100;
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
 /// Runs a thread until it is stopped and its connections have ended.
-pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, stop: Stop) {
+pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, reports: Arc<Reports>, stop: Stop) {
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, index, "a data-plane thread has no runtime"),
@@ -38,7 +40,7 @@ pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, s
     let drain = stop.drain.child_token(); // of this thread: its waiters share no lock with others'
     runtime.block_on(async {
         match TcpListener::from_std(listener) {
-            Ok(listener) => accept(listener, Rc::new(Thread::new(index, parts, drain)), stop).await,
+            Ok(listener) => accept(listener, Rc::new(Thread::new(index, parts, reports, drain)), stop).await,
             Err(error) => tracing::error!(%error, index, "a data-plane thread cannot listen"),
         }
     });

@@ -34,7 +34,7 @@ pub(super) struct Thread {
     pub(super) parts: Parts,
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
-    pub(super) reports: Reports,
+    pub(super) reports: Arc<Reports>,
     /// Cancelled when the thread drains: who waits is answered early.
     pub(super) draining: CancellationToken,
     via: HeaderValue,
@@ -72,7 +72,7 @@ struct Counted {
 // === impl Thread ===
 
 impl Thread {
-    pub(super) fn new(index: usize, parts: Parts, draining: CancellationToken) -> Self {
+    pub(super) fn new(index: usize, parts: Parts, reports: Arc<Reports>, draining: CancellationToken) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
         Self {
@@ -80,7 +80,7 @@ impl Thread {
             parts,
             pool: Pool::new(),
             hoard: Hoard::default(),
-            reports: Reports::default(),
+            reports,
             draining,
             via,
             id_prefix: rand::random(),

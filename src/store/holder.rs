@@ -16,7 +16,7 @@ use crate::task::TaskId;
 const SIGNATURE: usize = 16;
 
 /// The part of a lease that fences it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// Which attempt it is.
     pub attempt: u32,
