@@ -42,11 +42,13 @@ use crate::stores::Store;
 
 const RULES: Rules = Rules { retries: RETRIES, concurrency: CONCURRENCY, lease: LEASE.as_secs() * 1000 };
 const SUBMITTERS: u64 = 4;
+/// In `scripts/torture`, whose rounds have a machine to themselves.
+const MANY_SUBMITTERS: u64 = 14;
 const CALLERS: u64 = 2;
 /// How long everything may take to end once nothing more is done to it.
 const QUIET: Duration = Duration::from_secs(80);
 /// How many tasks are read at a time in the end.
-const READERS: usize = 8;
+const READERS: usize = 24;
 
 /// What a round is made of.
 struct Round {
@@ -55,6 +57,7 @@ struct Round {
     time: Duration,
     plan: &'static [Strike],
     failpoints: bool,
+    submitters: u64,
 }
 
 #[tokio::test]
@@ -119,7 +122,8 @@ async fn torture() {
             "seed {seed}; again: scripts/torture 0 --seed {seed} --store {}",
             if redis { "redis" } else { "sqlite" }
         );
-        total.add(&Round::of_everything(seed, store, Duration::from_secs(40)).run().await);
+        let round = Round::of_everything(seed, store, Duration::from_mins(1));
+        total.add(&Round { submitters: MANY_SUBMITTERS, ..round }.run().await);
         (seed, rounds) = (seed + 1, rounds + 1);
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
         println!("total of {rounds} rounds in {minutes:.1} minutes: {total}");
@@ -128,12 +132,13 @@ async fn torture() {
 
 impl Round {
     fn of_everything(seed: u64, store: Store, time: Duration) -> Self {
-        Self { seed, store, time, plan: EVERYTHING, failpoints: true }
+        Self { seed, store, time, plan: EVERYTHING, failpoints: true, submitters: SUBMITTERS }
     }
 
     /// A short one with nothing but this.
     fn of(plan: &'static [Strike], store: Store) -> Self {
-        Self { seed: 1, store, time: Duration::from_secs(6), plan, failpoints: false }
+        let time = Duration::from_secs(6);
+        Self { seed: 1, store, time, plan, failpoints: false, submitters: SUBMITTERS }
     }
 
     /// Work and faults for a time, then quiet, then the verdict.
@@ -141,14 +146,14 @@ impl Round {
     /// # Panics
     /// When a promise is broken; the message says how to see it again.
     async fn run(self) -> Figures {
-        let Self { seed, store, time, plan, failpoints } = self;
+        let Self { seed, store, time, plan, failpoints, submitters } = self;
         let dir = tempfile::Builder::new().prefix("omnidaemon-torture-").tempdir().expect("a directory");
         let name = if matches!(store, Store::Sqlite) { "sqlite" } else { "redis" };
         let world = World::new(Journal::at(&dir.path().join("journal")));
         let handlers = serve_handlers(world.journal.clone()).await;
         let mut fleet = Fleet::start(world.clone(), store, &handlers, failpoints.then_some(seed)).await;
         let stalls = tokio::spawn(note_stalls(world.clone()));
-        let clients = send_clients(&world, seed);
+        let clients = send_clients(&world, seed, submitters);
         torment(&mut fleet, plan, seed, time).await;
         world.stop.store(true, Ordering::Relaxed);
         fleet.relent();
@@ -169,8 +174,8 @@ impl Round {
     }
 }
 
-fn send_clients(world: &World, seed: u64) -> Vec<JoinHandle<()>> {
-    let submitters = (0..SUBMITTERS).map(|n| tokio::spawn(clients::submit(world.clone(), seed * 100 + n)));
+fn send_clients(world: &World, seed: u64, submitters: u64) -> Vec<JoinHandle<()>> {
+    let submitters = (0..submitters).map(|n| tokio::spawn(clients::submit(world.clone(), seed * 100 + n)));
     let callers = (0..CALLERS).map(|n| tokio::spawn(clients::call(world.clone(), seed * 100 + 50 + n)));
     submitters.chain(callers).collect()
 }
