@@ -12,6 +12,7 @@ mod meaning;
 mod overrides;
 mod own;
 mod problem;
+mod rollout;
 mod watch;
 mod webhooks;
 mod yaml;
@@ -28,9 +29,12 @@ pub use self::expand::Env;
 pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template};
 pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
+pub use self::rollout::{
+    Baseline, Breaker, Gate, GateKind, Latency, Limits, MinSamples, Notice, Notify, OnEmpty, OnFail, Pin, Prometheus,
+    Rollout, RolloutMode, Step, StickyKey, Window, default_gates,
+};
 pub use self::watch::changes;
 pub use self::webhooks::{WebhookHost, Webhooks, is_public};
-use crate::cohort::Weight;
 use crate::task::Topic;
 
 /// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its files say by now.
@@ -324,39 +328,6 @@ pub enum OnUnknown {
     Sync,
     /// 503.
     Refuse,
-}
-
-/// `rollout:`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rollout {
-    /// The share that the operator allows.
-    pub percent: Weight,
-    /// Phases on the way to it, rising.
-    pub steps: Vec<Weight>,
-    /// Whether gates must pass first.
-    pub mode: RolloutMode,
-    /// Keeps the cohorts of two rollouts apart; the route's name by default.
-    pub salt: String,
-    /// What makes a client sticky, first present wins; none is random per request.
-    pub sticky: Vec<StickyKey>,
-}
-
-/// `rollout.mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RolloutMode {
-    /// Climbs the steps as their gates pass.
-    Gated,
-    /// Jumps to `percent`.
-    Manual,
-}
-
-/// One of `rollout.sticky.keys`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StickyKey {
-    /// `header:NAME`
-    Header(HeaderName),
-    /// `cookie:NAME`
-    Cookie(String),
 }
 
 /// `deprecation:`

@@ -4,6 +4,9 @@
 //! controller persists and publishes it. In this release the only mode is manual: the weight jumps to
 //! `percent`; the states and gates of a gated rollout come into this room, behind the same function.
 
+pub mod evidence;
+pub mod gate;
+
 use crate::cohort::Weight;
 use crate::task::UnixMs;
 

@@ -90,8 +90,7 @@ mod tests {
     use crate::config::RolloutMode;
 
     fn rollout(sticky: Vec<StickyKey>) -> Rollout {
-        let mode = RolloutMode::Manual;
-        Rollout { percent: Weight::FULL, steps: vec![], mode, salt: "s".into(), sticky }
+        Rollout { sticky, ..Rollout::new("s", Weight::FULL, RolloutMode::Manual) }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

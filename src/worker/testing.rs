@@ -111,13 +111,7 @@ pub(super) fn route(path: &str, name: &str) -> Route {
         on_unknown: OnUnknown::Sync,
         retry_canaried: false,
         drop_headers: Vec::new(),
-        rollout: Rollout {
-            percent: Weight::FULL,
-            steps: Vec::new(),
-            mode: RolloutMode::Manual,
-            salt: path.into(),
-            sticky: Vec::new(),
-        },
+        rollout: Rollout::new(path, Weight::FULL, RolloutMode::Manual),
         deprecation: Deprecation {
             mode: DeprecationMode::None,
             deprecated_at: None,

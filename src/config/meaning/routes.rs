@@ -11,7 +11,9 @@ use super::values::{Wrong, duration, name, percent, switch, text, time, topic, w
 use crate::cohort::Weight;
 use crate::config::problem::shown;
 use crate::config::yaml::{Node, Value};
-use crate::config::{Deprecation, DeprecationMode, OnUnknown, OnWaitTimeout, Rollout, RolloutMode, Route, StickyKey};
+use crate::config::{
+    Deprecation, DeprecationMode, OnUnknown, OnWaitTimeout, Rollout, RolloutMode, Route, Step, StickyKey,
+};
 
 /// Keys of `rollout` that the rollout controller will know.
 const LATER: [&str; 14] = [
@@ -93,12 +95,12 @@ fn rollout(mut rollout: Section<'_>, route: &str) -> Rollout {
         "gated" => Err(Wrong::new("gated rollouts are not in this release", "write `mode: manual`")),
         text => word(&[("manual", RolloutMode::Manual)])(text),
     });
+    let percent = allowed(&mut rollout);
     Rollout {
-        percent: allowed(&mut rollout),
-        steps: steps(&mut rollout),
-        mode,
+        steps: steps(&mut rollout).into_iter().map(Step::new).collect(),
         salt: rollout.read("salt", route.to_owned(), text),
         sticky: sticky(&mut rollout),
+        ..Rollout::new(route, percent, mode)
     }
 }
 

@@ -1,0 +1,373 @@
+//! `rollout:` of a route: how much traffic may move, by which steps, and what must hold for each of them.
+//!
+//! Ratios are shares from 0 to 1, however the file writes them. What the gates mean is in `rollout/`.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::Secret;
+use crate::cohort::Weight;
+
+/// `rollout:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    /// The share that the operator allows.
+    pub percent: Weight,
+    /// Phases on the way to it, rising.
+    pub steps: Vec<Step>,
+    /// Whether gates must pass first.
+    pub mode: RolloutMode,
+    /// Keeps the cohorts of two rollouts apart; the route's name by default.
+    pub salt: String,
+    /// What makes a client sticky, first present wins; none is random per request.
+    pub sticky: Vec<StickyKey>,
+    /// Clients that are on one path whatever the weight, while it is not 0.
+    pub pin: Pin,
+    /// How often the gates are looked at.
+    pub interval: Duration,
+    /// How long a step is watched before its gates may pass; steps may say their own.
+    pub soak: Duration,
+    /// Requests of a step below which its gates cannot pass.
+    pub min_samples: MinSamples,
+    /// The share of a cohort's tasks that must have ended before its gates may pass.
+    pub maturity: f64,
+    /// How long a step may be undecided before the rollout pauses.
+    pub max_wait: Duration,
+    /// How long replicas may take to run a new weight before the rollout pauses.
+    pub converge: Duration,
+    /// FAILs in a row that turn the rollout back.
+    pub failure_limit: u32,
+    /// PASSes in a row that complete a step.
+    pub success_streak: u32,
+    /// What FAIL does.
+    pub on_fail: OnFail,
+    /// What must hold; never empty: the default gates where the file has none.
+    pub gates: Vec<Gate>,
+    /// What turns back at once.
+    pub breaker: Breaker,
+    /// Where the queries of `prometheus` gates are asked.
+    pub prometheus: Option<Prometheus>,
+    /// When a weight may be raised; empty is always.
+    pub windows: Vec<Window>,
+    /// Who is told.
+    pub notify: Vec<Notify>,
+}
+
+/// `rollout.mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutMode {
+    /// Climbs the steps as their gates pass.
+    Gated,
+    /// Jumps to `percent`; the gates are evaluated and shown.
+    Manual,
+}
+
+/// One of `rollout.steps`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The weight that it runs at.
+    pub weight: Weight,
+    /// Its own soak, where it has one.
+    pub soak: Option<Duration>,
+    /// Whether a person must say that it may be left (`approval: manual`).
+    pub approval: bool,
+    /// What its async path is compared with.
+    pub baseline: Baseline,
+}
+
+/// `steps.baseline`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Baseline {
+    /// The sync path of the same time (`live`).
+    Live,
+    /// The sync path of the step before, as it was (`frozen`): at 100 % there is no other.
+    Frozen,
+}
+
+/// One of `rollout.sticky.keys`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyKey {
+    /// `header:NAME`
+    Header(HeaderName),
+    /// `cookie:NAME`
+    Cookie(String),
+}
+
+/// `rollout.pin`: values of the sticky keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// Kept out.
+    pub sync: Vec<String>,
+    /// Sent first: async as soon as the weight is not 0.
+    pub asynchronous: Vec<String>,
+}
+
+/// `rollout.min_samples`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinSamples {
+    /// Canaried requests with an outcome.
+    pub asynchronous: u64,
+    /// Requests on the sync path; 0 asks for no comparison.
+    pub sync: u64,
+}
+
+/// `rollout.on_fail`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFail {
+    /// To weight 0, until somebody says `retry`.
+    Rollback,
+    /// Stays, until somebody decides.
+    Pause,
+}
+
+/// One of `rollout.gates`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    /// Its name; the `gate` label.
+    pub name: String,
+    /// What it asks.
+    pub kind: GateKind,
+}
+
+/// `gates.type`, with what belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GateKind {
+    /// `error_ratio`: the share that failed.
+    ErrorRatio(Limits),
+    /// `client_error_ratio`: the share answered with a 4xx.
+    ClientErrorRatio(Limits),
+    /// `deferred_ratio`: the share whose client was told to poll. The sync path defers nobody.
+    DeferredRatio(Limits),
+    /// `slow_ratio`: the share that took longer.
+    SlowRatio {
+        /// Than this: exactly one of [`crate::metrics::DURATION_BUCKETS`].
+        threshold: Duration,
+        /// Which latency.
+        of: Latency,
+        /// Of how many it may be true.
+        limits: Limits,
+    },
+    /// `queue_oldest`: the age of the oldest waiting task of the route's topic.
+    QueueOldest {
+        /// The highest that passes.
+        max: Duration,
+    },
+    /// `queue_depth`: the tasks of the route's topic that wait.
+    QueueDepth {
+        /// The highest that passes.
+        max: u64,
+    },
+    /// `prometheus`: the value of an instant query.
+    Prometheus {
+        /// PromQL that gives one value.
+        query: String,
+        /// The lowest that passes.
+        min: Option<f64>,
+        /// The highest that passes.
+        max: Option<f64>,
+        /// What an empty answer is.
+        on_empty: OnEmpty,
+    },
+}
+
+/// What a ratio of the async path is held against. At least one of `max` and `margin` is there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// The highest share, whatever the sync path does.
+    pub max: Option<f64>,
+    /// By how much it may exceed the sync path's share.
+    pub margin: Option<f64>,
+    /// How many times the sync path's share is not yet worth turning back for.
+    pub tolerated_ratio: f64,
+    /// The chance of a false rollback over all looks.
+    pub alpha: f64,
+}
+
+/// `slow_ratio`'s `of`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// From the request to the end of its task (`end_to_end`).
+    EndToEnd,
+    /// From the request to its answer, which may be 202 (`acknowledgement`).
+    Acknowledgement,
+}
+
+/// `on_empty`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// Nothing is known.
+    Inconclusive,
+    /// As if it passed: for queries that are empty when all is well.
+    Pass,
+}
+
+/// `rollout.breaker`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    /// The time that is looked at.
+    pub window: Duration,
+    /// Outcomes in it below which nothing is decided.
+    pub min_requests: u64,
+    /// The share of failures that turns back at once.
+    pub max_error_ratio: f64,
+}
+
+/// `rollout.prometheus`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prometheus {
+    /// Its base URL, without a slash at the end; may carry user info.
+    pub url: Secret,
+    /// The longest that a query may take.
+    pub timeout: Duration,
+    /// The oldest sample that counts.
+    pub max_staleness: Duration,
+    /// How long it may be unavailable before the rollout pauses.
+    pub grace: Duration,
+}
+
+/// One of `rollout.windows`: days and hours of a time zone in which a weight may be raised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Monday is 0; in order.
+    pub days: Vec<u8>,
+    /// Minutes of the day: from, and up to but without. A window over midnight has `from` after `to`, and belongs to
+    /// the day that it begins on.
+    pub hours: (u16, u16),
+    /// The time zone.
+    pub zone: jiff::tz::TimeZone,
+}
+
+/// One of `rollout.notify`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// Names of events.
+    pub on: Vec<Notice>,
+    /// The URL that is told. Whoever writes the file may tell whom they like: it is not held to `webhooks.hosts`.
+    pub webhook: Secret,
+}
+
+/// One of `notify.on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A step was completed.
+    Step,
+    /// It turned back.
+    Rollback,
+    /// It paused, by itself or by somebody.
+    Paused,
+    /// `percent` is reached.
+    Healthy,
+}
+
+// === impl Rollout ===
+
+impl Rollout {
+    /// What a file that says `percent` and `mode`, and nothing else, means for a route of that name.
+    #[must_use]
+    pub fn new(route: &str, percent: Weight, mode: RolloutMode) -> Self {
+        let step = |points| Step::new(Weight::from_basis_points(points));
+        Self {
+            percent,
+            steps: [1_000, 2_500, 5_000, 10_000].map(step).to_vec(),
+            mode,
+            salt: route.to_owned(),
+            sticky: Vec::new(),
+            pin: Pin::default(),
+            interval: Duration::from_secs(30),
+            soak: Duration::from_mins(30),
+            min_samples: MinSamples { asynchronous: 300, sync: 300 },
+            maturity: 0.99,
+            max_wait: Duration::from_hours(24),
+            converge: Duration::from_mins(2),
+            failure_limit: 2,
+            success_streak: 2,
+            on_fail: OnFail::Rollback,
+            gates: default_gates(),
+            breaker: Breaker { window: Duration::from_secs(30), min_requests: 20, max_error_ratio: 0.5 },
+            prometheus: None,
+            windows: Vec::new(),
+            notify: Vec::new(),
+        }
+    }
+
+    /// How long a rollout at `weight` is watched before its gates may pass.
+    #[must_use]
+    pub fn soak_at(&self, weight: Weight) -> Duration {
+        self.step_at(weight).and_then(|step| step.soak).unwrap_or(self.soak)
+    }
+
+    /// The step of `weight`; none for a weight between the steps.
+    #[must_use]
+    pub fn step_at(&self, weight: Weight) -> Option<&Step> {
+        self.steps.iter().find(|step| step.weight == weight)
+    }
+
+    /// The next weight on the way from `weight` to `percent`; none when it is reached.
+    #[must_use]
+    pub fn next_after(&self, weight: Weight) -> Option<Weight> {
+        let next = self.steps.iter().map(|step| step.weight).find(|step| *step > weight);
+        (weight < self.percent).then(|| next.unwrap_or(self.percent).min(self.percent))
+    }
+}
+
+// === impl RolloutMode ===
+
+impl RolloutMode {
+    /// The word in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gated => "gated",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// A step that says its weight and nothing else.
+    #[must_use]
+    pub fn new(weight: Weight) -> Self {
+        Self { weight, soak: None, approval: false, baseline: Baseline::Live }
+    }
+}
+
+// === impl GateKind ===
+
+impl GateKind {
+    /// The word in the file.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::ErrorRatio(_) => "error_ratio",
+            Self::ClientErrorRatio(_) => "client_error_ratio",
+            Self::DeferredRatio(_) => "deferred_ratio",
+            Self::SlowRatio { .. } => "slow_ratio",
+            Self::QueueOldest { .. } => "queue_oldest",
+            Self::QueueDepth { .. } => "queue_depth",
+            Self::Prometheus { .. } => "prometheus",
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max: None, margin: None, tolerated_ratio: 1.25, alpha: 0.01 }
+    }
+}
+
+/// The gates of a rollout whose file has none.
+#[must_use]
+pub fn default_gates() -> Vec<Gate> {
+    let limits = |max, margin| Limits { max, margin, ..Limits::default() };
+    let gate = |name: &str, kind| Gate { name: name.to_owned(), kind };
+    vec![
+        gate("errors", GateKind::ErrorRatio(limits(Some(0.01), Some(0.005)))),
+        gate("client_errors", GateKind::ClientErrorRatio(limits(None, Some(0.02)))),
+        gate("deferred", GateKind::DeferredRatio(limits(Some(0.01), None))),
+    ]
+}

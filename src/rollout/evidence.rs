@@ -1,0 +1,131 @@
+//! What is known of a route's two paths: counts, never rates. They are cumulative within one epoch (from a change of
+//! weight to the next) and summed over all replicas, so that a look that is missed costs nothing.
+//!
+//! Tasks are counted by the store, in the change that ends them, under the epoch that they were accepted in: a worker that
+//! dies takes no count with it. What a proxy sees, it counts itself.
+
+use crate::metrics::DURATION_BUCKETS;
+
+/// Latency buckets: one per bound, and one over the last.
+pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
+
+/// Requests by how long they took, one count per bucket (not cumulative).
+pub type Took = [u64; BUCKETS];
+
+/// What came of the requests of one path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests with an outcome; of tasks those that completed or failed, not the cancelled.
+    pub total: u64,
+    /// Failed: 5xx on the sync path; on the async one a task that failed for good, or that the store refused.
+    pub failed: u64,
+    /// Answered with a 4xx; not among `failed`.
+    pub client_errors: u64,
+    /// How long they took, from the request to its outcome.
+    pub took: Took,
+}
+
+/// What is known of one epoch of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Requests that the sync path served: those that were never canaried.
+    pub sync: Counts,
+    /// Canaried requests with an outcome.
+    pub asynchronous: Counts,
+    /// Canaried requests that became a task.
+    pub accepted: u64,
+    /// Tasks of them that were cancelled: no outcome is to come.
+    pub cancelled: u64,
+    /// Canaried requests that the store refused; each is also an async failure.
+    pub refused: u64,
+    /// Canaried requests whose client was told to poll, though it had not asked for that.
+    pub deferred: u64,
+    /// Canaried requests by how long their client waited for its answer, which may be 202.
+    pub acknowledged: Took,
+    /// Requests that would have been canaried and were served sync because the store was gone.
+    pub unavailable: u64,
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.total += other.total;
+        self.failed += other.failed;
+        self.client_errors += other.client_errors;
+        add_took(&mut self.took, &other.took);
+    }
+
+    /// What came since `earlier`; nothing where counts were lost (a store that was flushed).
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            total: self.total.saturating_sub(earlier.total),
+            failed: self.failed.saturating_sub(earlier.failed),
+            client_errors: self.client_errors.saturating_sub(earlier.client_errors),
+            took: took_since(&self.took, &earlier.took),
+        }
+    }
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.sync.add(&other.sync);
+        self.asynchronous.add(&other.asynchronous);
+        self.accepted += other.accepted;
+        self.cancelled += other.cancelled;
+        self.refused += other.refused;
+        self.deferred += other.deferred;
+        add_took(&mut self.acknowledged, &other.acknowledged);
+        self.unavailable += other.unavailable;
+    }
+
+    /// What came since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            sync: self.sync.since(&earlier.sync),
+            asynchronous: self.asynchronous.since(&earlier.asynchronous),
+            accepted: self.accepted.saturating_sub(earlier.accepted),
+            cancelled: self.cancelled.saturating_sub(earlier.cancelled),
+            refused: self.refused.saturating_sub(earlier.refused),
+            deferred: self.deferred.saturating_sub(earlier.deferred),
+            acknowledged: took_since(&self.acknowledged, &earlier.acknowledged),
+            unavailable: self.unavailable.saturating_sub(earlier.unavailable),
+        }
+    }
+
+    /// Canaried requests, whatever came of them: those that became a task, and those that were refused.
+    #[must_use]
+    pub fn canaried(&self) -> u64 {
+        self.accepted + self.refused
+    }
+
+    /// Tasks whose outcome is still to come.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let ended = self.asynchronous.total - self.refused.min(self.asynchronous.total);
+        self.accepted.saturating_sub(ended + self.cancelled)
+    }
+}
+
+/// How many of `took` were over `seconds`, which is one of the bounds.
+#[must_use]
+pub fn slower_than(took: &Took, seconds: f64) -> u64 {
+    let first = DURATION_BUCKETS.partition_point(|bound| *bound <= seconds);
+    took[first..].iter().sum()
+}
+
+fn add_took(to: &mut Took, from: &Took) {
+    for (sum, more) in to.iter_mut().zip(from) {
+        *sum += more;
+    }
+}
+
+fn took_since(now: &Took, earlier: &Took) -> Took {
+    std::array::from_fn(|at| now[at].saturating_sub(earlier[at]))
+}
