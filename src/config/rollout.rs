@@ -297,6 +297,14 @@ impl Rollout {
         self.step_at(weight).and_then(|step| step.soak).unwrap_or(self.soak)
     }
 
+    /// A digest of what a soak is for: an edit of it makes the present soak begin anew. Only compared within one
+    /// release.
+    #[must_use]
+    pub fn gates_digest(&self) -> u64 {
+        let Self { gates, min_samples, maturity, .. } = self;
+        xxhash_rust::xxh3::xxh3_64(format!("{gates:?} {min_samples:?} {maturity}").as_bytes())
+    }
+
     /// The step of `weight`; none for a weight between the steps.
     #[must_use]
     pub fn step_at(&self, weight: Weight) -> Option<&Step> {

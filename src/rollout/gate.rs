@@ -78,10 +78,38 @@ pub struct Look<'a> {
     pub baseline: Option<&'a Counts>,
     /// Whether enough of the cohort has an outcome for PASS.
     pub mature: bool,
+    /// Whether the rollout has reached its percent: then nobody waits for PASS, and only the detector decides.
+    pub healthy: bool,
     /// Answers of Prometheus by gate.
     pub samples: &'a BTreeMap<String, Sample>,
     /// Waiting tasks of the topic; none while that is not known.
     pub queue_depth: Option<u64>,
     /// Age of the oldest of them.
     pub queue_oldest: Option<Duration>,
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// The word in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Inconclusive => "inconclusive",
+            Self::Error => "error",
+        }
+    }
+
+    /// The number in the metric.
+    #[must_use]
+    pub fn number(self) -> f64 {
+        match self {
+            Self::Pass => 1.0,
+            Self::Inconclusive => 0.0,
+            Self::Fail => -1.0,
+            Self::Error => f64::NAN,
+        }
+    }
 }
