@@ -296,6 +296,9 @@ impl From<&Report> for StoredReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Rollout, RolloutMode};
+    use crate::rollout::evidence::BUCKETS;
+    use crate::rollout::{self, Beat, Event, Observation, Plan};
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {
@@ -305,7 +308,7 @@ mod tests {
             phase: Phase::Paused { why: Pause::AwaitingApproval, then: Progress::Gating },
             soaked: Duration::from_mins(7),
             cohort: Cohort { from: 2, to: 3, closed: Some(Duration::from_secs(1)) },
-            baseline: Some(Counts { total: 7, took: [1; crate::rollout::evidence::BUCKETS], ..Counts::default() }),
+            baseline: Some(Counts { total: 7, took: [1; BUCKETS], ..Counts::default() }),
             by: "ann".into(),
             ..State::fresh(UnixMs(7))
         };
@@ -313,6 +316,41 @@ mod tests {
         state.seen.asynchronous.failed = 4;
         assert_eq!(read(&write(&state)), Ok(state.clone()));
         assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
+    }
+
+    /// A process that is killed after any event goes on as if nothing had been.
+    #[test]
+    fn at_every_point_of_a_climb_the_state_is_read_back_as_it_was() {
+        let rollout = Rollout::new("invoke", Weight::FULL, RolloutMode::Gated);
+        let plan = Plan { route: "invoke", rollout: &rollout, deadline: Duration::from_hours(1) };
+        let counts = Counts { total: 400, took: [3; BUCKETS], ..Counts::default() };
+        let news = Evidence { sync: counts, asynchronous: counts, accepted: 400, ..Evidence::default() };
+        let (mut state, mut known) = (State::fresh(UnixMs(1)), BTreeMap::<u64, Evidence>::new());
+        let mut phases = std::collections::BTreeSet::new();
+        for at in 0..300 {
+            known.entry(state.epoch).or_default().add(&news);
+            let evidence: Vec<Evidence> =
+                state.epochs().iter().map(|epoch| known.get(epoch).copied().unwrap_or_default()).collect();
+            let observation = Observation {
+                elapsed: Duration::from_mins(7),
+                laggards: &[],
+                evidence: &evidence,
+                samples: &BTreeMap::new(),
+                queue_depth: Some(1),
+                queue_oldest: Some(Duration::from_secs(1)),
+            };
+            let window = Counts::default();
+            let beat = Beat { elapsed: Duration::from_secs(1), laggards: &[], window: &window };
+            let event = match at {
+                0 => Event::Planned,
+                at if at % 2 == 0 => Event::Look(observation),
+                _ => Event::Beat(beat),
+            };
+            state = rollout::decide(&state, plan, event, UnixMs(at)).expect("no order").state;
+            assert_eq!(read(&write(&state)).as_ref(), Ok(&state));
+            phases.insert(state.phase.as_str());
+        }
+        assert_eq!(phases.into_iter().collect::<Vec<_>>(), ["gating", "healthy", "shifting", "soaking"]);
     }
 
     #[test]

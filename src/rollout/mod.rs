@@ -15,6 +15,8 @@ pub mod gate;
 mod look;
 pub mod machine;
 mod order;
+#[cfg(test)]
+mod tests;
 pub mod state;
 pub mod verb;
 
