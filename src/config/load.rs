@@ -303,6 +303,7 @@ mod tests {
         let loaded = from_upstream("http://127.0.0.1:9000", None, None, &none).expect("an upstream");
         let route = &loaded.config.routes[0];
         assert_eq!((route.path.text.as_str(), route.rollout.percent.basis_points()), ("/invoke", 0));
+        assert_eq!(route.rollout.mode, RolloutMode::Manual, "who asks for a share on the command line sees it at once");
         let loaded = from_upstream("https://api", Some("/v1/{a}"), Some("12.5%"), &env(&[("WORKER_COUNT", "2")]));
         let config = loaded.expect("a path and a share").config;
         assert_eq!((config.routes[0].rollout.percent.basis_points(), config.workers.count), (1250, 2));

@@ -4,7 +4,8 @@
 //! `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one list of problems, so
 //! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
 //! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again, `own.rs`
-//! whether an upstream's name is this process.
+//! whether an upstream's name is this process, `windows.rs` when a weight may be raised, `deadline.rs` how long a task
+//! may take.
 
 mod deadline;
 mod expand;

@@ -152,6 +152,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Held against looking at every minute; the transitions of these zones are on whole minutes.
         #[test]
         fn the_next_opening_is_the_first_minute_that_is_open(

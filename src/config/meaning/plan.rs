@@ -65,11 +65,18 @@ fn waits(route: &Route, root: &Node, report: &mut Report) {
         let message = format!("tells every client to poll, so that the gate `{name}` cannot pass");
         warn(&["wait"], message, "raise it, write `on_wait_timeout: hold`, or leave that gate out of `rollout.gates`");
     }
-    let never = |kind: &GateKind, wait| matches!(kind, GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } if *threshold > wait);
-    if let Some(name) = gate(never) {
+    if let Some(name) = gate(never_exceeded) {
         let wait = humantime::format_duration(route.wait);
         let message = format!("`{name}` always holds: no client waits longer for its answer than `wait`, {wait}");
         warn(&["rollout", "gates"], message, "write a lower `threshold`, or `of: end_to_end`");
+    }
+}
+
+/// Whether a client would have its answer, or a 202, before that.
+fn never_exceeded(kind: &GateKind, wait: Duration) -> bool {
+    match kind {
+        GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } => *threshold > wait,
+        _ => false,
     }
 }
 
