@@ -225,6 +225,7 @@ mod tests {
         let set = |key: &str, value: &str| (format!("OMNIDAEMON__ROUTES__INVOKE__ROLLOUT__{key}"), value.to_owned());
         assert_eq!(route(&Env::from([set("PERCENT", "30")]))["steps"], json!([10.0, 25.0, 30.0]));
         assert_eq!(route(&Env::from([set("MODE", "manual")]))["steps"], json!([100.0]));
+        assert_eq!(route(&Env::from([set("STEPS", "20, 60")]))["steps"], json!([20.0, 60.0, 100.0]));
         assert_eq!(route(&Env::from([set("PERCENT", "0")]))["steps"], json!([]));
     }
 
