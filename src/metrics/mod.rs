@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 pub use self::cells::{RequestCells, RouteCells};
+
 pub use crate::task::DURATION_BUCKETS;
 
 /// The `route` label of requests that no route names.
