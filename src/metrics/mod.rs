@@ -14,11 +14,7 @@ use prometheus::{
 
 pub use self::cells::{PathTotals, RequestCells, RouteCells};
 
-/// Upper bounds of every duration histogram, seconds.
-pub const DURATION_BUCKETS: [f64; 20] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
-    1800.0, 3600.0,
-];
+pub use crate::task::DURATION_BUCKETS;
 
 /// The `route` label of requests that no route names.
 pub const OTHER: &str = "_other";
