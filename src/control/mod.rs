@@ -24,7 +24,7 @@ use crate::config::{Config, Route};
 use crate::metrics::Metrics;
 use crate::rollout::{self, Event, Plan, State};
 use crate::snapshot::{Snapshot, Snapshots};
-use crate::store::{Circuit, RolloutRecord, StoreError};
+use crate::store::{Change, Circuit, RolloutRecord, StoreError};
 use crate::task::UnixMs;
 
 /// After so long without an answer at start, the store is declared unreachable.
@@ -159,7 +159,8 @@ impl Controller {
             self.metrics.declare_topic(topic.as_str());
         }
         let generation = self.snapshots.load().generation + 1;
-        self.snapshots.publish(Snapshot::new(generation, self.config.clone(), &weights, &self.metrics));
+        let running: Vec<(Weight, u64)> = weights.into_iter().map(|weight| (weight, 0)).collect();
+        self.snapshots.publish(Snapshot::new(generation, self.config.clone(), &running, &self.metrics));
     }
 
     /// Saves what was decided and is not saved yet; what fails is tried again at the next tick.
@@ -183,7 +184,7 @@ impl Rollout {
             None => circuit.call(store.load_rollout(name)).await?.map_or(0, |record| record.version),
         };
         let record = RolloutRecord { version: version + 1, state: state::write(&self.state) };
-        let saved = circuit.call(store.save_rollout(name, &record)).await?;
+        let saved = circuit.call(store.save_rollout(name, &record, &Change::default())).await?;
         self.version = saved.then_some(record.version);
         self.unsaved = !saved;
         Ok(())
