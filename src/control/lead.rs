@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::round::Plans;
 use super::{Controller, prometheus};
 use crate::config::{Gate, GateKind, Route};
-use crate::rollout::evidence::{Counts, Evidence};
+use crate::rollout::evidence::Evidence;
 use crate::rollout::gate::Sample;
 use crate::rollout::{Beat, Event, Observation};
 
@@ -94,8 +94,7 @@ impl Controller {
         let (queue_depth, queue_oldest) = self.metrics.queue(route.topic.as_str());
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
         let (state, watch) = (&rollout.state, &mut rollout.watch);
-        let known: Option<Vec<Evidence>> =
-            state.epochs().iter().map(|epoch| watch.known.get(epoch).copied()).collect();
+        let known: Option<Vec<Evidence>> = state.epochs().iter().map(|epoch| watch.known.get(epoch).copied()).collect();
         // an epoch that has only just begun: at the next round
         let Some(evidence) = known else { return };
         let now = Instant::now();
@@ -125,6 +124,11 @@ impl Controller {
 // === impl Watch ===
 
 impl Watch {
+    /// The lead begins here: what was known of it before is too old.
+    pub(super) fn begin(&mut self) {
+        *self = Self { last_round: self.last_round, ..Self::default() };
+    }
+
     /// Another weight: what came before says nothing about it.
     pub(super) fn forget(&mut self) {
         self.lately.clear();
@@ -148,11 +152,11 @@ impl Watch {
         }
     }
 
-    /// Async outcomes of the last `window`.
-    fn window(&self, now: Instant, window: Duration) -> Counts {
+    /// What came in the last `window`.
+    fn window(&self, now: Instant, window: Duration) -> Evidence {
         let recent = self.lately.iter().rev().take_while(|(at, _)| now - *at <= window);
-        recent.fold(Counts::default(), |mut sum, (_, news)| {
-            sum.add(&news.asynchronous);
+        recent.fold(Evidence::default(), |mut sum, (_, news)| {
+            sum.add(news);
             sum
         })
     }

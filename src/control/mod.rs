@@ -7,8 +7,8 @@
 //! leads and nothing rises; an abort holds here at once and is saved when the store is back.
 
 mod attend;
+mod calls;
 mod counts;
-mod http;
 mod lead;
 mod notify;
 mod order;
@@ -28,14 +28,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use self::attend::attend_queues;
+use self::counts::Own;
+use self::lead::{Sampled, Watch};
 pub use self::prometheus::{Asked, query};
 pub use self::queues::watch_queues;
 pub use self::reload::{ReloadStatus, Reloader};
-pub use self::view::{ActError, Acted, ReplicaView, RouteView, Rollouts, View};
-use self::counts::Own;
-use self::lead::{Sampled, Watch};
 use self::round::Round;
 use self::view::Order;
+pub use self::view::{ActError, Acted, ReplicaView, Rollouts, RouteView, View};
 use crate::cohort::Weight;
 use crate::config::{Config, Route, deadline};
 use crate::metrics::Metrics;
@@ -78,11 +78,14 @@ pub struct Controller {
     leader: Option<String>,
     replicas: Vec<ReplicaView>,
     store: bool,
-    published: Option<(Arc<Config>, Vec<(Weight, u64)>)>,
+    published: Option<Published>,
     loaded: watch::Sender<bool>,
     views: watch::Sender<Arc<View>>,
     inbox: Inbox,
 }
+
+/// What the snapshot says: a configuration, and weight and epoch of its routes in their order.
+type Published = (Arc<Config>, Vec<(Weight, u64)>);
 
 /// What wakes the loop.
 struct Inbox {
@@ -90,7 +93,7 @@ struct Inbox {
     orders: mpsc::Receiver<Order>,
     rounds: mpsc::Receiver<Round>,
     round_done: mpsc::Sender<Round>,
-    samples: mpsc::Receiver<Sampled>,
+    answers: mpsc::Receiver<Sampled>,
     sampled: mpsc::Sender<Sampled>,
 }
 
@@ -124,7 +127,7 @@ impl Controller {
         let (send_config, configs) = mpsc::channel(4);
         let (send_order, orders) = mpsc::channel(16);
         let (round_done, rounds) = mpsc::channel(1);
-        let (sampled, samples) = mpsc::channel(16);
+        let (sampled, answers) = mpsc::channel(16);
         let (loaded, is_loaded) = watch::channel(false);
         let first = View { process: process.to_string(), ..View::default() };
         let (views, shown) = watch::channel(Arc::new(first));
@@ -144,7 +147,7 @@ impl Controller {
             published: None,
             loaded,
             views,
-            inbox: Inbox { configs, orders, rounds, round_done, samples, sampled },
+            inbox: Inbox { configs, orders, rounds, round_done, answers, sampled },
         };
         let rollouts = Rollouts { views: shown, orders: send_order };
         (controller, Controls { configs: send_config, loaded: is_loaded, rollouts })
@@ -174,7 +177,7 @@ impl Controller {
                     self.take_round(round).await;
                     self.load_once(begun);
                 }
-                Some(sampled) = self.inbox.samples.recv() => self.take_samples(sampled).await,
+                Some(sampled) = self.inbox.answers.recv() => self.take_samples(sampled).await,
                 _ = early.tick(), if !is_loaded => {}
                 _ = ticks.tick() => {}
             }
@@ -229,7 +232,8 @@ impl Controller {
             self.metrics.declare_route(&route.name);
         }
         let routes = self.config.routes.iter();
-        let gates = routes.flat_map(|route| route.rollout.gates.iter().map(|gate| (route.name.as_str(), gate.name.as_str())));
+        let gates =
+            routes.flat_map(|route| route.rollout.gates.iter().map(|gate| (route.name.as_str(), gate.name.as_str())));
         self.metrics.declare_gates(gates);
         for topic in self.config.topics.keys() {
             self.metrics.declare_topic(topic.as_str());
@@ -277,13 +281,18 @@ impl Controller {
             self.metrics.set_rollout(&route.name, weight.percent(), route.rollout.percent.percent());
             if let Some(rollout) = self.rollouts.get_mut(&route.name) {
                 rollout.own.begin(*epoch, &route.name, &self.metrics);
-                for report in rollout.state.reports.iter().filter(|report| route.rollout.gates.iter().any(|gate| gate.name == report.gate)) {
+                for report in rollout
+                    .state
+                    .reports
+                    .iter()
+                    .filter(|report| route.rollout.gates.iter().any(|gate| gate.name == report.gate))
+                {
                     self.metrics.set_gate(&route.name, &report.gate, report.verdict.number());
                 }
             }
         }
         let new = (self.config.clone(), weights);
-        let same = |(config, weights): &(Arc<Config>, Vec<_>)| Arc::ptr_eq(config, &new.0) && *weights == new.1;
+        let same = |(config, weights): &Published| Arc::ptr_eq(config, &new.0) && *weights == new.1;
         if !self.published.as_ref().is_some_and(same) {
             let generation = self.snapshots.load().generation + 1;
             self.snapshots.publish(Snapshot::new(generation, self.config.clone(), &new.1, &self.metrics));

@@ -8,18 +8,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use tokio::time::sleep;
 
-use super::{http, state};
+use super::{calls, state};
 use crate::config::{Notice, Route, Secret};
 use crate::rollout::{Happened, Phase};
 
 /// Before each try.
-const PAUSES: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-    Duration::from_mins(2),
-];
+const PAUSES: [Duration; 5] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2)];
 /// The longest that one try may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -59,8 +54,8 @@ async fn post(webhook: Secret, body: Bytes, route: String) {
 }
 
 async fn try_to_post(webhook: &Secret, body: Bytes) -> Result<(), String> {
-    let mut request = http::request(Method::POST, &webhook.current()?, body)?;
+    let mut request = calls::request(Method::POST, &webhook.current()?, body)?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, _) = http::send(request, LIMIT).await?;
+    let (status, _) = calls::send(request, LIMIT).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
 }

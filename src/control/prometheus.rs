@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::http;
+use super::calls;
 use crate::config::{Gate, GateKind, Prometheus};
 use crate::rollout::gate::Sample;
 
@@ -36,8 +37,8 @@ struct Reply {
 enum Data {
     Vector(Vec<Series>),
     Scalar((f64, String)),
-    Matrix(serde_json::Value),
-    String(serde_json::Value),
+    Matrix(IgnoredAny),
+    String(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -84,10 +85,10 @@ async fn answer(server: &Prometheus, base: &str, query: &str, lookback: Option<D
         fields.push(("lookback_delta", lookback));
     }
     let url = format!("{}/api/v1/query", base.trim_end_matches('/'));
-    let mut request = http::request(Method::POST, &url, Bytes::from(form(&fields)))?;
+    let mut request = calls::request(Method::POST, &url, Bytes::from(form(&fields)))?;
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
     request.headers_mut().insert(header::CONTENT_TYPE, kind);
-    let (status, body) = http::send(request, server.timeout).await?;
+    let (status, body) = calls::send(request, server.timeout).await?;
     read(status, &body)
 }
 
@@ -107,7 +108,9 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Asked, String> {
         Some(Data::Vector(series)) => match series.as_slice() {
             [] => Ok(Asked { sample: Sample::Empty, series: 0 }),
             [series] => Ok(Asked { sample: one(&series.value.1), series: 1 }),
-            more => Err(format!("the query gives {} series and must give one: aggregate it, as with max(…)", more.len())),
+            more => {
+                Err(format!("the query gives {} series and must give one: aggregate it, as with max(…)", more.len()))
+            }
         },
         Some(Data::Matrix(_) | Data::String(_)) => Err("the query must give one number, not a range or a text".into()),
         None => Err(format!("it answered {status} without a result")),
@@ -116,22 +119,16 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Asked, String> {
 
 /// `application/x-www-form-urlencoded`
 fn form(fields: &[(&str, &str)]) -> String {
-    let mut text = String::new();
-    for (name, value) in fields {
-        if !text.is_empty() {
-            text.push('&');
-        }
-        text.push_str(name);
-        text.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                text.push(char::from(byte));
-            } else {
-                text.push_str(&format!("%{byte:02X}"));
-            }
-        }
+    let field = |(name, value): &(&str, &str)| format!("{name}={}", value.bytes().map(escaped).collect::<String>());
+    fields.iter().map(field).collect::<Vec<_>>().join("&")
+}
+
+fn escaped(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
     }
-    text
 }
 
 #[cfg(test)]
@@ -144,14 +141,18 @@ mod tests {
 
     #[test]
     fn what_prometheus_answers_is_told_apart() {
-        let vector = |result: &str| format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{result}}}}}"#);
+        let vector =
+            |result: &str| format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{result}}}}}"#);
         assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1.5,"0.25"]}]"#)), Ok(Sample::Value(0.25)));
         assert_eq!(sample(&vector("[]")), Ok(Sample::Empty));
         assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1,"NaN"]}]"#)), Ok(Sample::NotANumber));
         assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1,"+Inf"]}]"#)), Ok(Sample::NotANumber));
         let two = r#"[{"metric":{"a":"1"},"value":[1,"1"]},{"metric":{"a":"2"},"value":[1,"2"]}]"#;
         assert!(sample(&vector(two)).is_err_and(|why| why.contains("2 series")));
-        assert_eq!(sample(r#"{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}"#), Ok(Sample::Value(7.0)));
+        assert_eq!(
+            sample(r#"{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}"#),
+            Ok(Sample::Value(7.0))
+        );
         let wrong = r#"{"status":"error","errorType":"bad_data","error":"unknown function"}"#;
         assert_eq!(sample(wrong), Err("unknown function".into()));
         assert!(sample("<html>").is_err());

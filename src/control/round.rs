@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::view::ReplicaView;
-use super::{Controller, counts, plan_of, deadline_of, state};
+use super::{Controller, counts, deadline_of, plan_of, state};
 use crate::cohort::Weight;
 use crate::config::Route;
 use crate::rollout::evidence::Evidence;
@@ -78,10 +78,9 @@ impl Controller {
         for (route, (weight, epoch)) in self.config.routes.iter().zip(running) {
             let plan = digest(&format!("{:?}", route.rollout));
             plans.push_str(&plan);
-            about.routes.insert(
-                route.name.clone(),
-                AboutRoute { weight_bp: weight.basis_points(), epoch: *epoch, plan },
-            );
+            about
+                .routes
+                .insert(route.name.clone(), AboutRoute { weight_bp: weight.basis_points(), epoch: *epoch, plan });
             if let Some(rollout) = self.rollouts.get(&route.name) {
                 let (epoch, text) = rollout.own.send(&route.name, &self.metrics);
                 counts.push((route.name.clone(), epoch, text));
@@ -118,7 +117,7 @@ impl Controller {
         self.term = meeting.term;
         if began {
             for rollout in self.rollouts.values_mut() {
-                rollout.watch = super::Watch { last_round: rollout.watch.last_round, ..super::Watch::default() };
+                rollout.watch.begin();
             }
             self.plan().await;
         }
@@ -184,7 +183,10 @@ impl Controller {
                 Some(_) => None,
             }
         };
-        self.replicas.iter().filter_map(|replica| lags(replica).map(|why| format!("{} ({why})", replica.process))).collect()
+        self.replicas
+            .iter()
+            .filter_map(|replica| lags(replica).map(|why| format!("{} ({why})", replica.process)))
+            .collect()
     }
 }
 

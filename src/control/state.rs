@@ -13,7 +13,8 @@ use super::counts::{read_took, write_took};
 use crate::cohort::Weight;
 use crate::rollout::evidence::{Counts, Evidence};
 use crate::rollout::gate::{Memory, Report, Verdict};
-use crate::rollout::{CONTROLLER, Cohort, Happened, Pause, Phase, Progress, State};
+use crate::rollout::sequential::Scores;
+use crate::rollout::{Cohort, Happened, Pause, Phase, Progress, State};
 use crate::store::StoreError;
 use crate::task::UnixMs;
 
@@ -60,10 +61,9 @@ type Numbers = Vec<u64>;
 
 #[derive(Serialize, Deserialize)]
 struct StoredMemory {
-    since_start: [f64; 3],
-    since_worst: [f64; 3],
-    next_look: u64,
-    passed: bool,
+    since_start: Scores,
+    since_worst: Scores,
+    over_limit: Scores,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -228,15 +228,15 @@ fn counts(numbers: &[u64]) -> Counts {
 
 impl From<&Memory> for StoredMemory {
     fn from(memory: &Memory) -> Self {
-        let Memory { since_start, since_worst, next_look, passed } = *memory;
-        Self { since_start, since_worst, next_look, passed }
+        let Memory { since_start, since_worst, over_limit } = *memory;
+        Self { since_start, since_worst, over_limit }
     }
 }
 
 impl From<StoredMemory> for Memory {
     fn from(stored: StoredMemory) -> Self {
-        let StoredMemory { since_start, since_worst, next_look, passed } = stored;
-        Self { since_start, since_worst, next_look, passed }
+        let StoredMemory { since_start, since_worst, over_limit } = stored;
+        Self { since_start, since_worst, over_limit }
     }
 }
 
@@ -244,7 +244,8 @@ impl From<StoredMemory> for Memory {
 
 impl From<&Evidence> for StoredEvidence {
     fn from(evidence: &Evidence) -> Self {
-        let Evidence { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable } = evidence;
+        let Evidence { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable } =
+            evidence;
         Self {
             sync: numbers(sync),
             asynchronous: numbers(asynchronous),
@@ -268,7 +269,8 @@ impl From<StoredEvidence> for Evidence {
 impl StoredReport {
     /// Kinds and verdicts that this release does not know are shown as doubt: nothing is decided by a stored report.
     fn into_report(self) -> Report {
-        let kinds = ["error_ratio", "client_error_ratio", "deferred_ratio", "slow_ratio", "queue_oldest", "queue_depth"];
+        let kinds =
+            ["error_ratio", "client_error_ratio", "deferred_ratio", "slow_ratio", "queue_oldest", "queue_depth"];
         let verdicts = [Verdict::Pass, Verdict::Fail, Verdict::Error];
         let Self { gate, kind, verdict, why, needs, asynchronous, sync, value, interval } = self;
         Report {
@@ -298,7 +300,7 @@ mod tests {
     use super::*;
     use crate::config::{Rollout, RolloutMode};
     use crate::rollout::evidence::BUCKETS;
-    use crate::rollout::{self, Beat, Event, Observation, Plan};
+    use crate::rollout::{self, Beat, CONTROLLER, Event, Observation, Plan};
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {
@@ -339,7 +341,7 @@ mod tests {
                 queue_depth: Some(1),
                 queue_oldest: Some(Duration::from_secs(1)),
             };
-            let window = Counts::default();
+            let window = Evidence::default();
             let beat = Beat { elapsed: Duration::from_secs(1), laggards: &[], window: &window };
             let event = match at {
                 0 => Event::Planned,

@@ -99,7 +99,8 @@ impl RouteCells {
     /// What was counted on a path since the process began.
     #[must_use]
     pub fn totals(&self, path: Path) -> PathTotals {
-        let codes = |from: usize, to: usize| (from..to).map(|code| self.sum(path, |cell| &cell.codes[code - 100])).sum();
+        let codes =
+            |from: usize, to: usize| (from..to).map(|code| self.sum(path, |cell| &cell.codes[code - 100])).sum();
         PathTotals {
             answered: codes(100, 600),
             client_errors: codes(400, 500),

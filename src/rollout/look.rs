@@ -76,7 +76,7 @@ impl Turn<'_> {
 
     fn judge(&mut self, judged: &Evidence, news: &Evidence, observation: &Observation<'_>) -> Vec<Report> {
         let rollout = self.plan.rollout;
-        let frozen = rollout.step_at(self.state.weight).is_some_and(|step| step.baseline == Baseline::Frozen);
+        let frozen = rollout.baseline_at(self.state.weight) == Baseline::Frozen;
         let look = Look {
             evidence: judged,
             news,
@@ -233,7 +233,10 @@ impl Turn<'_> {
             return self.tell("step", CONTROLLER, &format!("percent, {weight}, is reached, and its gates have passed"));
         };
         if rollout.step_at(weight).is_some_and(|step| step.approval) {
-            self.pause(Pause::AwaitingApproval, &format!("the gates of {weight} have passed, and the step asks for a person"));
+            self.pause(
+                Pause::AwaitingApproval,
+                &format!("the gates of {weight} have passed, and the step asks for a person"),
+            );
         } else if self.may_raise() {
             self.climb(next, &format!("the gates of {weight} have passed"));
         } else {
@@ -272,5 +275,8 @@ fn is_mature(judged: &Evidence, maturity: f64) -> bool {
 /// FAIL wins, then a source that is gone, then doubt.
 fn overall(reports: &[Report]) -> Verdict {
     let has = |verdict| reports.iter().any(|report| report.verdict == verdict);
-    [Verdict::Fail, Verdict::Error, Verdict::Inconclusive].into_iter().find(|verdict| has(*verdict)).unwrap_or(Verdict::Pass)
+    [Verdict::Fail, Verdict::Error, Verdict::Inconclusive]
+        .into_iter()
+        .find(|verdict| has(*verdict))
+        .unwrap_or(Verdict::Pass)
 }

@@ -47,8 +47,8 @@ pub struct Beat<'a> {
     pub elapsed: Duration,
     /// Live replicas that do not run the present epoch, or whose file differs.
     pub laggards: &'a [String],
-    /// Async outcomes of the breaker's window.
-    pub window: &'a Counts,
+    /// What came in the breaker's window.
+    pub window: &'a Evidence,
 }
 
 /// What the leader sees every `interval`.
@@ -151,7 +151,8 @@ impl Turn<'_> {
     /// Whether a weight may be raised now.
     pub(super) fn may_raise(&self) -> bool {
         let windows = &self.plan.rollout.windows;
-        windows.is_empty() || jiff::Timestamp::from_millisecond(self.now.0.cast_signed()).is_ok_and(|now| is_open(windows, now))
+        windows.is_empty()
+            || jiff::Timestamp::from_millisecond(self.now.0.cast_signed()).is_ok_and(|now| is_open(windows, now))
     }
 
     pub(super) fn planned(&mut self) {
@@ -261,7 +262,7 @@ impl Turn<'_> {
         }
         let counts = self.state.phase.progress().is_some() && !self.is_hands_off();
         if counts && super::gate::breaks(&self.plan.rollout.breaker, beat.window) {
-            let Counts { failed, total, .. } = beat.window;
+            let Counts { failed, total, .. } = beat.window.asynchronous;
             let window = humantime::format_duration(self.plan.rollout.breaker.window);
             self.fail(&format!("breaker: {failed} of {total} async failed within {window}"));
         }

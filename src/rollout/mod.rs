@@ -15,9 +15,11 @@ pub mod gate;
 mod look;
 pub mod machine;
 mod order;
+pub mod sequential;
+pub mod state;
+pub mod stats;
 #[cfg(test)]
 mod tests;
-pub mod state;
 pub mod verb;
 
 pub use self::machine::{Beat, Decision, Event, Happened, Observation, Plan, decide, running};

@@ -139,7 +139,8 @@ impl Turn<'_> {
     fn refuse_degraded(&self) -> Result<(), Refusal> {
         match self.state.phase {
             Phase::RollingBack | Phase::Degraded => {
-                Err(self.refusal(&format!("it was turned back ({}): `omnidaemon rollout retry` first", self.state.reason)))
+                Err(self
+                    .refusal(&format!("it was turned back ({}): `omnidaemon rollout retry` first", self.state.reason)))
             }
             _ => Ok(()),
         }

@@ -59,7 +59,7 @@ impl World {
 
     fn beat(&mut self, settled: bool) -> Vec<Happened> {
         let laggards: &[String] = if settled { &[] } else { &["other (its file differs)".to_owned()] };
-        self.event(Event::Beat(Beat { elapsed: Duration::from_secs(1), laggards, window: &Counts::default() }))
+        self.event(Event::Beat(Beat { elapsed: Duration::from_secs(1), laggards, window: &Evidence::default() }))
     }
 
     fn look(&mut self, news: &Evidence, elapsed: Duration) -> Vec<Happened> {
@@ -276,8 +276,7 @@ fn percent_between_the_steps_is_climbed_to() {
 fn a_failing_canary_is_turned_back_and_left_by_retry_only() {
     let mut world = World::new(50);
     world.beat(true);
-    let happened: Vec<Happened> =
-        (0..4).flat_map(|_| world.look(&evidence(100, 100, 900, 0), MINUTE)).collect();
+    let happened: Vec<Happened> = (0..4).flat_map(|_| world.look(&evidence(100, 100, 900, 0), MINUTE)).collect();
     assert_eq!(happened.iter().map(|happened| happened.event).collect::<Vec<_>>(), ["rollback"]);
     assert!(happened[0].reports.iter().any(|report| report.verdict == Verdict::Fail));
     world.beat(true);
@@ -387,7 +386,6 @@ fn what_is_not_done_by_its_deadline_has_failed() {
     let lost = Evidence { accepted: 400, ..evidence(0, 0, 400, 0) };
     world.look(&lost, 40 * MINUTE);
     assert_eq!(world.state.phase, Phase::Gating);
-    let happened: Vec<Happened> =
-        (0..10).flat_map(|_| world.look(&Evidence::default(), 10 * MINUTE)).collect();
+    let happened: Vec<Happened> = (0..10).flat_map(|_| world.look(&Evidence::default(), 10 * MINUTE)).collect();
     assert_eq!(happened.first().map(|happened| happened.event), Some("rollback"), "{:?}", world.state.reports);
 }
