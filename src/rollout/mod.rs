@@ -6,6 +6,8 @@
 
 pub mod evidence;
 pub mod gate;
+pub mod sequential;
+pub mod stats;
 
 use crate::cohort::Weight;
 use crate::task::UnixMs;
