@@ -13,6 +13,7 @@ mod dead_letters;
 mod deprecation;
 mod fail_open;
 mod floors;
+mod gates;
 mod harness;
 mod idempotency;
 mod names;
