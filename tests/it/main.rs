@@ -28,6 +28,7 @@ mod redis_secure;
 mod redis_sentinel;
 mod redis_store;
 mod reload;
+mod rollout;
 mod smoke;
 mod start;
 mod stores;
