@@ -3,6 +3,7 @@
 //! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
 //! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
 
+mod buckets;
 mod life;
 mod progress;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+pub use self::buckets::DURATION_BUCKETS;
 pub use self::life::{Life, Run};
 pub use self::progress::Progress;
 
