@@ -7,6 +7,7 @@ mod demo;
 mod exit;
 mod global;
 mod health;
+mod metrics;
 mod output;
 mod scrape;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Say whether all is well: status, workers, queue
     Health(health::HealthArgs),
+    /// Show what the server has counted: tasks by topic, requests and errors by path
+    Metrics(metrics::MetricsArgs),
     /// Publish tasks, and read their results
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -70,6 +73,7 @@ async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Runner(args) => serve::runner(args, global).await,
         Command::Demo(args) => demo::run(args, global).await,
         Command::Health(args) => health::run(args, global).await,
+        Command::Metrics(args) => metrics::run(args, global).await,
         Command::Task(command) => task::run(command, global).await,
         Command::Bus(command) => bus::run(command, global).await,
         Command::Config(command) => config::run(command, global).await,

@@ -1,6 +1,6 @@
 //! Reads the Prometheus text format: what `/metrics` says, as numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The samples of one exposition.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,12 @@ impl Scrape {
     pub(super) fn sum_where(&self, name: &str, filter: impl Fn(&Labels) -> bool) -> Option<f64> {
         let pleasing = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
         pleasing.map(|sample| sample.value).reduce(|sum, value| sum + value)
+    }
+
+    /// The values that `label` has among the series of `name`.
+    pub(super) fn values(&self, name: &str, label: &str) -> BTreeSet<String> {
+        let series = self.0.iter().filter(|sample| sample.name == name);
+        series.filter_map(|sample| sample.labels.get(label).cloned()).collect()
     }
 }
 
@@ -96,5 +102,6 @@ mod tests {
         assert_eq!(scrape.sum("a", &[("y", "q\"}, z\n")]), Some(2.0));
         assert_eq!((scrape.sum("nothing", &[]), scrape.sum("a", &[("x", "3")])), (None, None));
         assert_eq!(scrape.sum_where("a", |labels| labels["x"].as_str() > "1"), Some(9.0));
+        assert_eq!(scrape.values("a", "x").into_iter().collect::<Vec<_>>(), ["1", "2"]);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod evidence;
 pub mod gate;
+pub mod words;
 
 use crate::cohort::Weight;
 use crate::task::UnixMs;

@@ -15,6 +15,7 @@ mod fail_open;
 mod floors;
 mod harness;
 mod idempotency;
+mod metrics_cli;
 mod names;
 mod ops;
 mod progress;
