@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::plan;
 use crate::config::own::is_own;
 use crate::config::problem::{Origin, Problem, Report};
 use crate::config::yaml::Node;
@@ -18,10 +19,11 @@ pub(super) fn check(config: &Config, root: &Node, report: &mut Report) {
     own_paths(config, root, report);
     external_topics(config, root, report);
     drain(config, root, report);
+    plan::check(config, root, report);
 }
 
 /// The place of a key, or of the nearest section above it that was written.
-fn place<'n>(root: &'n Node, path: &[&str]) -> Option<&'n Origin> {
+pub(super) fn place<'n>(root: &'n Node, path: &[&str]) -> Option<&'n Origin> {
     (1..=path.len()).rev().find_map(|length| root.find(&path[..length])).map(|node| &node.origin)
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Ending {
     pub(super) at: u64,
     /// Whom its end is told to, as `outbox::letters` has it.
     pub(super) told: String,
+    /// What it is counted as, where its record says that it is.
+    pub(super) outcome: &'static str,
 }
 
 /// Whether it applied, or was fenced.
@@ -198,6 +200,8 @@ pub(super) struct To<'a> {
     pub(super) outbox: &'a str,
     /// This process's name: its channel need not be told.
     pub(super) name: &'a str,
+    /// Before a tally's name.
+    pub(super) tallies: &'a str,
 }
 
 /// One call, with an answer for each.
@@ -215,7 +219,7 @@ async fn call(endings: &[Ending], to: &To<'_>) -> Result<Vec<Answer>, StoreError
     all.extend(queues.iter().flat_map(|ending| ending.queue.iter().map(String::as_str)));
     all.extend(endings.iter().flat_map(|ending| ending.keys.iter().map(String::as_str)));
     all.push(to.outbox);
-    let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, to.name]).arg(queues.len());
+    let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, to.name]).arg(queues.len()).arg(to.tallies);
     for ending in &queues {
         call = call.arg(&ending.group);
     }
@@ -233,7 +237,8 @@ async fn call(endings: &[Ending], to: &To<'_>) -> Result<Vec<Answer>, StoreError
             .arg(&[&ending.letter.0, &ending.letter.1])
             .arg(ending.sound)
             .arg(ending.at)
-            .arg(&ending.told);
+            .arg(&ending.told)
+            .arg(ending.outcome);
     }
     let replies: Vec<Value> = call.run(to.link).await?;
     Ok(replies.into_iter().map(answer).collect())

@@ -26,6 +26,7 @@ pub(super) struct Row {
     owner: Option<String>,
     route: Option<String>,
     secret: Option<Bytes>,
+    epoch: Option<u64>,
 }
 
 impl FromRedisValue for Row {
@@ -44,6 +45,7 @@ impl FromRedisValue for Row {
             owner: from_redis_value(next())?,
             route: from_redis_value(next())?,
             secret: from_redis_value(next())?,
+            epoch: from_redis_value(next())?,
         })
     }
 }
@@ -54,6 +56,7 @@ impl Row {
         let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.created.unwrap_or_default()));
         let task = Task {
             route: self.route.clone(),
+            epoch: self.epoch,
             owner: self.owner.as_deref().map(Owner::from_digest),
             retries: self.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)

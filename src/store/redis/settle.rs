@@ -42,6 +42,7 @@ impl Partition {
             }
             &ENQUEUE
         };
+        let counted = task.route.as_deref().zip(task.epoch);
         let mut call = script
             .keys(&task_keys)
             .arg(&group)
@@ -51,9 +52,11 @@ impl Partition {
             .arg(format!("{}:{}", queue.topic, queue.agent))
             .arg(task.created.0)
             .arg(task.retries)
-            .arg(&self.name);
+            .arg(&self.name)
+            .arg(counted.map(|(route, epoch)| self.keys.tally(route, epoch)).unwrap_or_default());
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        for (field, value) in [("owner", owner), ("route", task.route.clone()), ("secret", secret)] {
+        let (route, epoch) = (task.route.clone(), counted.map(|(_, epoch)| epoch.to_string()));
+        for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
             }
@@ -126,9 +129,10 @@ impl Partition {
             sound: !end.is_malformed(),
             at: at.0,
             told: letters(task, end)?,
+            outcome: end.counted_as().as_str(),
         };
-        let (results, outbox) = (self.keys.results(), self.keys.outbox());
-        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name };
+        let (results, outbox, tallies) = (self.keys.results(), self.keys.outbox(), self.keys.tally_prefix());
+        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name, tallies: &tallies };
         let applied = self.finishing.finish(ending, &to).await?;
         if applied {
             self.tell(lease, end, at);
@@ -238,7 +242,7 @@ impl Partition {
                 keys::CHANNEL,
             ])
             .arg(millis(AHEAD))
-            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix()])
+            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix(), self.keys.tally_prefix()])
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };

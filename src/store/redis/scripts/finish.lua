@@ -1,18 +1,19 @@
 -- Ends leased tasks as completed or failed. Each stands on its own: what is wrong with one is its own answer.
 -- KEYS 1 results index  then per queue: stream, dead letters, Python's retry counts  then per task: record, result
 --      last: outbox
--- ARGV 1 channel prefix  2 own channel, without it  3 number of queues  then per queue: group  then per task:
+-- ARGV 1 channel prefix  2 own channel, without it  3 number of queues  4 prefix of tallies  then per queue: group
+--      then per task:
 --      queue, entry, attempt, turn, state, result, ttl ms, task id, ms that the entry must have been idle,
 --      head and tail of the dead letter, whether its data is JSON, now in ms: the caller's clock, as in the result,
---      whom its end is told to, for `post`, or ''
+--      whom its end is told to, for `post`, or '', what it is counted as
 -- Reply per task: 1 applied, now or before; 0 fenced; what is wrong, as text
-local queues, WIDTH = tonumber(ARGV[3]), 14
-local groups, ends, told, indexed, replies = {}, {}, {}, {}, {}
+local queues, WIDTH = tonumber(ARGV[3]), 15
+local groups, ends, told, indexed, tallied, replies, clock = {}, {}, {}, {}, {}, {}, nil
 
 local function finish(at, key, result)
-  local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now, letters =
+  local q, entry, attempt, turn, state, value, ttl, id, idle, head, tail, sound, now, letters, outcome =
     unpack(ARGV, at, at + WIDTH - 1)
-  local stream, dead, group = KEYS[3 * q - 1], KEYS[3 * q], ARGV[3 + q]
+  local stream, dead, group = KEYS[3 * q - 1], KEYS[3 * q], ARGV[4 + q]
   local record = read(key)
   if record.entry ~= entry or not is_current(record, attempt, turn) then
     local ended = record.state and record or read_end(result)
@@ -46,6 +47,12 @@ local function finish(at, key, result)
   else
     redis.call('DEL', key)
   end
+  local tally = tally_of(ARGV[4], record)
+  if tally then
+    clock = clock or now_ms()
+    local names, name = tallied[tally] or {}, tally_name(outcome, entry, clock)
+    tallied[tally], names[name] = names, (names[name] or 0) + 1
+  end
   ends[q] = ends[q] or {}
   table.insert(ends[q], entry)
   table.insert(indexed, now / 1000)
@@ -56,7 +63,7 @@ local function finish(at, key, result)
   return 1
 end
 
-local first_key, first_arg = 2 + 3 * queues, 4 + queues
+local first_key, first_arg = 2 + 3 * queues, 5 + queues
 for i = 0, (#ARGV - first_arg + 1) / WIDTH - 1 do
   local key = first_key + 2 * i
   local ok, answer = pcall(finish, first_arg + WIDTH * i, KEYS[key], KEYS[key + 1])
@@ -64,6 +71,9 @@ for i = 0, (#ARGV - first_arg + 1) / WIDTH - 1 do
 end
 
 -- what all of them need is done once
+for tally, names in pairs(tallied) do
+  for name, n in pairs(names) do add_tally(tally, name, n) end
+end
 for q, entries in pairs(ends) do
   redis.pcall('HDEL', KEYS[3 * q + 1], unpack(entries))
   if groups[q] == 1 then redis.call('XDEL', KEYS[3 * q - 1], unpack(entries)) end

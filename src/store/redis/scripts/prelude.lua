@@ -4,7 +4,7 @@
 --              entry    the stream entry's id         created  ms
 --              retries  attempts after the first that may fail, or nothing where a foreign publisher says none
 --              notify   the enqueuing process, whose channel is told of the end, or nothing
---   owner, route, secret (credentials): where there are any
+--   owner, route, epoch (of the route's rollout), secret (credentials): where there are any
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
@@ -97,10 +97,39 @@ local function fields_of(info)
   return fields
 end
 
+-- Counts what became of a canaried task, in the change that it counts. BOUNDS (ms) and KEPT (s) are put before this
+-- file. Whatever is wrong with a tally, the task goes its way.
+local function add_tally(tally, what, n)
+  if redis.pcall('HINCRBY', tally, what, n) == n then redis.pcall('EXPIRE', tally, KEPT, 'NX') end
+end
+
+-- The tally that a task is counted in; nil for one that is not.
+local function tally_of(tallies, record)
+  return record.route and record.epoch and tallies .. record.route .. ':' .. record.epoch or nil
+end
+
+-- What an end is counted as: by outcome and latency bucket, from when the task came onto its stream.
+local function tally_name(outcome, entry, ended)
+  local took, bucket = ended - ms_of(entry), 0
+  for _, bound in ipairs(BOUNDS) do
+    if bound < took then bucket = bucket + 1 end
+  end
+  return outcome .. '.' .. bucket
+end
+
+-- When a consumer of another make saved a result, ms: it says so at the end.
+local function saved_ms(result)
+  local tail, now = redis.call('GETRANGE', result, -64, -1), now_ms()
+  local saved = tonumber(tail:match('"saved_at":%s*([%d.]+)%s*}%s*$') or now / 1000)
+  return math.min(math.floor(saved * 1000), now)
+end
+
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
-local function conclude(key, result)
+local function conclude(key, result, record, tallies)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
+  local tally = tally_of(tallies, record)
+  if tally then add_tally(tally, tally_name('completed', record.entry, saved_ms(result)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end
 end
@@ -225,7 +254,7 @@ end
 local function lease_row(queue, entry, data, id, record)
   if not id then return { queue, entry, data or false, '', 0, 0 } end
   return { queue, entry, data, id, tonumber(record.attempt or 1), tonumber(record.turn or 1),
-    record.created, record.retries, record.owner, record.route, record.secret }
+    record.created, record.retries, record.owner, record.route, record.secret, record.epoch }
 end
 
 -- Makes a group at the beginning of its stream. With `mark`, where other groups have read the stream before, at what
