@@ -9,6 +9,7 @@ mod global;
 mod health;
 mod metrics;
 mod output;
+mod rollout;
 mod scrape;
 mod serve;
 mod source;
@@ -42,6 +43,9 @@ enum Command {
     Health(health::HealthArgs),
     /// Show what the server has counted: tasks by topic, requests and errors by path
     Metrics(metrics::MetricsArgs),
+    /// See how rollouts stand and why, and move them on
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Publish tasks, and read their results
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -74,6 +78,7 @@ async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Demo(args) => demo::run(args, global).await,
         Command::Health(args) => health::run(args, global).await,
         Command::Metrics(args) => metrics::run(args, global).await,
+        Command::Rollout(command) => rollout::run(command, global).await,
         Command::Task(command) => task::run(command, global).await,
         Command::Bus(command) => bus::run(command, global).await,
         Command::Config(command) => config::run(command, global).await,

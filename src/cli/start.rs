@@ -15,6 +15,7 @@ pub(super) fn logging(command: &Command) {
         Command::Demo(_)
         | Command::Health(_)
         | Command::Metrics(_)
+        | Command::Rollout(_)
         | Command::Task(_)
         | Command::Bus(_)
         | Command::Config(_) => "warn",

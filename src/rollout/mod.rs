@@ -11,10 +11,12 @@
 //! ```
 
 pub mod evidence;
+pub mod explain;
 pub mod gate;
 mod look;
 pub mod machine;
 mod order;
+pub mod preview;
 pub mod sequential;
 pub mod state;
 pub mod stats;

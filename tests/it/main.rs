@@ -28,6 +28,8 @@ mod redis_secure;
 mod redis_sentinel;
 mod redis_store;
 mod reload;
+mod rollout_admin;
+mod rollout_cli;
 mod smoke;
 mod start;
 mod stores;
