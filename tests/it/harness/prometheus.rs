@@ -67,7 +67,7 @@ impl Prometheus {
     pub async fn query(&self, query: &str) -> Value {
         let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = Client::new(&self.url()).get(&format!("/api/v1/query?query={escaped}")).await;
-        answer.json()["data"]["result"][0]["value"][1].take()
+        answer.json().pointer("/data/result/0/value/1").cloned().unwrap_or_default()
     }
 
     /// Stops it without a word, as a host that hangs; [`Self::go_on`] ends that.
