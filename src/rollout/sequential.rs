@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As it is written in books: q(r) = r·w/(r·w + 1 − w), and S_r of `asynchronous` and `sync` failures.
+    /// As it is written in books: q(r) = r·w/(r·w + 1 − w), and `S_r` of `asynchronous` and `sync` failures.
     fn by_the_book(asynchronous: f64, sync: f64, w: f64, tolerated: f64) -> f64 {
         let q = |r: f64| r * w / (r * w + 1.0 - w);
         let score =

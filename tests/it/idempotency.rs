@@ -22,7 +22,11 @@ results: {max_result: 64KiB}
 
 async fn start(store: &Store, upstream: &Upstream, percent: &str) -> Omnidaemon {
     let launch = Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", store.url());
-    launch.set("percent", percent).start().await
+    let omni = launch.set("percent", percent).start().await;
+    // one that was killed before it on the same Redis leads for another ten seconds
+    let weight = async || omni.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await;
+    eventually(PATIENCE, "its file counts", async || weight().await.to_string() == percent).await;
+    omni
 }
 
 /// `POST path` with a key.

@@ -237,7 +237,8 @@ async fn next(
         if let Some((event, rest)) = text.split_once("\n\n") {
             let data = event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::to_owned);
             let named = event.lines().any(|line| line == "event: rollout");
-            *text = rest.to_owned();
+            let rest = rest.to_owned();
+            *text = rest;
             if let Some(data) = data.filter(|_| named) {
                 return serde_json::from_str(&data).expect("JSON");
             }

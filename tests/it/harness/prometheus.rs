@@ -65,9 +65,10 @@ impl Prometheus {
 
     /// The first value of an instant query, as text; null where there is none.
     pub async fn query(&self, query: &str) -> Value {
-        let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = Client::new(&self.url()).get(&format!("/api/v1/query?query={escaped}")).await;
-        answer.json().pointer("/data/result/0/value/1").cloned().unwrap_or_default()
+        let escaped = query.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from);
+        let path = format!("/api/v1/query?query={}", escaped.collect::<String>());
+        let answer = Client::new(&self.url()).get(&path).await;
+        answer.json()["data"]["result"][0]["value"][1].clone()
     }
 
     /// Stops it without a word, as a host that hangs; [`Self::go_on`] ends that.

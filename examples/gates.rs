@@ -1,0 +1,230 @@
+//! How often gates are wrong over all looks, and how soon they are right: the tables of `docs/gates.md`.
+//!
+//! `cargo run --features failpoints --example gates` runs it, on all cores, for some minutes. Seeds are fixed: it prints the same
+//! everywhere. A quicker selection runs with the tests (`tests/it/gates/`).
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use omnidaemon::config::{Gate, GateKind, Limits, MinSamples};
+use omnidaemon::rollout::evidence::Evidence;
+use omnidaemon::rollout::gate::{Look, Memory, Verdict, judge};
+use omnidaemon::rollout::sequential;
+use omnidaemon::rollout::stats::{Bounded, Z95, newcombe_upper, wilson};
+
+#[path = "../tests/it/gates/world.rs"]
+mod world;
+
+use world::{HOUR, Step, Truth, World, step, watch};
+
+const MIN: MinSamples = MinSamples { asynchronous: 300, sync: 300 };
+const TRAFFIC: [u64; 3] = [20, 200, 2_000];
+const WEIGHTS: [f64; 3] = [0.1, 0.5, 0.9];
+const WORSE: [f64; 4] = [2.0, 3.0, 5.0, 20.0];
+const MONTH: usize = 24 * 30 * HOUR;
+
+fn main() {
+    false_rollbacks();
+    false_promotions();
+    detection();
+    alarms();
+    after_a_million();
+}
+
+fn false_rollbacks() {
+    const RUNS: u64 = 1_000;
+    println!("\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} runs)\n");
+    println!("| requests a look | weight | this gate | 95 % interval at each look |\n|---|---|---|---|");
+    let gate = errors(None, Some(0.005));
+    for (requests, weight) in places() {
+        let truth = Truth::healthy(requests, weight, 0.01);
+        let runs = each(RUNS, |seed| {
+            let world = &mut World::new(truth, seed);
+            step(&gate, MIN, world, HOUR, |step| step.rolled_back.is_some()).rolled_back.is_some()
+        });
+        let naive = each(RUNS, |seed| naively_rolled_back(truth, seed));
+        println!("| {requests} | {} | {} | {} |", percent(weight), count(&runs), count(&naive));
+    }
+}
+
+/// Whether Newcombe's 95 % interval of the difference is ever above 0.
+fn naively_rolled_back(truth: Truth, seed: u64) -> bool {
+    let (mut world, mut evidence) = (World::new(truth, seed), Evidence::default());
+    (0..HOUR).any(|_| {
+        evidence.add(&world.news());
+        let (asynchronous, sync) = (evidence.asynchronous, evidence.sync);
+        newcombe_upper(bounded(sync.failed, sync.total), bounded(asynchronous.failed, asynchronous.total)) < 0.0
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn bounded(failed: u64, total: u64) -> Bounded {
+    let (lower, upper) = wilson(failed, total, Z95);
+    Bounded { share: if total == 0 { 0.0 } else { failed as f64 / total as f64 }, lower, upper }
+}
+
+fn false_promotions() {
+    const RUNS: u64 = 1_000;
+    const LOOKS: usize = 500;
+    println!(
+        "\n### A canary promoted within {LOOKS} looks that fails exactly as often as `max: 1%` allows ({RUNS} runs)\n"
+    );
+    println!(
+        "| async requests a look | this gate | Wilson's bound at each look | Wilson's bound at 300, 600, 1,200, … |"
+    );
+    println!("|---|---|---|---|");
+    let gate = errors(Some(0.01), None);
+    for requests in [10, 100, 1_000] {
+        let truth = Truth::healthy(2 * requests, 0.5, 0.01);
+        let runs = each(RUNS, |seed| {
+            let world = &mut World::new(truth, seed);
+            step(&gate, MIN, world, LOOKS, |step: &Step| step.passed.is_some()).passed.is_some()
+        });
+        let by_wilson = |spread: bool| each(RUNS, |seed| passed_by_wilson(truth, LOOKS, seed, spread));
+        println!("| {requests} | {} | {} | {} |", count(&runs), count(&by_wilson(false)), count(&by_wilson(true)));
+    }
+}
+
+fn passed_by_wilson(truth: Truth, looks: usize, seed: u64, spread: bool) -> bool {
+    let (mut world, mut failed, mut total, mut next) = (World::new(truth, seed), 0, 0, MIN.asynchronous);
+    (0..looks).any(|_| {
+        let news = world.news();
+        (failed, total) = (failed + news.asynchronous.failed, total + news.asynchronous.total);
+        let looks = total >= next;
+        while looks && spread && next <= total {
+            next *= 2;
+        }
+        looks && wilson(failed, total, Z95).1 <= 0.01
+    })
+}
+
+fn detection() {
+    const RUNS: u64 = 300;
+    println!(
+        "\n### A worse canary rolled back within 120 looks, and the look in the middle (1 % of sync fail, {RUNS} runs)\n"
+    );
+    println!("| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | 3× | 5× | 20× |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for (requests, weight) in places() {
+        let mut cells = Vec::new();
+        for gate in [errors(None, Some(0.005)), errors(Some(0.01), Some(0.005))] {
+            for times in WORSE {
+                let truth = Truth::healthy(requests, weight, 0.01).worse(times);
+                let found = each(RUNS, |seed| {
+                    let world = &mut World::new(truth, seed);
+                    step(&gate, MIN, world, HOUR, |step| step.rolled_back.is_some()).rolled_back
+                });
+                cells.push(found_at(&found));
+            }
+        }
+        println!("| {requests} | {} | {} |", percent(weight), cells.join(" | "));
+    }
+}
+
+fn alarms() {
+    const RUNS: u64 = 200;
+    println!(
+        "\n### A healthy rollout alarmed within 30 days ({RUNS} runs of 86,400 looks, `max: 1%` and the sync path)\n"
+    );
+    println!(
+        "| requests a look | weight | fail | alarmed | 99 of 100 stay under ln E = (alarm: {:.1}) |",
+        sequential::speaks_restarted(0.01)
+    );
+    println!("|---|---|---|---|---|");
+    for (requests, weight) in places() {
+        for base in [0.001, 0.005, 0.01] {
+            let truth = Truth::healthy(requests, weight, base);
+            let watched = each(RUNS, |seed| {
+                let watched = watch(&mut World::new(truth, seed), 0.01, MONTH);
+                (watched.alarm.is_some(), watched.top)
+            });
+            let (alarmed, mut tops): (Vec<bool>, Vec<f64>) = watched.into_iter().unzip();
+            tops.sort_by(f64::total_cmp);
+            let top = tops[tops.len() * 99 / 100];
+            println!("| {requests} | {} | {} | {} | {top:.1} |", percent(weight), percent(base), count(&alarmed));
+        }
+    }
+}
+
+fn after_a_million() {
+    const RUNS: u64 = 200;
+    println!(
+        "\n### Looks until a rollout that was healthy for a million requests alarms, half of them ({RUNS} runs)\n"
+    );
+    println!(
+        "| requests a look | weight | 2× | 3× | 5× | 20× | 5×, by a test that does not restart |\n|---|---|---|---|---|---|---|"
+    );
+    for requests in [200, 2_000] {
+        for weight in WEIGHTS {
+            let truth = Truth::healthy(requests, weight, 0.005);
+            let mut cells: Vec<String> =
+                WORSE.map(|times| found_at(&each(RUNS, |seed| caught_late(truth, times, true, seed)))).to_vec();
+            cells.push(found_at(&each(RUNS, |seed| caught_late(truth, 5.0, false, seed))));
+            println!("| {requests} | {} | {} |", percent(weight), cells.join(" | "));
+        }
+    }
+}
+
+/// Looks after a million healthy requests until it is noticed that the async path got worse; an hour at most.
+fn caught_late(truth: Truth, times: f64, restarts: bool, seed: u64) -> Option<usize> {
+    let (mut world, mut memory) = (World::new(truth, seed), Memory::default());
+    let (mut whole, none) = ([0.0; 3], BTreeMap::new());
+    let gate = errors(Some(0.01), Some(0.005));
+    let mut look = |world: &mut World| {
+        let news = world.news();
+        if !restarts {
+            let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
+            sequential::add(&mut whole, bad, bad + sync, world.truth.weight, 1.25);
+            return sequential::log_e(&whole) >= sequential::speaks(0.01);
+        }
+        let (baseline, queue_depth, queue_oldest) = (None, Some(0), None);
+        let (evidence, news) = (&news, &news);
+        let look =
+            Look { evidence, news, baseline, mature: true, healthy: true, samples: &none, queue_depth, queue_oldest };
+        judge(&gate, MIN, &mut memory, &look).verdict == Verdict::Fail
+    };
+    for _ in 0..1_000_000 / truth.requests {
+        look(&mut world);
+    }
+    world.truth = truth.worse(times);
+    (1..=HOUR).find(|_| look(&mut world))
+}
+
+fn errors(max: Option<f64>, margin: Option<f64>) -> Gate {
+    let limits = Limits { max, margin, ..Limits::default() };
+    Gate { name: "errors".into(), kind: GateKind::ErrorRatio(limits) }
+}
+
+fn places() -> impl Iterator<Item = (u64, f64)> {
+    TRAFFIC.into_iter().flat_map(|requests| WEIGHTS.map(|weight| (requests, weight)))
+}
+
+/// Runs seeds on all cores.
+fn each<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let run = &run;
+    thread::scope(|scope| {
+        let part = |core| scope.spawn(move || (0..runs).skip(core).step_by(cores).map(run).collect::<Vec<T>>());
+        let parts: Vec<_> = (0..cores).map(part).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("a simulation ends")).collect()
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn count(runs: &[bool]) -> String {
+    let hits = runs.iter().filter(|hit| **hit).count();
+    percent(hits as f64 / runs.len() as f64)
+}
+
+/// `99 %, 40`: which share was found, and at which look half of the found were.
+#[allow(clippy::cast_precision_loss)]
+fn found_at(runs: &[Option<usize>]) -> String {
+    let mut found: Vec<usize> = runs.iter().copied().flatten().collect();
+    found.sort_unstable();
+    let share = percent(found.len() as f64 / runs.len() as f64);
+    found.get(found.len() / 2).map_or(share.clone(), |middle| format!("{share}, {middle}"))
+}
+
+fn percent(share: f64) -> String {
+    format!("{} %", (share * 1_000.0).round() / 10.0)
+}
