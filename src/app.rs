@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health, Role};
 use crate::config::{self, Config, Env, Loaded, Problems, StoreUrl};
-use crate::control::{Controller, Controls, ReloadStatus, Reloader, attend_queues, watch_queues};
+use crate::control::{Controller, Controls, ReloadStatus, Reloader, attend_queues, warn_of_gone, watch_queues};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Proxy};
 use crate::snapshot::{Snapshot, Snapshots};
@@ -202,7 +202,7 @@ impl App {
             let bound = TcpListener::bind(address).await;
             let listener = bound.map_err(|error| in_use("--admin-listen", address, error))?;
             say_listening("admin", listener.local_addr()?);
-            tasks.spawn(serve_admin(listener, core.admin(Role::Worker, shutdown), services.clone()));
+            tasks.spawn(serve_admin(listener, core.admin(Role::Worker, &self, shutdown), services.clone()));
         }
         core.spawn(self, &tasks, &services);
         work.await;
@@ -266,7 +266,7 @@ impl Core {
         Pool::new(process, self.circuit.clone(), self.snapshots.clone(), self.metrics.clone(), handlers, workers)
     }
 
-    fn admin(&self, role: Role, draining: CancellationToken) -> admin::Parts {
+    fn admin(&self, role: Role, app: &App, draining: CancellationToken) -> admin::Parts {
         admin::Parts {
             snapshots: self.snapshots.clone(),
             circuit: self.circuit.clone(),
@@ -274,6 +274,7 @@ impl Core {
             health: Arc::new(Health { role, loaded: self.controls.loaded.clone(), draining }),
             reloads: self.reloads.clone(),
             rollouts: self.controls.rollouts.clone(),
+            file: app.source.as_ref().map(|(path, _)| path.display().to_string().into()),
             started: self.started,
         }
     }
@@ -343,7 +344,7 @@ impl Bound {
     /// When a thread cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let Self { app, proxy, admin, core } = self;
-        let (config, snapshots) = (core.config.clone(), core.snapshots.clone());
+        let (config, snapshots, circuit) = (core.config.clone(), core.snapshots.clone(), core.circuit.clone());
         let (tasks, services, draining) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         say_listening("data", proxy.address());
         say_listening("admin", admin.local_addr()?);
@@ -355,11 +356,12 @@ impl Bound {
         };
         let stop = proxy::Stop::default();
         let threads = proxy.start(&parts, &stop)?;
-        tasks.spawn(serve_admin(admin, core.admin(Role::Serve, draining.clone()), services.clone()));
+        tasks.spawn(serve_admin(admin, core.admin(Role::Serve, &app, draining.clone()), services.clone()));
         let stop_workers = CancellationToken::new();
         let workers = tokio::spawn(core.pool(app.handlers.clone(), None).run(stop_workers.clone()));
         core.spawn(app, &tasks, &services);
         tasks.spawn(warn_hidden_paths(config, services.clone()));
+        tasks.spawn(warn_of_gone(snapshots.clone(), circuit, services.clone()));
 
         shutdown.cancelled().await;
         tracing::info!("draining");

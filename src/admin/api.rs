@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Parts, health, tasks};
+use super::{Parts, health, rollouts, tasks};
 use crate::config::{Config, HandlerConfig};
 use crate::route::{order, parse_body};
-use crate::snapshot::{LiveRoute, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::store::{Advice, Cancelled, Depth, Heartbeat, Queue, Refusal, StoreError, json_of};
 use crate::task::{Status, Task, TaskId, TaskRecord, UnixMs};
 
@@ -83,7 +83,7 @@ pub(super) async fn status(State(parts): State<Parts>) -> Answer {
         "busy_workers": beats.iter().map(|beat| beat.busy).sum::<u32>(),
         "queue_depth": depths.iter().map(|depth| depth.queued).sum::<u64>(),
         "topics": queues.iter().zip(&depths).map(|(queue, depth)| topic_view(queue, depth)).collect::<Vec<_>>(),
-        "rollouts": snapshot.routes.iter().map(|live| rollout_view(&snapshot, live)).collect::<Vec<_>>(),
+        "rollouts": rollouts::briefs(&parts, &snapshot),
     })))
 }
 
@@ -98,31 +98,6 @@ pub fn workers_check(config: &Config, beats: &[Heartbeat]) -> Option<&'static st
 #[must_use]
 pub fn advice_view(advice: &Advice) -> Value {
     json!({"server": advice.server, "about": advice.about, "problem": advice.problem, "run": advice.run})
-}
-
-/// `GET rollouts`
-pub(super) async fn rollouts(State(parts): State<Parts>) -> Json<Value> {
-    let snapshot = parts.snapshots.load();
-    Json(snapshot.routes.iter().map(|live| rollout_view(&snapshot, live)).collect())
-}
-
-/// `GET rollouts/{route}`
-pub(super) async fn rollout(State(parts): State<Parts>, Path(name): Path<String>) -> Answer {
-    let snapshot = parts.snapshots.load();
-    let live = snapshot.routes.iter().find(|live| snapshot.route(live).name == name);
-    let live = live.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no route {name:?}")))?;
-    Ok(Json(rollout_view(&snapshot, live)))
-}
-
-fn rollout_view(snapshot: &Snapshot, live: &LiveRoute) -> Value {
-    let route = snapshot.route(live);
-    json!({
-        "route": route.name,
-        "mode": "manual",
-        "weight": live.weight.percent(),
-        "percent": route.rollout.percent.percent(),
-        "deprecation": route.deprecation.mode.as_str(),
-    })
 }
 
 /// `GET topics`

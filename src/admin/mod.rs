@@ -7,6 +7,9 @@ mod api;
 mod dead_letters;
 mod guard;
 mod health;
+mod rollout_events;
+mod rollout_view;
+mod rollouts;
 mod tasks;
 
 use std::io;
@@ -23,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::api::{advice_view, task_view, topic_view, worker_view, workers_check};
 pub use self::dead_letters::{Refused, discarded, listed, reprocessed};
 pub use self::health::{Health, Role};
+pub use self::rollout_view::plan_view;
 pub use self::tasks::{fate_view, life_view, page_view, status};
 use crate::control::{ReloadStatus, Rollouts};
 use crate::metrics::Metrics;
@@ -45,6 +49,8 @@ pub struct Parts {
     pub reloads: Arc<ReloadStatus>,
     /// Where rollouts are shown and ordered.
     pub rollouts: Rollouts,
+    /// The configuration's file, where it came from one.
+    pub file: Option<Arc<str>>,
     /// When the process started.
     pub started: UnixMs,
 }
@@ -60,8 +66,13 @@ pub async fn run(listener: TcpListener, parts: Parts, shutdown: CancellationToke
 fn router(parts: Parts) -> Router {
     let api = Router::new()
         .route("/status", get(api::status))
-        .route("/rollouts", get(api::rollouts))
-        .route("/rollouts/{route}", get(api::rollout))
+        .route("/rollouts", get(rollouts::list))
+        .route("/rollouts/{route}", get(rollouts::one))
+        .route("/rollouts/{route}/explain", get(rollouts::explain))
+        .route("/rollouts/{route}/history", get(rollouts::history))
+        .route("/rollouts/{route}/events", get(rollout_events::open))
+        .route("/rollouts/{route}/clients", get(rollouts::clients))
+        .route("/rollouts/{route}/{verb}", post(rollouts::act))
         .route("/topics", get(api::topics))
         .route("/workers", get(api::workers))
         .route("/tasks", get(tasks::list).post(api::publish))

@@ -33,6 +33,9 @@ pub(super) struct Client {
     token: Option<Secret>,
 }
 
+/// Status, content type and body of an answer.
+type Exchanged = (StatusCode, Option<HeaderValue>, Bytes);
+
 // === impl Client ===
 
 impl Client {
@@ -72,7 +75,21 @@ impl Client {
         self.ask(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
     }
 
+    /// `GET /{path}`: a text, such as `/metrics`.
+    pub(super) async fn text(&self, path: &str) -> Result<String, CliError> {
+        let (status, _, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+        if status.is_success() {
+            return Ok(String::from_utf8_lossy(&body).into_owned());
+        }
+        Err(CliError::Stranger { address: self.base.clone() })
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
+        let (status, kind, body) = self.exchange(method, path, body).await?;
+        self.read(status, kind.as_ref(), &body)
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Exchanged, CliError> {
         let mut request = Request::builder().method(method).uri(format!("{}/{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
@@ -90,8 +107,7 @@ impl Client {
             Ok((status, kind, body.to_bytes()))
         };
         let late = |_| Err(self.unreachable(&format!("nothing within {TIMEOUT:?}")));
-        let (status, kind, body) = tokio::time::timeout(TIMEOUT, answered).await.unwrap_or_else(late)?;
-        self.read(status, kind.as_ref(), &body)
+        tokio::time::timeout(TIMEOUT, answered).await.unwrap_or_else(late)
     }
 
     /// The answer's document; a refusal of ours is a problem document, so anything else is somebody else's.

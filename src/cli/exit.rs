@@ -18,11 +18,12 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done; for health: healthy; for task result: completed
   1    failed; for health: not healthy; for task result: failed or cancelled
-  2    wrong arguments, or a configuration with mistakes
-  3    no such task, topic or route
+  2    wrong arguments, or a configuration with mistakes; for rollout status: turned back
+  3    no such task, topic or route; for rollout status: paused
   4    the task has not ended yet
   5    no omnidaemon answers at the address
   6    some tasks of a bulk were queued, and some were not
+  124  for rollout status --wait: the time was over
   130  interrupted twice";
 
 /// How a command ended.
@@ -42,6 +43,8 @@ pub(super) enum Exit {
     Unreachable = 5,
     /// Some of it was done.
     Partial = 6,
+    /// What it waited for did not come in time.
+    TimedOut = 124,
     /// Ended by a second signal, before the drain was over.
     Interrupted = 130,
 }
@@ -110,6 +113,11 @@ pub(super) enum CliError {
 // === impl Exit ===
 
 impl Exit {
+    /// `rollout status` of one that was turned back; its codes are its own, in a script that asks nothing else.
+    pub(super) const TURNED_BACK: Self = Self::Usage;
+    /// `rollout status` of one that is paused.
+    pub(super) const PAUSED: Self = Self::NotFound;
+
     /// The number.
     pub(super) fn code(self) -> i32 {
         self as i32
@@ -177,6 +185,7 @@ mod tests {
             Exit::Unfinished,
             Exit::Unreachable,
             Exit::Partial,
+            Exit::TimedOut,
             Exit::Interrupted,
         ];
         let documented: Vec<i32> =

@@ -7,7 +7,9 @@ mod demo;
 mod exit;
 mod global;
 mod health;
+mod metrics;
 mod output;
+mod rollout;
 mod scrape;
 mod serve;
 mod source;
@@ -39,6 +41,11 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Say whether all is well: status, workers, queue
     Health(health::HealthArgs),
+    /// Show what the server has counted: tasks by topic, requests and errors by path
+    Metrics(metrics::MetricsArgs),
+    /// See how rollouts stand and why, and move them on
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Publish tasks, and read their results
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -70,6 +77,8 @@ async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Runner(args) => serve::runner(args, global).await,
         Command::Demo(args) => demo::run(args, global).await,
         Command::Health(args) => health::run(args, global).await,
+        Command::Metrics(args) => metrics::run(args, global).await,
+        Command::Rollout(command) => rollout::run(command, global).await,
         Command::Task(command) => task::run(command, global).await,
         Command::Bus(command) => bus::run(command, global).await,
         Command::Config(command) => config::run(command, global).await,

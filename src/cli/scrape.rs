@@ -1,6 +1,6 @@
 //! Reads the Prometheus text format: what `/metrics` says, as numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The samples of one exposition.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,25 @@ impl Scrape {
     pub(super) fn sum_where(&self, name: &str, filter: impl Fn(&Labels) -> bool) -> Option<f64> {
         let pleasing = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
         pleasing.map(|sample| sample.value).reduce(|sum, value| sum + value)
+    }
+
+    /// The values that `label` has among the series of `name`.
+    pub(super) fn values(&self, name: &str, label: &str) -> BTreeSet<String> {
+        let series = self.0.iter().filter(|sample| sample.name == name);
+        series.filter_map(|sample| sample.labels.get(label).cloned()).collect()
+    }
+
+    /// The cumulative buckets of the histogram `name` with these labels: upper bound and count, rising.
+    pub(super) fn buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
+        let name = format!("{name}_bucket");
+        let bounds = self.values(&name, "le");
+        let bucket = |bound: &String| {
+            let labels = [labels, &[("le", bound.as_str())]].concat();
+            Some((bound.parse().ok()?, self.sum(&name, &labels)?))
+        };
+        let mut buckets: Vec<(f64, f64)> = bounds.iter().filter_map(bucket).collect();
+        buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+        buckets
     }
 }
 
@@ -96,5 +115,14 @@ mod tests {
         assert_eq!(scrape.sum("a", &[("y", "q\"}, z\n")]), Some(2.0));
         assert_eq!((scrape.sum("nothing", &[]), scrape.sum("a", &[("x", "3")])), (None, None));
         assert_eq!(scrape.sum_where("a", |labels| labels["x"].as_str() > "1"), Some(9.0));
+        assert_eq!(scrape.values("a", "x").into_iter().collect::<Vec<_>>(), ["1", "2"]);
+    }
+
+    #[test]
+    fn buckets_rise_by_their_bounds() {
+        let scrape = Scrape::parse(
+            "h_bucket{r=\"i\",le=\"10\"} 3\nh_bucket{r=\"i\",le=\"2.5\"} 1\nh_bucket{r=\"i\",le=\"+Inf\"} 4\nh_bucket{r=\"o\",le=\"2.5\"} 9\n",
+        );
+        assert_eq!(scrape.buckets("h", &[("r", "i")]), [(2.5, 1.0), (10.0, 3.0), (f64::INFINITY, 4.0)]);
     }
 }

@@ -12,7 +12,13 @@ use super::Command;
 pub(super) fn logging(command: &Command) {
     let level = match command {
         Command::Serve(_) | Command::Worker(_) | Command::Runner(_) => "info",
-        Command::Demo(_) | Command::Health(_) | Command::Task(_) | Command::Bus(_) | Command::Config(_) => "warn",
+        Command::Demo(_)
+        | Command::Health(_)
+        | Command::Metrics(_)
+        | Command::Rollout(_)
+        | Command::Task(_)
+        | Command::Bus(_)
+        | Command::Config(_) => "warn",
     };
     let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let wanted = named("RUST_LOG").or_else(|| named("LOG_LEVEL").map(|level| level.to_lowercase()));

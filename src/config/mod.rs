@@ -62,6 +62,12 @@ impl Secret {
         &self.text
     }
 
+    /// A URL with its user info masked.
+    #[must_use]
+    pub fn masked_url(&self) -> String {
+        masked(&self.text)
+    }
+
     /// The secret with its `${file:…}` references read anew, for what has rotated since.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 mod attend;
 mod calls;
 mod counts;
+mod gone;
 mod lead;
 mod notify;
 mod order;
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::attend::attend_queues;
 use self::counts::Own;
+pub use self::gone::warn_of_gone;
 use self::lead::{Sampled, Watch};
-pub use self::prometheus::{Asked, query};
+pub use self::prometheus::{Asked, metric_names, query};
 pub use self::queues::watch_queues;
 pub use self::reload::{ReloadStatus, Reloader};
 use self::round::Round;

@@ -64,6 +64,22 @@ pub async fn query(server: &Prometheus, query: &str) -> Asked {
     }
 }
 
+/// The names of all metrics that the server has.
+///
+/// # Errors
+/// Why they are not known.
+pub async fn metric_names(server: &Prometheus) -> Result<Vec<String>, String> {
+    #[derive(Deserialize)]
+    struct Names {
+        data: Vec<String>,
+    }
+    let base = server.url.current().map_err(|why| format!("its URL cannot be read: {why}"))?;
+    let url = format!("{}/api/v1/label/__name__/values", base.trim_end_matches('/'));
+    let (status, body) = calls::send(calls::request(Method::GET, &url, Bytes::new())?, server.timeout).await?;
+    let names = serde_json::from_slice(&body).map(|Names { data }| data);
+    names.map_err(|_| format!("it answered {status}, and not as Prometheus does"))
+}
+
 async fn ask(server: &Prometheus, query: &str) -> Result<Asked, String> {
     let base = server.url.current().map_err(|why| format!("its URL cannot be read: {why}"))?;
     let asked = answer(server, &base, query, Some(server.max_staleness)).await?;

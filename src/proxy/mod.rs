@@ -7,6 +7,7 @@
 //! `respond.rs`.
 
 mod body;
+mod callers;
 mod canary;
 mod capture;
 mod collect;

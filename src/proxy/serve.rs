@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::callers;
 use super::guard::Guarded;
 use super::progress::Reports;
 use super::service::{Connection, Thread};
@@ -49,6 +50,7 @@ pub(super) fn run(index: usize, listener: std::net::TcpListener, parts: Parts, r
 async fn accept(listener: TcpListener, thread: Rc<Thread>, stop: Stop) {
     let connections = TaskTracker::new();
     let drain = thread.draining.clone();
+    connections.spawn_local(callers::hand_over(thread.clone()));
     while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {

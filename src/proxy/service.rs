@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::{Outgoing, Reply, Timing};
+use super::callers::Callers;
 use super::collect::Hoard;
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
@@ -35,6 +36,7 @@ pub(super) struct Thread {
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
     pub(super) reports: Arc<Reports>,
+    pub(super) callers: Callers,
     /// Cancelled when the thread drains: who waits is answered early.
     pub(super) draining: CancellationToken,
     via: HeaderValue,
@@ -81,6 +83,7 @@ impl Thread {
             pool: Pool::new(),
             hoard: Hoard::default(),
             reports,
+            callers: Callers::default(),
             draining,
             via,
             id_prefix: rand::random(),
@@ -173,6 +176,7 @@ impl Context<'_> {
         let told = deprecate::Told::of(&route.deprecation);
         if let Some(told) = &told {
             self.parts().metrics.deprecated(&route.name, route.deprecation.mode.as_str());
+            self.connection.thread.callers.note(route, request.headers(), self.connection.peer);
             if let Some(response) = told.instead(route) {
                 let (head, body) = request.into_parts();
                 tasks::turn_away(&head, body);

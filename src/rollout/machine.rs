@@ -339,7 +339,7 @@ impl Turn<'_> {
     /// The weight is taken up everywhere: counters, soak and gates begin.
     pub(super) fn begin_step(&mut self) {
         let state = &mut self.state;
-        state.prior = state.cohort.from;
+        state.prior = state.prior.max(state.cohort.from);
         state.epoch += 1;
         state.cohort = Cohort { from: state.epoch, to: state.epoch, closed: None };
         state.memory.clear();

@@ -11,16 +11,19 @@
 //! ```
 
 pub mod evidence;
+pub mod explain;
 pub mod gate;
 mod look;
 pub mod machine;
 mod order;
+pub mod preview;
 pub mod sequential;
 pub mod state;
 pub mod stats;
 #[cfg(test)]
 mod tests;
 pub mod verb;
+pub mod words;
 
 pub use self::machine::{Beat, Decision, Event, Happened, Observation, Plan, decide, running};
 pub use self::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};

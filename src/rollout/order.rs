@@ -129,8 +129,9 @@ impl Turn<'_> {
         if !matches!(self.state.phase, Phase::RollingBack | Phase::Degraded) {
             return Err(self.refusal("it was not turned back: there is nothing to try again"));
         }
-        let State { epoch, first, seen, gates, .. } = self.state.clone();
-        self.state = State { epoch: epoch + 1, first, prior: epoch + 1, seen, gates, ..State::fresh(self.now) };
+        // what is still to come of the epochs before says nothing of what is tried now
+        let (epoch, gates) = (self.state.epoch + 1, self.state.gates);
+        self.state = State { epoch, first: epoch, prior: epoch, gates, ..State::fresh(self.now) };
         self.tell("retry", &verb.actor, &verb.reason);
         self.planned();
         Ok(())

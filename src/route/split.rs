@@ -24,7 +24,7 @@ pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: im
     if weight == Weight::FULL && rollout.pin.sync.is_empty() {
         return Assigned::Async;
     }
-    let key = rollout.sticky.iter().find_map(|key| sticky_value(key, headers));
+    let key = sticky_key(rollout, headers).map(|(_, key)| key);
     if let Some(path) = key.and_then(|key| pinned(&rollout.pin, key)) {
         return path;
     }
@@ -42,6 +42,12 @@ fn pinned(pin: &Pin, key: &[u8]) -> Option<Assigned> {
         pin if among(&pin.asynchronous) => Some(Assigned::Async),
         _ => None,
     }
+}
+
+/// What names the client of a request: the first of the sticky keys that it has, and its value.
+#[must_use]
+pub fn sticky_key<'r, 'h>(rollout: &'r Rollout, headers: &'h HeaderMap) -> Option<(&'r StickyKey, &'h [u8])> {
+    rollout.sticky.iter().find_map(|key| Some((key, sticky_value(key, headers)?)))
 }
 
 fn sticky_value<'h>(key: &StickyKey, headers: &'h HeaderMap) -> Option<&'h [u8]> {

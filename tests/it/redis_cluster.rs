@@ -6,7 +6,7 @@ use omnidaemon::store::{RedisStore, StoreError, TaskStore as _};
 use crate::fail_open::Load;
 use crate::harness::cluster::{RedisCluster, cluster_of_one};
 use crate::harness::sentinel::replicated;
-use crate::harness::{Omnidaemon, Upstream};
+use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 use crate::redis_sentinel::{accepted, all_end};
 
 const CONFIG: &str = "
@@ -65,6 +65,15 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
         }
     }
     load.finish().await;
+    let url = StoreUrl::Cluster(Secret::new(redis.url()));
+    let config = Store { url, timeout: PATIENCE, durability: Durability::Default, partitions: 3 };
+    let store = RedisStore::new(&config).expect("a store");
+    eventually(PATIENCE, "each canaried task has one counted end", async || {
+        let known = store.evidence("invoke", &[0]).await.expect("answers").remove(0);
+        assert!(known.completed + known.failed + known.cancelled <= known.accepted, "{known:?}");
+        known.accepted > 50 && known.completed + known.failed + known.cancelled == known.accepted
+    })
+    .await;
 }
 
 #[tokio::test]

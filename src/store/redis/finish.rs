@@ -52,6 +52,8 @@ pub(super) struct Ending {
     pub(super) at: u64,
     /// Whom its end is told to, as `outbox::letters` has it.
     pub(super) told: String,
+    /// The tally that it is counted in, as far as its lease knows: declared, so that it is there.
+    pub(super) tally: Option<String>,
     /// What it is counted as, where its record says that it is.
     pub(super) outcome: &'static str,
 }
@@ -218,6 +220,10 @@ async fn call(endings: &[Ending], to: &To<'_>) -> Result<Vec<Answer>, StoreError
     let mut all = vec![to.results];
     all.extend(queues.iter().flat_map(|ending| ending.queue.iter().map(String::as_str)));
     all.extend(endings.iter().flat_map(|ending| ending.keys.iter().map(String::as_str)));
+    let mut tallies: Vec<&str> = endings.iter().filter_map(|ending| ending.tally.as_deref()).collect();
+    tallies.sort_unstable();
+    tallies.dedup();
+    all.extend(tallies);
     all.push(to.outbox);
     let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, to.name]).arg(queues.len()).arg(to.tallies);
     for ending in &queues {

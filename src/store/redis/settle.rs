@@ -42,7 +42,8 @@ impl Partition {
             }
             &ENQUEUE
         };
-        let counted = task.route.as_deref().zip(task.epoch);
+        let tally = self.tally_of(task);
+        task_keys.extend(tally.clone());
         let mut call = script
             .keys(&task_keys)
             .arg(&group)
@@ -53,9 +54,10 @@ impl Partition {
             .arg(task.created.0)
             .arg(task.retries)
             .arg(&self.name)
-            .arg(counted.map(|(route, epoch)| self.keys.tally(route, epoch)).unwrap_or_default());
+            .arg(tally.as_deref().unwrap_or_default());
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        let (route, epoch) = (task.route.clone(), counted.map(|(_, epoch)| epoch.to_string()));
+        let (route, epoch) =
+            (task.route.clone(), task.epoch.filter(|_| tally.is_some()).map(|epoch| epoch.to_string()));
         for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
@@ -97,6 +99,11 @@ impl Partition {
         Ok(settled)
     }
 
+    /// The tally that a task is counted in, if it is.
+    fn tally_of(&self, task: &Task) -> Option<String> {
+        task.route.as_deref().zip(task.epoch).map(|(route, epoch)| self.keys.tally(route, epoch))
+    }
+
     /// Ends a task. With `idle`, only if nobody has touched its entry for so long.
     pub(super) async fn finish(
         &self,
@@ -129,6 +136,7 @@ impl Partition {
             sound: !end.is_malformed(),
             at: at.0,
             told: letters(task, end)?,
+            tally: self.tally_of(task),
             outcome: end.counted_as().as_str(),
         };
         let (results, outbox, tallies) = (self.keys.results(), self.keys.outbox(), self.keys.tally_prefix());

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{CRASH_LIMIT, LEASE, Refusal};
+use crate::store::{CRASH_LIMIT, EVIDENCE_KEPT, LEASE, Refusal};
 use crate::task::{Answer, Status, Task, UnixMs};
 
 const TTL: Duration = Duration::from_hours(1);
@@ -286,6 +286,53 @@ async fn what_is_remembered_is_what_a_new_start_counts() {
     drop(store);
     assert_eq!(place.open().tallies.of(q.topic.as_str()), remembered);
     assert!(remembered.ready > 0 && remembered.parked == 1 && remembered.dead == 1, "{remembered:?}");
+}
+
+fn replica(counted: &str) -> Presence {
+    let counts = vec![("invoke".to_owned(), 1, counted.to_owned())];
+    Presence { process: "p".into(), about: "{}".into(), candidate: true, counts }
+}
+
+#[tokio::test]
+async fn a_replica_that_meets_without_news_writes_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.meet(&replica("1"), &[]).await.expect("met");
+    let log = || fs::metadata(place.0.path().join("tasks.db-wal")).expect("there").len();
+    let before = log();
+    for _ in 0..5 {
+        store.meet(&replica("1"), &["invoke".into()]).await.expect("met");
+    }
+    assert_eq!(log(), before);
+    store.meet(&replica("2"), &[]).await.expect("met");
+    assert!(log() > before, "news is written");
+    assert_eq!(store.evidence("invoke", &[1]).await.expect("answers")[0].counts, [("p".into(), "2".into())]);
+}
+
+#[tokio::test]
+async fn what_was_counted_goes_in_time_with_all_that_belongs_to_it() {
+    let (place, clock) = (Place::new(), Clock::default());
+    let store = SqliteStore::with_clock(&place.path(), clock.clone()).expect("opens");
+    let canaried = |epoch| Task { route: Some("invoke".into()), epoch: Some(epoch), ..task(&queue("a")) };
+    store.enqueue(&canaried(1), &queue("a")).await.expect("enqueued");
+    store.meet(&replica("1"), &[]).await.expect("met");
+    clock.advance(EVIDENCE_KEPT / 2);
+    store.enqueue(&canaried(2), &queue("a")).await.expect("enqueued");
+    let known = async || {
+        let known = store.evidence("invoke", &[1, 2]).await.expect("answers");
+        known.iter().map(|known| (known.accepted, known.counts.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(known().await, [(1, 1), (1, 0)]);
+    clock.advance(EVIDENCE_KEPT / 2 + Duration::from_secs(1));
+    for _ in 0..2 {
+        assert_eq!(known().await, [(0, 0), (1, 0)]);
+        store.tend("p", &[], TTL).await.expect("tended");
+    }
+    let rows = |table| {
+        let sql = format!("SELECT count(*) FROM {table} WHERE epoch = 1");
+        place.bare().query_row(&sql, [], |row| row.get::<_, i64>(0)).expect("counted")
+    };
+    assert_eq!(["epochs", "tallies", "counts"].map(rows), [0; 3]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! ```text
 //! process.rs    a child process: drained logs, signals, exit
 //! proxy.rs      `omnidaemon serve` under a config that a test writes and edits
+//! prometheus.rs a Prometheus that scrapes what a test tells it to
 //! upstream.rs   the legacy endpoint: FastAPI under uvicorn (tests/upstream/app.py)
 //! client.rs     HTTP requests, and connections whose every byte a test writes
 //! websocket.rs  a WebSocket client of short text messages
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod fault;
 pub mod metrics;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod python;
 pub mod redis;

@@ -1,12 +1,14 @@
 //! Its agents run what the proxy queues.
 
+use http::Method;
+use redis::AsyncCommands as _;
 use serde_json::json;
 
 use super::{ended, start, submit};
-use crate::harness::PATIENCE;
-use crate::harness::eventually;
+use crate::harness::client::Answer;
 use crate::harness::python::Python;
 use crate::harness::redis::RedisServer;
+use crate::harness::{PATIENCE, eventually};
 
 #[tokio::test]
 async fn an_agent_answers_the_waiting_client_in_both_content_forms() {
@@ -35,6 +37,27 @@ async fn what_an_agent_ran_is_polled_and_what_was_queued_before_it_came_is_run()
     assert_eq!((&task["status"], &task["result"]["content"]), (&json!("completed"), &json!({"n": 1})));
     eventually(PATIENCE, "what an agent left in the stream is not waiting", async || {
         omni.metric("omnidaemon_queue_depth", &[("topic", "outside")]).await == 0.0
+    })
+    .await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn what_an_agent_ended_of_the_canaried_is_counted_though_nobody_asks_for_it() {
+    let server = RedisServer::start().await;
+    let (python, omni) = (Python::on(&server), start(&server).await);
+    let agent = python.agent("outside", "analyst").with("reclaim_idle_ms", 200).with("dlq_retry_limit", 1);
+    let agent = agent.start().await;
+    for call in [json!({"n": 1}), json!({"n": 2}), json!({"fail": "out of cheese"})] {
+        let request = omni.client().request(Method::POST, "/invoke").header("prefer", "wait=0").json(&call);
+        let deferred = Answer::to(request).await;
+        assert_eq!(deferred.status, 202, "{}", deferred.text());
+    }
+    eventually(PATIENCE, "its ends are counted", async || {
+        let tally: std::collections::BTreeMap<String, u64> =
+            server.connection().await.hgetall("omni:tally:invoke:0").await.expect("answers");
+        let counted = |of: &str| tally.iter().filter(|(name, _)| name.starts_with(of)).map(|(_, n)| n).sum::<u64>();
+        [counted("accepted"), counted("completed."), counted("failed.")] == [3, 2, 1]
     })
     .await;
     drop(agent);

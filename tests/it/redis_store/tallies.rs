@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use omnidaemon::config::{Secret, Store, StoreUrl};
 use omnidaemon::store::{Cancelled, Queue, Settled, StoredEvidence, TaskStore as _};
 use omnidaemon::task::{Status, Task, TaskId};
 use redis::AsyncCommands as _;
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::wire::calls;
 use super::{GROUP, PROCESS, Running, STREAM, TTL, age, completed, pending, queue, task};
+use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
 
 const ROUTE: &str = "invoke";
@@ -163,6 +165,32 @@ async fn a_tally_expires_and_nothing_that_is_wrong_with_it_keeps_a_task_from_its
     let id = enqueue(&store, &queue()).await;
     super::complete(&store, &super::lease(&store).await).await;
     assert_eq!(store.get(&id).await.expect("answers").expect("known").status, Status::Completed);
+}
+
+#[tokio::test]
+async fn tallies_are_with_their_tasks_and_summed_over_all_partitions() {
+    const TASKS: u64 = 40;
+    let server = cluster_of_one().await;
+    let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", server.addr())));
+    let store = Running::with(&Store { url, partitions: 3, ..server.config() });
+    for _ in 0..TASKS {
+        enqueue(&store, &queue()).await;
+    }
+    for n in 0..TASKS {
+        let lease = super::lease(&store).await;
+        if n % 4 == 0 {
+            assert_eq!(store.cancel(&lease.task.id, TTL).await, Ok(Cancelled::Running));
+        } else {
+            super::complete(&store, &lease).await;
+        }
+    }
+    let known = known(&store).await;
+    assert_eq!((known.accepted, known.completed, known.cancelled), (TASKS, 30, 10));
+    let mut redis = server.connection().await;
+    for partition in 0..3 {
+        let own: u64 = redis.hget(format!("{{omni-{partition}}}{TALLY}"), "accepted").await.expect("it has some");
+        assert!(own < TASKS, "{own} in partition {partition}");
+    }
 }
 
 /// The numbers are printed; the bounds catch a step back.

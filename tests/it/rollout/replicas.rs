@@ -34,7 +34,8 @@ workers: {count: 2, concurrency: 4}
 ";
 
 async fn three(upstream: &Upstream, redis: &RedisServer) -> Vec<Omnidaemon> {
-    let one = || Omnidaemon::with_config(CONFIG).upstream(upstream).set("redis", redis.url()).env("OMNIDAEMON_LEASE", "6s");
+    let one =
+        || Omnidaemon::with_config(CONFIG).upstream(upstream).set("redis", redis.url()).env("OMNIDAEMON_LEASE", "6s");
     let (a, b, c) = tokio::join!(one().start(), one().start(), one().start());
     vec![a, b, c]
 }
@@ -47,7 +48,7 @@ async fn leader(replicas: &[&Omnidaemon]) -> usize {
         for (number, replica) in replicas.iter().enumerate() {
             let rollout = rollout(replica).await;
             let leader = rollout["leader"].as_str()?.to_owned();
-            if rollout["process"] == leader {
+            if name(&rollout) == leader {
                 mine = Some(number);
             }
             leaders.insert(leader);
@@ -55,6 +56,13 @@ async fn leader(replicas: &[&Omnidaemon]) -> usize {
         (leaders.len() == 1).then_some(mine).flatten()
     })
     .await
+}
+
+/// The replica that tells of the rollout.
+fn name(rollout: &Value) -> &str {
+    let mut replicas = rollout["replicas"].as_array().into_iter().flatten();
+    let this = replicas.find(|replica| replica["this"] == true);
+    this.and_then(|replica| replica["process"].as_str()).unwrap_or_default()
 }
 
 async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
@@ -136,17 +144,21 @@ async fn replicas_whose_files_differ_hold_the_step_and_are_named() {
         metric.value("omnidaemon_rollout_percent", &[("route", "invoke")]) == 5.0
     })
     .await;
-    let name = rollout(&replicas[other]).await["process"].as_str().expect("a name").to_owned();
+    let name = name(&rollout(&replicas[other]).await).to_owned();
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::client).collect());
-    let waiting = until(&replicas[first], "waiting for the other", |rollout| {
-        rollout.to_string().contains("its file differs")
-    })
-    .await;
+    let waiting =
+        until(&replicas[first], "waiting for the other", |rollout| rollout.to_string().contains("its file differs"))
+            .await;
     assert!(waiting.to_string().contains(&name), "{waiting:#}");
     for replica in &mut replicas {
-        replica.edit_config(|yaml| yaml.replace("percent: 50", "percent: 25").replace("percent: 5}", "percent: 25}").replace("percent: 5\n", "percent: 25\n"));
+        replica.edit_config(|yaml| {
+            yaml.replace("percent: 50", "percent: 25")
+                .replace("percent: 5}", "percent: 25}")
+                .replace("percent: 5\n", "percent: 25\n")
+        });
     }
-    until(&replicas[first], "healthy at 25 %", |rollout| rollout["phase"] == "healthy" && rollout["weight"] == 25.0).await;
+    until(&replicas[first], "healthy at 25 %", |rollout| rollout["phase"] == "healthy" && rollout["weight"] == 25.0)
+        .await;
     traffic.stop().await;
 }
 

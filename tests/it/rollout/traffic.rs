@@ -77,6 +77,16 @@ impl Traffic {
 }
 
 impl Told {
+    fn note(&mut self, answer: reqwest::Result<Answer>) {
+        match answer {
+            Ok(answer) => {
+                let path = answer.header("x-omnidaemon-path").unwrap_or("none").to_owned();
+                *self.answers.entry((path, answer.status.as_u16())).or_default() += 1;
+            }
+            Err(_) => self.broken += 1,
+        }
+    }
+
     /// Answers with that status.
     pub(super) fn with_status(&self, status: u16) -> usize {
         self.answers.iter().filter(|((_, code), _)| *code == status).map(|(_, count)| count).sum()
@@ -104,15 +114,7 @@ async fn call(shared: Arc<Shared>, number: usize) {
         let arguments = shared.arguments.lock().expect("not poisoned").clone();
         let request = proxy.request(Method::POST, "/invoke").json(&json!({"task": "t", "arguments": arguments}));
         let answer = Answer::try_to(request.timeout(Duration::from_secs(20))).await;
-        let mut told = shared.told.lock().expect("not poisoned");
-        match answer {
-            Ok(answer) => {
-                let path = answer.header("x-omnidaemon-path").unwrap_or("none").to_owned();
-                *told.answers.entry((path, answer.status.as_u16())).or_default() += 1;
-            }
-            Err(_) => told.broken += 1,
-        }
-        drop(told);
+        shared.told.lock().expect("not poisoned").note(answer);
         calls += 1;
         tokio::time::sleep(PAUSE).await;
     }

@@ -16,6 +16,7 @@ if not record.queue then
 end
 if record.state then return record.state == 'cancelled' and 'done' or record.state end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'completed' end
+local tally = reach_tally(ARGV[11], record)
 local group = ARGV[5] .. record.queue
 local stream, entry = ARGV[4] .. record.queue:match('^[^:]+'), record.entry
 local consumer, data, turn, now = entry and holder(stream, group, entry), nil, (record.turn or 1) + 2, now_ms()
@@ -35,7 +36,6 @@ redis.call('HSET', key, 'state', 'cancelled', 'ended', now, 'turn', turn)
 if running then redis.call('HSETNX', key, 'attempt', 1) end
 redis.call('HDEL', key, 'secret', 'due', 'failure')
 redis.call('PEXPIRE', key, ARGV[1])
-local tally = tally_of(ARGV[11], record)
 if tally then add_tally(tally, 'cancelled', 1) end
 -- most tasks name nobody, and need not be decoded for it
 local decoded, message = false, nil

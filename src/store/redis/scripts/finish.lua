@@ -1,6 +1,6 @@
 -- Ends leased tasks as completed or failed. Each stands on its own: what is wrong with one is its own answer.
 -- KEYS 1 results index  then per queue: stream, dead letters, Python's retry counts  then per task: record, result
---      last: outbox
+--      then the tallies of canaried tasks, last: outbox
 -- ARGV 1 channel prefix  2 own channel, without it  3 number of queues  4 prefix of tallies  then per queue: group
 --      then per task:
 --      queue, entry, attempt, turn, state, result, ttl ms, task id, ms that the entry must have been idle,
@@ -47,7 +47,7 @@ local function finish(at, key, result)
   else
     redis.call('DEL', key)
   end
-  local tally = tally_of(ARGV[4], record)
+  local tally = tally_key(ARGV[4], record)
   if tally then
     clock = clock or now_ms()
     local names, name = tallied[tally] or {}, tally_name(outcome, entry, clock)

@@ -104,8 +104,16 @@ local function add_tally(tally, what, n)
 end
 
 -- The tally that a task is counted in; nil for one that is not.
-local function tally_of(tallies, record)
+local function tally_key(tallies, record)
   return record.route and record.epoch and tallies .. record.route .. ':' .. record.epoch or nil
+end
+
+-- The same, for who did not declare it and is about to write: where a slot's migration has taken it, this ends the
+-- script before anything is done.
+local function reach_tally(tallies, record)
+  local tally = tally_key(tallies, record)
+  if tally then redis.call('EXISTS', tally) end
+  return tally
 end
 
 -- What an end is counted as: by outcome and latency bucket, from when the task came onto its stream.
@@ -126,9 +134,9 @@ end
 
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
 local function conclude(key, result, record, tallies)
+  local tally = reach_tally(tallies, record)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
-  local tally = tally_of(tallies, record)
   if tally then add_tally(tally, tally_name('completed', record.entry, saved_ms(result)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end

@@ -1,7 +1,8 @@
 -- Makes a task durable that is not to run yet. Nobody sees it before it is due: it is in no stream.
 -- KEYS 1 record  2 stream  3 delayed index  4 result  5 delayed new tasks  6 their index
+--      7 the tally that it is counted in, if it is
 -- ARGV 1 group  2 max backlog  3 data  4 ms by which others must have ended it, or ''  5 queue  6 created, ms  7 retries
---      8 own channel, without its prefix  9 tally that it is counted in, or ''
+--      8 own channel, without its prefix  9 that tally, or ''
 --      10… more fields and values of the record, the last: `due`, ms
 -- Reply: {1} there now, {0} was there already, {-1, waiting} refused
 if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then return { 0 } end

@@ -20,8 +20,8 @@ local function has_result(id, record)
   if redis.call('EXISTS', results .. id) == 0 then return false end
   local held = holder(stream, group, record.entry) or not was_read(stream, group, record.entry)
   if held and not ended_by(agent, results .. id) then return false end
-  discard(stream, group, record.entry)
   conclude(prefix .. id, results .. id, record, tallies)
+  discard(stream, group, record.entry)
   return true
 end
 

@@ -1,0 +1,509 @@
+//! Why a rollout stands where it stands, what it waits for, and the one thing to do that moves it on.
+//!
+//! For whoever is woken at night: the numbers that decide, how many more are needed and how long that takes at the
+//! present rate. It only reads: what happens is decided in `machine.rs`. Never empty; the text always ends with
+//! `Next: ` and a command, an edit, or `nothing to do`.
+
+use std::time::Duration;
+
+use super::evidence::Evidence;
+use super::gate::{Report, Verdict};
+use super::state::{Pause, Phase, State};
+use super::words::{share, span};
+use crate::cohort::Weight;
+use crate::config::{Gate, Rollout, Window, next_opening};
+use crate::task::UnixMs;
+
+/// What is explained: a rollout's state, and what is known around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// What its file says.
+    pub rollout: &'a Rollout,
+    /// The file, where there is one.
+    pub file: Option<&'a str>,
+    /// The state.
+    pub state: &'a State,
+    /// What this replica runs.
+    pub running: Weight,
+    /// The step that comes next.
+    pub next: Option<Weight>,
+    /// Replicas that do not run the weight yet.
+    pub laggards: &'a [String],
+    /// What is known of the cohort that is judged; none where that is the leader's to know.
+    pub evidence: Option<&'a Evidence>,
+    /// Canaried requests a minute, lately; likewise.
+    pub per_minute: Option<f64>,
+    /// Whether the store answers.
+    pub store: bool,
+    /// The present time.
+    pub now: UnixMs,
+}
+
+/// What a rollout waits for; the words of `waiting_for`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Nothing: it is done, or goes on by itself at once.
+    Nothing,
+    /// Replicas that do not run the weight yet.
+    Convergence,
+    /// The soak.
+    Soak,
+    /// More requests.
+    Samples,
+    /// Tasks of the cohort that have not ended.
+    Maturity,
+    /// Gates that do not pass.
+    Gates,
+    /// The hours in which a weight may be raised.
+    Window,
+    /// A person who says that the step may be left.
+    Approval,
+    /// A person: somebody paused it, set the weight, or must decide.
+    Operator,
+    /// `retry`.
+    Retry,
+    /// A higher `percent`.
+    Percent,
+    /// The store.
+    Store,
+    /// A source of evidence.
+    Metrics,
+}
+
+/// Why it stands there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What it waits for.
+    pub waiting_for: Waiting,
+    /// The paragraph, ending with `Next: ` and `next`.
+    pub text: String,
+    /// A command, an edit, or `nothing to do`.
+    pub next: String,
+    /// When it goes on by itself, as far as that can be said.
+    pub countdown: Option<Duration>,
+    /// When it pauses if nothing changes.
+    pub pauses_in: Option<Duration>,
+}
+
+/// What moves it on.
+#[derive(Clone, Copy)]
+enum Way {
+    Nothing,
+    Promote,
+    Say(&'static str),
+    EditPercent,
+}
+
+/// A part of an explanation, without the head and the way out.
+struct Because {
+    waiting_for: Waiting,
+    why: String,
+    way: Way,
+    countdown: Option<Duration>,
+    pauses_in: Option<Duration>,
+}
+
+/// Explains a rollout.
+#[must_use]
+pub fn explain(standing: &Standing<'_>) -> Explanation {
+    let because = standing.because();
+    let next = standing.way_out(because.way);
+    let text = format!("{}: {}. Next: {next}", standing.head(), because.why);
+    let Because { waiting_for, countdown, pauses_in, .. } = because;
+    Explanation { waiting_for, text, next, countdown, pauses_in }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// The word in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Convergence => "convergence",
+            Self::Soak => "soak",
+            Self::Samples => "samples",
+            Self::Maturity => "maturity",
+            Self::Gates => "gates",
+            Self::Window => "window",
+            Self::Approval => "approval",
+            Self::Operator => "operator",
+            Self::Retry => "retry",
+            Self::Percent => "percent",
+            Self::Store => "store",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+// === impl Because ===
+
+impl Because {
+    fn new(waiting_for: Waiting, way: Way, why: impl Into<String>) -> Self {
+        Self { waiting_for, why: why.into(), way, countdown: None, pauses_in: None }
+    }
+
+    fn goes_on_in(self, countdown: Option<Duration>) -> Self {
+        Self { countdown, ..self }
+    }
+
+    /// Says that it pauses when `limit` is over, of which `waited` has passed.
+    fn pauses_after(mut self, limit: Duration, waited: Duration) -> Self {
+        let left = limit.saturating_sub(waited);
+        self.why = format!("{}; it pauses in {} if that does not change", self.why, span(left));
+        Self { pauses_in: Some(left), ..self }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing<'_> {
+    /// Where it stands: `invoke is at 10 %, next 25 %, percent 50 %, soaking`.
+    fn head(&self) -> String {
+        let (route, weight, percent) = (self.route, self.state.weight, self.rollout.percent);
+        let running = if self.running == weight { String::new() } else { format!(" (this replica: {})", self.running) };
+        let next = self.next.map(|next| format!(", next {next}")).unwrap_or_default();
+        let phase = self.state.phase.as_str().replace('_', " ");
+        format!("{route} is at {weight}{running}{next}, percent {percent}, {phase}")
+    }
+
+    fn way_out(&self, way: Way) -> String {
+        let route = self.route;
+        match way {
+            Way::Nothing => "nothing to do".to_owned(),
+            Way::Promote if self.next.is_none() => "nothing to do".to_owned(), // there is nothing to promote to
+            Way::Promote => format!("omnidaemon rollout promote {route} --reason …"),
+            Way::Say(verb) => format!("omnidaemon rollout {verb} {route} --reason …"),
+            Way::EditPercent => match self.file {
+                Some(file) => format!("edit routes.{route}.rollout.percent in {file}"),
+                None => "start again with a higher --percent".to_owned(),
+            },
+        }
+    }
+
+    fn because(&self) -> Because {
+        let is_back = matches!(self.state.phase, Phase::RollingBack | Phase::Degraded);
+        if self.rollout.percent == Weight::ZERO && !is_back {
+            return Because::new(Waiting::Percent, Way::EditPercent, "the file allows nothing to go async");
+        }
+        match &self.state.phase {
+            Phase::Idle => self.idle(),
+            Phase::Manual => self.manual(),
+            Phase::Shifting => self.shifting("take up the weight"),
+            Phase::Soaking => self.held_or_blind().unwrap_or_else(|| self.soaking()),
+            Phase::Gating => self.held_or_blind().unwrap_or_else(|| self.gating()),
+            Phase::Healthy => self.held_or_blind().unwrap_or_else(|| self.healthy()),
+            Phase::Paused { why, .. } => self.paused(*why),
+            Phase::RollingBack => self.rolling_back(),
+            Phase::Degraded => self.degraded(),
+        }
+    }
+
+    fn idle(&self) -> Because {
+        if self.store {
+            return Because::new(Waiting::Nothing, Way::Nothing, "it is about to begin");
+        }
+        without_store()
+    }
+
+    fn manual(&self) -> Because {
+        if self.state.held {
+            return self.held();
+        }
+        let gates = match self.undecided(|report| report.verdict == Verdict::Fail).as_str() {
+            "" => "the gates are shown and decide nothing".to_owned(),
+            failing => format!("the gates decide nothing, but would turn back: {failing}"),
+        };
+        self.at_percent(&format!("the mode is manual, the weight is the file's; {gates}"))
+    }
+
+    fn shifting(&self, what: &str) -> Because {
+        if !self.store {
+            return without_store();
+        }
+        let why = match self.laggards {
+            [] => format!("replicas are about to {what}"),
+            names => format!("{} did not yet {what}: is {} alive, and does its file allow it", list(names), it(names)),
+        };
+        let because = Because::new(Waiting::Convergence, Way::Nothing, why);
+        match self.laggards {
+            [] => because,
+            _ => because.pauses_after(self.rollout.converge, self.state.waited),
+        }
+    }
+
+    /// What stops automation, or the clocks, in a phase that is going on.
+    fn held_or_blind(&self) -> Option<Because> {
+        if self.state.held {
+            return Some(self.held());
+        }
+        let frozen = self.state.frozen.as_deref()?;
+        if !self.store {
+            return Some(without_store());
+        }
+        if !self.laggards.is_empty() {
+            let why = format!("{frozen} ({}); soak and gates stand still", list(self.laggards));
+            return Some(Because::new(Waiting::Convergence, Way::Nothing, why));
+        }
+        let why = format!("{frozen}; soak and gates stand still until that is over");
+        let because = Because::new(Waiting::Metrics, Way::Nothing, why);
+        Some(match &self.rollout.prometheus {
+            Some(prometheus) if self.state.blind > Duration::ZERO => {
+                because.pauses_after(prometheus.grace, self.state.blind)
+            }
+            _ => because,
+        })
+    }
+
+    fn held(&self) -> Because {
+        let (by, weight) = (&self.state.by, self.state.weight);
+        let why =
+            format!("{by} set the weight to {weight}{}, and it stays until `resume`", because_of(&self.state.reason));
+        Because::new(Waiting::Operator, Way::Say("resume"), why)
+    }
+
+    fn soaking(&self) -> Because {
+        let soak = self.rollout.soak_at(self.state.weight);
+        let left = soak.saturating_sub(self.state.soaked);
+        if left > Duration::ZERO {
+            let why = format!("watched for {} of {}, {} to go", span(self.state.soaked), span(soak), span(left));
+            return Because::new(Waiting::Soak, Way::Nothing, why).goes_on_in(Some(left));
+        }
+        let missing = match self.evidence {
+            Some(evidence) => self.samples(evidence),
+            None => Some(Because::new(Waiting::Samples, Way::Promote, "watched long enough, and short of min_samples")),
+        };
+        match missing {
+            Some(because) => because.pauses_after(self.rollout.max_wait, self.state.waited),
+            None => {
+                Because::new(Waiting::Soak, Way::Nothing, "watched long enough, its requests are about to be judged")
+            }
+        }
+    }
+
+    /// The requests that a cohort needs before it can be judged.
+    fn samples(&self, evidence: &Evidence) -> Option<Because> {
+        let least = self.rollout.min_samples;
+        let (has, needs) = (evidence.canaried(), least.asynchronous);
+        if has < needs {
+            let why = format!("{has} of {needs} canaried requests are in, {}", self.more(needs - has));
+            let because = Because::new(Waiting::Samples, Way::Promote, why);
+            return Some(because.goes_on_in(self.time_for(needs - has)));
+        }
+        let (has, needs) = (evidence.sync.total, least.sync);
+        // At 100 % nobody is sync.
+        (has < needs && self.state.weight < Weight::FULL).then(|| {
+            let why = format!("{has} of {needs} sync requests to compare with are in, {} more needed", needs - has);
+            Because::new(Waiting::Samples, Way::Promote, why)
+        })
+    }
+
+    /// What is missing, in the order in which it is asked for.
+    fn gating(&self) -> Because {
+        let missing = self.maturity().or_else(|| self.gates());
+        match missing {
+            Some(because) => because.pauses_after(self.rollout.max_wait, self.state.waited),
+            None => self.passing(),
+        }
+    }
+
+    fn passing(&self) -> Because {
+        let (passes, streak) = (self.state.passes, self.rollout.success_streak);
+        if passes >= streak
+            && self.next.is_some()
+            && let Some(closed) = self.window()
+        {
+            return closed;
+        }
+        let why = format!("all gates pass, {passes} of {streak} times in a row");
+        Because::new(Waiting::Gates, Way::Nothing, why).goes_on_in(Some(self.rollout.interval))
+    }
+
+    fn maturity(&self) -> Option<Because> {
+        let (accepted, open) = (self.evidence?.accepted, self.evidence?.open());
+        let ended = ratio(accepted.saturating_sub(open), accepted);
+        (accepted > 0 && ended < self.rollout.maturity).then(|| {
+            let (ended, needed) = (share(ended), share(self.rollout.maturity));
+            let why = format!("{ended} of {accepted} tasks have ended, {needed} needed");
+            Because::new(Waiting::Maturity, Way::Promote, why)
+        })
+    }
+
+    fn gates(&self) -> Option<Because> {
+        let open: Vec<&Report> = self.reports().filter(|report| report.verdict != Verdict::Pass).collect();
+        let text = self.undecided(|report| report.verdict != Verdict::Pass);
+        if open.is_empty() {
+            return self.reports().next().is_none().then(|| {
+                Because::new(Waiting::Gates, Way::Nothing, "the gates are about to be looked at for the first time")
+            });
+        }
+        if open.iter().any(|report| report.verdict == Verdict::Error) {
+            return Some(Because::new(Waiting::Metrics, Way::Promote, text));
+        }
+        let needs = open.iter().map(|report| report.needs).collect::<Option<Vec<u64>>>();
+        let most = needs.and_then(|needs| needs.into_iter().max());
+        let waiting_for = if most.is_some() { Waiting::Samples } else { Waiting::Gates };
+        let countdown = most.and_then(|most| self.time_for(most));
+        Some(Because::new(waiting_for, Way::Promote, text).goes_on_in(countdown))
+    }
+
+    fn healthy(&self) -> Because {
+        if let Some(next) = self.next {
+            let about = || Because::new(Waiting::Nothing, Way::Nothing, format!("it is about to go on to {next}"));
+            return self.window().unwrap_or_else(about);
+        }
+        match self.undecided(|report| matches!(report.verdict, Verdict::Fail | Verdict::Error)).as_str() {
+            "" => self.at_percent("percent is reached, and the gates keep judging"),
+            bad => {
+                let (fails, limit) = (self.state.fails, self.rollout.failure_limit);
+                let why =
+                    format!("percent is reached, but {bad} ({fails} of {limit} failing looks in a row turn back)");
+                Because::new(Waiting::Gates, Way::Say("abort"), why)
+            }
+        }
+    }
+
+    /// The file's `percent` runs: what more there could be.
+    fn at_percent(&self, why: &str) -> Because {
+        if self.rollout.percent == Weight::FULL {
+            return Because::new(Waiting::Nothing, Way::Nothing, why);
+        }
+        Because::new(Waiting::Percent, Way::EditPercent, format!("{why}; it goes no higher than percent"))
+    }
+
+    fn paused(&self, why: Pause) -> Because {
+        let (by, reason) = (&self.state.by, because_of(&self.state.reason));
+        let gates = self.undecided(|report| report.verdict != Verdict::Pass);
+        let gates = if gates.is_empty() { String::new() } else { format!(" ({gates})") };
+        match why {
+            Pause::Operator => Because::new(Waiting::Operator, Way::Say("resume"), format!("{by} paused it{reason}")),
+            Pause::AwaitingApproval => {
+                let why = "its gates have passed, and the step asks for a person (approval: manual)";
+                Because::new(Waiting::Approval, Way::Promote, why)
+            }
+            Pause::NotConverged => {
+                let who = if self.laggards.is_empty() { "a replica".to_owned() } else { list(self.laggards) };
+                let within = span(self.rollout.converge);
+                let why = format!("{who} did not take up the weight within {within}: see to it, then resume");
+                Because::new(Waiting::Convergence, Way::Say("resume"), why)
+            }
+            Pause::Inconclusive => {
+                let why = format!(
+                    "its gates were undecided for {}{gates}: resume waits again, promote goes on without them once",
+                    span(self.rollout.max_wait)
+                );
+                Because::new(Waiting::Gates, Way::Promote, why)
+            }
+            Pause::MetricsUnavailable => {
+                let (sighted, reason) = (self.state.sighted, &self.state.reason);
+                let why =
+                    format!("{reason}{gates}; it resumes by itself after three good looks in a row ({sighted} so far)");
+                Because::new(Waiting::Metrics, Way::Nothing, why)
+            }
+            Pause::Failed => {
+                let why = format!("its gates fail{gates}, and on_fail is pause: abort turns back, resume tries on");
+                Because::new(Waiting::Operator, Way::Say("abort"), why)
+            }
+        }
+    }
+
+    fn rolling_back(&self) -> Because {
+        let Because { waiting_for, why, .. } = self.shifting("stop sending requests async");
+        let reason = because_of(&self.state.reason);
+        Because::new(waiting_for, Way::Nothing, format!("it turns back to 0 %{reason}; {why}"))
+    }
+
+    fn degraded(&self) -> Because {
+        let at = self.state.since.rfc3339().unwrap_or_default();
+        let (by, reason) = (&self.state.by, because_of(&self.state.reason));
+        let how =
+            if by == super::state::CONTROLLER { "rolled back".to_owned() } else { format!("turned back by {by}") };
+        let why =
+            format!("{how} at {at}{reason}; accepted tasks finish, and a percent edit moves nothing until `retry`");
+        Because::new(Waiting::Retry, Way::Say("retry"), why)
+    }
+
+    /// Why a weight may not be raised now, where the plan has hours for that.
+    fn window(&self) -> Option<Because> {
+        let now = jiff::Timestamp::from_millisecond(i64::try_from(self.now.0).ok()?).ok()?;
+        let opens = UnixMs::from(next_opening(&self.rollout.windows, now)?).since(self.now);
+        let hours = self.rollout.windows.iter().map(hours).collect::<Vec<_>>().join(" and ");
+        let why = format!("a weight may only be raised {hours}, which begins in {}", span(opens));
+        Some(Because::new(Waiting::Window, Way::Promote, why).goes_on_in(Some(opens)))
+    }
+
+    /// The reports of gates that the file has.
+    fn reports(&self) -> impl Iterator<Item = &Report> {
+        let gates = &self.rollout.gates;
+        let is_known = |report: &&Report| gates.iter().any(|gate: &Gate| gate.name == report.gate);
+        self.state.reports.iter().filter(is_known)
+    }
+
+    /// What the gates say that `filter` picks, and what they need.
+    fn undecided(&self, filter: impl Fn(&Report) -> bool) -> String {
+        let say = |report: &Report| match report.needs.filter(|needs| *needs > 0).map(|needs| self.time_for(needs)) {
+            Some(Some(time)) => format!("{}, about {} at this rate", report.why, span(time)),
+            _ => report.why.clone(),
+        };
+        self.reports().filter(|report| filter(report)).map(say).collect::<Vec<_>>().join("; ")
+    }
+
+    /// `needs 125 more, about 6 min at this rate`
+    fn more(&self, needs: u64) -> String {
+        match (self.time_for(needs), self.per_minute) {
+            (Some(time), _) => format!("needs {needs} more, about {} at this rate", span(time)),
+            (None, Some(_)) => format!("needs {needs} more, and no canaried request came lately"),
+            (None, None) => format!("needs {needs} more"),
+        }
+    }
+
+    /// How long so many canaried requests take to come at this rate.
+    fn time_for(&self, requests: u64) -> Option<Duration> {
+        let rate = self.per_minute.filter(|rate| *rate > 0.0)?;
+        #[allow(clippy::cast_precision_loss)] // an estimate
+        let minutes = requests as f64 / rate;
+        Duration::try_from_secs_f64(minutes * 60.0).ok()
+    }
+}
+
+fn without_store() -> Because {
+    let why =
+        "the store does not answer: calls are served sync, and the weight applies again by itself when it is back";
+    Because::new(Waiting::Store, Way::Nothing, why)
+}
+
+fn because_of(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" because {reason}") }
+}
+
+/// The first few names of many.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// `mon, tue 09:00-17:00 (Europe/Berlin)`
+fn hours(window: &Window) -> String {
+    const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    let days = window.days.iter().filter_map(|day| DAYS.get(usize::from(*day)).copied());
+    let clock = |minutes: u16| format!("{:02}:{:02}", minutes / 60, minutes % 60);
+    let zone = window.zone.iana_name().unwrap_or("UTC");
+    format!("{} {}-{} ({zone})", days.collect::<Vec<_>>().join(", "), clock(window.hours.0), clock(window.hours.1))
+}
+
+fn it(names: &[String]) -> &'static str {
+    if names.len() == 1 { "it" } else { "each" }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // counts stay far below 2^53
+    let ratio = part as f64 / whole as f64;
+    ratio
+}
+
+#[cfg(test)]
+mod tests;

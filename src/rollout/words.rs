@@ -1,0 +1,47 @@
+//! Times and shares as people say them.
+
+use std::time::Duration;
+
+/// A time by its two largest units: `2 d 4 h`, `1 h 5 min`, `6 min`, `42 s`.
+#[must_use]
+pub fn span(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative; beyond u64 it is the largest
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |large: u64, unit: &str, small: u64, of: &str| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {of}"),
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => two(minutes, "min", seconds % 60, "s"),
+        3600..172_800 => two(hours, "h", minutes % 60, "min"),
+        _ => two(days, "d", hours % 24, "h"),
+    }
+}
+
+/// A share in percent, to three digits that count: `97.1 %`, `0.25 %`, `1 %`.
+#[must_use]
+pub fn share(share: f64) -> String {
+    let percent = share * 100.0;
+    let rounded = if percent.abs() < 1.0 { (percent * 100.0).round() / 100.0 } else { (percent * 10.0).round() / 10.0 };
+    format!("{rounded} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_show_their_two_largest_units() {
+        let shown = [0, 42, 60, 390, 3600, 3900, 172_799, 172_800, 190_000].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(shown, ["0 s", "42 s", "1 min", "6 min 30 s", "1 h", "1 h 5 min", "47 h 59 min", "2 d", "2 d 4 h"]);
+        assert_eq!(span(Duration::from_millis(59_700)), "1 min");
+    }
+
+    #[test]
+    fn shares_are_short() {
+        assert_eq!([0.0, 0.01, 0.971, 0.0025, 1.0].map(share), ["0 %", "1 %", "97.1 %", "0.25 %", "100 %"]);
+    }
+}
