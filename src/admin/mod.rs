@@ -4,6 +4,7 @@
 //! that it knows (a page in a browser cannot rebind to it), and takes changes only from the same site.
 
 mod api;
+mod config_view;
 mod dead_letters;
 mod guard;
 mod health;
@@ -74,6 +75,7 @@ fn router(parts: Parts) -> Router {
         .route("/rollouts/{route}/clients", get(rollouts::clients))
         .route("/rollouts/{route}/{verb}", post(rollouts::act))
         .route("/topics", get(api::topics))
+        .route("/config", get(config_view::config))
         .route("/workers", get(api::workers))
         .route("/tasks", get(tasks::list).post(api::publish))
         .route("/tasks/{id}", get(tasks::life))

@@ -1,5 +1,7 @@
 //! A rollout as the API and the command line show it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::Parts;
@@ -68,9 +70,9 @@ impl<'a> Seen<'a> {
             "held": state.held,
             "saved": known.saved,
             "store": self.view.store,
-            "soak": {"done": state.soaked.as_secs(), "of": rollout.soak_at(state.weight).as_secs()},
-            "countdown": explanation.countdown.map(|left| left.as_secs()),
-            "pauses_in": explanation.pauses_in.map(|left| left.as_secs()),
+            "soak": {"done": whole_seconds(state.soaked), "of": rollout.soak_at(state.weight).as_secs()},
+            "countdown": explanation.countdown.map(whole_seconds),
+            "pauses_in": explanation.pauses_in.map(whole_seconds),
             "explain": explanation.text,
             "to_do": explanation.next,
             "passes": state.passes,
@@ -104,6 +106,11 @@ fn explained(parts: &Parts, route: &Route, known: &RouteView, view: &View) -> Ex
         store: view.store,
         now: UnixMs::from(jiff::Timestamp::now()),
     })
+}
+
+/// Rounded as the explanation rounds.
+pub(super) fn whole_seconds(time: Duration) -> u64 {
+    (time + Duration::from_millis(500)).as_secs()
 }
 
 fn pause_reason(state: &State) -> Option<&'static str> {

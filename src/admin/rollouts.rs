@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Parts;
 use super::api::{Answer, Problem};
-use super::rollout_view::Seen;
+use super::rollout_view::{Seen, whole_seconds};
 use crate::cohort::Weight;
 use crate::config::Route;
 use crate::control::{ActError, Acted, View};
@@ -74,8 +74,8 @@ pub(super) async fn explain(
         "waiting_for": explanation.waiting_for.as_str(),
         "explain": explanation.text,
         "to_do": explanation.next,
-        "countdown": explanation.countdown.map(|left| left.as_secs()),
-        "pauses_in": explanation.pauses_in.map(|left| left.as_secs()),
+        "countdown": explanation.countdown.map(whole_seconds),
+        "pauses_in": explanation.pauses_in.map(whole_seconds),
     });
     Ok(Json(document).into_response())
 }

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-/// A time by its two largest units: `2 d 4 h`, `1 h 5 min`, `6 min`, `42 s`.
+/// A time by its two largest units: `2 d 4 h`, `1 h 5 min`, `6 min`, `42 s`, `250 ms`.
 #[must_use]
 pub fn span(time: Duration) -> String {
+    if time > Duration::ZERO && time < Duration::from_secs(1) {
+        return format!("{} ms", time.as_millis());
+    }
     let seconds = time.as_secs_f64().round();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative; beyond u64 it is the largest
     let seconds = seconds as u64;
@@ -37,7 +40,7 @@ mod tests {
     fn times_show_their_two_largest_units() {
         let shown = [0, 42, 60, 390, 3600, 3900, 172_799, 172_800, 190_000].map(|s| span(Duration::from_secs(s)));
         assert_eq!(shown, ["0 s", "42 s", "1 min", "6 min 30 s", "1 h", "1 h 5 min", "47 h 59 min", "2 d", "2 d 4 h"]);
-        assert_eq!(span(Duration::from_millis(59_700)), "1 min");
+        assert_eq!([59_700, 250].map(|ms| span(Duration::from_millis(ms))), ["1 min", "250 ms"]);
     }
 
     #[test]

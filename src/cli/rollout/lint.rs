@@ -18,7 +18,7 @@ use crate::control;
 use crate::rollout::gate::Sample;
 
 /// How alike a name must be to be the one that was meant.
-const ALIKE: f64 = 0.8;
+const ALIKE: f64 = 0.7;
 
 /// `omnidaemon rollout lint`
 #[derive(Args)]
@@ -112,7 +112,7 @@ fn unknown(query: &str, names: &[String]) -> String {
 }
 
 fn closest<'n>(name: &str, names: &'n [String]) -> Option<&'n str> {
-    let scored = names.iter().map(|known| (strsim::jaro_winkler(name, known), known.as_str()));
+    let scored = names.iter().map(|known| (strsim::normalized_damerau_levenshtein(name, known), known.as_str()));
     scored.filter(|(score, _)| *score >= ALIKE).max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, known)| known)
 }
 
@@ -157,5 +157,7 @@ mod tests {
             "there is no metric omnidaemon_queue_oldest_second: omnidaemon_queue_oldest_seconds is meant?"
         );
         assert_eq!(unknown("zzz", &names), "there is no metric zzz");
+        let alike = ["omnidaemon_fallback_total", "omnidaemon_tasks_failed_total"].map(String::from);
+        assert!(unknown("omnidaemon_task_failed_total", &alike).contains("tasks_failed_total is meant"));
     }
 }

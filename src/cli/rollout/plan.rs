@@ -167,9 +167,6 @@ fn latency(route: &Route, scrape: &Scrape) -> Option<String> {
 }
 
 fn span_of(seconds: f64) -> String {
-    if seconds < 1.0 {
-        return format!("{:.0} ms", seconds * 1000.0);
-    }
     span(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
