@@ -8,9 +8,11 @@
 //! is never trimmed. Redis's own clock times leases and retries.
 
 mod attend;
+mod batch;
 mod checks;
 mod claim;
 mod delay;
+mod enqueue;
 mod error;
 mod events;
 mod fan;

@@ -9,8 +9,10 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::batch::Batch;
+use super::enqueue::New;
 use super::events::Events;
-use super::finish::Finishing;
+use super::finish::Ending;
 use super::keys::Keys;
 use super::link::{Bell, Link};
 use super::live::Live;
@@ -28,7 +30,10 @@ pub(super) struct Partition {
     pub(super) name: String,
     pub(super) waiters: Waiters,
     pub(super) live: Live,
-    pub(super) finishing: Arc<Finishing>,
+    /// New tasks that wait for a call.
+    pub(super) enqueuing: Arc<Batch<New, i64>>,
+    /// Ends of tasks that wait for one.
+    pub(super) finishing: Arc<Batch<Ending, bool>>,
     /// Connections of lease calls that wait for new entries.
     pub(super) bells: Mutex<Vec<Bell>>,
     /// The queue that the next lease call begins with.
@@ -53,6 +58,7 @@ impl Partition {
             name: name.to_owned(),
             waiters: waiters.clone(),
             live: Live::default(),
+            enqueuing: Arc::default(),
             finishing: Arc::default(),
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),

@@ -20,7 +20,7 @@ local function has_result(id, record)
   local held = holder(stream, group, record.entry) or not was_read(stream, group, record.entry)
   if held and not ended_by(agent, results .. id) then return false end
   discard(stream, group, record.entry)
-  conclude(prefix .. id, results .. id)
+  conclude(prefix .. id, results .. id, record)
   return true
 end
 
