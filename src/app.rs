@@ -19,14 +19,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health, Role};
 use crate::config::{self, Config, Env, Loaded, Problems, StoreUrl};
-use crate::control::{Configs, Controller, ReloadStatus, Reloader, attend_queues, watch_queues};
+use crate::control::{Controller, Controls, ReloadStatus, Reloader, attend_queues, watch_queues};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Proxy};
 use crate::snapshot::{Snapshot, Snapshots};
@@ -97,8 +97,7 @@ struct Core {
     metrics: Arc<Metrics>,
     snapshots: Arc<Snapshots>,
     controller: Controller,
-    configs: Configs,
-    loaded: watch::Receiver<bool>,
+    controls: Controls,
     reloads: Arc<ReloadStatus>,
     started: UnixMs,
 }
@@ -153,7 +152,7 @@ impl App {
         let admin = TcpListener::bind(config.admin.listen)
             .await
             .map_err(|error| in_use("admin.listen", config.admin.listen, error))?;
-        let core = Core::new(config.clone(), threads)?;
+        let core = Core::new(config.clone(), threads, Role::Serve)?;
         Ok(Bound { proxy, admin, core, app: self })
     }
 
@@ -164,7 +163,7 @@ impl App {
     /// When the store cannot be shared, or the port cannot be bound.
     pub async fn run_worker(self, admin: Option<SocketAddr>, shutdown: CancellationToken) -> Result<(), AppError> {
         refuse_embedded(&self.loaded.config)?;
-        let core = Core::new(self.loaded.config.clone(), 1)?;
+        let core = Core::new(self.loaded.config.clone(), 1, Role::Worker)?;
         let pool = core.pool(self.handlers.clone(), Some(1));
         self.beside(core, admin, pool.run(shutdown.clone()), shutdown).await
     }
@@ -180,7 +179,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Result<(), AppError> {
         refuse_embedded(&self.loaded.config)?;
-        let core = Core::new(self.loaded.config.clone(), 1)?;
+        let core = Core::new(self.loaded.config.clone(), 1, Role::Worker)?;
         let snapshots = core.snapshots.clone();
         let configured = move || snapshots.load().config.workers.count;
         let work = supervisor.run(configured, core.metrics.clone(), shutdown.clone());
@@ -247,17 +246,19 @@ async fn serve_admin(listener: TcpListener, parts: admin::Parts, shutdown: Cance
 // === impl Core ===
 
 impl Core {
-    fn new(config: Config, threads: usize) -> Result<Self, AppError> {
+    fn new(config: Config, threads: usize, role: Role) -> Result<Self, AppError> {
         let metrics = Arc::new(Metrics::new(threads));
         let store = store::open(&config.store)?;
         let circuit = Arc::new(Circuit::new(store, config.store.timeout));
         let config = Arc::new(config);
         let first = Snapshot::new(0, config.clone(), &[], &metrics);
         let snapshots = Arc::new(Snapshots::new(first));
-        let (controller, configs, loaded) = Controller::new(snapshots.clone(), circuit.clone(), metrics.clone());
-        let (process, started) = (process_name().into(), UnixMs::from(jiff::Timestamp::now()));
+        let (process, started) = (Arc::<str>::from(process_name()), UnixMs::from(jiff::Timestamp::now()));
+        let serves = matches!(role, Role::Serve);
+        let (controller, controls) =
+            Controller::new(process.clone(), serves, snapshots.clone(), circuit.clone(), metrics.clone());
         let reloads = Arc::default();
-        Ok(Self { config, process, circuit, metrics, snapshots, controller, configs, loaded, reloads, started })
+        Ok(Self { config, process, circuit, metrics, snapshots, controller, controls, reloads, started })
     }
 
     fn pool(&self, handlers: Handlers, workers: Option<usize>) -> Pool {
@@ -270,8 +271,9 @@ impl Core {
             snapshots: self.snapshots.clone(),
             circuit: self.circuit.clone(),
             metrics: self.metrics.clone(),
-            health: Arc::new(Health { role, loaded: self.loaded.clone(), draining }),
+            health: Arc::new(Health { role, loaded: self.controls.loaded.clone(), draining }),
             reloads: self.reloads.clone(),
+            rollouts: self.controls.rollouts.clone(),
             started: self.started,
         }
     }
@@ -296,7 +298,7 @@ impl Core {
                 env,
                 current: self.config,
                 digest: app.loaded.digest,
-                configs: self.configs,
+                configs: self.controls.configs,
                 metrics: self.metrics,
                 status: self.reloads,
             };

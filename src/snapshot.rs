@@ -34,6 +34,8 @@ pub struct LiveRoute {
     index: usize,
     /// The running weight: never over the route's `percent`.
     pub weight: Weight,
+    /// The epoch of its rollout: from one change of weight to the next.
+    pub epoch: u64,
     /// Its counts.
     pub cells: Arc<RouteCells>,
 }
@@ -46,13 +48,14 @@ pub struct Snapshots {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// The snapshot of `config` with `weights` in the order of its routes, each clamped to its route's `percent`.
+    /// The snapshot of `config` with weight and epoch of its routes, in their order; each weight is clamped to its route's
+    /// `percent`.
     #[must_use]
-    pub fn new(generation: u64, config: Arc<Config>, weights: &[Weight], metrics: &Metrics) -> Self {
-        let live = |(index, route): (usize, &Route)| LiveRoute {
-            index,
-            weight: weights.get(index).copied().unwrap_or_default().min(route.rollout.percent),
-            cells: metrics.requests.route(&route.name),
+    pub fn new(generation: u64, config: Arc<Config>, running: &[(Weight, u64)], metrics: &Metrics) -> Self {
+        let live = |(index, route): (usize, &Route)| {
+            let (weight, epoch) = running.get(index).copied().unwrap_or_default();
+            let cells = metrics.requests.route(&route.name);
+            LiveRoute { index, weight: weight.min(route.rollout.percent), epoch, cells }
         };
         Self {
             generation,

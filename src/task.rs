@@ -3,6 +3,7 @@
 //! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
 //! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
 
+mod buckets;
 mod life;
 mod progress;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+pub use self::buckets::DURATION_BUCKETS;
 pub use self::life::{Life, Run};
 pub use self::progress::Progress;
 
@@ -230,6 +232,8 @@ pub struct Task {
     pub correlation_id: Option<String>,
     /// The route it was canaried on; none for `/invoke/async` and the command line.
     pub route: Option<String>,
+    /// The epoch of that route's rollout that it was accepted in, under which its end is counted; none is not counted.
+    pub epoch: Option<u64>,
     /// The key that may see it; none for a task created without one.
     pub owner: Option<Owner>,
     /// Failed attempts after which it is a dead letter, less one: 0 is tried once.
@@ -257,6 +261,7 @@ impl Task {
             request: None,
             correlation_id: None,
             route: None,
+            epoch: None,
             owner: None,
             retries: 0,
             created,

@@ -24,7 +24,7 @@ pub use self::api::{advice_view, task_view, topic_view, worker_view, workers_che
 pub use self::dead_letters::{Refused, discarded, listed, reprocessed};
 pub use self::health::{Health, Role};
 pub use self::tasks::{fate_view, life_view, page_view, status};
-use crate::control::ReloadStatus;
+use crate::control::{ReloadStatus, Rollouts};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
 use crate::store::Circuit;
@@ -43,6 +43,8 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// How the last reload went.
     pub reloads: Arc<ReloadStatus>,
+    /// Where rollouts are shown and ordered.
+    pub rollouts: Rollouts,
     /// When the process started.
     pub started: UnixMs,
 }

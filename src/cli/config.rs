@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::global::{Format, Global};
 use super::output::{line, pairs, print, print_json, table};
-use crate::config::{self, Config, Env, HandlerConfig, Loaded, Problem, Problems, RolloutMode};
+use crate::cohort::Weight;
+use crate::config::{self, Config, Env, HandlerConfig, Loaded, Problem, Problems, Rollout, RolloutMode};
 
 /// `omnidaemon config …`
 #[derive(Subcommand)]
@@ -78,11 +79,12 @@ fn print_summary(file: &str, loaded: &Loaded) {
         ("store", config.store.url.to_string()),
         ("workers", format!("{} x {}", config.workers.count, config.workers.concurrency)),
     ]));
-    let mut routes = table(&["route", "path", "topic", ">percent", "mode", "deprecation"]);
+    let mut routes = table(&["route", "path", "topic", ">percent", "mode", "steps", "deprecation"]);
     for route in &config.routes {
-        let (mode, deprecation) = (mode(route.rollout.mode), route.deprecation.mode.as_str());
-        let percent = route.rollout.percent.to_string();
-        routes.add_row([&route.name, &route.path.text, route.topic.as_str(), &percent, mode, deprecation]);
+        let (mode, deprecation) = (route.rollout.mode.as_str(), route.deprecation.mode.as_str());
+        let (percent, steps) = (route.rollout.percent.to_string(), steps(&route.rollout));
+        let steps = steps.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+        routes.add_row([&route.name, &route.path.text, route.topic.as_str(), &percent, mode, &steps, deprecation]);
     }
     let mut topics = table(&["topic", "handler", ">timeout", ">retries"]);
     for (topic, config) in &config.topics {
@@ -117,7 +119,9 @@ fn routes(config: &Config) -> Value {
             "path": route.path.text,
             "topic": route.topic.as_str(),
             "percent": route.rollout.percent.percent(),
-            "mode": mode(route.rollout.mode),
+            "mode": route.rollout.mode.as_str(),
+            "steps": steps(&route.rollout),
+            "gates": route.rollout.gates.iter().map(|gate| &gate.name).collect::<Vec<_>>(),
             "deprecation": route.deprecation.mode.as_str(),
         })
     };
@@ -155,11 +159,13 @@ fn view(problem: &Problem) -> Value {
     })
 }
 
-fn mode(mode: RolloutMode) -> &'static str {
-    match mode {
-        RolloutMode::Gated => "gated",
-        RolloutMode::Manual => "manual",
-    }
+/// The weights on the way to `percent`, in percent.
+fn steps(rollout: &Rollout) -> Vec<f64> {
+    let next = |weight: Weight| match rollout.mode {
+        RolloutMode::Gated => rollout.next_after(weight),
+        RolloutMode::Manual => Some(rollout.percent).filter(|percent| *percent > weight),
+    };
+    std::iter::successors(next(Weight::ZERO), |weight| next(*weight)).map(Weight::percent).collect()
 }
 
 fn handler(handler: &HandlerConfig) -> String {
@@ -207,6 +213,20 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
         assert!(matches!(init(&file, true), Ok(Exit::Ok)));
         assert_eq!(fs::read_to_string(&file).expect("it is there"), config::template());
+    }
+
+    #[test]
+    fn a_summary_shows_the_steps_up_to_the_percentage_and_the_gates() {
+        let file = Path::new("config/rollout-playbook.yaml");
+        let route = |env: &Env| summary("f", &config::load(file, env).expect("a valid file"))["routes"][0].clone();
+        let as_written = route(&Env::new());
+        assert_eq!(as_written["steps"], json!([10.0, 25.0, 50.0, 100.0]));
+        assert_eq!((&as_written["mode"], &as_written["gates"][0]), (&json!("gated"), &json!("errors")));
+        let set = |key: &str, value: &str| (format!("OMNIDAEMON__ROUTES__INVOKE__ROLLOUT__{key}"), value.to_owned());
+        assert_eq!(route(&Env::from([set("PERCENT", "30")]))["steps"], json!([10.0, 25.0, 30.0]));
+        assert_eq!(route(&Env::from([set("MODE", "manual")]))["steps"], json!([100.0]));
+        assert_eq!(route(&Env::from([set("STEPS", "20, 60")]))["steps"], json!([20.0, 60.0, 100.0]));
+        assert_eq!(route(&Env::from([set("PERCENT", "0")]))["steps"], json!([]));
     }
 
     #[test]

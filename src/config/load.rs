@@ -162,7 +162,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-    use crate::config::{HandlerConfig, StoreUrl};
+    use crate::cohort::Weight;
+    use crate::config::{Baseline, HandlerConfig, Pin, Rollout, RolloutMode, StoreUrl};
     use proptest::prelude::*;
 
     fn env(variables: &[(&str, &str)]) -> Env {
@@ -200,6 +201,46 @@ mod tests {
         assert_eq!(shadowed, [&expected[0], &expected[1], &expected[2], "results.ttl"]);
         assert!(!format!("{set:?}").contains("canary"));
         assert_eq!(plain.digest, set.digest);
+    }
+
+    #[test]
+    fn the_rollout_in_comments_of_the_shipped_file_is_right_and_says_the_defaults() {
+        let rollout = |loaded: Loaded| loaded.config.routes.into_iter().next().expect("a route").rollout;
+        let plain = rollout(shipped(&[]));
+        assert_eq!((plain.mode, plain.percent.basis_points()), (RolloutMode::Gated, 1_000));
+        // Commented keys begin in lower case, and prose does not.
+        let uncomment = |line: &str| match line.strip_prefix("      # ") {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '-') => format!("      {key}\n"),
+            _ => format!("{line}\n"),
+        };
+        let (loaded, report) = interpret(SHIPPED.lines().map(uncomment).collect::<String>().as_bytes(), &Env::new());
+        assert_eq!((&report.problems, &report.warnings), (&vec![], &vec![]));
+        let said = rollout(loaded.expect("no problems"));
+        assert_eq!((said.sticky.len(), said.pin.asynchronous.len()), (1, 1));
+        assert_eq!((said.windows.len(), said.notify.len()), (1, 1));
+        let (sticky, pin, windows, notify) = (vec![], Pin::default(), vec![], vec![]);
+        assert_eq!(Rollout { sticky, pin, windows, notify, ..said }, plain);
+    }
+
+    #[test]
+    fn the_playbooks_rollout_takes_four_days() {
+        let loaded = load(Path::new("config/rollout-playbook.yaml"), &Env::new()).expect("the file is right");
+        assert_eq!(loaded.warnings, []);
+        let rollout = &loaded.config.routes[0].rollout;
+        let mut days = vec![];
+        let mut weight = Weight::ZERO;
+        while let Some(next) = rollout.next_after(weight) {
+            days.push((
+                next.percent().to_string(),
+                rollout.soak_at(next).as_secs() / 86_400,
+                rollout.baseline_at(next),
+            ));
+            weight = next;
+        }
+        let day = |weight: &str, baseline| (weight.to_owned(), 1, baseline);
+        let live = ["10", "25", "50"].map(|weight| day(weight, Baseline::Live));
+        assert_eq!(days, [&live[..], &[day("100", Baseline::Frozen)]].concat());
+        assert_eq!(loaded.config.topics, shipped(&[]).config.topics);
     }
 
     #[test]
@@ -262,6 +303,7 @@ mod tests {
         let loaded = from_upstream("http://127.0.0.1:9000", None, None, &none).expect("an upstream");
         let route = &loaded.config.routes[0];
         assert_eq!((route.path.text.as_str(), route.rollout.percent.basis_points()), ("/invoke", 0));
+        assert_eq!(route.rollout.mode, RolloutMode::Manual, "who asks for a share on the command line sees it at once");
         let loaded = from_upstream("https://api", Some("/v1/{a}"), Some("12.5%"), &env(&[("WORKER_COUNT", "2")]));
         let config = loaded.expect("a path and a share").config;
         assert_eq!((config.routes[0].rollout.percent.basis_points(), config.workers.count), (1250, 2));

@@ -4,8 +4,10 @@
 //! `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one list of problems, so
 //! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
 //! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again, `own.rs`
-//! whether an upstream's name is this process.
+//! whether an upstream's name is this process, `windows.rs` when a weight may be raised, `deadline.rs` how long a task
+//! may take.
 
+mod deadline;
 mod expand;
 mod load;
 mod meaning;
@@ -15,6 +17,7 @@ mod problem;
 mod rollout;
 mod watch;
 mod webhooks;
+mod windows;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -25,16 +28,18 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+pub use self::deadline::{LONGEST_BACKOFF, backoff, deadline};
 pub use self::expand::Env;
 pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template};
 pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::rollout::{
     Baseline, Breaker, Gate, GateKind, Latency, Limits, MinSamples, Notice, Notify, OnEmpty, OnFail, Pin, Prometheus,
-    Rollout, RolloutMode, Step, StickyKey, Window, default_gates,
+    Rollout, RolloutMode, Step, StickyKey, default_gates, samples_to_certify,
 };
 pub use self::watch::changes;
 pub use self::webhooks::{WebhookHost, Webhooks, is_public};
+pub use self::windows::{Window, is_open, next_opening};
 use crate::task::Topic;
 
 /// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its files say by now.

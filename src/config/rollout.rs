@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::Secret;
+use super::{Secret, Window};
 use crate::cohort::Weight;
 
 /// `rollout:`
@@ -141,7 +141,7 @@ pub enum GateKind {
     DeferredRatio(Limits),
     /// `slow_ratio`: the share that took longer.
     SlowRatio {
-        /// Than this: exactly one of [`crate::metrics::DURATION_BUCKETS`].
+        /// Than this: exactly one of [`crate::task::DURATION_BUCKETS`].
         threshold: Duration,
         /// Which latency.
         of: Latency,
@@ -160,7 +160,7 @@ pub enum GateKind {
     },
     /// `prometheus`: the value of an instant query.
     Prometheus {
-        /// PromQL that gives one value.
+        /// The query, which gives one value.
         query: String,
         /// The lowest that passes.
         min: Option<f64>,
@@ -226,18 +226,6 @@ pub struct Prometheus {
     pub grace: Duration,
 }
 
-/// One of `rollout.windows`: days and hours of a time zone in which a weight may be raised.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Window {
-    /// Monday is 0; in order.
-    pub days: Vec<u8>,
-    /// Minutes of the day: from, and up to but without. A window over midnight has `from` after `to`, and belongs to
-    /// the day that it begins on.
-    pub hours: (u16, u16),
-    /// The time zone.
-    pub zone: jiff::tz::TimeZone,
-}
-
 /// One of `rollout.notify`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
@@ -297,10 +285,24 @@ impl Rollout {
         self.step_at(weight).and_then(|step| step.soak).unwrap_or(self.soak)
     }
 
+    /// A digest of what a soak is for: an edit of it makes the present soak begin anew. Only compared within one
+    /// release.
+    #[must_use]
+    pub fn gates_digest(&self) -> u64 {
+        let Self { gates, min_samples, maturity, .. } = self;
+        xxhash_rust::xxh3::xxh3_64(format!("{gates:?} {min_samples:?} {maturity}").as_bytes())
+    }
+
     /// The step of `weight`; none for a weight between the steps.
     #[must_use]
     pub fn step_at(&self, weight: Weight) -> Option<&Step> {
         self.steps.iter().find(|step| step.weight == weight)
+    }
+
+    /// What the async path is compared with at `weight`.
+    #[must_use]
+    pub fn baseline_at(&self, weight: Weight) -> Baseline {
+        self.step_at(weight).copied().unwrap_or_else(|| Step::new(weight)).baseline
     }
 
     /// The next weight on the way from `weight` to `percent`; none when it is reached.
@@ -327,10 +329,11 @@ impl RolloutMode {
 // === impl Step ===
 
 impl Step {
-    /// A step that says its weight and nothing else.
+    /// A step that says its weight and nothing else. At 100 % nothing live is left to compare with.
     #[must_use]
     pub fn new(weight: Weight) -> Self {
-        Self { weight, soak: None, approval: false, baseline: Baseline::Live }
+        let baseline = if weight == Weight::FULL { Baseline::Frozen } else { Baseline::Live };
+        Self { weight, soak: None, approval: false, baseline }
     }
 }
 
@@ -348,6 +351,16 @@ impl GateKind {
             Self::QueueOldest { .. } => "queue_oldest",
             Self::QueueDepth { .. } => "queue_depth",
             Self::Prometheus { .. } => "prometheus",
+        }
+    }
+
+    /// The limits of one that looks at a share.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Limits> {
+        match self {
+            Self::ErrorRatio(limits) | Self::ClientErrorRatio(limits) | Self::DeferredRatio(limits) => Some(limits),
+            Self::SlowRatio { limits, .. } => Some(limits),
+            Self::QueueOldest { .. } | Self::QueueDepth { .. } | Self::Prometheus { .. } => None,
         }
     }
 }
@@ -370,4 +383,36 @@ pub fn default_gates() -> Vec<Gate> {
         gate("client_errors", GateKind::ClientErrorRatio(limits(None, Some(0.02)))),
         gate("deferred", GateKind::DeferredRatio(limits(Some(0.01), None))),
     ]
+}
+
+/// Requests without a single failure that show, at one-sided 95 %, a share of failures of at most `max`: the least `n`
+/// whose upper bound `z²/(n + z²)` is no higher (Wilson 1927, with 0 of `n`).
+#[must_use]
+pub fn samples_to_certify(max: f64) -> u64 {
+    const Z_SQUARED: f64 = 1.645 * 1.645;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, and is never below 0
+    let samples = (Z_SQUARED * (1.0 - max) / max).ceil() as u64;
+    samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_requests_without_a_failure_certify_a_share() {
+        assert_eq!([0.05, 0.01, 0.005, 0.001, 1.0].map(samples_to_certify), [52, 268, 539, 2_704, 0]);
+    }
+
+    #[test]
+    fn at_a_hundred_percent_the_baseline_is_frozen_unless_the_step_says_otherwise() {
+        let mut rollout = Rollout::new("r", Weight::FULL, RolloutMode::Gated);
+        let baselines =
+            |rollout: &Rollout| [5_000, 7_500, 10_000].map(|at| rollout.baseline_at(Weight::from_basis_points(at)));
+        assert_eq!(baselines(&rollout), [Baseline::Live, Baseline::Live, Baseline::Frozen]);
+        rollout.steps.clear();
+        assert_eq!(baselines(&rollout), [Baseline::Live, Baseline::Live, Baseline::Frozen]);
+        rollout.steps = vec![Step { baseline: Baseline::Live, ..Step::new(Weight::FULL) }];
+        assert_eq!(rollout.baseline_at(Weight::FULL), Baseline::Live);
+    }
 }

@@ -1,197 +1,399 @@
 //! The single writer of rollout state, and the only publisher of snapshots.
 //!
-//! One loop: event → pure decision (`rollout/`) → persist by compare-and-set → publish. With the store
-//! unreachable the decision holds locally and is persisted when the store is back; lowering never waits.
+//! One loop: event → pure decision (`rollout/`) → persist by compare-and-set → publish. Every second each replica meets the
+//! others in the store (`round.rs`): it says what it runs and what it counted, learns the state of the routes, and one of
+//! them leads. The leader alone acts on evidence and on its file (`lead.rs`), under a term that fences off a leader
+//! that was away; an operator's order is followed by whichever replica gets it. With the store unreachable nobody
+//! leads and nothing rises; an abort holds here at once and is saved when the store is back.
 
 mod attend;
+mod calls;
+mod counts;
+mod lead;
+mod notify;
+mod order;
+mod prometheus;
 mod queues;
 mod reload;
+mod round;
 mod state;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use self::attend::attend_queues;
+use self::counts::Own;
+use self::lead::{Sampled, Watch};
+pub use self::prometheus::{Asked, query};
 pub use self::queues::watch_queues;
 pub use self::reload::{ReloadStatus, Reloader};
+use self::round::Round;
+use self::view::Order;
+pub use self::view::{ActError, Acted, ReplicaView, Rollouts, RouteView, View};
 use crate::cohort::Weight;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, deadline};
 use crate::metrics::Metrics;
-use crate::rollout::{self, Event, Plan, State};
+use crate::rollout::{self, Decision, Event, Happened, Plan, State, Verb, running};
 use crate::snapshot::{Snapshot, Snapshots};
-use crate::store::{Circuit, RolloutRecord, StoreError};
+use crate::store::{Change, Circuit, RolloutRecord, StoreError};
 use crate::task::UnixMs;
 
 /// After so long without an answer at start, the store is declared unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a first load waits before it asks again.
-const AGAIN: Duration = Duration::from_millis(200);
-/// How often unsaved state is tried again.
-const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// How often replicas meet.
+const TICK: Duration = Duration::from_secs(1);
+/// The same, until the first meeting.
+const FIRST: Duration = Duration::from_millis(100);
 
 /// Sends newly read configurations to the controller.
 pub type Configs = mpsc::Sender<Arc<Config>>;
 
+/// What the controller is given and hands out.
+pub struct Controls {
+    /// Where new configurations go.
+    pub configs: Configs,
+    /// Whether the stored state is loaded, or the store declared unreachable.
+    pub loaded: watch::Receiver<bool>,
+    /// Where rollouts are shown and ordered.
+    pub rollouts: Rollouts,
+}
+
 /// The controller, not yet running.
 pub struct Controller {
+    process: Arc<str>,
     snapshots: Arc<Snapshots>,
     circuit: Arc<Circuit>,
     metrics: Arc<Metrics>,
     config: Arc<Config>,
-    configs: mpsc::Receiver<Arc<Config>>,
+    /// Whether this process serves clients: one that only works has nothing to say about weights.
+    serves: bool,
     rollouts: BTreeMap<String, Rollout>,
+    term: Option<u64>,
+    leader: Option<String>,
+    replicas: Vec<ReplicaView>,
+    store: bool,
+    published: Option<Published>,
     loaded: watch::Sender<bool>,
+    views: watch::Sender<Arc<View>>,
+    inbox: Inbox,
 }
 
-/// A route's state, as decided here and as saved.
+/// What the snapshot says: a configuration, and weight and epoch of its routes in their order.
+type Published = (Arc<Config>, Vec<(Weight, u64)>);
+
+/// What wakes the loop.
+struct Inbox {
+    configs: mpsc::Receiver<Arc<Config>>,
+    orders: mpsc::Receiver<Order>,
+    rounds: mpsc::Receiver<Round>,
+    round_done: mpsc::Sender<Round>,
+    answers: mpsc::Receiver<Sampled>,
+    sampled: mpsc::Sender<Sampled>,
+}
+
+/// A route's rollout, here.
 struct Rollout {
     state: State,
-    /// The stored version that `state` follows from; none while the store has not been asked.
+    /// The stored version that `state` follows from; none while that is not known.
     version: Option<u64>,
+    /// Lines of the history that are not saved yet.
+    events: Vec<String>,
     unsaved: bool,
+    /// An abort that the store does not know yet.
+    abort: Option<Verb>,
+    own: Own,
+    watch: Watch,
 }
 
 // === impl Controller ===
 
 impl Controller {
     /// A controller that publishes into `snapshots`, which hold `config` at weight 0 until the stored state is
-    /// loaded. The returned handles feed it, and tell when that is.
+    /// loaded. With `serves` it is one of the replicas that share the rollouts.
     #[must_use]
     pub fn new(
+        process: Arc<str>,
+        serves: bool,
         snapshots: Arc<Snapshots>,
         circuit: Arc<Circuit>,
         metrics: Arc<Metrics>,
-    ) -> (Self, Configs, watch::Receiver<bool>) {
-        let (sender, configs) = mpsc::channel(4);
+    ) -> (Self, Controls) {
+        let (send_config, configs) = mpsc::channel(4);
+        let (send_order, orders) = mpsc::channel(16);
+        let (round_done, rounds) = mpsc::channel(1);
+        let (sampled, answers) = mpsc::channel(16);
         let (loaded, is_loaded) = watch::channel(false);
+        let first = View { process: process.to_string(), ..View::default() };
+        let (views, shown) = watch::channel(Arc::new(first));
         let config = snapshots.load().config.clone();
-        let rollouts = BTreeMap::new();
-        (Self { snapshots, circuit, metrics, config, configs, rollouts, loaded }, sender, is_loaded)
+        let controller = Self {
+            process,
+            snapshots,
+            circuit,
+            metrics,
+            config,
+            serves,
+            rollouts: BTreeMap::new(),
+            term: None,
+            leader: None,
+            replicas: Vec::new(),
+            store: false,
+            published: None,
+            loaded,
+            views,
+            inbox: Inbox { configs, orders, rounds, round_done, answers, sampled },
+        };
+        let rollouts = Rollouts { views: shown, orders: send_order };
+        (controller, Controls { configs: send_config, loaded: is_loaded, rollouts })
     }
 
-    /// Runs until `shutdown`.
+    /// Runs until `shutdown`, then gives up the lead.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        if shutdown.run_until_cancelled(self.load()).await.is_none() {
+        self.declare();
+        self.publish();
+        if !self.serves {
+            self.loaded.send_replace(true);
+        }
+        let begun = Instant::now();
+        let (mut ticks, mut early) = (interval(TICK), interval(FIRST));
+        for ticks in [&mut ticks, &mut early] {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let mut under_way = false;
+        loop {
+            let is_loaded = *self.loaded.borrow();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(config) = self.inbox.configs.recv() => self.take_config(config).await,
+                Some(order) = self.inbox.orders.recv() => self.follow(order).await,
+                Some(round) = self.inbox.rounds.recv() => {
+                    under_way = false;
+                    self.take_round(round).await;
+                    self.load_once(begun);
+                }
+                Some(sampled) = self.inbox.answers.recv() => self.take_samples(sampled).await,
+                _ = early.tick(), if !is_loaded => {}
+                _ = ticks.tick() => {}
+            }
+            if self.serves && !under_way && self.is_due() {
+                under_way = true;
+                self.begin_round();
+            }
+            self.publish();
+            self.show();
+        }
+        if self.serves {
+            let _ = self.circuit.call(self.circuit.store().resign(&self.process)).await;
+        }
+    }
+
+    /// Whether it is time to meet: every second, and without a pause until the first meeting.
+    fn is_due(&self) -> bool {
+        let last = self.rollouts.values().filter_map(|rollout| rollout.watch.last_round).max();
+        !*self.loaded.borrow() || last.is_none_or(|last| last.elapsed() >= TICK.mul_f64(0.9))
+    }
+
+    /// Says once that the stored weights are known, or that the store is unreachable.
+    fn load_once(&mut self, begun: Instant) {
+        if *self.loaded.borrow() || !(self.store || begun.elapsed() >= PATIENCE) {
             return;
         }
-        self.plan();
         self.publish();
-        for (route, rollout) in &self.rollouts {
-            tracing::info!(route, weight = %rollout.state.weight, "weight loaded");
+        if self.store {
+            for (route, rollout) in &self.rollouts {
+                tracing::info!(route, weight = %rollout.state.weight, phase = rollout.state.phase.as_str(), "weight loaded");
+            }
+        } else {
+            tracing::warn!("starting without the stored rollout state");
         }
         self.loaded.send_replace(true);
-        let mut ticks = interval(SAVE_AGAIN);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                Some(config) = self.configs.recv() => {
-                    self.config = config;
-                    self.plan();
-                    self.publish();
-                    self.save().await;
-                }
-                _ = ticks.tick() => self.save().await,
-            }
+    }
+
+    async fn take_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.declare();
+        self.publish();
+        if self.term.is_some() {
+            self.plan().await;
         }
     }
 
-    /// Asks the store for each route's state, for a while.
-    async fn load(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let names: Vec<String> = self.config.routes.iter().map(|route| route.name.clone()).collect();
-            match self.load_routes(&names).await {
-                Ok(()) => return,
-                Err(error) if Instant::now() >= deadline => {
-                    return tracing::warn!(%error, "starting without the stored rollout state");
-                }
-                Err(_) => sleep(AGAIN).await,
-            }
-        }
-    }
-
-    async fn load_routes(&mut self, names: &[String]) -> Result<(), StoreError> {
-        for name in names {
-            let stored = self.circuit.attempt(self.circuit.store().load_rollout(name)).await?;
-            let version = Some(stored.as_ref().map_or(0, |record| record.version));
-            let state = match stored {
-                Some(record) => state::read(&record.state)?,
-                None => State::fresh(now()),
-            };
-            self.rollouts.insert(name.clone(), Rollout { state, version, unsaved: false });
-        }
-        Ok(())
-    }
-
-    /// Decides on every route of the present configuration.
-    fn plan(&mut self) {
+    /// Has a rollout for every route; one that is no longer configured is kept, in case it comes back.
+    fn declare(&mut self) {
         let now = now();
         for route in &self.config.routes {
-            let new = || Rollout { state: State::fresh(now), version: None, unsaved: false };
-            let rollout = self.rollouts.entry(route.name.clone()).or_insert_with(new);
-            if let Some(next) = rollout::decide(&rollout.state, Event::Planned(plan_of(route)), now) {
-                if *self.loaded.borrow() {
-                    tracing::info!(route = route.name, from = %rollout.state.weight, to = %next.weight, "weight changed");
-                }
-                rollout.state = next;
-                rollout.unsaved = true;
-            }
-        }
-    }
-
-    fn publish(&self) {
-        let weight = |route: &Route| {
-            let rollout = self.rollouts.get(&route.name);
-            rollout.map_or(Weight::ZERO, |rollout| rollout::running(&rollout.state, plan_of(route)))
-        };
-        let weights: Vec<Weight> = self.config.routes.iter().map(weight).collect();
-        for (route, weight) in self.config.routes.iter().zip(&weights) {
+            self.rollouts.entry(route.name.clone()).or_insert_with(|| Rollout::fresh(now));
             self.metrics.declare_route(&route.name);
-            self.metrics.set_rollout(&route.name, weight.percent(), route.rollout.percent.percent());
         }
+        let routes = self.config.routes.iter();
+        let gates =
+            routes.flat_map(|route| route.rollout.gates.iter().map(|gate| (route.name.as_str(), gate.name.as_str())));
+        self.metrics.declare_gates(gates);
         for topic in self.config.topics.keys() {
             self.metrics.declare_topic(topic.as_str());
         }
-        let generation = self.snapshots.load().generation + 1;
-        self.snapshots.publish(Snapshot::new(generation, self.config.clone(), &weights, &self.metrics));
     }
 
-    /// Saves what was decided and is not saved yet; what fails is tried again at the next tick.
-    async fn save(&mut self) {
-        for (name, rollout) in self.rollouts.iter_mut().filter(|(_, rollout)| rollout.unsaved) {
-            if let Err(error) = rollout.save(name, &self.circuit).await {
-                return tracing::debug!(%error, route = name, "rollout state is not saved yet");
+    /// The leader's file counts.
+    async fn plan(&mut self) {
+        let config = self.config.clone();
+        for route in &config.routes {
+            self.decide(route, Event::Planned).await;
+        }
+    }
+
+    /// Decides on a route, and saves what that changed.
+    async fn decide(&mut self, route: &Route, event: Event<'_>) {
+        let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
+        let deadline = deadline_of(&self.config, route);
+        let Ok(decision) = rollout::decide(&rollout.state, plan_of(route, deadline), event, now()) else { return };
+        if let Some(events) = rollout.apply(route, decision) {
+            notify::tell(route, &events);
+            self.publish();
+            self.save(&route.name).await;
+        }
+    }
+
+    /// Saves a route's state under the present term. What another writer changed meanwhile is learnt at the next meeting.
+    async fn save(&mut self, route: &str) {
+        let Some(rollout) = self.rollouts.get_mut(route) else { return };
+        match rollout.save(route, &self.circuit, self.term).await {
+            Ok(true) => {}
+            Ok(false) => tracing::info!(route, "somebody else changed the rollout first"),
+            Err(error) => tracing::debug!(%error, route, "rollout state is not saved yet"),
+        }
+    }
+
+    /// Publishes what is new of weights, epochs and configuration.
+    fn publish(&mut self) {
+        let weight = |route: &Route| {
+            let state = self.rollouts.get(&route.name).map(|rollout| &rollout.state);
+            state.map_or((Weight::ZERO, 0), |state| (running(state, route.rollout.percent), state.epoch))
+        };
+        let weights: Vec<(Weight, u64)> = self.config.routes.iter().map(weight).collect();
+        for (route, (weight, epoch)) in self.config.routes.iter().zip(&weights) {
+            self.metrics.set_rollout(&route.name, weight.percent(), route.rollout.percent.percent());
+            if let Some(rollout) = self.rollouts.get_mut(&route.name) {
+                rollout.own.begin(*epoch, &route.name, &self.metrics);
+                for report in rollout
+                    .state
+                    .reports
+                    .iter()
+                    .filter(|report| route.rollout.gates.iter().any(|gate| gate.name == report.gate))
+                {
+                    self.metrics.set_gate(&route.name, &report.gate, report.verdict.number());
+                }
             }
         }
+        let new = (self.config.clone(), weights);
+        let same = |(config, weights): &Published| Arc::ptr_eq(config, &new.0) && *weights == new.1;
+        if !self.published.as_ref().is_some_and(same) {
+            let generation = self.snapshots.load().generation + 1;
+            self.snapshots.publish(Snapshot::new(generation, self.config.clone(), &new.1, &self.metrics));
+            self.published = Some(new);
+        }
+    }
+
+    /// Shows what is new to whoever looks.
+    fn show(&mut self) {
+        let shown = |route: &Route| {
+            let rollout = self.rollouts.get(&route.name)?;
+            Some((route.name.clone(), rollout.view(route)))
+        };
+        let view = View {
+            routes: self.config.routes.iter().filter_map(shown).collect(),
+            leader: self.leader.clone(),
+            process: self.process.to_string(),
+            replicas: self.replicas.clone(),
+            store: self.store,
+        };
+        self.views.send_if_modified(|old| {
+            let changed = **old != view;
+            if changed {
+                *old = Arc::new(view);
+            }
+            changed
+        });
     }
 }
 
 // === impl Rollout ===
 
 impl Rollout {
-    /// In manual mode the last edit wins: where another replica saved first, its version is followed and ours is saved on top.
-    async fn save(&mut self, name: &str, circuit: &Circuit) -> Result<(), StoreError> {
+    fn fresh(now: UnixMs) -> Self {
+        Self {
+            state: State::fresh(now),
+            version: None,
+            events: Vec::new(),
+            unsaved: false,
+            abort: None,
+            own: Own::default(),
+            watch: Watch::default(),
+        }
+    }
+
+    /// Takes a decision over, and gives what is to be told of it; none where it changed nothing.
+    fn apply(&mut self, route: &Route, decision: Decision) -> Option<Vec<Happened>> {
+        let Decision { state, happened } = decision;
+        if state == self.state {
+            return None;
+        }
+        for happened in &happened {
+            let (from, to, by) = (happened.from, happened.to, &happened.by);
+            tracing::info!(route = route.name, event = happened.event, %from, %to, by, reason = happened.reason, "rollout");
+            self.events.push(state::write_happened(&route.name, happened));
+        }
+        if state.changed != self.state.changed {
+            self.watch.forget();
+        }
+        self.state = state;
+        self.unsaved = true;
+        Some(happened)
+    }
+
+    /// False where another writer was first, or leads now.
+    async fn save(&mut self, name: &str, circuit: &Circuit, term: Option<u64>) -> Result<bool, StoreError> {
         let store = circuit.store();
         let version = match self.version {
             Some(version) => version,
             None => circuit.call(store.load_rollout(name)).await?.map_or(0, |record| record.version),
         };
         let record = RolloutRecord { version: version + 1, state: state::write(&self.state) };
-        let saved = circuit.call(store.save_rollout(name, &record)).await?;
+        let change = Change { term, events: self.events.clone() };
+        let saved = circuit.call(store.save_rollout(name, &record, &change)).await?;
         self.version = saved.then_some(record.version);
-        self.unsaved = !saved;
-        Ok(())
+        if saved {
+            (self.unsaved, self.abort) = (false, None);
+            self.events.clear();
+        }
+        Ok(saved)
+    }
+
+    fn view(&self, route: &Route) -> RouteView {
+        RouteView {
+            state: self.state.clone(),
+            saved: !self.unsaved,
+            running: running(&self.state, route.rollout.percent),
+            next: route.rollout.next_after(self.state.weight),
+            laggards: self.watch.laggards.clone(),
+            evidence: self.watch.judged,
+            per_minute: self.watch.per_minute(),
+        }
     }
 }
 
-fn plan_of(route: &Route) -> Plan {
-    Plan { percent: route.rollout.percent }
+fn plan_of(route: &Route, deadline: Duration) -> Plan<'_> {
+    Plan { route: &route.name, rollout: &route.rollout, deadline }
+}
+
+fn deadline_of(config: &Config, route: &Route) -> Duration {
+    config.topics.get(&route.topic).map_or(Duration::ZERO, |topic| deadline(topic, route.retry_canaried))
 }
 
 fn now() -> UnixMs {

@@ -29,6 +29,19 @@ pub struct RouteCells {
     threads: Box<[Box<[PathCells; 2]>]>,
 }
 
+/// The sums of one path over all threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathTotals {
+    /// Requests answered.
+    pub answered: u64,
+    /// Of them with a 4xx.
+    pub client_errors: u64,
+    /// Of them with a 5xx.
+    pub server_errors: u64,
+    /// By how long they took, one count per bucket.
+    pub took: [u64; DURATION_BUCKETS.len() + 1],
+}
+
 struct PathCells {
     codes: [AtomicU64; CODES],
     /// Not cumulative; the last is +Inf.
@@ -81,6 +94,19 @@ impl RouteCells {
         let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
         bump(&cell.buckets[bucket], 1);
         bump(&cell.sum_micros, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// What was counted on a path since the process began.
+    #[must_use]
+    pub fn totals(&self, path: Path) -> PathTotals {
+        let codes =
+            |from: usize, to: usize| (from..to).map(|code| self.sum(path, |cell| &cell.codes[code - 100])).sum();
+        PathTotals {
+            answered: codes(100, 600),
+            client_errors: codes(400, 500),
+            server_errors: codes(500, 600),
+            took: std::array::from_fn(|bucket| self.sum(path, |cell| &cell.buckets[bucket])),
+        }
     }
 
     fn cell(&self, thread: usize, path: Path) -> &PathCells {

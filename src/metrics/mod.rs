@@ -12,13 +12,9 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::cells::{RequestCells, RouteCells};
+pub use self::cells::{PathTotals, RequestCells, RouteCells};
 
-/// Upper bounds of every duration histogram, seconds.
-pub const DURATION_BUCKETS: [f64; 20] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
-    1800.0, 3600.0,
-];
+pub use crate::task::DURATION_BUCKETS;
 
 /// The `route` label of requests that no route names.
 pub const OTHER: &str = "_other";
@@ -128,6 +124,7 @@ pub struct Metrics {
     task_outcomes: IntCounterVec,
     rollout_weight: GaugeVec,
     rollout_percent: GaugeVec,
+    gate_verdict: GaugeVec,
     fallback: IntCounterVec,
     unknown_enqueues: IntCounterVec,
     deprecated_requests: IntCounterVec,
@@ -176,6 +173,11 @@ impl Metrics {
             ),
             rollout_weight: gauge_vec(names::ROLLOUT_WEIGHT, "The running weight, percent", &["route"]),
             rollout_percent: gauge_vec(names::ROLLOUT_PERCENT, "The allowed share, percent", &["route"]),
+            gate_verdict: gauge_vec(
+                names::GATE_VERDICT,
+                "What a gate said last: 1 pass, 0 inconclusive, -1 fail, NaN error",
+                &["route", "gate"],
+            ),
             fallback: counter_vec(
                 names::FALLBACK,
                 "Requests of the async cohort that were served sync",
@@ -217,7 +219,7 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 21] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 22] = [
             Box::new(self.tasks_received.clone()),
             Box::new(self.tasks_processed.clone()),
             Box::new(self.tasks_failed.clone()),
@@ -231,6 +233,7 @@ impl Metrics {
             Box::new(self.task_outcomes.clone()),
             Box::new(self.rollout_weight.clone()),
             Box::new(self.rollout_percent.clone()),
+            Box::new(self.gate_verdict.clone()),
             Box::new(self.fallback.clone()),
             Box::new(self.unknown_enqueues.clone()),
             Box::new(self.deprecated_requests.clone()),
@@ -311,6 +314,14 @@ impl Metrics {
         self.queue_oldest.with_label_values(&[topic]).set(oldest.as_secs_f64());
     }
 
+    /// A topic's queue gauges as they were set last: waiting tasks, and the age of the oldest.
+    #[must_use]
+    pub fn queue(&self, topic: &str) -> (u64, std::time::Duration) {
+        let depth = self.queue_depth.with_label_values(&[topic]).get();
+        let oldest = self.queue_oldest.with_label_values(&[topic]).get();
+        (u64::try_from(depth).unwrap_or_default(), std::time::Duration::try_from_secs_f64(oldest).unwrap_or_default())
+    }
+
     /// Counts how a canaried request ended.
     pub fn task_outcome(&self, route: &str, outcome: TaskOutcome) {
         self.task_outcomes.with_label_values(&[route, outcome.as_str()]).inc();
@@ -319,6 +330,18 @@ impl Metrics {
     /// Counts a request of the async cohort that was served sync.
     pub fn fell_back(&self, route: &str, reason: Fallback) {
         self.fallback.with_label_values(&[route, reason.as_str()]).inc();
+    }
+
+    /// How many canaried requests of a route ended so in this process.
+    #[must_use]
+    pub fn outcomes(&self, route: &str, outcome: TaskOutcome) -> u64 {
+        self.task_outcomes.with_label_values(&[route, outcome.as_str()]).get()
+    }
+
+    /// How many requests of a route's async cohort this process served sync for that reason.
+    #[must_use]
+    pub fn fallbacks(&self, route: &str, reason: Fallback) -> u64 {
+        self.fallback.with_label_values(&[route, reason.as_str()]).get()
     }
 
     /// Counts a request whose enqueue was never answered.
@@ -335,6 +358,19 @@ impl Metrics {
     pub fn set_rollout(&self, route: &str, weight: f64, percent: f64) {
         self.rollout_weight.with_label_values(&[route]).set(weight);
         self.rollout_percent.with_label_values(&[route]).set(percent);
+    }
+
+    /// Makes the series of these gates exist, by route and name, and no others.
+    pub fn declare_gates<'a>(&self, gates: impl Iterator<Item = (&'a str, &'a str)>) {
+        self.gate_verdict.reset();
+        for (route, gate) in gates {
+            self.gate_verdict.with_label_values(&[route, gate]);
+        }
+    }
+
+    /// Sets what a gate said last: 1, 0, -1 or NaN.
+    pub fn set_gate(&self, route: &str, gate: &str, verdict: f64) {
+        self.gate_verdict.with_label_values(&[route, gate]).set(verdict);
     }
 
     /// Counts a try to tell of a task's end, by its kind and how it went.
@@ -379,6 +415,7 @@ mod tests {
         let metrics = Metrics::new(1);
         metrics.declare_route("invoke");
         metrics.declare_topic("t");
+        metrics.declare_gates([("invoke", "errors")].into_iter());
         let text = metrics.exposition();
         for name in names::ALL {
             assert!(text.contains(&format!("\n{name}")) || text.starts_with(name), "{name} is missing in {text}");

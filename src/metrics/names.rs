@@ -28,6 +28,8 @@ pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
 pub const ROLLOUT_WEIGHT: &str = "omnidaemon_rollout_weight";
 /// The share that the operator allows, percent.
 pub const ROLLOUT_PERCENT: &str = "omnidaemon_rollout_percent";
+/// What a gate said last: 1 pass, 0 inconclusive, -1 fail, NaN where its source is gone.
+pub const GATE_VERDICT: &str = "omnidaemon_gate_verdict";
 /// Requests of the async cohort that were served sync.
 pub const FALLBACK: &str = "omnidaemon_fallback_total";
 /// Requests whose enqueue was never answered.
@@ -49,7 +51,7 @@ pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
 pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 
 /// All of them.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 23] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -64,6 +66,7 @@ pub const ALL: [&str; 22] = [
     TASK_OUTCOMES,
     ROLLOUT_WEIGHT,
     ROLLOUT_PERCENT,
+    GATE_VERDICT,
     FALLBACK,
     UNKNOWN_ENQUEUES,
     DEPRECATED_REQUESTS,

@@ -56,7 +56,7 @@ pub(super) async fn serve(
         }
         Collected::Faulty(fault) => return (Path::Async, Problem::Request(fault).into_response()),
     };
-    serve_read(context, route, head, body, None).await
+    serve_read(context, live, head, body, None).await
 }
 
 /// Serves a request of the async cohort that was read whole, and whose key may be held.
@@ -73,17 +73,18 @@ pub(super) async fn serve_whole(
             fall_back(context, route, reason, Request::from_parts(head, Outgoing::whole(body))).await;
         return (path, idempotency::keep(context, mine, response));
     }
-    serve_read(context, route, head, body, mine).await
+    serve_read(context, live, head, body, mine).await
 }
 
 async fn serve_read(
     context: &Context<'_>,
-    route: &Route,
+    live: &LiveRoute,
     head: Parts,
     body: Bytes,
     mine: Option<Held>,
 ) -> (Path, Response<Reply>) {
-    match queue(context, route, &head, &body, mine.as_ref().map(|mine| &mine.task)).await {
+    let route = context.snapshot.route(live);
+    match queue(context, live, &head, &body, mine.as_ref().map(|mine| &mine.task)).await {
         Queued::Yes(waiter, id) => {
             if let Some(mine) = mine {
                 mine.conclude(Conclusion::Task(id.clone()));
@@ -147,7 +148,8 @@ async fn fall_back(
 }
 
 /// Makes the request a durable task, if it can be one: that of `id`, where one is given.
-async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes, id: Option<&TaskId>) -> Queued {
+async fn queue(context: &Context<'_>, live: &LiveRoute, head: &Parts, body: &Bytes, id: Option<&TaskId>) -> Queued {
+    let route = context.snapshot.route(live);
     let topics = &context.snapshot.config.topics;
     let Some(handler) = topics.get(&route.topic).map(|topic| &topic.handler) else {
         return Queued::No(Fallback::Ineligible);
@@ -160,7 +162,7 @@ async fn queue(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes,
     };
     let target = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let sent = Sent { route, head, method: head.method.clone(), target, body: body.clone(), parsed };
-    match capture(context, sent, true) {
+    match capture(context, sent, Some(live.epoch)) {
         Ok(mut captured) => {
             if let Some(id) = id {
                 captured.task.id = id.clone();

@@ -34,8 +34,13 @@ pub(super) struct Sent<'r> {
     pub(super) parsed: Parsed,
 }
 
-/// Makes a task of a request. `canaried` is a legacy call, which is tried once unless its route says otherwise.
-pub(super) fn capture<'c>(context: &'c Context<'_>, sent: Sent<'_>, canaried: bool) -> Result<Captured<'c>, BadOrder> {
+/// Makes a task of a request. One that is `canaried`, in an epoch of its route's rollout, is a legacy call, which is
+/// tried once unless its route says otherwise.
+pub(super) fn capture<'c>(
+    context: &'c Context<'_>,
+    sent: Sent<'_>,
+    canaried: Option<u64>,
+) -> Result<Captured<'c>, BadOrder> {
     let now = UnixMs::from(jiff::Timestamp::now());
     let id = TaskId::new(now, rand::random());
     let (task, config) = order(sent.parsed, Some(&sent.route.topic), &context.snapshot.config, id, now)?;
@@ -51,9 +56,10 @@ pub(super) fn capture<'c>(context: &'c Context<'_>, sent: Sent<'_>, canaried: bo
     let request = CapturedRequest { method: sent.method, target: sent.target, headers, body: sent.body };
     let task = Task {
         request: Some(request),
-        route: canaried.then(|| sent.route.name.clone()),
+        route: canaried.map(|_| sent.route.name.clone()),
+        epoch: canaried,
         owner,
-        retries: if canaried && !sent.route.retry_canaried { 0 } else { task.retries },
+        retries: if canaried.is_some() && !sent.route.retry_canaried { 0 } else { task.retries },
         ..task
     };
     Ok(Captured { queue: Queue::new(&task.topic, config), task, config })

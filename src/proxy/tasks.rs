@@ -65,7 +65,7 @@ async fn try_submit(
     }
     let (whole, body) = (body, parsed.payload.clone());
     let sent = Sent { route, head: &head, method: Method::POST, target, body, parsed };
-    let mut captured = capture(context, sent, false).map_err(Problem::Order)?;
+    let mut captured = capture(context, sent, None).map_err(Problem::Order)?;
     if captured.config.handler != HandlerConfig::Upstream {
         captured.task.request = None; // nobody would replay it
     }

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, header};
 
 use crate::cohort::{self, Weight};
-use crate::config::{HandlerConfig, Rollout, StickyKey};
+use crate::config::{HandlerConfig, Pin, Rollout, StickyKey};
 
 /// A request's side of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +14,34 @@ pub enum Assigned {
     Async,
 }
 
-/// Assigns a request. `random` is used for one without a sticky key.
+/// Assigns a request. `random` is used for one without a sticky key. A pinned key has its path while the weight is not 0,
+/// and one that is kept out stays so at 100 %.
 #[must_use]
 pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Assigned {
     if weight == Weight::ZERO {
         return Assigned::Sync;
     }
-    if weight == Weight::FULL {
+    if weight == Weight::FULL && rollout.pin.sync.is_empty() {
         return Assigned::Async;
     }
     let key = rollout.sticky.iter().find_map(|key| sticky_value(key, headers));
+    if let Some(path) = key.and_then(|key| pinned(&rollout.pin, key)) {
+        return path;
+    }
+    if weight == Weight::FULL {
+        return Assigned::Async;
+    }
     let bucket = key.map_or_else(|| cohort::from_random(random()), |key| cohort::bucket(&rollout.salt, key));
     if weight.covers(bucket) { Assigned::Async } else { Assigned::Sync }
+}
+
+fn pinned(pin: &Pin, key: &[u8]) -> Option<Assigned> {
+    let among = |list: &[String]| list.iter().any(|pinned| pinned.as_bytes() == key);
+    match pin {
+        pin if among(&pin.sync) => Some(Assigned::Sync),
+        pin if among(&pin.asynchronous) => Some(Assigned::Async),
+        _ => None,
+    }
 }
 
 fn sticky_value<'h>(key: &StickyKey, headers: &'h HeaderMap) -> Option<&'h [u8]> {
@@ -115,6 +131,24 @@ mod tests {
         let tenth = Weight::from_basis_points(1_000);
         assert_eq!(assign(&rollout, tenth, &none, || 999), Assigned::Async);
         assert_eq!(assign(&rollout, tenth, &none, || 1_000), Assigned::Sync);
+    }
+
+    #[test]
+    fn a_pinned_client_has_its_path_at_every_weight_but_0() {
+        let pin = Pin { sync: vec!["out".into()], asynchronous: vec!["first".into()] };
+        let rollout = Rollout { pin, ..rollout(vec![StickyKey::Header(header::FROM)]) };
+        let assigned = |who: &str, points| {
+            assign(&rollout, Weight::from_basis_points(points), &headers(&[("from", who)]), || {
+                unreachable!("it has a key")
+            })
+        };
+        for points in [1, 5_000, 9_999, 10_000] {
+            assert_eq!((assigned("out", points), assigned("first", points)), (Assigned::Sync, Assigned::Async));
+        }
+        assert_eq!((assigned("out", 0), assigned("first", 0)), (Assigned::Sync, Assigned::Sync));
+        // A value that only begins like a pinned one is another client.
+        assert_eq!(assigned("outer", 10_000), Assigned::Async);
+        assert_eq!(assign(&rollout, Weight::FULL, &HeaderMap::new(), || u64::MAX), Assigned::Async);
     }
 
     #[test]

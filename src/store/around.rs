@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
-    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters,
+    Advice, Buried, Caller, Cancelled, Change, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth,
+    Glance, Heartbeat, HistoryEntry, Holder, Lease, Listing, Meeting, Outcome, Page, Presence, Queue, Redriven,
+    RolloutRecord, Settled, Settlement, SharedSecret, StoreError, StoredEvidence, TaskStore, Waiters,
 };
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
 
@@ -107,8 +107,31 @@ impl<H: Hook> TaskStore for Around<H> {
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
         self.around("load_rollout", self.store.load_rollout(route)).await
     }
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        self.around("save_rollout", self.store.save_rollout(route, record)).await
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError> {
+        self.around("save_rollout", self.store.save_rollout(route, record, change)).await
+    }
+    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError> {
+        self.around("meet", self.store.meet(presence, routes)).await
+    }
+    async fn resign(&self, process: &str) -> Result<(), StoreError> {
+        self.around("resign", self.store.resign(process)).await
+    }
+    async fn rollout_history(
+        &self,
+        route: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.around("rollout_history", self.store.rollout_history(route, before, limit)).await
+    }
+    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError> {
+        self.around("evidence", self.store.evidence(route, epochs)).await
+    }
+    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError> {
+        self.around("note_callers", self.store.note_callers(route, calls)).await
+    }
+    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError> {
+        self.around("callers", self.store.callers(route)).await
     }
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
         self.around("promote", self.store.promote(queues)).await

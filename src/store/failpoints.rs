@@ -159,10 +159,11 @@ mod tests {
             },
         };
         let record = super::super::RolloutRecord { version: 1, state: "{}".into() };
-        let refused = with("save_rollout.before=error(unreachable)").save_rollout("r", &record).await;
+        let change = super::super::Change::default();
+        let refused = with("save_rollout.before=error(unreachable)").save_rollout("r", &record, &change).await;
         assert!(matches!(refused, Err(StoreError::Unreachable(_))), "{refused:?}");
         assert_eq!(store.load_rollout("r").await, Ok(None));
-        let lost = with("*.after=error(unknown)").save_rollout("r", &record).await;
+        let lost = with("*.after=error(unknown)").save_rollout("r", &record, &change).await;
         assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
         assert_eq!(store.load_rollout("r").await, Ok(Some(record)));
     }

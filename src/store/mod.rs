@@ -17,6 +17,7 @@ mod holder;
 mod list;
 mod outbox;
 mod redis;
+mod rollout;
 mod runs;
 mod sqlite;
 #[cfg(test)]
@@ -37,6 +38,10 @@ pub use self::holder::{Holder, SharedSecret};
 pub use self::list::{Listed, Listing, Page};
 pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
+pub use self::rollout::{
+    BUCKETS, CALLER_KEPT, CALLERS, Caller, Change, EVIDENCE_KEPT, HISTORY, HistoryEntry, LEAD, Meeting, OTHERS,
+    Presence, StoredEvidence, lead_time,
+};
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};
 pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
@@ -362,8 +367,33 @@ pub trait TaskStore: Send + Sync + 'static {
     /// A route's rollout state.
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError>;
 
-    /// Saves it if the stored version is `record.version - 1` (0 is absent); false when another writer was first.
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError>;
+    /// Saves it, and its events with it, if the stored version is `record.version - 1` (0 is absent) and `change.term` is
+    /// the present one; false, and nothing done, when another writer was first or leads now.
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError>;
+
+    /// Says that a replica is there and what it counted, takes or renews the lead for a candidate where nobody else has it,
+    /// and gives the state of `routes`: one call, made every second. Forgotten after [`LEAD`] without another.
+    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError>;
+
+    /// Says that a replica is going: it is there no more, and leads no more. What it counted stays.
+    async fn resign(&self, process: &str) -> Result<(), StoreError>;
+
+    /// Up to `limit` entries of a route's history, newest first, from the one on whose `cursor` is `before`.
+    async fn rollout_history(
+        &self,
+        route: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<HistoryEntry>, StoreError>;
+
+    /// What is known of epochs of a route, in their order.
+    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError>;
+
+    /// Adds calls of a deprecated route to those of their callers.
+    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError>;
+
+    /// Who called a deprecated route in the last [`CALLER_KEPT`], the latest first.
+    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError>;
 
     /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;

@@ -22,7 +22,7 @@ mod webhook;
 
 pub use self::handler::{Attempt, GRACE, Handler, Handlers, Interrupt, probe};
 pub use self::pool::Pool;
-pub use self::retry::{CAP, Decision, decide};
+pub use self::retry::{Decision, decide};
 pub use self::supervise::{Supervisor, end_with_parent};
 use crate::task::UnixMs;
 

@@ -1,15 +1,13 @@
 //! What follows a failed attempt: another one later, or a dead letter. Pure.
 //!
-//! The delay is exponential with full jitter: uniform between nothing and `retry_delay · 2^(n−1)`, at most
-//! [`CAP`], so that tasks that failed together do not come back together.
+//! The delay is exponential with full jitter: uniform between nothing and [`backoff`], so that tasks that failed
+//! together do not come back together.
 //! <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
 
 use std::time::Duration;
 
+use crate::config::backoff;
 use crate::task::Failure;
-
-/// The longest pause before another attempt.
-pub const CAP: Duration = Duration::from_hours(1);
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +28,13 @@ pub fn decide(failure: &Failure, attempt: u32, retries: u32, base: Duration, ran
     if attempt > retries || !failure.is_retryable() {
         return Decision::Bury;
     }
-    Decision::Retry { delay: jittered(ceiling(attempt, base), random) }
+    Decision::Retry { delay: jittered(backoff(attempt, base), random) }
 }
 
 /// The pause after the `attempt`-th failure of something else than a task, on the same terms.
 pub(super) fn pause(attempt: u32, base: Duration, longest: Duration, random: u64) -> Duration {
     let factor = 2u32.saturating_pow(attempt.saturating_sub(1));
     jittered(base.saturating_mul(factor).min(longest), random)
-}
-
-/// The longest pause after attempt number `attempt`.
-fn ceiling(attempt: u32, base: Duration) -> Duration {
-    let factor = 2u32.saturating_pow(attempt.saturating_sub(1));
-    base.saturating_mul(factor).min(CAP)
 }
 
 /// A uniform share of `ceiling`, both ends included, in milliseconds.
@@ -54,6 +46,7 @@ fn jittered(ceiling: Duration, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LONGEST_BACKOFF;
     use crate::task::FailureKind;
     use proptest::prelude::*;
 
@@ -69,7 +62,7 @@ mod tests {
             let base = Duration::from_millis(base);
             let decision = decide(&failed(FailureKind::Handler), attempt, u32::MAX, base, random);
             let Decision::Retry { delay } = decision else { panic!("{decision:?}") };
-            prop_assert!(delay <= CAP && delay <= base.saturating_mul(2u32.saturating_pow(attempt - 1)));
+            prop_assert!(delay <= LONGEST_BACKOFF && delay <= base.saturating_mul(2u32.saturating_pow(attempt - 1)));
         }
 
         #[test]
@@ -82,7 +75,7 @@ mod tests {
     #[test]
     fn the_ceiling_doubles_and_every_delay_up_to_it_can_be_drawn() {
         let base = Duration::from_secs(5);
-        let seconds = [1, 2, 3, 11, u32::MAX].map(|attempt| ceiling(attempt, base).as_secs());
+        let seconds = [1, 2, 3, 11, u32::MAX].map(|attempt| backoff(attempt, base).as_secs());
         assert_eq!(seconds, [5, 10, 20, 3600, 3600]);
         let drawn = [0, 5_000, 5_001].map(|random| jittered(base, random).as_millis());
         assert_eq!(drawn, [0, 5_000, 0]);

@@ -58,6 +58,23 @@ async fn traffic_moves_when_the_percentage_is_saved_and_clients_stay_on_their_si
 }
 
 #[tokio::test]
+async fn pinned_clients_are_sent_first_or_kept_out_whatever_the_weight() {
+    let upstream = Upstream::start().await;
+    let mut omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).start().await;
+    let others = (0..200).filter(|client| ![1, 2].contains(client)).collect();
+    let pinned = "mode: manual, pin: {sync: [c1, c2], async: [c3]}";
+    omni.edit_config(|yaml| yaml.replace("mode: manual", pinned));
+    omni.wait_until_config_applied().await;
+    assert_eq!(async_clients(&omni).await, [0; 0], "0 % is nobody");
+    for (from, to, expected) in [("percent: 0", "percent: 0.01", vec![3]), ("percent: 0.01", "percent: 100", others)] {
+        omni.edit_config(|yaml| yaml.replace(from, to));
+        omni.wait_until_config_applied().await;
+        eventually(PATIENCE, "the weight follows", async || format!("percent: {}", weight(&omni).await) == to).await;
+        assert_eq!(async_clients(&omni).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_config_map_swap_and_sighup_are_saves() {
     let upstream = Upstream::start().await;
     let mut omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).config_map().start().await;

@@ -117,6 +117,7 @@ mod tests {
         let setup = prepare(&args(&dir)).await.expect("all is free");
         let percent = |setup: &Setup| setup.loaded.config.routes[0].rollout.percent.basis_points();
         assert_eq!(percent(&setup), 1000);
+        assert_eq!(setup.loaded.config.routes[0].rollout.mode, config::RolloutMode::Manual);
         assert_eq!(setup.loaded.config.upstream.urls[0].port, setup.legacy.local_addr().expect("bound").port());
         let store = config::StoreUrl::Sqlite(dir.join("omnidaemon.db"));
         assert_eq!(setup.loaded.config.store.url, store);

@@ -51,17 +51,28 @@ fn http_uri(text: &str, hint: &str) -> Result<Uri, Wrong> {
     if text.contains('@') {
         return Err(Wrong::new("has user info, or an `@`", hint));
     }
-    let wrong = || Wrong::new(format!("{} is not an http or https URL", shown(text)), hint);
-    let uri: Uri = text.parse().map_err(|_| wrong())?;
-    let authority = uri.authority().ok_or_else(wrong)?;
-    let port_is_read = uri.port_u16().is_some_and(|port| port > 0) || authority.as_str() == authority.host();
+    complete(text).ok_or_else(|| Wrong::new(format!("{} is not an http or https URL", shown(text)), hint))
+}
+
+/// An HTTP URL that may carry a password or a token, and so is never shown.
+pub(super) fn secret_url(text: &str) -> Result<Secret, Wrong> {
+    let hint = "write a URL such as `https://hooks.example.com/rollout`";
+    complete(text).map(|_| Secret::new(text)).ok_or_else(|| Wrong::new("is not an http or https URL", hint))
+}
+
+/// The URL, where it has all that a request needs.
+fn complete(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let authority = uri.authority()?;
+    let bare = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port_is_read = uri.port_u16().is_some_and(|port| port > 0) || bare == authority.host();
     let ipv6_is_read = authority
         .host()
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .is_none_or(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
-    let complete = matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty();
-    if complete && port_is_read && ipv6_is_read { Ok(uri) } else { Err(wrong()) }
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty();
+    (is_http && port_is_read && ipv6_is_read).then_some(uri)
 }
 
 /// `sqlite:PATH` or one of the Redis schemes.

@@ -5,12 +5,16 @@
 
 mod addresses;
 mod checks;
+mod gates;
+mod plan;
 mod planes;
 mod programs;
+mod rollout;
 mod routes;
 mod section;
 mod topics;
 mod values;
+mod windows;
 
 use std::cell::RefCell;
 

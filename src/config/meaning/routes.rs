@@ -1,37 +1,18 @@
-//! `routes:`, with their rollout and deprecation.
+//! `routes:`, with their deprecation; their rollout is in `rollout.rs`.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use http::Method;
 
-use super::addresses::{header, link, method, pattern, sticky_key, successor};
+use super::addresses::{header, link, method, pattern, successor};
+use super::rollout::rollout;
 use super::section::{Section, meant};
-use super::values::{Wrong, duration, name, percent, switch, text, time, topic, word};
-use crate::cohort::Weight;
+use super::values::{duration, name, switch, time, topic, word};
 use crate::config::problem::shown;
 use crate::config::yaml::{Node, Value};
-use crate::config::{
-    Deprecation, DeprecationMode, OnUnknown, OnWaitTimeout, Rollout, RolloutMode, Route, Step, StickyKey,
-};
+use crate::config::{Deprecation, DeprecationMode, OnUnknown, OnWaitTimeout, Route};
 
-/// Keys of `rollout` that the rollout controller will know.
-const LATER: [&str; 14] = [
-    "interval",
-    "soak",
-    "min_samples",
-    "max_wait",
-    "failure_limit",
-    "success_streak",
-    "on_fail",
-    "gates",
-    "breaker",
-    "prometheus",
-    "shadow",
-    "pin",
-    "windows",
-    "notify",
-];
 const DAY: u64 = 24 * 3600;
 
 /// Reads all routes; `topics` is that section of the file.
@@ -87,64 +68,6 @@ fn route(key: &str, route: &mut Section<'_>, topics: &[&str]) -> Option<Route> {
         rollout,
         deprecation,
     })
-}
-
-fn rollout(mut rollout: Section<'_>, route: &str) -> Rollout {
-    rollout.refuse(&LATER, "comes with the rollout controller, which is not in this release", "delete it");
-    let mode = rollout.read("mode", RolloutMode::Manual, |text| match text {
-        "gated" => Err(Wrong::new("gated rollouts are not in this release", "write `mode: manual`")),
-        text => word(&[("manual", RolloutMode::Manual)])(text),
-    });
-    let percent = allowed(&mut rollout);
-    Rollout {
-        steps: steps(&mut rollout).into_iter().map(Step::new).collect(),
-        salt: rollout.read("salt", route.to_owned(), text),
-        sticky: sticky(&mut rollout),
-        ..Rollout::new(route, percent, mode)
-    }
-}
-
-fn allowed(rollout: &mut Section<'_>) -> Weight {
-    let weight = rollout.read("percent", Weight::ZERO, percent);
-    if let Some(Value::Text(written)) = rollout.node("percent").map(|node| &node.value)
-        && (1..100).contains(&weight.basis_points())
-        && !written.ends_with('%')
-    {
-        let hint = format!("write `{written}%` where it is meant so, or {}", weight.basis_points());
-        rollout.warning("percent", format!("{written} is less than one percent"), hint);
-    }
-    weight
-}
-
-fn steps(rollout: &mut Section<'_>) -> Vec<Weight> {
-    const HINT: &str = "write rising weights, such as `[10, 25, 50, 100]`";
-    if let Some(Value::List(items)) = rollout.node("steps").map(|node| &node.value)
-        && items.iter().any(|item| matches!(item.value, Value::Map(_)))
-    {
-        let message = "has a step with conditions, which come with the rollout controller, not in this release";
-        rollout.problem("steps", message, HINT);
-        return Vec::new();
-    }
-    let phases = [1000, 2500, 5000, 10_000].map(Weight::from_basis_points).to_vec();
-    let steps = rollout.list("steps", phases, percent);
-    if steps.contains(&Weight::ZERO) {
-        rollout.problem("steps", "has a step of 0", HINT);
-    } else if let Some(pair) = steps.windows(2).find(|pair| pair[0] >= pair[1]) {
-        let message = format!("does not rise: {} is followed by {}", pair[0].percent(), pair[1].percent());
-        rollout.problem("steps", message, HINT);
-    }
-    steps
-}
-
-fn sticky(rollout: &mut Section<'_>) -> Vec<StickyKey> {
-    if let Some(Value::List(_) | Value::Text(_)) = rollout.node("sticky").map(|node| &node.value) {
-        let hint = "write `sticky: {keys: [header:x-client-id]}`";
-        rollout.problem("sticky", "is not a section with `keys`", hint);
-        return Vec::new();
-    }
-    let mut sticky = rollout.section("sticky");
-    sticky.read("fallback", (), word(&[("random", ())]));
-    sticky.list("keys", Vec::new(), sticky_key)
 }
 
 fn deprecation(mut section: Section<'_>, path: Option<&str>) -> Deprecation {

@@ -18,7 +18,7 @@ pub(super) struct Section<'a> {
     entries: &'a [Entry],
     /// Keys that were asked for.
     known: Vec<&'static str>,
-    /// Keys that have a meaning only in other releases.
+    /// Keys that have a meaning elsewhere, and were reported.
     refused: Vec<&'static str>,
     report: &'a RefCell<Report>,
 }
@@ -111,7 +111,52 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports keys that only another release knows.
+    /// A list of scalars or sections, or `default` when it is absent or no list.
+    pub(super) fn mixed<T>(
+        &mut self,
+        key: &'static str,
+        default: Vec<T>,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+        read: impl Fn(Section<'a>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(Node { value: Value::List(items), .. }) = self.node(key) else {
+            return self.list(key, default, parse);
+        };
+        let item = |(at, item): (usize, &'a Node)| match item.value {
+            Value::Map(_) => read(self.item(key, at, item)),
+            _ => self.scalar(key, item, &parse),
+        };
+        items.iter().enumerate().filter_map(item).collect()
+    }
+
+    /// The sections of a list; none when it is absent or no list. An item that is no section is reported.
+    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'a>> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let items = match &node.value {
+            Value::Null | Value::Unknown => return Vec::new(),
+            Value::List(items) => items,
+            value => {
+                let hint = "write one `- {key: value}` line below it for each";
+                self.push(Some(&node.origin), Some(key), Wrong::new(format!("is {}, not a list", kind(value)), hint));
+                return Vec::new();
+            }
+        };
+        let section = |(at, item): (usize, &'a Node)| {
+            if !matches!(item.value, Value::Map(_) | Value::Unknown) {
+                let wrong = Wrong::new(format!("has {}, not a section", kind(&item.value)), "write `{key: value}`");
+                self.push(Some(&item.origin), Some(key), wrong);
+            }
+            matches!(item.value, Value::Map(_)).then(|| self.item(key, at, item))
+        };
+        items.iter().enumerate().filter_map(section).collect()
+    }
+
+    /// The section that is the item number `at` of a list, from 0.
+    fn item(&self, key: &str, at: usize, item: &'a Node) -> Section<'a> {
+        Section::of(format!("{}[{at}]", self.path_to(key)), Some(&item.origin), Some(item), self.report)
+    }
+
+    /// Reports keys that have no meaning here.
     pub(super) fn refuse(&mut self, keys: &[&'static str], message: &str, hint: &str) {
         for key in keys {
             if let Some(entry) = self.entries.iter().find(|entry| entry.key == *key) {
@@ -273,6 +318,30 @@ mod tests {
                 "f:2:2: b: is empty: write a duration such as `10s`, `1h30m` or `500ms`",
                 "f:3:4: c: is the value `5`, not a list: write `[5]`",
                 "f:4:4: d: is the value `5`, not a section: write `key: value` lines below it",
+            ]
+        );
+    }
+
+    #[test]
+    fn lists_of_sections_name_the_item() {
+        let read = |section: &mut Section<'_>| {
+            for mut item in section.sections("a") {
+                assert_eq!(item.read("n", 0, count(1, 9)), 7);
+            }
+            assert!(section.sections("b").is_empty() && section.sections("absent").is_empty());
+            let item = |mut item: Section<'_>| item.require("n", "write one", count(1, 9));
+            assert_eq!(section.mixed("c", vec![], count(1, 9), item), [1, 2]);
+            assert_eq!(section.mixed("d", vec![4], count(1, 9), item), [4]);
+        };
+        assert_eq!(
+            problems("a: [{n: 7, m: 1}, 5]\nb: {n: 1}\nc: [1, {n: 2}, {}, [3]]\nd: 5\n", read),
+            [
+                "f:1:19: a: has the value `5`, not a section: write `{key: value}`",
+                "f:1:12: a[0].m: is not a known key: did you mean `n`?",
+                "f:2:4: b: is a section, not a list: write one `- {key: value}` line below it for each",
+                "f:3:16: c[2].n: is missing: write one",
+                "f:3:20: c: is a list, not one value: write a whole number from 1 to 9",
+                "f:4:4: d: is the value `5`, not a list: write `[5]`",
             ]
         );
     }

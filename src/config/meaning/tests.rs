@@ -1,5 +1,7 @@
 //! What a file means as a whole, and every semantic check with its message.
 
+mod rollout;
+
 use std::time::Duration;
 
 use super::*;
@@ -44,7 +46,7 @@ routes:
     rollout:
       percent: 10                       # the share you allow: edit, save, and traffic moves
       steps: [10, 25, 50, 100]          # phases on the way to it; each is gated
-      mode: manual
+      mode: gated                       # gated | manual (jump to percent at once)
     deprecation: {mode: none, deprecated_at: 2026-12-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z,
                   successor: /invoke/async, link: /docs/deprecation, permanent: false}   # none | announce | redirect | gone
 topics:
@@ -141,7 +143,7 @@ routes:
     wait: 20s
     rollout:
       percent: 110
-      mode: gated
+      mode: gatet
 topics:
   genesis.build:
     handler: {command: []}
@@ -161,7 +163,7 @@ workers:
             "f:9:12: routes.invoke.topic: `genesis.bild` is not under `topics`: did you mean `genesis.build`?",
             "f:11:5: routes.invoke.wait: is set twice, in line 10 and in line 11: keep one of them",
             "f:13:16: routes.invoke.rollout.percent: 110 is over 100: write a number from 0 to 100, to the hundredth",
-            "f:14:13: routes.invoke.rollout.mode: gated rollouts are not in this release: write `mode: manual`",
+            "f:14:13: routes.invoke.rollout.mode: `gatet` is not one of the words known here: did you mean `gated`?",
             "f:17:24: topics.genesis.build.handler.command: names no program: write it with its arguments, such as \
              `[python3, agent.py]`",
             "f:19:10: workers.count: `five` is not a whole number in range: write a whole number from 0 to 1024",
@@ -195,7 +197,7 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
         (with("store: {partitions: 2}"), "store.partitions: only a Redis Cluster has several: write `partitions: 1`"),
-        (with("store: {durability: wait}"), "store.durability: wait is not in this release: write `default`"),
+        (with("store: {durability: sync}"), "store.durability: `sync`"),
         (with("proxy: {task_path: /metrics}"), "proxy.task_path: is where metrics are served"),
         (with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),
         (with("'': {}"), "f:3:1: is not a known key"),
@@ -218,15 +220,6 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (rollout("steps: [50, 25]"), "rollout.steps: does not rise: 50 is followed by 25"),
         (rollout("steps: [0, 25]"), "rollout.steps: has a step of 0"),
         (rollout("steps: [25, 101]"), "rollout.steps: 101 is over 100"),
-        (
-            rollout("steps: [{weight: 25, soak: 2h}]"),
-            "has a step with conditions, which come with the rollout controller",
-        ),
-        (
-            rollout("soak: 30m"),
-            "rollout.soak: comes with the rollout controller, which is not in this release: delete it",
-        ),
-        (rollout("breaker: {window: 30s}"), "rollout.breaker: comes with the rollout controller"),
         (rollout("percent: "), "rollout.percent: is empty: write a number from 0 to 100"),
         (rollout("sticky: {keys: [x-client-id]}"), "sticky.keys: `x-client-id` is not a sticky key: write `header:"),
         (

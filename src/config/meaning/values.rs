@@ -114,6 +114,44 @@ pub(super) fn percent(text: &str) -> Result<Weight, Wrong> {
     Err(Wrong::new(message, HINT))
 }
 
+/// A part of a whole, such as `1%` or `0.01`: over 0, and at most `high`, which is from 0 to 1.
+pub(super) fn share(high: f64) -> impl Fn(&str) -> Result<f64, Wrong> {
+    move |text| {
+        let hint = format!("write a share such as `1%` or `0.01`, at most {}%", high * 100.0);
+        let (number, exponent) = text.strip_suffix('%').map_or((text, 0), |number| (number.trim_end(), -2));
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        // Read in one go, so that `0.1%` and `0.001` are the same number.
+        let value = format!("{number}e{exponent}").parse::<f64>().ok().filter(|_| plain);
+        match value {
+            None => Err(Wrong::new(format!("{} is not a share", shown(text)), hint)),
+            Some(value) if value >= 1.0 && exponent == 0 => {
+                Err(Wrong::new(format!("{} has no `%`", shown(text)), format!("write {}", shown(&format!("{text}%")))))
+            }
+            Some(value) if value <= 0.0 => Err(Wrong::new(format!("{} is not over 0", shown(text)), hint)),
+            Some(value) if value > high => Err(Wrong::new(format!("{} is too much", shown(text)), hint)),
+            Some(value) => Ok(value),
+        }
+    }
+}
+
+/// A finite number.
+pub(super) fn number(text: &str) -> Result<f64, Wrong> {
+    let wrong = || Wrong::new(format!("{} is not a number", shown(text)), "write a number, such as `30`");
+    text.parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(wrong)
+}
+
+/// A number from `low` to `high`.
+pub(super) fn between(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, Wrong> {
+    move |text| {
+        let hint = format!("write a number from {low} to {high}");
+        match number(text).map_err(|wrong| Wrong { hint: hint.clone(), ..wrong })? {
+            number if number < low => Err(Wrong::new(format!("{number} is below {low}"), hint)),
+            number if number > high => Err(Wrong::new(format!("{number} is over {high}"), hint)),
+            number => Ok(number),
+        }
+    }
+}
+
 /// One of several words.
 pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&str) -> Result<T, Wrong> {
     move |text| {
@@ -237,6 +275,48 @@ mod tests {
         ] {
             assert_eq!(percent(text), Err(Wrong::new(message, hint)), "{text}");
         }
+    }
+
+    #[test]
+    fn shares_have_a_percent_sign_or_are_below_one() {
+        let hint = "write a share such as `1%` or `0.01`, at most 50%";
+        table(
+            share(0.5),
+            &[
+                ("1%", "0.01"),
+                ("0.1%", "0.001"),
+                ("12.5 %", "0.125"),
+                ("0.01", "0.01"),
+                (".5", "0.5"),
+                ("1", "`1` has no `%`: write `1%`"),
+                ("5", "`5` has no `%`: write `5%`"),
+                ("0", &format!("`0` is not over 0: {hint}")),
+                ("0.0%", &format!("`0.0%` is not over 0: {hint}")),
+                ("51%", &format!("`51%` is too much: {hint}")),
+                ("-1%", &format!("`-1%` is not a share: {hint}")),
+                ("1e3", &format!("`1e3` is not a share: {hint}")),
+                ("", &format!("`` is not a share: {hint}")),
+                ("%", &format!("`%` is not a share: {hint}")),
+                ("few", &format!("`few` is not a share: {hint}")),
+            ],
+        );
+    }
+
+    #[test]
+    fn numbers_are_finite_and_in_range() {
+        let hint = "write a number from 1 to 1.9";
+        table(
+            between(1.0, 1.9),
+            &[
+                ("1", "1.0"),
+                ("1.25", "1.25"),
+                ("2", &format!("2 is over 1.9: {hint}")),
+                ("0.5", &format!("0.5 is below 1: {hint}")),
+                ("NaN", &format!("`NaN` is not a number: {hint}")),
+                ("30s", &format!("`30s` is not a number: {hint}")),
+            ],
+        );
+        table(number, &[("-3e2", "-300.0"), ("inf", "`inf` is not a number: write a number, such as `30`")]);
     }
 
     #[test]

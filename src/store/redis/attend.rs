@@ -1,8 +1,10 @@
-//! The tasks that consumers of another make run: what they gave up has failed, and so has what is past its limit.
+//! The tasks that consumers of another make run: what they gave up has failed, and so has what is past its limit; what
+//! they ended is counted, where it is a canaried one.
 //!
 //! Such a consumer says nothing to us: it writes a result, or after its own retries a dead letter, or it dies. One
 //! script looks over all queues; only what it finds costs more. Dead letters are read on from the last one that was
-//! seen, each process for itself and from the first one on, so that none is missed.
+//! seen, each process for itself and from the first one on, so that none is missed. Whether there are results is asked
+//! for a stretch of the unended tasks in each look, and for the next one in the next, round and round.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -24,12 +26,30 @@ use crate::task::{Failure, FailureKind};
 /// Dead letters of a queue in one look, which may end sooner: they carry whole messages.
 const PAGE: usize = 20;
 
+/// Tasks of a queue that are asked in one look whether they have ended.
+const STRETCH: usize = 500;
+
 /// How long one call goes on where there is more: many dead letters from before this process.
 const BUDGET: Duration = Duration::from_millis(200);
 
-/// The last of a queue's dead letters that was seen, those since the last look that are not ours, and the ids of tasks
-/// past their limit.
-type Found = (String, Vec<Bytes>, Vec<String>);
+/// What one look finds in a queue.
+type Found = (String, Vec<Bytes>, Vec<String>, Vec<String>, usize);
+
+/// Where the next look at a queue goes on.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// The last of its dead letters that was seen.
+    letter: String,
+    /// How many of its unended tasks were asked in this round.
+    asked: usize,
+}
+
+/// The tasks that may have an end: those with a result, those past their limit, and those that were given up.
+struct Candidates {
+    with_result: Vec<String>,
+    late: Vec<String>,
+    given_up: Vec<Letter>,
+}
 
 /// A dead letter of a consumer of another make.
 #[derive(Deserialize)]
@@ -52,12 +72,13 @@ impl Partition {
         while more && start.elapsed() < BUDGET {
             let found: Vec<Found>;
             (more, found) = self.look_over(queues).await?;
-            for (queue, (last, letters, late)) in queues.iter().zip(found) {
-                let given_up: Vec<Letter> = letters.iter().filter_map(|data| foreign(data)).collect();
-                if !given_up.is_empty() || !late.is_empty() {
-                    dead.extend(self.end_for_others(queue, &late, &given_up, ttl).await?);
+            for (queue, (letter, letters, late, with_result, asked)) in queues.iter().zip(found) {
+                let given_up = letters.iter().filter_map(|data| foreign(data)).collect();
+                let candidates = Candidates { with_result, late, given_up };
+                if !candidates.is_empty() {
+                    dead.extend(self.end_for_others(queue, &candidates, ttl).await?);
                 }
-                self.seen().insert(keys::group(queue), last);
+                self.seen().insert(keys::group(queue), Seen { letter, asked });
             }
         }
         let external = |queue: &&Queue| queue.limit.is_some();
@@ -73,10 +94,10 @@ impl Partition {
         let groups: Vec<String> = queues.iter().map(keys::group).collect();
         let all: Vec<String> =
             groups.iter().flat_map(|group| [self.keys.dead_letters(group), self.keys.limits(group)]).collect();
-        let mut call = ATTEND.keys(&all).arg(PAGE);
+        let mut call = ATTEND.keys(&all).arg(PAGE).arg(self.keys.result_prefix()).arg(STRETCH);
         for group in &groups {
-            let last = self.seen().get(group).cloned();
-            call = call.arg(last.unwrap_or_else(|| "0".into()));
+            let Seen { letter, asked } = self.seen().get(group).cloned().unwrap_or_default();
+            call = call.arg(letter).arg(asked);
         }
         call.run(&self.link).await
     }
@@ -84,16 +105,18 @@ impl Partition {
     async fn end_for_others(
         &self,
         queue: &Queue,
-        late: &[String],
-        given_up: &[Letter],
+        candidates: &Candidates,
         ttl: Duration,
     ) -> Result<Vec<Buried>, StoreError> {
+        let Candidates { with_result, late, given_up } = candidates;
         let group = keys::group(queue);
         let mut call = UNENDED
             .keys(&[self.keys.stream(&queue.topic), self.keys.limits(&group)])
-            .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix()])
+            .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix(), &self.keys.tally_prefix()])
             .arg(&[queue.topic.as_str(), &queue.agent, &group])
             .arg(queue.limit.is_some())
+            .arg(with_result.len())
+            .arg(with_result)
             .arg(late.len())
             .arg(late);
         let mut errors = HashMap::new();
@@ -145,8 +168,24 @@ impl Partition {
         Ok(found.ids.first().and_then(|entry| entry.get::<Vec<u8>>("data")).map(Bytes::from))
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, Seen>> {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Candidates ===
+
+impl Candidates {
+    fn is_empty(&self) -> bool {
+        self.with_result.is_empty() && self.late.is_empty() && self.given_up.is_empty()
+    }
+}
+
+// === impl Seen ===
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { letter: "0".into(), asked: 0 }
     }
 }
 

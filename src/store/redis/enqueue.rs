@@ -31,6 +31,8 @@ pub(super) struct New {
     rest: String,
     /// When others must have ended it.
     limit: Option<UnixMs>,
+    /// The tally that it is counted in, or nothing.
+    tally: String,
 }
 
 /// Where the calls go.
@@ -54,9 +56,10 @@ impl Partition {
         let group = keys::group(queue);
         let owner = task.owner.as_ref().map_or("", |owner| owner.digest());
         let (route, secret) = (task.route.as_deref().unwrap_or_default(), secret.unwrap_or_default());
+        let epoch = counted(task).map(|(_, epoch)| epoch.to_string()).unwrap_or_default();
         let mut rest = format!("{} {} {}", task.created.0, task.retries, self.name);
         if [owner, route, &secret].iter().any(|known| !known.is_empty()) {
-            rest = format!("{rest}\n{owner}\n{route}\n{secret}");
+            rest = format!("{rest}\n{owner}\n{route}\n{epoch}\n{secret}");
         }
         New {
             queue: [
@@ -74,7 +77,12 @@ impl Partition {
             data,
             rest,
             limit: limit_of(task, queue),
+            tally: self.tally_of(task),
         }
+    }
+
+    fn tally_of(&self, task: &Task) -> String {
+        counted(task).map(|(route, epoch)| self.keys.tally(route, epoch)).unwrap_or_default()
     }
 
     async fn schedule(
@@ -102,15 +110,22 @@ impl Partition {
             .arg(format!("{}:{}", queue.topic, queue.agent))
             .arg(task.created.0)
             .arg(task.retries)
-            .arg(&self.name);
+            .arg(&self.name)
+            .arg(self.tally_of(task));
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        for (field, value) in [("owner", owner), ("route", task.route.clone()), ("secret", secret)] {
+        let (route, epoch) = (task.route.clone(), counted(task).map(|(_, epoch)| epoch.to_string()));
+        for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
             }
         }
         call.arg("due").arg(due.0).run(&self.link).await
     }
+}
+
+/// The route and the epoch that a task is counted under.
+fn counted(task: &Task) -> Option<(&str, u64)> {
+    task.route.as_deref().zip(task.epoch)
 }
 
 /// When others must have ended a task.
@@ -139,7 +154,7 @@ impl Calls for To<'_> {
         }
         for (new, queue) in tasks.iter().zip(of_queue) {
             let limit = new.limit.map(|at| at.0.to_string()).unwrap_or_default();
-            call = call.arg(queue).arg(&[&new.name, &new.data, &new.rest, &limit]);
+            call = call.arg(queue).arg(&[&new.name, &new.data, &new.rest, &limit, &new.tally]);
         }
         let replies: Vec<Value> = call.run(self.0).await?;
         Ok(replies.into_iter().map(number).collect())

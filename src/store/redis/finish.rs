@@ -42,6 +42,8 @@ pub(super) struct Ending {
     pub(super) at: u64,
     /// Whom its end is told to, as `outbox::letters` has it.
     pub(super) told: String,
+    /// What it is counted as, where its record says that it is.
+    pub(super) outcome: &'static str,
 }
 
 /// Where the calls go.
@@ -54,6 +56,8 @@ pub(super) struct To<'a> {
     pub(super) outbox: &'a str,
     /// This process's name: its channel need not be told.
     pub(super) name: &'a str,
+    /// Before a tally's name.
+    pub(super) tallies: &'a str,
 }
 
 /// What few ends need, as the script takes it.
@@ -76,7 +80,8 @@ impl Calls for To<'_> {
         all.extend(endings.iter().map(|ending| ending.record.as_str()));
         all.extend(endings.iter().map(|ending| ending.result_key.as_str()));
         all.push(self.outbox);
-        let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, self.name]).arg(queues.len()).arg(endings.len());
+        let mut call = FINISH.keys(&all).arg(&[keys::CHANNEL, self.name, self.tallies]);
+        call = call.arg(queues.len()).arg(endings.len());
         for ending in &queues {
             call = call.arg(&ending.group);
         }
@@ -91,6 +96,7 @@ impl Calls for To<'_> {
                 .arg(ending.ttl)
                 .arg(&ending.id)
                 .arg(ending.at)
+                .arg(ending.outcome)
                 .arg(ending.more()?);
         }
         let replies: Vec<redis::Value> = call.run(self.link).await?;

@@ -20,6 +20,8 @@ const RECORD: &str = "omni:task:";
 const RESULT: &str = "omni:result:";
 const SCHEDULED: &str = "omni:scheduled:";
 const DUE: &str = "omni:due:";
+const TALLY: &str = "omni:tally:";
+const REPLICA: &str = "omni:replica:";
 
 /// A queue's consumer group.
 pub(super) fn group(queue: &Queue) -> String {
@@ -158,6 +160,61 @@ impl Keys {
     /// A route's rollout state.
     pub(super) fn rollout(&self, route: &str) -> String {
         self.key("omni:rollout:", route)
+    }
+
+    /// What became of the tasks that a route canaried in an epoch.
+    pub(super) fn tally(&self, route: &str, epoch: u64) -> String {
+        self.key(TALLY, &format!("{route}:{epoch}"))
+    }
+
+    /// Before a route, a colon and an epoch: [`Self::tally`].
+    pub(super) fn tally_prefix(&self) -> String {
+        self.key(TALLY, "")
+    }
+
+    /// What each process has counted on a route in an epoch.
+    pub(super) fn counts(&self, route: &str, epoch: u64) -> String {
+        self.key("omni:counts:", &format!("{route}:{epoch}"))
+    }
+
+    /// What became of a route's rollout.
+    pub(super) fn history(&self, route: &str) -> String {
+        self.key("omni:history:", route)
+    }
+
+    /// The replicas by the time that they last met.
+    pub(super) fn replicas(&self) -> String {
+        self.key("omni:replicas", "")
+    }
+
+    /// What a replica says of itself.
+    pub(super) fn replica(&self, process: &str) -> String {
+        self.key(REPLICA, process)
+    }
+
+    /// Before a process: [`Self::replica`].
+    pub(super) fn replica_prefix(&self) -> String {
+        self.key(REPLICA, "")
+    }
+
+    /// Who leads.
+    pub(super) fn lead(&self) -> String {
+        self.key("omni:lead", "")
+    }
+
+    /// The last term of a lead.
+    pub(super) fn term(&self) -> String {
+        self.key("omni:term", "")
+    }
+
+    /// How often a deprecated route was called, by caller.
+    pub(super) fn callers(&self, route: &str) -> String {
+        self.key("omni:callers:", route)
+    }
+
+    /// When each of them last called.
+    pub(super) fn called(&self, route: &str) -> String {
+        self.key("omni:called:", route)
     }
 
     /// A group's delayed new tasks, their messages by id.

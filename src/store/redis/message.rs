@@ -15,6 +15,7 @@ use super::list::Summary;
 use super::row::Handle;
 use crate::config::ContentForm;
 use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
+use crate::store::rollout::Ended;
 use crate::store::{Lease, Queue, StoreError, runs};
 use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, Topic, UnixMs};
 
@@ -98,6 +99,14 @@ impl End<'_> {
         match self {
             Self::Completed(_) => Status::Completed,
             Self::Failed(_) | Self::GivenUp(_) => Status::Failed,
+        }
+    }
+
+    /// What it is counted as, for a canaried task.
+    pub(super) fn counted_as(&self) -> Ended {
+        match self {
+            Self::Completed(answer) => Ended::of(answer),
+            Self::Failed(_) | Self::GivenUp(_) => Ended::Failed,
         }
     }
 

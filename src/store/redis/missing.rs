@@ -111,7 +111,7 @@ impl Partition {
         let names: Vec<String> = queues.iter().map(|queue| format!("{}:{}", queue.topic, queue.agent)).collect();
         MISSING
             .keys(&all)
-            .arg(&[&self.keys.stream_prefix(), keys::GROUP])
+            .arg(&[&self.keys.stream_prefix(), keys::GROUP, &self.keys.tally_prefix()])
             .arg(millis(lease_time()))
             .arg(names.len())
             .arg(names)

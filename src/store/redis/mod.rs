@@ -32,6 +32,7 @@ mod progress;
 mod read;
 mod redrive;
 mod resolve;
+mod rollout;
 mod row;
 mod script;
 mod servers;
@@ -52,9 +53,9 @@ use self::link::{Link, Mark};
 use self::partition::Partition;
 use self::resolve::{By, slot};
 use super::{
-    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
-    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters,
+    Advice, Buried, Caller, Cancelled, Change, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth,
+    Glance, Heartbeat, HistoryEntry, Holder, Lease, Listing, Meeting, Outcome, Page, Presence, Queue, Redriven,
+    RolloutRecord, Settled, Settlement, SharedSecret, StoreError, StoredEvidence, TaskStore, Waiters,
 };
 use crate::config::{Durability, Store, StoreUrl};
 use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
@@ -187,8 +188,37 @@ impl TaskStore for RedisStore {
         self.first().read_rollout(route).await
     }
 
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        self.first().write_rollout(route, record).await
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError> {
+        self.first().write_rollout(route, record, change).await
+    }
+
+    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError> {
+        self.first().meet_others(presence, routes).await
+    }
+
+    async fn resign(&self, process: &str) -> Result<(), StoreError> {
+        self.first().leave_meeting(process).await
+    }
+
+    async fn rollout_history(
+        &self,
+        route: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.first().read_history(route, before, limit).await
+    }
+
+    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError> {
+        self.evidence_everywhere(route, epochs).await
+    }
+
+    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError> {
+        self.first().add_callers(route, calls).await
+    }
+
+    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError> {
+        self.first().read_callers(route).await
     }
 
     async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {

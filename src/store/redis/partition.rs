@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::attend::Seen;
 use super::batch::Batch;
 use super::enqueue::New;
 use super::events::Events;
@@ -40,8 +41,8 @@ pub(super) struct Partition {
     pub(super) turn: AtomicUsize,
     pub(super) watch: Watch,
     pub(super) events: Events,
-    /// The last dead letter that was seen, by group.
-    pub(super) letters: Mutex<HashMap<String, String>>,
+    /// How far it has looked at what consumers of another make did, by group.
+    pub(super) attended: Mutex<HashMap<String, Seen>>,
     /// Where the look for tasks without an entry is, for the queues that this process tends.
     pub(super) missing: Search,
     /// And for those that consumers of another make have to themselves.
@@ -64,7 +65,7 @@ impl Partition {
             turn: AtomicUsize::new(0),
             watch: Watch::default(),
             events: Events::default(),
-            letters: Mutex::default(),
+            attended: Mutex::default(),
             missing: Search::default(),
             missing_elsewhere: Search::default(),
         }

@@ -53,6 +53,7 @@ impl Partition {
             .keys(&[self.keys.record(id), self.keys.result(id)])
             .arg(self.keys.stream_prefix())
             .arg(keys::GROUP)
+            .arg(self.keys.tally_prefix())
             .run(&self.link)
             .await?;
         Ok((fields, result.map(|json| ReadResult::read(&json)).transpose()?, held))
@@ -143,7 +144,7 @@ impl Partition {
 }
 
 /// Whether a text is an entry's id, as cursors are.
-fn is_entry(text: &str) -> bool {
+pub(super) fn is_entry(text: &str) -> bool {
     text.split_once('-').is_some_and(|(ms, seq)| ms.parse::<u64>().is_ok() && seq.parse::<u64>().is_ok())
 }
 

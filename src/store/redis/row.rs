@@ -31,18 +31,20 @@ struct Known {
     retries: Option<u32>,
     owner: Option<String>,
     route: Option<String>,
+    epoch: Option<u64>,
     secret: Option<String>,
 }
 
 impl Known {
     /// Reads one as `prelude.lua` describes it.
     fn read(packed: &str) -> Self {
-        let mut lines = packed.splitn(4, '\n');
+        let mut lines = packed.splitn(5, '\n');
         let mut head = lines.next().unwrap_or_default().split(' ').skip(2);
         let mut number = || head.next().and_then(|number| number.parse::<u64>().ok());
         let (created, retries) = (number(), number().and_then(|retries| u32::try_from(retries).ok()));
         let mut line = || lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
-        Self { created, retries, owner: line(), route: line(), secret: line() }
+        let (owner, route, epoch, secret) = (line(), line(), line(), line());
+        Self { created, retries, owner, route, epoch: epoch.and_then(|epoch| epoch.parse().ok()), secret }
     }
 }
 
@@ -68,6 +70,7 @@ impl Row {
         let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.known.created.unwrap_or_default()));
         let task = Task {
             route: self.known.route.clone(),
+            epoch: self.known.epoch,
             owner: self.known.owner.as_deref().map(Owner::from_digest),
             retries: self.known.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)

@@ -12,7 +12,8 @@ use redis::{Arg, Cmd, ErrorKind, FromRedisValue, ServerErrorKind, ToRedisArgs, V
 use super::batch::no_answer;
 use super::error;
 use super::link::Link;
-use crate::store::StoreError;
+use crate::metrics::DURATION_BUCKETS;
+use crate::store::{EVIDENCE_KEPT, StoreError};
 
 const PRELUDE: &str = include_str!("scripts/prelude.lua");
 
@@ -70,6 +71,11 @@ scripts! {
     REGISTER = "register.lua";
     NOTE = "note.lua";
     MISSING = "missing.lua";
+    MEET = "meet.lua";
+    RESIGN = "resign.lua";
+    EVIDENCE = "evidence.lua";
+    NOTE_CALLERS = "note_callers.lua";
+    CALLERS = "callers.lua";
 }
 
 /// A call of a script: keys first, then arguments.
@@ -93,10 +99,16 @@ impl Script {
 
 impl Composed {
     fn of(script: &str) -> Self {
-        let source = compose(PRELUDE, script);
+        let source = compose(&(constants() + PRELUDE), script);
         let digest = redis::Script::new(&source).get_hash().to_owned();
         Self { source, digest }
     }
+}
+
+/// Definitions before the prelude's, of what is said elsewhere.
+fn constants() -> String {
+    let bounds: Vec<String> = DURATION_BUCKETS.iter().map(|bound| (bound * 1000.0).to_string()).collect();
+    format!("local BOUNDS = {{ {} }}\n\nlocal KEPT = {}\n\n", bounds.join(", "), EVIDENCE_KEPT.as_secs())
 }
 
 /// `script` after those definitions of `prelude` that it needs. A definition begins a paragraph and uses earlier ones.
@@ -189,5 +201,7 @@ mod tests {
         );
         assert_eq!(compose(prelude, "return x.ff\n"), "return x.ff\n");
         assert!(!ENQUEUE.0.source.contains("cjson") && LEASE.0.source.contains("cjson"));
+        assert!(FINISH.0.source.starts_with("local BOUNDS = { 5, 10, 25, "), "{}", FINISH.0.source);
+        assert!(ENQUEUE.0.source.contains("local KEPT = 3456000\n") && !ENQUEUE.0.source.contains("BOUNDS"));
     }
 }

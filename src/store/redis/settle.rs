@@ -77,9 +77,10 @@ impl Partition {
             sound: !end.is_malformed(),
             at: at.0,
             told: letters(task, end)?,
+            outcome: end.counted_as().as_str(),
         };
-        let (results, outbox) = (self.keys.results(), self.keys.outbox());
-        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name };
+        let (results, outbox, tallies) = (self.keys.results(), self.keys.outbox(), self.keys.tally_prefix());
+        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name, tallies: &tallies };
         let applied = self.finishing.run(ending, &to).await?;
         if applied {
             self.tell(lease, end, at);
@@ -189,7 +190,7 @@ impl Partition {
                 keys::CHANNEL,
             ])
             .arg(millis(AHEAD))
-            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix()])
+            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix(), self.keys.tally_prefix()])
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(Cancelled::Unknown) };

@@ -1,4 +1,4 @@
-//! The little shared state beside the queue: heartbeats and rollout state.
+//! Which worker processes live.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::message::to_json;
 use super::millis;
 use super::partition::Partition;
-use super::script::{BEAT, SAVE_ROLLOUT};
-use crate::store::{Heartbeat, RolloutRecord, StoreError, heartbeat_time};
+use super::script::BEAT;
+use crate::store::{Heartbeat, StoreError, heartbeat_time};
 use crate::task::UnixMs;
 
 #[derive(Serialize, Deserialize)]
@@ -53,16 +53,5 @@ impl Partition {
             }
         }
         Ok(beats)
-    }
-
-    pub(super) async fn read_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-        let mut get = redis::cmd("HMGET");
-        get.arg(self.keys.rollout(route)).arg("version").arg("state");
-        let (version, state): (Option<u64>, Option<String>) = self.link.call(&get).await?;
-        Ok(version.zip(state).map(|(version, state)| RolloutRecord { version, state }))
-    }
-
-    pub(super) async fn write_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        SAVE_ROLLOUT.keys(&[self.keys.rollout(route)]).arg(record.version).arg(&record.state).run(&self.link).await
     }
 }

@@ -153,7 +153,7 @@ impl Partition {
             .keys(&[self.keys.stream(&queue.topic), self.keys.delayed(&group)])
             .arg(&[&self.keys.record_prefix(), &self.keys.result_prefix(), queue.topic.as_str(), &queue.agent, &group])
             .arg(&[millis(idle), millis(queue.reclaim_idle)])
-            .arg(&[start, "+"])
+            .arg(&[&self.keys.tally_prefix(), start, "+"])
             .arg(PAGE)
             .arg(consumer)
             .run(&self.link)

@@ -42,6 +42,8 @@ pub(super) struct Db {
     pub(super) last_seq: i64,
     /// Counts lease calls: which topic comes first goes round.
     pub(super) rounds: usize,
+    /// Who leads, and until when by the clock's steady time.
+    pub(super) lead: Option<(String, Duration)>,
     /// Tasks that this transaction ends.
     pub(super) ended: Vec<TaskId>,
     /// What is remembered is not what the tables say.
@@ -123,6 +125,7 @@ impl Db {
             next_due: None,
             last_seq: 0,
             rounds: 0,
+            lead: None,
             ended: Vec::new(),
             stale: true,
         };
@@ -153,6 +156,7 @@ impl Db {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
         self.ended.clear();
+        self.lead = None; // its term may not be on disk
         self.stale = true;
     }
 

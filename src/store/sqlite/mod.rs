@@ -15,6 +15,7 @@ mod ops;
 mod outbox;
 mod reader;
 mod redrive;
+mod rollout;
 mod running;
 mod schema;
 mod sealed;
@@ -23,7 +24,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,9 +41,10 @@ use self::sealed::{Leased, NewTask, Sealed};
 use self::writer::Writer;
 use super::list::no_cursor;
 use super::{
-    Advice, Buried, Cancelled, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth, Glance,
-    Heartbeat, Holder, Lease, Listing, Outcome, Page, Queue, Redriven, RolloutRecord, Settled, Settlement,
-    SharedSecret, StoreError, TaskStore, Waiters, heartbeat_time,
+    Advice, Buried, Caller, Cancelled, Change, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth,
+    Glance, Heartbeat, HistoryEntry, Holder, Lease, Listing, Meeting, Outcome, Page, Presence, Queue, Redriven,
+    RolloutRecord, Settled, Settlement, SharedSecret, StoreError, StoredEvidence, TaskStore, Waiters, heartbeat_time,
+    lead_time,
 };
 use crate::task::{Failure, FailureKind, Life, Progress, Status, TaskId, TaskRecord, Topic, UnixMs};
 
@@ -61,6 +63,8 @@ pub struct SqliteStore {
     waiters: Waiters,
     clock: Clock,
     heartbeats: Mutex<HashMap<String, (Heartbeat, Duration)>>,
+    /// What each replica says of itself, and until when that counts.
+    replicas: Mutex<BTreeMap<String, (String, Duration)>>,
     running: Running,
     /// Of this boot: so are the leases that it signs for.
     secret: SharedSecret,
@@ -94,8 +98,8 @@ impl SqliteStore {
             tell(id);
         };
         let writer = Writer::start(db, on_end).map_err(no_thread)?;
-        let (heartbeats, secret) = (Mutex::default(), SharedSecret::random());
-        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats, running, secret, _lock: lock })
+        let (heartbeats, replicas, secret) = (Mutex::default(), Mutex::default(), SharedSecret::random());
+        Ok(Self { writer, reader, tallies, waiters, clock, heartbeats, replicas, running, secret, _lock: lock })
     }
 
     /// Opens what was leased; what cannot be read back is a dead letter, and holds nobody up.
@@ -137,6 +141,13 @@ impl SqliteStore {
         let now = self.clock.steady();
         heartbeats.retain(|_, (_, until)| *until > now);
         heartbeats
+    }
+
+    fn live_replicas(&self) -> MutexGuard<'_, BTreeMap<String, (String, Duration)>> {
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.steady();
+        replicas.retain(|_, (_, until)| *until > now);
+        replicas
     }
 }
 
@@ -218,6 +229,7 @@ impl TaskStore for SqliteStore {
         let keep = move |db: &mut Db| {
             outbox::purge(db)?;
             claim::purge(db)?;
+            rollout::purge(db)?;
             ops::reap(db, ttl)
         };
         let dead = self.writer.submit(keep).await?;
@@ -267,12 +279,60 @@ impl TaskStore for SqliteStore {
 
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
         let route = route.to_owned();
-        self.reader.ask(move |connection| reader::rollout(connection, &route)).await
+        self.reader.ask(move |connection| rollout::load(connection, &route).map_err(schema::failed)).await
     }
 
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord) -> Result<bool, StoreError> {
-        let (route, record) = (route.to_owned(), record.clone());
-        self.writer.submit(move |db| ops::save_rollout(db, &route, &record)).await
+    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError> {
+        let (route, record, change) = (route.to_owned(), record.clone(), change.clone());
+        self.writer.submit(move |db| rollout::save(db, &route, &record, &change)).await
+    }
+
+    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError> {
+        let said = (presence.about.clone(), self.clock.steady() + lead_time());
+        self.live_replicas().insert(presence.process.clone(), said);
+        let (presence, routes) = (presence.clone(), routes.to_vec());
+        let mut meeting = self.writer.submit(move |db| rollout::meet(db, &presence, &routes)).await?;
+        let replica = |(process, (about, _)): (&String, &(String, Duration))| (process.clone(), about.clone());
+        meeting.replicas = self.live_replicas().iter().map(replica).collect();
+        Ok(meeting)
+    }
+
+    async fn resign(&self, process: &str) -> Result<(), StoreError> {
+        self.live_replicas().remove(process);
+        let process = process.to_owned();
+        self.writer
+            .submit(move |db| {
+                rollout::resign(db, &process);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn rollout_history(
+        &self,
+        route: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let (route, before) = (route.to_owned(), before.map(str::to_owned));
+        self.reader.ask(move |connection| rollout::history(connection, &route, before.as_deref(), limit)).await
+    }
+
+    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError> {
+        let (route, epochs, now) = (route.to_owned(), epochs.to_vec(), self.clock.wall());
+        let ask = move |connection: &rusqlite::Connection| rollout::evidence(connection, &route, &epochs, now);
+        self.reader.ask(move |connection| ask(connection).map_err(schema::failed)).await
+    }
+
+    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError> {
+        let (route, calls) = (route.to_owned(), calls.to_vec());
+        self.writer.submit(move |db| rollout::note_callers(db, &route, &calls)).await
+    }
+
+    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError> {
+        let (route, now) = (route.to_owned(), self.clock.wall());
+        let ask = move |connection: &rusqlite::Connection| rollout::callers(connection, &route, now);
+        self.reader.ask(move |connection| ask(connection).map_err(schema::failed)).await
     }
 
     /// Nothing to do: the writer wakes for them.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, named_params, params};
 
 use super::db::Db;
-use super::outbox;
-use super::schema::{State, millis, number, stored, with_history};
+use super::schema::{State, millis, stored, with_history};
 use super::sealed::{Leased, NewTask, Sealed};
-use crate::store::{Buried, Cancelled, Refusal, RolloutRecord, Settled, lease_time, may_rerun};
+use super::{outbox, rollout};
+use crate::store::rollout::{ACCEPTED, Ended};
+use crate::store::{Buried, Cancelled, Refusal, Settled, lease_time, may_rerun};
 use crate::task::{FailureKind, TaskId, Topic, UnixMs};
 
 /// What becomes of an attempt whose lease was not renewed.
@@ -31,17 +32,29 @@ struct Found {
     settled: i64,
     /// Whether somebody is to be told of its end.
     posts: bool,
+    /// Under which its end is counted.
+    epoch: Option<i64>,
 }
 
 /// How a task ends.
 struct End<'a> {
     state: State,
+    counted: Ended,
     settled: i64,
     ttl: Duration,
     answer: Option<&'a str>,
     result: Option<&'a str>,
     /// What is stored of the failure, and its message.
     failure: Option<(&'a str, &'a str)>,
+}
+
+// === impl End ===
+
+impl End<'_> {
+    /// That of a task that nobody settled, with neither answer nor failure.
+    fn new(state: State, counted: Ended, ttl: Duration) -> Self {
+        Self { state, counted, settled: 0, ttl, answer: None, result: None, failure: None }
+    }
 }
 
 // === in and out ===
@@ -65,6 +78,9 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
     }
     if let Some(state) = inserted {
         db.tallies.moved(task.topic.as_str(), None, state, 1);
+        if let (Some(route), Some(epoch)) = (&task.route, task.epoch) {
+            rollout::count(db, route, stored(epoch), ACCEPTED)?;
+        }
     }
     Ok(Ok(()))
 }
@@ -73,23 +89,25 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
 fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
     let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
     let state = if due.is_some() { State::Parked } else { State::Ready };
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace, epoch)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
     let (created, until) = (millis(task.created), due.map_or(0, millis));
     let posts = task.webhook.is_some() || task.reply_to.is_some();
     let (id, topic, caller, trace) = (task.id.as_str(), task.topic.as_str(), &task.correlation, &task.trace);
-    let values = params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace];
+    let epoch = task.epoch.map(stored);
+    let values = params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace, epoch];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
         return Ok(None);
     }
     let sql =
-        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route, webhook, reply_to, causation)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        "INSERT INTO inputs (seq, payload, request, credentials, correlation, route, webhook, reply_to, causation, due)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let reply_to = task.reply_to.as_ref().map(Topic::as_str);
     let (request, credentials, webhook) = (&task.request, &task.credentials, &task.webhook);
     let (correlation, route, causation) = (&task.correlation, &task.route, &task.causation);
-    let values = params![seq, &*task.payload, request, credentials, correlation, route, webhook, reply_to, causation];
+    let (payload, due_at) = (&*task.payload, due.map(millis));
+    let values = params![seq, payload, request, credentials, correlation, route, webhook, reply_to, causation, due_at];
     db.connection.prepare_cached(sql)?.execute(values)?;
     db.last_seq = seq;
     if let Some(due) = due {
@@ -113,7 +131,7 @@ pub(super) fn lease(db: &mut Db, process: &str, topics: &[Topic], max: usize) ->
 
 fn lease_of(db: &mut Db, process: &str, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
     let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
-                      payload, request, credentials, correlation, route, webhook, reply_to, causation
+                      payload, request, credentials, correlation, route, webhook, reply_to, causation, epoch
                FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
                WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
     let before = leased.len();
@@ -163,14 +181,15 @@ pub(super) fn settle(db: &mut Db, id: &TaskId, lease: i64, settlement: &Sealed) 
         return Ok(if repeated { Settled::Applied } else { Settled::Fenced });
     }
     let settled = settlement.number();
-    let end = |state, ttl: &Duration| End { state, settled, ttl: *ttl, answer: None, result: None, failure: None };
     match settlement {
-        Sealed::Complete { answer, result, ttl } => {
-            let end = End { answer: Some(answer), result: Some(result), ..end(State::Completed, ttl) };
+        Sealed::Complete { answer, result, counted, ttl } => {
+            let (answer, result) = (Some(answer.as_str()), Some(result.as_str()));
+            let end = End { settled, answer, result, ..End::new(State::Completed, *counted, *ttl) };
             finish(db, id, &found, &end)?;
         }
         Sealed::Bury { failure, message, ttl } => {
-            finish(db, id, &found, &End { failure: Some((failure, message)), ..end(State::Failed, ttl) })?;
+            let failure = Some((failure.as_str(), message.as_str()));
+            finish(db, id, &found, &End { settled, failure, ..End::new(State::Failed, Ended::Failed, *ttl) })?;
         }
         Sealed::Retry { failure, kind, message, at } => park(db, &found, failure, (*kind, message), *at)?,
         Sealed::Release => {
@@ -222,6 +241,9 @@ fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::R
         ":result": end.result,
         ":failure": end.failure.map(|(stored, _)| stored),
     })?;
+    if let Some(epoch) = found.epoch {
+        rollout::count_end(db, found.seq, epoch, end.counted, now)?;
+    }
     if found.posts {
         outbox::post(db, id, found.seq, end.state, end.result, end.failure.map(|(_, message)| message))?;
     }
@@ -248,8 +270,7 @@ pub(super) fn cancel(db: &mut Db, id: &TaskId, ttl: Duration) -> rusqlite::Resul
         State::Leased => Cancelled::Running,
         State::Ready | State::Parked => Cancelled::Done,
     };
-    let end = End { state: State::Cancelled, settled: 0, ttl, answer: None, result: None, failure: None };
-    finish(db, id, &found, &end)?;
+    finish(db, id, &found, &End::new(State::Cancelled, Ended::Cancelled, ttl))?;
     Ok(cancelled)
 }
 
@@ -299,7 +320,7 @@ pub(super) fn reap(db: &mut Db, ttl: Duration) -> rusqlite::Result<Vec<Buried>> 
         let message = format!("its worker died in attempt {}, the last that it is given", found.attempts);
         let failure = super::sealed::crash(&message)?;
         let failure = Some((failure.as_str(), message.as_str()));
-        finish(db, &id, &found, &End { state: State::Failed, settled: 0, ttl, answer: None, result: None, failure })?;
+        finish(db, &id, &found, &End { failure, ..End::new(State::Failed, Ended::Failed, ttl) })?;
         dead.push(Buried { topic, route, trimmed: false });
     }
     Ok(dead)
@@ -314,23 +335,8 @@ pub(super) fn purge(db: &mut Db) -> rusqlite::Result<usize> {
         .execute(params![millis(db.clock.wall()), i64::try_from(PURGE).unwrap_or(i64::MAX)])
 }
 
-// === rollouts ===
-
-/// Saves a rollout's state over the version before it, or not at all.
-pub(super) fn save_rollout(db: &mut Db, route: &str, record: &RolloutRecord) -> rusqlite::Result<bool> {
-    let sql = "SELECT version FROM rollouts WHERE route = ?1";
-    let current: Option<i64> = db.connection.prepare_cached(sql)?.query_row([route], |row| row.get(0)).optional()?;
-    if current.map_or(0, number).checked_add(1) != Some(record.version) {
-        return Ok(false);
-    }
-    let sql = "INSERT INTO rollouts (route, version, state) VALUES (?1, ?2, ?3)
-               ON CONFLICT (route) DO UPDATE SET version = excluded.version, state = excluded.state";
-    db.connection.prepare_cached(sql)?.execute(params![route, stored(record.version), record.state])?;
-    Ok(true)
-}
-
 fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
-    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts FROM tasks WHERE id = ?1";
+    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts, epoch FROM tasks WHERE id = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let found = statement.query_row([id.as_str()], |row| {
         Ok(Found {
@@ -342,6 +348,7 @@ fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
             lease: row.get(5)?,
             settled: row.get(6)?,
             posts: row.get(7)?,
+            epoch: row.get(8)?,
         })
     });
     found.optional()

@@ -7,10 +7,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::schema::{State, failed, millis, number, unix_ms};
+use super::schema::{State, failed, millis, unix_ms};
 use super::sealed::{malformed, read, task_id};
 use crate::store::envelope::{StoredAnswer, StoredFailure};
-use crate::store::{DeadLetter, Glance, RolloutRecord, Standing, StoreError, runs};
+use crate::store::{DeadLetter, Glance, Standing, StoreError, runs};
 use crate::task::{Life, Owner, TaskId, TaskRecord, Topic, UnixMs};
 
 type Query = Box<dyn FnOnce(&Connection) + Send>;
@@ -161,12 +161,4 @@ pub(super) fn dead_letters(
             })
         });
     letters.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
-}
-
-/// A route's rollout state.
-pub(super) fn rollout(connection: &Connection, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-    let sql = "SELECT version, state FROM rollouts WHERE route = ?1";
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let record = |row: &Row<'_>| Ok(RolloutRecord { version: number(row.get(0)?), state: row.get(1)? });
-    statement.query_row([route], record).optional().map_err(failed)
 }

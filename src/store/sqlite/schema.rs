@@ -16,7 +16,7 @@ use crate::store::{Refusal, StoreError};
 use crate::task::{Status, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// `PRAGMA application_id`: "omni".
 const APPLICATION: i64 = 0x6f6d_6e69;
@@ -43,7 +43,8 @@ const TABLES: &str = "
         worker   TEXT,
         history  TEXT,    -- the failed attempts, a line of JSON each
         caller   TEXT,    -- the caller's own id, which outlives the inputs
-        trace    TEXT
+        trace    TEXT,
+        epoch    INTEGER  -- of the rollout that it was accepted in; none is not counted
     ) STRICT;
     CREATE INDEX ready  ON tasks (topic, seq) WHERE state = 0;
     CREATE INDEX leased ON tasks (seq) WHERE state = 1;
@@ -58,7 +59,8 @@ const TABLES: &str = "
         route       TEXT,
         webhook     TEXT,
         reply_to    TEXT,
-        causation   TEXT
+        causation   TEXT,
+        due         INTEGER -- when it could begin, where that was not at once
     ) STRICT;
     CREATE TABLE dead_letters (
         n        INTEGER PRIMARY KEY,
@@ -108,6 +110,42 @@ const TABLES: &str = "
         route   TEXT PRIMARY KEY,
         version INTEGER NOT NULL,
         state   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE history (
+        n     INTEGER PRIMARY KEY,
+        route TEXT NOT NULL,
+        event TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX history_by_route ON history (route, n);
+    CREATE TABLE epochs ( -- of rollouts, as long as anything that was counted in them is kept
+        route TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        PRIMARY KEY (route, epoch)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tallies (
+        route TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        name  TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (route, epoch, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE counts (
+        route   TEXT NOT NULL,
+        epoch   INTEGER NOT NULL,
+        process TEXT NOT NULL,
+        counted TEXT NOT NULL,
+        PRIMARY KEY (route, epoch, process)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE terms ( -- of leads: the last
+        term INTEGER PRIMARY KEY
+    ) STRICT;
+    CREATE TABLE callers (
+        route TEXT NOT NULL,
+        who   TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        last  INTEGER NOT NULL,
+        PRIMARY KEY (route, who)
     ) STRICT, WITHOUT ROWID;
 ";
 

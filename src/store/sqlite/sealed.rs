@@ -9,8 +9,9 @@ use rusqlite::Row;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::schema::unix_ms;
+use super::schema::{self, unix_ms};
 use crate::store::envelope::{StoredAnswer, StoredFailure, StoredRequest};
+use crate::store::rollout::Ended;
 use crate::store::{Lease, Queue, Settlement, StoreError, runs};
 use crate::task::{Answer, Failure, FailureKind, Owner, Task, TaskId, Topic, UnixMs};
 
@@ -24,6 +25,7 @@ pub(super) struct NewTask {
     pub(super) correlation: Option<String>,
     pub(super) trace: Option<String>,
     pub(super) route: Option<String>,
+    pub(super) epoch: Option<u64>,
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
     pub(super) created: UnixMs,
@@ -51,11 +53,12 @@ pub(super) struct Leased {
     webhook: Option<String>,
     reply_to: Option<String>,
     causation: Option<String>,
+    epoch: Option<i64>,
 }
 
 /// A settlement.
 pub(super) enum Sealed {
-    Complete { answer: String, result: String, ttl: Duration },
+    Complete { answer: String, result: String, counted: Ended, ttl: Duration },
     Retry { failure: String, kind: &'static str, message: String, at: UnixMs },
     Bury { failure: String, message: String, ttl: Duration },
     Release,
@@ -81,6 +84,7 @@ impl NewTask {
             correlation: task.correlation_id.clone(),
             trace: runs::trace_of(task),
             route: task.route.clone(),
+            epoch: task.epoch.filter(|_| task.route.is_some()),
             owner: task.owner.clone(),
             retries: task.retries,
             created: task.created,
@@ -114,6 +118,7 @@ impl Leased {
             webhook: row.get(12)?,
             reply_to: row.get(13)?,
             causation: row.get(14)?,
+            epoch: row.get(15)?,
         })
     }
 
@@ -136,6 +141,7 @@ impl Leased {
             request,
             correlation_id: self.correlation,
             route: self.route,
+            epoch: self.epoch.map(schema::number),
             webhook: self.webhook,
             reply_to: self.reply_to.as_deref().map(Topic::parse).transpose().map_err(malformed)?,
             causation_id: self.causation,
@@ -156,8 +162,9 @@ impl Sealed {
     pub(super) fn seal(settlement: &Settlement) -> Result<Self, StoreError> {
         Ok(match settlement {
             Settlement::Complete { answer, ttl } => {
+                let counted = Ended::of(answer);
                 let (answer, result) = StoredAnswer::seal(answer);
-                Self::Complete { answer: write(&answer)?, result: result.get().to_owned(), ttl: *ttl }
+                Self::Complete { answer: write(&answer)?, result: result.get().to_owned(), counted, ttl: *ttl }
             }
             Settlement::Retry { failure, at } => {
                 let (kind, message) = (failure.kind.as_str(), runs::short(&failure.message));

@@ -12,6 +12,7 @@ mod lives;
 mod outbox;
 mod queue;
 mod redis;
+mod rollout;
 mod settle;
 mod shared;
 mod sqlite;
@@ -95,6 +96,17 @@ macro_rules! contract {
             a_process_that_leaves_is_forgotten_at_once,
             rollout_state_is_saved_only_over_the_version_it_was_made_from, of_concurrent_rollout_writers_one_wins,
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
+        contract!(@ $fixture, rollout: each_end_of_a_canaried_task_is_counted_once,
+            routes_and_epochs_are_counted_apart_and_other_tasks_not_at_all, what_is_fenced_or_put_off_is_not_counted,
+            of_all_who_end_a_task_at_once_one_is_counted,
+            a_canaried_task_that_dies_with_its_workers_is_counted_as_failed,
+            a_redriven_task_stays_counted_as_failed_and_is_not_counted_again,
+            a_task_took_the_time_from_when_it_could_begin_to_its_end,
+            one_candidate_leads_and_the_lead_passes_on_when_it_is_not_renewed, of_many_candidates_at_once_one_leads,
+            a_replica_that_resigns_is_gone_at_once_with_its_lead, presence_expires_and_what_was_counted_stays,
+            a_meeting_gives_the_state_of_the_routes_that_are_asked_for,
+            a_save_counts_only_in_the_present_term_and_without_one_it_is_anybodys,
+            history_is_read_in_pages_newest_first_and_the_oldest_goes, callers_are_summed_forgotten_and_bounded);
         contract!(@ $fixture, watch: progress_is_read_while_its_attempt_runs_and_no_longer,
             a_glance_tells_many_tasks_apart, the_secret_stays_the_same);
         contract!(@ $fixture, lives: each_attempt_of_a_task_is_known_with_its_worker_and_error,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use omnidaemon::store::{Depth, HEARTBEAT, Heartbeat, RolloutRecord, Settled, Settlement};
+use omnidaemon::store::{Change, Depth, HEARTBEAT, Heartbeat, RolloutRecord, Settled, Settlement};
 use omnidaemon::task::{Status, UnixMs};
 
 use super::{Fixture, PROCESS, TTL, enqueue, failure, json, lease, queue, record, soon};
@@ -84,12 +84,24 @@ pub(crate) async fn rollout_state_is_saved_only_over_the_version_it_was_made_fro
     let store = f.store();
     let state = |version, text: &str| RolloutRecord { version, state: text.into() };
     assert_eq!(store.load_rollout("invoke").await, Ok(None));
-    assert_eq!(store.save_rollout("invoke", &state(2, "{}")).await, Ok(false), "there is no version 1");
-    assert_eq!(store.save_rollout("invoke", &state(1, "{\"w\": 10}")).await, Ok(true));
-    assert_eq!(store.save_rollout("invoke", &state(1, "{}")).await, Ok(false), "it is there already");
-    assert_eq!(store.save_rollout("invoke", &state(3, "{}")).await, Ok(false), "there is no version 2");
+    assert_eq!(
+        store.save_rollout("invoke", &state(2, "{}"), &Change::default()).await,
+        Ok(false),
+        "there is no version 1"
+    );
+    assert_eq!(store.save_rollout("invoke", &state(1, "{\"w\": 10}"), &Change::default()).await, Ok(true));
+    assert_eq!(
+        store.save_rollout("invoke", &state(1, "{}"), &Change::default()).await,
+        Ok(false),
+        "it is there already"
+    );
+    assert_eq!(
+        store.save_rollout("invoke", &state(3, "{}"), &Change::default()).await,
+        Ok(false),
+        "there is no version 2"
+    );
     assert_eq!(store.load_rollout("invoke").await, Ok(Some(state(1, "{\"w\": 10}"))));
-    assert_eq!(store.save_rollout("invoke", &state(2, "{\"w\": 25}")).await, Ok(true));
+    assert_eq!(store.save_rollout("invoke", &state(2, "{\"w\": 25}"), &Change::default()).await, Ok(true));
     assert_eq!(store.load_rollout("other").await, Ok(None));
     drop(store);
     let f = f.reopen().await;
@@ -102,7 +114,7 @@ pub(crate) async fn of_concurrent_rollout_writers_one_wins(f: impl Fixture) {
             let store = f.store();
             tokio::spawn(async move {
                 let record = RolloutRecord { version, state: format!("{{\"by\":{writer}}}") };
-                store.save_rollout("invoke", &record).await.expect("answers").then_some(record)
+                store.save_rollout("invoke", &record, &Change::default()).await.expect("answers").then_some(record)
             })
         });
         let mut winners = Vec::new();

@@ -6,6 +6,7 @@ mod ends;
 mod faults;
 mod foreign;
 mod housekeeping;
+mod tallies;
 mod trimmed;
 mod waits;
 mod wire;

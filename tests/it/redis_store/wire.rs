@@ -196,7 +196,7 @@ fn own_cpu() -> u64 {
 
 /// What the server ran so far: calls of scripts, and commands inside of them.
 #[derive(Clone, Copy)]
-struct Calls(usize, usize);
+pub(super) struct Calls(usize, usize);
 
 impl std::ops::Sub for Calls {
     type Output = (usize, usize);
@@ -206,7 +206,7 @@ impl std::ops::Sub for Calls {
     }
 }
 
-async fn calls(redis: &mut redis::aio::MultiplexedConnection) -> Calls {
+pub(super) async fn calls(redis: &mut redis::aio::MultiplexedConnection) -> Calls {
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.expect("answers");
     let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<usize>().ok();
     let own = ["info", "memory", "xread:", "eval"];

@@ -1,9 +1,11 @@
--- What consumers of another make gave up, and what is past its limit: one look over all queues. Dead letters may be
--- large: the look ends when it has read enough of them, and of a large one it answers an excerpt.
+-- What consumers of another make ended or gave up, and what is past its limit: one look over all queues. Dead letters may
+-- be large: the look ends when it has read enough of them, and of a large one it answers an excerpt.
 -- KEYS per queue: dead letters, index of limits
--- ARGV 1 dead letters of a queue at most, then per queue: the last dead letter that was seen
--- Reply: {1 if there may be more, {the last dead letter that was seen now, data of those not ours, ids of tasks} per queue}
-local max, bytes, more = tonumber(ARGV[1]), 0, 0
+-- ARGV 1 dead letters of a queue at most  2 result prefix  3 tasks of a queue at most that are asked whether they ended
+--      then per queue: the last dead letter that was seen, where that stretch of tasks begins
+-- Reply: {1 if there may be more, per queue {the last dead letter that was seen now, data of those not ours,
+--      ids of tasks past their limit, ids of tasks that have a result, where the next stretch begins}}
+local max, results, stretch, bytes, more = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), 0, 0
 local ENOUGH, LARGE, EDGE = 1024 * 1024, 64 * 1024, 8 * 1024
 
 -- Ours are known by their end: nobody ended those but we.
@@ -38,9 +40,25 @@ local function look(dead, last)
   return last, foreign
 end
 
+-- Those of a stretch of the index that have a result; in most looks none has.
+local function ended(limits, from)
+  local ids, keys, found = redis.call('ZRANGE', limits, from, from + stretch - 1), {}, {}
+  for i, id in ipairs(ids) do keys[i] = results .. id end
+  if #ids > 0 and redis.call('EXISTS', unpack(keys)) > 0 then
+    for i, id in ipairs(ids) do
+      if redis.call('EXISTS', keys[i]) == 1 then found[#found + 1] = id end
+    end
+  end
+  -- those that have ended leave the index
+  return found, #ids == stretch and from + stretch - #found or 0
+end
+
 local found = {}
 for q = 1, #KEYS / 2 do
-  local last, foreign = look(KEYS[2 * q - 1], ARGV[q + 1])
-  found[q] = { last, foreign, redis.call('ZRANGEBYSCORE', KEYS[2 * q], '-inf', now_ms(), 'LIMIT', 0, 100) }
+  local dead, limits = KEYS[2 * q - 1], KEYS[2 * q]
+  local last, foreign = look(dead, ARGV[2 * q + 2])
+  local with_result, next_from = ended(limits, tonumber(ARGV[2 * q + 3]))
+  local late = redis.call('ZRANGEBYSCORE', limits, '-inf', now_ms(), 'LIMIT', 0, 100)
+  found[q] = { last, foreign, late, with_result, next_from }
 end
 return { more, found }

@@ -3,6 +3,7 @@
 -- KEYS 1 record  2 result  3 outbox
 -- ARGV 1 ttl ms  2 task id  3 own channel, without its prefix  4 stream prefix  5 group prefix  6 delayed prefix
 --      7 channel prefix  8 ms to cancel ahead for  9 prefix of delayed new tasks and 10 of their index
+--      11 prefix of tallies
 -- Reply: 'done', 'running', the state it has ended as, or nil when unknown
 local key = KEYS[1]
 local record = read(key)
@@ -35,6 +36,8 @@ redis.call('HSET', key, 'state', 'cancelled', 'ended', now, 'turn', turn)
 if running then redis.call('HSETNX', key, 'attempt', 1) end
 redis.call('HDEL', key, 'secret', 'due', 'failure')
 redis.call('PEXPIRE', key, ARGV[1])
+local tally = tally_of(ARGV[11], record)
+if tally then add_tally(tally, 'cancelled', 1) end
 -- most tasks name nobody, and need not be decoded for it
 local decoded, message = false, nil
 if data and data:find('"webhook":%s*"') then decoded, message = pcall(cjson.decode, data) end

@@ -2,10 +2,11 @@
 -- KEYS per queue: stream, delayed index, index of limits, delayed new tasks, where the group began
 --      then per task: record, result
 -- ARGV 1 number of queues  then per queue: group, max backlog, 1 if the group begins after what others have read
---      then per task: position of its queue, <topic>:<agent>, data, the rest of its record, ms by which others must have ended it, or ''
+--      then per task: position of its queue, <topic>:<agent>, data, the rest of its record, ms by which others must have
+--      ended it, or '', the tally that it is counted in, or ''
 -- Reply per task: 1 there now, 0 was there already, -1 - n refused since n wait; what is wrong, as text
-local queues, made, records, replies = tonumber(ARGV[1]), {}, {}, {}
-local first_key, first_arg, KEYS_EACH, ARGS_EACH = 1 + 5 * queues, 2 + 3 * queues, 2, 5
+local queues, made, records, accepted, replies = tonumber(ARGV[1]), {}, {}, {}, {}
+local first_key, first_arg, KEYS_EACH, ARGS_EACH = 1 + 5 * queues, 2 + 3 * queues, 2, 6
 local opened = {}
 
 local function open(q)
@@ -41,7 +42,7 @@ end
 
 local known = redis.call('EXISTS', unpack(KEYS, first_key)) > 0
 
-local function enqueue(key, result, q, name, data, rest, limit)
+local function enqueue(key, result, q, name, data, rest, limit, tally)
   if made[key] or (known and redis.call('EXISTS', key, result) > 0) then return 0 end
   local queue = opened[q] or open(q)
   if not has_room(queue) then return -1 - queue.waiting end
@@ -50,16 +51,18 @@ local function enqueue(key, result, q, name, data, rest, limit)
   made[key], queue.waiting = true, queue.waiting + 1
   records[#records + 1] = key
   records[#records + 1] = pack(name, entry, rest)
+  if tally ~= '' then accepted[tally] = (accepted[tally] or 0) + 1 end
   if limit ~= '' then redis.call('ZADD', queue.limits, limit, data:match(OUR_HEAD)) end
   return 1
 end
 
 for i = 1, (#KEYS - first_key + 1) / KEYS_EACH do
   local key, at = first_key + KEYS_EACH * (i - 1), first_arg + ARGS_EACH * (i - 1)
-  local q, name, data, rest, limit = unpack(ARGV, at, at + ARGS_EACH - 1)
-  local ok, answer = pcall(enqueue, KEYS[key], KEYS[key + 1], tonumber(q), name, data, rest, limit)
+  local q, name, data, rest, limit, tally = unpack(ARGV, at, at + ARGS_EACH - 1)
+  local ok, answer = pcall(enqueue, KEYS[key], KEYS[key + 1], tonumber(q), name, data, rest, limit, tally)
   replies[i] = ok and answer or text_of(answer)
   if not ok and is_elsewhere(replies[i]) then return { err = replies[i] } end
 end
 if #records > 0 then redis.call('MSET', unpack(records)) end
+for tally, n in pairs(accepted) do add_tally(tally, 'accepted', n) end
 return replies

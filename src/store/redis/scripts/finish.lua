@@ -2,13 +2,14 @@
 -- costs the same for many is done once for all.
 -- KEYS 1 results index  then per queue: stream, dead letters, Python's retry counts  then the records, then the results
 --      last: outbox
--- ARGV 1 channel prefix  2 own channel, without it  3 number of queues  4 number of tasks  then per queue: group
+-- ARGV 1 channel prefix  2 own channel, without it  3 prefix of tallies  4 number of queues  5 number of tasks
+--      then per queue: group
 --      then per task: queue, entry, attempt, turn, state, result, ttl ms, task id, now in ms: the caller's clock, as in
---      the result, and '' or as JSON what few have: [ms that the entry must have been idle, head and tail of the dead
+--      the result, what it is counted as, and '' or as JSON what few have: [ms that the entry must have been idle, head and tail of the dead
 --      letter or '', whether its data is JSON, whom its end is told to, for `post`, or '']
 -- Reply per task: 1 applied, now or before; 0 fenced; what is wrong, as text
-local queues, n, WIDTH = tonumber(ARGV[3]), tonumber(ARGV[4]), 10
-local first_record, first_result, first_arg = 1 + 3 * queues, 1 + 3 * queues + n, 5 + queues
+local queues, n, WIDTH = tonumber(ARGV[4]), tonumber(ARGV[5]), 11
+local first_record, first_result, first_arg = 1 + 3 * queues, 1 + 3 * queues + n, 6 + queues
 local replies, firsts, repeats = {}, {}, {}
 -- of those that are to end: their positions and entries by queue, their records and whom they are told to by position
 local ends, entries, records, letters = {}, {}, {}, {}
@@ -18,7 +19,7 @@ local unended = redis.call('EXISTS', unpack(KEYS, first_result + 1, first_result
 local packed = redis.call('MGET', unpack(KEYS, first_record + 1, first_record + n))
 
 local function stream_of(q)
-  return KEYS[3 * q - 1], ARGV[4 + q]
+  return KEYS[3 * q - 1], ARGV[5 + q]
 end
 
 -- Finds out whether a task is to end, and is then among the `ends` of its queue; else what is to be answered.
@@ -37,7 +38,7 @@ local function examine(i)
       and 1 or 0
   end
   local idle, head, tail, sound = 0, '', '', false
-  if ARGV[at + 9] ~= '' then idle, head, tail, sound, letters[i] = unpack(cjson.decode(ARGV[at + 9])) end
+  if ARGV[at + 10] ~= '' then idle, head, tail, sound, letters[i] = unpack(cjson.decode(ARGV[at + 10])) end
   if idle > 0 then
     local _, since = holder(stream, group, entry)
     if not since or since < idle then return 0 end
@@ -59,12 +60,12 @@ local function examine(i)
   return nil
 end
 
-local indexed, gone, told = {}, {}, {}
+local indexed, gone, told, tallied, clock = {}, {}, {}, {}, nil
 
 -- Gives a task its end, once its entry is acknowledged.
 local function finish(i, alone)
   local at, record, key = first_arg + WIDTH * (i - 1), records[i], KEYS[first_record + i]
-  local attempt, turn, state, value, ttl, id, now = unpack(ARGV, at + 2, at + 8)
+  local entry, attempt, turn, state, value, ttl, id, now, outcome = unpack(ARGV, at + 1, at + 9)
   if record.history then
     local _, cut = value:find(RESULT_HEAD)
     value = value:sub(1, cut) .. ',"history":' .. cjson.encode(record.history) .. value:sub(cut + 1)
@@ -79,6 +80,12 @@ local function finish(i, alone)
     redis.call('HSET', key, 'state', state, 'ended', now, 'attempt', attempt, 'turn', turn)
     redis.call('HDEL', key, 'secret', 'due', 'failure')
     redis.call('PEXPIRE', key, ttl)
+  end
+  local tally = tally_of(ARGV[3], record)
+  if tally then
+    clock = clock or now_ms()
+    local names, name = tallied[tally] or {}, tally_name(outcome, entry, clock)
+    tallied[tally], names[name] = names, (names[name] or 0) + 1
   end
   indexed[#indexed + 1] = now / 1000
   indexed[#indexed + 1] = id
@@ -108,6 +115,9 @@ for q, positions in pairs(ends) do
     redis.pcall('HDEL', KEYS[3 * q + 1], unpack(entries[q]))
     if groups == 1 then redis.call('XDEL', stream, unpack(entries[q])) end
   end
+end
+for tally, names in pairs(tallied) do
+  for name, count in pairs(names) do add_tally(tally, name, count) end
 end
 if #gone > 0 then redis.call('DEL', unpack(gone)) end
 if #indexed > 0 then redis.pcall('ZADD', KEYS[1], unpack(indexed)) end

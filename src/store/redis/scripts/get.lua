@@ -1,7 +1,7 @@
 -- A task as it stands. One that a consumer of another make has ended is found by its result, and its record then
 -- goes when the result does: that make knows nothing of records.
 -- KEYS 1 record  2 result
--- ARGV 1 stream prefix  2 group prefix
+-- ARGV 1 stream prefix  2 group prefix  3 prefix of tallies
 -- Reply: {what `read` gives of the record, as names and values, result, whether a consumer holds the entry}
 local key = KEYS[1]
 local record, result = read(key), redis.call('GET', KEYS[2])
@@ -12,7 +12,7 @@ if record.queue and not record.state then
   if consumer then
     if consumer ~= PARKED then held = 1 end
   elseif result and record.entry and was_read(stream, group, record.entry) then
-    conclude(key, KEYS[2], record)
+    conclude(key, KEYS[2], record, ARGV[3])
   elseif record.renewed then
     held = 1
   end

@@ -1,14 +1,14 @@
 -- Put before every script: what they share. A record (omni:task:<id>) says of a task what its entry does not, read with
 -- `read`. Most tasks have no story: until there is one their record is a string, packed, so that the records of many
 -- cost the server little more than that of one:
---     <topic>:<agent> <entry> <created> <retries> <notify>   and on lines of their own, or empty: owner, route, secret
+--     <topic>:<agent> <entry> <created> <retries> <notify>   and on lines of their own, or empty: owner, route, epoch, secret
 -- With more to be said (`unfold`), and while it is not in its stream, it is a hash:
 --   q        <topic>:<agent>, read as `queue`
 --   h        what every task has, packed, and read by these names:
 --              entry    the stream entry's id         created  ms
 --              retries  attempts after the first that may fail, or nothing where a foreign publisher says none
 --              notify   the enqueuing process, whose channel is told of the end, or nothing
---   owner, route, secret (credentials): where there are any
+--   owner, route, epoch (of the route's rollout), secret (credentials): where there are any
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
@@ -64,8 +64,9 @@ local function unpacked(text)
   local record = setmetatable({ packed = text, queue = queue, entry = entry, created = created,
     retries = retries ~= '' and retries, notify = notify ~= '' and notify }, ABSENT)
   if queue and more <= #text then
-    local owner, route, secret = text:match('^\n([^\n]*)\n([^\n]*)\n(.*)$', more)
-    record.owner, record.route, record.secret = owner ~= '' and owner, route ~= '' and route, secret ~= '' and secret
+    local owner, route, epoch, secret = text:match('^\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$', more)
+    record.owner, record.route = owner ~= '' and owner, route ~= '' and route
+    record.epoch, record.secret = epoch ~= '' and epoch, secret ~= '' and secret
   end
   return record
 end
@@ -99,7 +100,7 @@ local function unfold(key, record)
   if not record.packed then return end
   redis.call('DEL', key)
   make_record(key, record.queue, record.entry, record.created, record.retries or '', record.notify or '')
-  for _, name in ipairs({ 'owner', 'route', 'secret' }) do
+  for _, name in ipairs({ 'owner', 'route', 'epoch', 'secret' }) do
     if record[name] then redis.call('HSET', key, name, record[name]) end
   end
   record.packed = nil
@@ -143,12 +144,41 @@ local function fields_of(info)
   return fields
 end
 
+-- Counts what became of a canaried task, in the change that it counts. BOUNDS (ms) and KEPT (s) are put before this
+-- file. Whatever is wrong with a tally, the task goes its way.
+local function add_tally(tally, what, n)
+  if redis.pcall('HINCRBY', tally, what, n) == n then redis.pcall('EXPIRE', tally, KEPT, 'NX') end
+end
+
+-- The tally that a task is counted in; nil for one that is not.
+local function tally_of(tallies, record)
+  return record.route and record.epoch and tallies .. record.route .. ':' .. record.epoch or nil
+end
+
+-- What an end is counted as: by outcome and latency bucket, from when the task came onto its stream.
+local function tally_name(outcome, entry, ended)
+  local took, bucket = ended - ms_of(entry), 0
+  for _, bound in ipairs(BOUNDS) do
+    if bound < took then bucket = bucket + 1 end
+  end
+  return outcome .. '.' .. bucket
+end
+
+-- When a consumer of another make saved a result, ms: it says so at the end.
+local function saved_ms(result)
+  local tail, now = redis.call('GETRANGE', result, -64, -1), now_ms()
+  local saved = tonumber(tail:match('"saved_at":%s*([%d.]+)%s*}%s*$') or now / 1000)
+  return math.min(math.floor(saved * 1000), now)
+end
+
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
-local function conclude(key, result, record)
+local function conclude(key, result, record, tallies)
   unfold(key, record)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
   record.state, record.secret, record.due, record.failure, record.renewed = 'completed', nil, nil, nil, nil
+  local tally = tally_of(tallies, record)
+  if tally then add_tally(tally, tally_name('completed', record.entry, saved_ms(result)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end
 end
@@ -278,7 +308,7 @@ local function lease_row(queue, entry, data, id, record)
   local packed = record.packed
   if not packed then
     local head = table.concat({ record.queue, record.entry or '-', record.created, record.retries or '', '' }, ' ')
-    packed = table.concat({ head, record.owner or '', record.route or '', record.secret or '' }, '\n')
+    packed = table.concat({ head, record.owner or '', record.route or '', record.epoch or '', record.secret or '' }, '\n')
   end
   return { queue, entry, data, id, tonumber(record.attempt or 1), tonumber(record.turn or 1), packed }
 end

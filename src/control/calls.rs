@@ -1,0 +1,89 @@
+//! The controller's HTTP client: queries to Prometheus, and notifications. A request has one deadline, and a small answer.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+/// The largest answer that is read, bytes.
+const LARGEST: usize = 4 * 1024 * 1024;
+
+type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// One for the process: it keeps connections, and the system's certificates are read once.
+static CLIENT: LazyLock<Result<Http, String>> = LazyLock::new(client);
+
+fn client() -> Result<Http, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Ok(Client::builder(TokioExecutor::new()).build(connector))
+}
+
+/// A request to `url`, whose user info becomes basic authentication.
+///
+/// # Errors
+/// When the URL is none.
+pub(super) fn request(method: http::Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
+    let (url, user) = split_user(url);
+    let uri: Uri = url.parse().map_err(|_| "its URL cannot be read".to_owned())?;
+    let mut request = Request::new(Full::new(body));
+    (*request.method_mut(), *request.uri_mut()) = (method, uri);
+    if let Some(user) = user {
+        let value = format!("Basic {}", BASE64_STANDARD.encode(user));
+        let mut value = HeaderValue::try_from(value).map_err(|_| "its user info cannot be sent".to_owned())?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    Ok(request)
+}
+
+/// Sends a request and reads its answer, within `limit`.
+///
+/// # Errors
+/// Why there is none, without the URL.
+pub(super) async fn send(request: Request<Full<Bytes>>, limit: Duration) -> Result<(StatusCode, Bytes), String> {
+    let client = CLIENT.as_ref().map_err(Clone::clone)?;
+    let answered = async {
+        let response = client.request(request).await.map_err(|error| innermost(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    let late = |_| Err(format!("no answer within {}", humantime::format_duration(limit)));
+    timeout(limit, answered).await.unwrap_or_else(late)
+}
+
+/// A URL without its user info, and that.
+fn split_user(url: &str) -> (String, Option<String>) {
+    let Some((scheme, rest)) = url.split_once("://") else { return (url.to_owned(), None) };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => (format!("{scheme}://{}", &rest[at + 1..]), Some(rest[..at].to_owned())),
+        None => (url.to_owned(), None),
+    }
+}
+
+/// "connection refused" rather than "client error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

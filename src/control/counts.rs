@@ -1,0 +1,126 @@
+//! What this process saw of a route's requests in the present epoch, from the counters that the data plane keeps anyway: the hot
+//! path does nothing for it.
+//!
+//! Cumulative within an epoch, so that what is sent twice counts once. Requests that are under way while an epoch begins
+//! count in the one that they end in.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{Fallback, Metrics, Path, PathTotals, TaskOutcome};
+use crate::rollout::evidence::{BUCKETS, Counts, Evidence, Took};
+use crate::store::StoredEvidence;
+
+/// A route's counters, from where an epoch began.
+#[derive(Default)]
+pub(super) struct Own {
+    epoch: u64,
+    base: Evidence,
+}
+
+/// As one process sends them to the store.
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    /// Sync: total, failed, client errors.
+    sync: [u64; 3],
+    sync_took: Vec<u64>,
+    acknowledged: Vec<u64>,
+    refused: u64,
+    deferred: u64,
+    unavailable: u64,
+}
+
+// === impl Own ===
+
+impl Own {
+    /// Begins to count in `epoch`, unless that has begun.
+    pub(super) fn begin(&mut self, epoch: u64, route: &str, metrics: &Metrics) {
+        if self.epoch != epoch {
+            *self = Self { epoch, base: counted(route, metrics) };
+        }
+    }
+
+    /// The epoch that is counted in, and what was counted so far, as text.
+    pub(super) fn send(&self, route: &str, metrics: &Metrics) -> (u64, String) {
+        let Evidence { sync, acknowledged, refused, deferred, unavailable, .. } =
+            counted(route, metrics).since(&self.base);
+        let sent = Sent {
+            sync: [sync.total, sync.failed, sync.client_errors],
+            sync_took: write_took(&sync.took),
+            acknowledged: write_took(&acknowledged),
+            refused,
+            deferred,
+            unavailable,
+        };
+        (self.epoch, serde_json::to_string(&sent).unwrap_or_default())
+    }
+}
+
+/// All that the process has counted since it began.
+fn counted(route: &str, metrics: &Metrics) -> Evidence {
+    let cells = metrics.requests.route(route);
+    let PathTotals { answered, server_errors, client_errors, took } = cells.totals(Path::Sync);
+    let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
+    Evidence {
+        sync: Counts { total: answered, failed: server_errors, client_errors, took },
+        acknowledged: cells.totals(Path::Async).took,
+        refused: metrics.outcomes(route, TaskOutcome::Refused),
+        deferred: metrics.outcomes(route, TaskOutcome::Deferred),
+        unavailable: unavailable.map(|reason| metrics.fallbacks(route, reason)).iter().sum(),
+        ..Evidence::default()
+    }
+}
+
+/// An epoch's evidence: what the store counted, and what the processes did. Counts that cannot be read (of another
+/// release) are left out.
+pub(super) fn evidence(stored: &StoredEvidence) -> Evidence {
+    let mut sum = Evidence::default();
+    for (process, text) in &stored.counts {
+        match serde_json::from_str::<Sent>(text) {
+            Ok(sent) => sum.add(&sent.into()),
+            Err(error) => tracing::debug!(process, %error, "counts of a replica cannot be read"),
+        }
+    }
+    let ended = Counts {
+        total: stored.completed + stored.failed,
+        failed: stored.failed,
+        client_errors: stored.client_errors,
+        took: stored.took,
+    };
+    sum.asynchronous.add(&ended);
+    sum.accepted += stored.accepted;
+    sum.cancelled += stored.cancelled;
+    sum
+}
+
+/// Buckets as numbers, without the zeros at the end.
+pub(super) fn write_took(took: &Took) -> Vec<u64> {
+    let filled = took.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    took[..filled].to_vec()
+}
+
+/// The reverse of [`write_took`].
+pub(super) fn read_took(numbers: &[u64]) -> Took {
+    let mut took = [0; BUCKETS];
+    for (bucket, count) in took.iter_mut().zip(numbers) {
+        *bucket = *count;
+    }
+    took
+}
+
+// === impl Sent ===
+
+impl From<Sent> for Evidence {
+    fn from(sent: Sent) -> Self {
+        let [total, failed, client_errors] = sent.sync;
+        let refused = Counts { total: sent.refused, failed: sent.refused, ..Counts::default() };
+        Self {
+            sync: Counts { total, failed, client_errors, took: read_took(&sent.sync_took) },
+            asynchronous: refused,
+            acknowledged: read_took(&sent.acknowledged),
+            refused: sent.refused,
+            deferred: sent.deferred,
+            unavailable: sent.unavailable,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Instant queries to a Prometheus server, by its HTTP API.
+//!
+//! One value is an answer. Nothing, not-a-number, more than one series, and a sample that is too old are each told apart:
+//! none of them is ever taken for a failure of the async path. How far back a sample may lie is said with the query
+//! (`lookback_delta`), so that it counts for every selector in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::calls;
+use crate::config::{Gate, GateKind, Prometheus};
+use crate::rollout::gate::Sample;
+
+/// What a query gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// As the gates take it.
+    pub sample: Sample,
+    /// How many series matched.
+    pub series: usize,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    data: Option<Data>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
+enum Data {
+    Vector(Vec<Series>),
+    Scalar((f64, String)),
+    Matrix(IgnoredAny),
+    String(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct Series {
+    value: (f64, String),
+}
+
+/// Asks the queries of all gates that have one, at once.
+pub(super) async fn ask_all(server: &Prometheus, gates: &[Gate]) -> BTreeMap<String, Sample> {
+    let asked = gates.iter().filter_map(|gate| match &gate.kind {
+        GateKind::Prometheus { query, .. } => Some((gate.name.clone(), query)),
+        _ => None,
+    });
+    let samples = asked.map(|(gate, text)| async move { (gate, self::query(server, text).await.sample) });
+    join_all(samples).await.into_iter().collect()
+}
+
+/// Asks one query.
+pub async fn query(server: &Prometheus, query: &str) -> Asked {
+    match ask(server, query).await {
+        Ok(asked) => asked,
+        Err(why) => Asked { sample: Sample::Unavailable(why), series: 0 },
+    }
+}
+
+async fn ask(server: &Prometheus, query: &str) -> Result<Asked, String> {
+    let base = server.url.current().map_err(|why| format!("its URL cannot be read: {why}"))?;
+    let asked = answer(server, &base, query, Some(server.max_staleness)).await?;
+    if asked.sample != Sample::Empty {
+        return Ok(asked);
+    }
+    // nothing at all, or nothing of late? An instant query looks back for five minutes of its own
+    match answer(server, &base, query, None).await?.sample {
+        Sample::Empty => Ok(asked),
+        _ => Err(format!("its newest sample is older than {}", humantime::format_duration(server.max_staleness))),
+    }
+}
+
+async fn answer(server: &Prometheus, base: &str, query: &str, lookback: Option<Duration>) -> Result<Asked, String> {
+    let limit = format!("{}ms", server.timeout.as_millis());
+    let lookback = lookback.map(|lookback| format!("{}ms", lookback.as_millis()));
+    let mut fields = vec![("query", query), ("timeout", &limit)];
+    if let Some(lookback) = &lookback {
+        fields.push(("lookback_delta", lookback));
+    }
+    let url = format!("{}/api/v1/query", base.trim_end_matches('/'));
+    let mut request = calls::request(Method::POST, &url, Bytes::from(form(&fields)))?;
+    let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let (status, body) = calls::send(request, server.timeout).await?;
+    read(status, &body)
+}
+
+fn read(status: StatusCode, body: &[u8]) -> Result<Asked, String> {
+    let Ok(reply) = serde_json::from_slice::<Reply>(body) else {
+        return Err(format!("it answered {status}, and not as Prometheus does"));
+    };
+    if let Some(error) = reply.error {
+        return Err(error);
+    }
+    let one = |text: &str| match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Sample::Value(value),
+        _ => Sample::NotANumber,
+    };
+    match reply.data {
+        Some(Data::Scalar((_, text))) => Ok(Asked { sample: one(&text), series: 1 }),
+        Some(Data::Vector(series)) => match series.as_slice() {
+            [] => Ok(Asked { sample: Sample::Empty, series: 0 }),
+            [series] => Ok(Asked { sample: one(&series.value.1), series: 1 }),
+            more => {
+                Err(format!("the query gives {} series and must give one: aggregate it, as with max(…)", more.len()))
+            }
+        },
+        Some(Data::Matrix(_) | Data::String(_)) => Err("the query must give one number, not a range or a text".into()),
+        None => Err(format!("it answered {status} without a result")),
+    }
+}
+
+/// `application/x-www-form-urlencoded`
+fn form(fields: &[(&str, &str)]) -> String {
+    let field = |(name, value): &(&str, &str)| format!("{name}={}", value.bytes().map(escaped).collect::<String>());
+    fields.iter().map(field).collect::<Vec<_>>().join("&")
+}
+
+fn escaped(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(body: &str) -> Result<Sample, String> {
+        read(StatusCode::OK, body.as_bytes()).map(|asked| asked.sample)
+    }
+
+    #[test]
+    fn what_prometheus_answers_is_told_apart() {
+        let vector =
+            |result: &str| format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{result}}}}}"#);
+        assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1.5,"0.25"]}]"#)), Ok(Sample::Value(0.25)));
+        assert_eq!(sample(&vector("[]")), Ok(Sample::Empty));
+        assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1,"NaN"]}]"#)), Ok(Sample::NotANumber));
+        assert_eq!(sample(&vector(r#"[{"metric":{},"value":[1,"+Inf"]}]"#)), Ok(Sample::NotANumber));
+        let two = r#"[{"metric":{"a":"1"},"value":[1,"1"]},{"metric":{"a":"2"},"value":[1,"2"]}]"#;
+        assert!(sample(&vector(two)).is_err_and(|why| why.contains("2 series")));
+        assert_eq!(
+            sample(r#"{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}"#),
+            Ok(Sample::Value(7.0))
+        );
+        let wrong = r#"{"status":"error","errorType":"bad_data","error":"unknown function"}"#;
+        assert_eq!(sample(wrong), Err("unknown function".into()));
+        assert!(sample("<html>").is_err());
+    }
+
+    #[test]
+    fn forms_are_escaped() {
+        assert_eq!(form(&[("query", "a{b=\"c\"}"), ("t", "é")]), "query=a%7Bb%3D%22c%22%7D&t=%C3%A9");
+    }
+}

@@ -1,0 +1,105 @@
+//! How reports put numbers: percentages as short as they stay true, counts with separators.
+
+use std::time::Duration;
+
+use super::Look;
+use crate::config::MinSamples;
+
+/// A share as a percentage of two digits: `1.9 %`.
+pub(super) fn percent(share: f64) -> String {
+    rounded(share * 100.0, decimals(share * 100.0)) + " %"
+}
+
+/// `1.9 % > 1 %` or `0.98 % ≤ 1 %`: a bound beside its limit, with as many digits as tell them apart.
+pub(super) fn compared(bound: f64, limit: f64) -> String {
+    let (bound, limit) = (bound * 100.0, limit * 100.0);
+    let limit_text = rounded(limit, 6);
+    let mut digits = decimals(bound);
+    while digits < 6 && rounded(bound, digits) == limit_text {
+        digits += 1;
+    }
+    let sign = if bound <= limit { "≤" } else { ">" };
+    format!("{} % {sign} {limit_text} %", rounded(bound, digits))
+}
+
+/// `2,704`
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `0.25 s`, `2m 5s`
+pub(super) fn time(time: Duration) -> String {
+    if time >= Duration::from_mins(1) {
+        return humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
+    }
+    rounded(time.as_secs_f64(), 3) + " s"
+}
+
+/// A value that is where it should be.
+pub(super) fn within(value: f64, min: Option<f64>, max: Option<f64>) -> String {
+    let under = min.map_or_else(String::new, |min| format!("{min} ≤ "));
+    let over = max.map_or_else(String::new, |max| format!(" ≤ {max}"));
+    format!("{under}{value}{over}")
+}
+
+/// Why PASS would come too early, whatever a gate says.
+pub(super) fn too_early(ended: u64, min: MinSamples, look: &Look<'_>) -> Option<String> {
+    if ended < min.asynchronous {
+        return Some(format!("needs {} more outcomes for min_samples", count(min.asynchronous - ended)));
+    }
+    (!look.mature).then(|| {
+        let (open, accepted) = (count(look.evidence.open()), count(look.evidence.accepted));
+        format!("{open} of {accepted} tasks have not ended yet")
+    })
+}
+
+fn decimals(number: f64) -> usize {
+    match number.abs() {
+        size if size >= 10.0 => 0,
+        size if size >= 1.0 => 1,
+        size if size >= 0.1 => 2,
+        size if size >= 0.01 => 3,
+        _ => 4,
+    }
+}
+
+fn rounded(number: f64, decimals: usize) -> String {
+    let text = format!("{number:.decimals$}");
+    if !text.contains('.') {
+        return text;
+    }
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_are_short_and_never_contradict_their_sign() {
+        let told =
+            [(0.018_57, 0.01, "1.9 % > 1 %"), (0.009_99, 0.01, "0.999 % ≤ 1 %"), (0.010_04, 0.01, "1.004 % > 1 %")];
+        for (bound, limit, text) in told {
+            assert_eq!(compared(bound, limit), text);
+        }
+        assert_eq!(compared(0.01, 0.01), "1 % ≤ 1 %");
+        assert_eq!(compared(-0.002, 0.005), "-0.2 % ≤ 0.5 %");
+        assert_eq!([0.0, 0.000_02, 0.07, 0.5, 1.0].map(percent), ["0 %", "0.002 %", "7 %", "50 %", "100 %"]);
+    }
+
+    #[test]
+    fn counts_and_times_are_read_at_a_glance() {
+        assert_eq!([0, 143, 2_704, 1_000_000].map(count), ["0", "143", "2,704", "1,000,000"]);
+        assert_eq!(time(Duration::from_millis(250)), "0.25 s");
+        assert_eq!(time(Duration::from_millis(125_400)), "2m 5s");
+    }
+}

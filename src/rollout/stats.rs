@@ -1,0 +1,142 @@
+//! Intervals for one look at a share of requests.
+//!
+//! They hold for a sample whose size was settled before it was looked at, so they say how many requests a limit asks for
+//! (`docs/gates.md`), and how a difference is bounded once both shares are. What is looked at again and again needs the
+//! wider bounds of `sequential.rs`.
+
+/// The 95 % quantile of the normal distribution, as tables print it: one-sided, on the safe side of 1.64485.
+pub const Z95: f64 = 1.645;
+
+/// Wilson's score interval for the share behind `hits` of `of`, each bound at one-sided `z` (E. B. Wilson, "Probable
+/// inference, the law of succession, and statistical inference", 1927). Everything is possible of a share of nothing.
+#[must_use]
+pub fn wilson(hits: u64, of: u64, z: f64) -> (f64, f64) {
+    if of == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, share) = (float(of), share(hits, of));
+    let (square, middle) = (z * z, share + z * z / (2.0 * n));
+    let half = z * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + square / n;
+    // The formula's rounding must not put a bound beyond what was seen.
+    (((middle - half) / scale).clamp(0.0, share), ((middle + half) / scale).clamp(share, 1.0))
+}
+
+/// A share and the bounds around it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounded {
+    /// What was seen.
+    pub share: f64,
+    /// The lowest that it may be.
+    pub lower: f64,
+    /// The highest.
+    pub upper: f64,
+}
+
+/// The highest that `one − other` may be, of two shares that were bounded each for itself (R. G. Newcombe, "Interval
+/// estimation for the difference between independent proportions", 1998, method 10).
+#[must_use]
+pub fn newcombe_upper(one: Bounded, other: Bounded) -> f64 {
+    one.share - other.share + (one.upper - one.share).hypot(other.share - other.lower)
+}
+
+/// Requests without a single failure after which one look (Wilson's, one-sided 95 %) puts the share of failures at `max`
+/// or below: 268 for 1 %. Below it `min_samples` cannot certify `max`; [`u64::MAX`] for a `max` of 0.
+#[must_use]
+pub fn certifies(max: f64) -> u64 {
+    least(0, |clean| wilson(0, clean, Z95).1 <= max).unwrap_or(u64::MAX)
+}
+
+/// The least number from `from` on for which `holds`, which from there on stays true; none where it never gets true.
+pub(super) fn least(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
+    const FAR: u64 = 1 << 50;
+    if holds(from) {
+        return Some(from);
+    }
+    let (mut below, mut step) = (from, 1);
+    while !holds(below + step) {
+        (below, step) = (below + step, step * 2);
+        if step > FAR {
+            return None;
+        }
+    }
+    let mut found = below + step;
+    while found - below > 1 {
+        let middle = below + (found - below) / 2;
+        if holds(middle) { found = middle } else { below = middle }
+    }
+    Some(found)
+}
+
+/// `hits` of `of`; 0 of nothing.
+pub(super) fn share(hits: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { float(hits.min(of)) / float(of) }
+}
+
+/// A count as a number to reckon with.
+#[allow(clippy::cast_precision_loss)] // exact up to 2^53 requests
+pub(super) fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn clean_requests_certify_as_many_as_the_documents_say() {
+        let needed = [(0.01, 268), (0.005, 539), (0.001, 2_704)];
+        for (max, requests) in needed {
+            assert_eq!(certifies(max), requests, "{max}");
+            assert!(wilson(0, requests, Z95).1 <= max && wilson(0, requests - 1, Z95).1 > max, "{max}");
+        }
+        assert_eq!(certifies(0.0), u64::MAX);
+        assert_eq!(certifies(1.0), 0);
+    }
+
+    #[test]
+    fn wilson_agrees_with_a_table() {
+        // Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: two-sided 95 %.
+        let table =
+            [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)];
+        for (hits, of, lower, upper) in table {
+            let found = wilson(hits, of, 1.959_964);
+            assert!((found.0 - lower).abs() < 5e-5 && (found.1 - upper).abs() < 5e-5, "{hits} of {of}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn newcombe_agrees_with_a_table() {
+        // Newcombe 1998, "Interval estimation for the difference", table II, method 10: two-sided 95 %.
+        let table = [((56, 70), (48, 80), 0.3339), ((9, 10), (3, 10), 0.8090), ((10, 10), (0, 20), 1.0)];
+        let bounded = |(hits, of)| {
+            let (lower, upper) = wilson(hits, of, 1.959_964);
+            Bounded { share: share(hits, of), lower, upper }
+        };
+        for (one, other, upper) in table {
+            let found = newcombe_upper(bounded(one), bounded(other));
+            assert!((found - upper).abs() < 5e-5, "{one:?} and {other:?}: {found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn wilson_holds_what_was_seen_and_rises_with_failures(of in 1u64..1_000_000, part in 0.0f64..1.0, z in 0.1f64..5.0) {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let hits = (part * float(of)) as u64;
+            let (lower, upper) = wilson(hits, of, z);
+            prop_assert!(0.0 <= lower && lower <= share(hits, of) && share(hits, of) <= upper && upper <= 1.0);
+            let more = wilson((hits + 1).min(of), of, z);
+            prop_assert!(more.0 >= lower && more.1 >= upper);
+            let wider = wilson(hits, of, z + 0.1);
+            prop_assert!(wider.0 <= lower && wider.1 >= upper);
+        }
+
+        #[test]
+        fn the_least_is_the_first_that_holds(wanted in 0u64..1_000_000_000, from in 0u64..1_000) {
+            prop_assert_eq!(least(from, |at| at >= wanted), Some(wanted.max(from)));
+            prop_assert_eq!(least(from, |_| false), None);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a store keeps of rollouts beside their state: tallies of what became of canaried tasks, who is there and who
+//! leads, the history, and who still calls a deprecated route.
+//!
+//! A tally is counted in the change that it counts: `enqueue` counts a task as accepted, and whatever ends it counts its
+//! end, once, under the route and epoch that it was accepted in. So no crash loses or repeats one. A task without an
+//! epoch is not counted: that of a redriven dead letter is gone, since its failure was counted when it failed.
+
+use std::time::Duration;
+
+use super::RolloutRecord;
+use crate::metrics::DURATION_BUCKETS;
+use crate::task::{Answer, UnixMs};
+
+/// How long presence and lead last unless renewed.
+pub const LEAD: Duration = Duration::from_secs(10);
+
+/// How long what was counted in an epoch is kept, from its first count on: longer while the rollout runs, which reports to
+/// it and reads it.
+pub const EVIDENCE_KEPT: Duration = Duration::from_hours(40 * 24);
+
+/// Entries of a route's history that are kept, the newest.
+pub const HISTORY: usize = 10_000;
+
+/// Names of a route's callers that are kept apart; further ones are [`OTHERS`].
+pub const CALLERS: usize = 1_000;
+
+/// The name of callers over [`CALLERS`].
+pub const OTHERS: &str = "(others)";
+
+/// How long a caller is kept after its last call.
+pub const CALLER_KEPT: Duration = Duration::from_hours(30 * 24);
+
+/// Latency buckets: one per bound of [`DURATION_BUCKETS`], and one over the last.
+pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
+
+/// [`LEAD`], in the same proportion to [`lease_time`](super::lease_time).
+#[must_use]
+pub fn lead_time() -> Duration {
+    super::lease_time() / 3
+}
+
+/// What a replica says of itself when it meets the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Its name: one per process.
+    pub process: String,
+    /// What it says, JSON; the store does not read it.
+    pub about: String,
+    /// Whether it would lead.
+    pub candidate: bool,
+    /// Per route and epoch what it has counted so far, JSON; the store does not read it.
+    pub counts: Vec<(String, u64, String)>,
+}
+
+/// What a replica learns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meeting {
+    /// When it leads: its term, which is higher than every one before it.
+    pub term: Option<u64>,
+    /// Who leads.
+    pub leader: Option<String>,
+    /// The replicas that are there and what they said, this one among them; by name.
+    pub replicas: Vec<(String, String)>,
+    /// The rollout state of the routes that were asked for, in their order.
+    pub records: Vec<Option<RolloutRecord>>,
+}
+
+/// How a rollout's state is saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Only while the lead is still held in this term; whoever leads, if none.
+    pub term: Option<u64>,
+    /// What is added to the route's history with it, JSON each; the store does not read it.
+    pub events: Vec<String>,
+}
+
+/// An entry of a route's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The store's place of it: the page before it is asked for with this.
+    pub cursor: String,
+    /// What was given to [`Change::events`].
+    pub event: String,
+}
+
+/// What is stored of an epoch of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredEvidence {
+    /// Canaried requests that became a task.
+    pub accepted: u64,
+    /// Tasks of them that completed, those with a 4xx included.
+    pub completed: u64,
+    /// Completed with a 4xx.
+    pub client_errors: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// The completed and the failed by how long they took, from when they could begin to their end, per bucket.
+    pub took: [u64; BUCKETS],
+    /// What each process has counted, by name; of those that are gone too.
+    pub counts: Vec<(String, String)>,
+}
+
+/// A caller of a deprecated route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name.
+    pub who: String,
+    /// Calls: how many more when noted, how many in all when read.
+    pub count: u64,
+    /// When it last called.
+    pub last: UnixMs,
+}
+
+// === tallies ===
+
+/// What tallies are called in a store: `accepted` and `cancelled`, and by outcome and latency bucket `completed.3`,
+/// `client_error.0`, `failed.20`. An end is one count, and the sums are made when they are read.
+pub(super) const ACCEPTED: &str = "accepted";
+
+/// How a canaried task ended, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Completed,
+    ClientError,
+    Failed,
+    Cancelled,
+}
+
+impl Ended {
+    /// That of a completed task.
+    pub(super) fn of(answer: &Answer) -> Self {
+        let is_client_error = answer.status.is_some_and(|status| status.is_client_error());
+        if is_client_error { Self::ClientError } else { Self::Completed }
+    }
+
+    /// The word for it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientError => "client_error",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The name of the tally of a task that took so long.
+    pub(super) fn tally(self, took: Duration) -> String {
+        if self == Self::Cancelled {
+            return self.as_str().to_owned();
+        }
+        let seconds = took.as_secs_f64();
+        format!("{}.{}", self.as_str(), DURATION_BUCKETS.partition_point(|bound| *bound < seconds))
+    }
+}
+
+impl StoredEvidence {
+    /// Adds a tally; one of another release is left out.
+    pub(super) fn add(&mut self, tally: &str, count: u64) {
+        let (outcome, bucket) = match tally.split_once('.') {
+            None if tally == ACCEPTED => return self.accepted += count,
+            None if tally == Ended::Cancelled.as_str() => return self.cancelled += count,
+            None => return,
+            Some((outcome, bucket)) => (outcome, bucket.parse::<usize>()),
+        };
+        let Ok(Some(took)) = bucket.map(|bucket| self.took.get_mut(bucket)) else { return };
+        match outcome {
+            "completed" => self.completed += count,
+            "client_error" => {
+                self.completed += count;
+                self.client_errors += count;
+            }
+            "failed" => self.failed += count,
+            _ => return,
+        }
+        *took += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_is_named_as_it_is_read_back() {
+        let mut evidence = StoredEvidence::default();
+        let slow = Duration::from_hours(2);
+        for (outcome, took) in [
+            (Ended::Completed, Duration::ZERO),
+            (Ended::Completed, Duration::from_millis(10)),
+            (Ended::ClientError, Duration::from_millis(11)),
+            (Ended::Failed, slow),
+            (Ended::Cancelled, slow),
+        ] {
+            evidence.add(&outcome.tally(took), 1);
+        }
+        evidence.add(ACCEPTED, 7);
+        for unknown in ["completed.21", "completed.x", "completed", "lost.3", ""] {
+            evidence.add(unknown, 9);
+        }
+        let mut took = [0; BUCKETS];
+        (took[0], took[1], took[2], took[BUCKETS - 1]) = (1, 1, 1, 1);
+        let (completed, client_errors, failed, cancelled) = (3, 1, 1, 1);
+        let expected =
+            StoredEvidence { accepted: 7, completed, client_errors, failed, cancelled, took, ..Default::default() };
+        assert_eq!(evidence, expected);
+    }
+}
