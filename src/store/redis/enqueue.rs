@@ -5,6 +5,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::batch::{Answers, Calls, distinct};
+use super::durable::Durable;
 use super::link::Link;
 use super::message::write;
 use super::partition::Partition;
@@ -36,20 +37,28 @@ pub(super) struct New {
 }
 
 /// Where the calls go.
-struct To<'a>(&'a Link);
+struct To<'a> {
+    link: &'a Link,
+    durable: Option<&'a Durable>,
+}
 
 impl Partition {
     pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
         let (data, secret) = write(task, queue)?;
         let reply = match task.due.filter(|due| *due > now()) {
             Some(due) => self.schedule(task, queue, data, secret, due).await?,
-            None => self.enqueuing.run(self.new_task(task, queue, data, secret), &To(&self.link)).await?,
+            None => self.enqueuing.run(self.new_task(task, queue, data, secret), &self.to()).await?,
         };
         if reply >= 0 {
             return Ok(());
         }
         let depth = u64::try_from(-1 - reply).unwrap_or_default();
         Err(Refusal::Backlog { topic: queue.topic.clone(), depth, max: queue.max_backlog }.into())
+    }
+
+    fn to(&self) -> To<'_> {
+        let durable = self.durable.as_ref();
+        To { link: durable.map_or(&self.link, |durable| &durable.link), durable }
     }
 
     fn new_task(&self, task: &Task, queue: &Queue, data: String, secret: Option<String>) -> New {
@@ -119,13 +128,36 @@ impl Partition {
                 call = call.arg(field).arg(value);
             }
         }
-        call.arg("due").arg(due.0).run(&self.link).await
+        let to = self.to();
+        to.begin().await?;
+        let reply = call.arg("due").arg(due.0).run(to.link).await?;
+        to.confirm(&[Ok(reply)]).await?;
+        Ok(reply)
     }
 }
 
 /// The route and the epoch that a task is counted under.
 fn counted(task: &Task) -> Option<(&str, u64)> {
     task.route.as_deref().zip(task.epoch)
+}
+
+impl To<'_> {
+    async fn begin(&self) -> Result<(), StoreError> {
+        match self.durable {
+            Some(durable) => durable.check().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has confirmed what the call made, or found.
+    async fn confirm(&self, replies: &[Result<i64, StoreError>]) -> Result<(), StoreError> {
+        match self.durable {
+            Some(durable) if replies.iter().flatten().any(|reply| *reply >= 0) => {
+                durable.confirm(replies.contains(&Ok(1))).await
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// When others must have ended a task.
@@ -156,7 +188,10 @@ impl Calls for To<'_> {
             let limit = new.limit.map(|at| at.0.to_string()).unwrap_or_default();
             call = call.arg(queue).arg(&[&new.name, &new.data, &new.rest, &limit, &new.tally]);
         }
-        let replies: Vec<Value> = call.run(self.0).await?;
-        Ok(replies.into_iter().map(number).collect())
+        self.begin().await?;
+        let replies: Vec<Value> = call.run(self.link).await?;
+        let replies: Vec<_> = replies.into_iter().map(number).collect();
+        self.confirm(&replies).await?;
+        Ok(replies)
     }
 }

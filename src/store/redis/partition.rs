@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::attend::Seen;
 use super::batch::Batch;
+use super::durable::Durable;
 use super::enqueue::New;
 use super::events::Events;
 use super::finish::Ending;
@@ -25,6 +26,8 @@ use crate::task::TaskId;
 /// One partition, as one process sees it.
 pub(super) struct Partition {
     pub(super) link: Link,
+    /// Where new tasks go, when a replica is to have them too.
+    pub(super) durable: Option<Durable>,
     pub(super) keys: Keys,
     pub(super) timeout: Duration,
     /// This process's name, on whose channel it hears of its tasks' ends.
@@ -51,9 +54,17 @@ pub(super) struct Partition {
 
 impl Partition {
     /// The partition with these keys behind `link`, telling `waiters` what it hears on the channel of `name`.
-    pub(super) fn new(link: Link, keys: Keys, timeout: Duration, name: &str, waiters: &Waiters) -> Self {
+    pub(super) fn new(
+        link: Link,
+        durable: Option<Durable>,
+        keys: Keys,
+        timeout: Duration,
+        name: &str,
+        waiters: &Waiters,
+    ) -> Self {
         Self {
             link,
+            durable,
             keys,
             timeout,
             name: name.to_owned(),
@@ -69,6 +80,13 @@ impl Partition {
             missing: Search::default(),
             missing_elsewhere: Search::default(),
         }
+    }
+}
+
+impl Partition {
+    /// All of its links.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
+        [Some(&self.link), self.durable.as_ref().map(|durable| &durable.link)].into_iter().flatten()
     }
 }
 
