@@ -40,9 +40,13 @@ async fn pair(valkey: bool, more: &[&str]) -> (RedisServer, RedisServer) {
     (master, replica)
 }
 
-fn waiting(server: &RedisServer) -> RedisStore {
-    let config = Store { durability: Durability::Wait, timeout: Duration::from_secs(1), ..server.config() };
+fn waiting_for(timeout: Duration, server: &RedisServer) -> RedisStore {
+    let config = Store { durability: Durability::Wait, timeout, ..server.config() };
     RedisStore::new(&config).expect("a store")
+}
+
+fn waiting(server: &RedisServer) -> RedisStore {
+    waiting_for(Duration::from_secs(1), server)
 }
 
 fn queue() -> Queue {
@@ -126,7 +130,8 @@ async fn without_any_replica_the_first_task_is_unknown_and_the_next_ones_are_ref
 #[tokio::test]
 async fn where_the_server_can_tell_the_task_is_on_the_disks_of_both() {
     let (master, _replica) = pair(true, &[]).await;
-    let store = waiting(&master);
+    // with `appendfsync everysec` a disk has it up to a second later, and a replica says so up to another later
+    let store = waiting_for(Duration::from_secs(5), &master);
     until_taken(&store).await;
     assert_eq!(calls(&master, "wait").await, 0);
     master.command(&["CONFIG", "SET", "appendonly", "no"]).await;

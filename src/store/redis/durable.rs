@@ -33,6 +33,8 @@ struct State {
     doubt: Option<Instant>,
     /// When the connection was made whose server knows no `WAITAOF`.
     memory_only: Option<Instant>,
+    /// When the connection was made that the last write went over, whose confirmation can be asked for again.
+    wrote: Option<Instant>,
 }
 
 impl Durable {
@@ -45,8 +47,17 @@ impl Durable {
     pub(super) async fn check(&self) -> Result<(), StoreError> {
         let Some(since) = self.with(|state| state.doubt) else { return Ok(()) };
         // one that is refused has waited for this one, so the wait is short
-        if since.elapsed() >= PAUSE && self.write_and_ask(self.timeout / 10).await? {
-            return Ok(());
+        if since.elapsed() >= PAUSE {
+            let made = self.link.current().await.map(|(_, made)| made);
+            // what went over this connection is asked for again: another write would be as late as the last
+            let confirmed = if made.is_some() && self.with(|state| state.wrote) == made {
+                self.ask(self.timeout / 10).await?
+            } else {
+                self.write_and_ask(self.timeout / 10).await?
+            };
+            if confirmed {
+                return Ok(());
+            }
         }
         Err(Refusal::ReadOnly(unconfirmed("what is written is confirmed by no replica")).into())
     }
@@ -69,6 +80,8 @@ impl Durable {
     }
 
     async fn ask(&self, patience: Duration) -> Result<bool, StoreError> {
+        let made = self.link.current().await.map(|(_, made)| made);
+        self.with(|state| state.wrote = made);
         let disks = self.ask_disks(patience).await?;
         let confirmed = match disks {
             Some(confirmed) => confirmed,
