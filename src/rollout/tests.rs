@@ -362,7 +362,7 @@ fn percent_0_stops_and_keeps_what_was_reached() {
     world.act(&Act::Edit(0, false));
     assert_eq!(running(&world.state, world.rollout.percent), Weight::ZERO);
     world.act(&Act::Edit(50, false));
-    assert_eq!((running(&world.state, world.rollout.percent).percent(), &world.state.phase), (25.0, &Phase::Soaking));
+    assert_eq!((running(&world.state, world.rollout.percent).percent(), &world.state.phase), (25.0, &Phase::Shifting));
 }
 
 #[test]
