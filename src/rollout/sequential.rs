@@ -23,8 +23,9 @@ const FEWER: [(f64, f64); 7] =
 /// Ratios and weights that bound a share from below.
 const MORE: [(f64, f64); 6] = [(1.03, 0.03), (1.1, 0.07), (1.3, 0.15), (2.0, 0.25), (4.0, 0.25), (16.0, 0.25)];
 
-/// By how much the logarithm of E must exceed that of 1/α in the form that restarts, for a chance of α in 30 days.
-/// By simulation, `cargo run --example gates`; the bound that needs none is ln 86,400 = 11.4 (looks in 30 days).
+/// By how much the logarithm of E must exceed that of 1/α in the form that restarts, for a chance of at most α in 30 days.
+/// By simulation of months at many weights and amounts of traffic (`examples/gates.rs`, `docs/gates.md`), those included
+/// whose truth is exactly at the limit; the bound that needs none is the logarithm of the 86,400 looks, 11.4.
 const RESTARTED: f64 = 9.5;
 
 /// The chance of a false PASS, over all looks.

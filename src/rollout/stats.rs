@@ -40,13 +40,6 @@ pub fn newcombe_upper(one: Bounded, other: Bounded) -> f64 {
     one.share - other.share + (one.upper - one.share).hypot(other.share - other.lower)
 }
 
-/// Requests without a single failure after which one look (Wilson's, one-sided 95 %) puts the share of failures at `max`
-/// or below: 268 for 1 %. Below it `min_samples` cannot certify `max`; [`u64::MAX`] for a `max` of 0.
-#[must_use]
-pub fn certifies(max: f64) -> u64 {
-    least(0, |clean| wilson(0, clean, Z95).1 <= max).unwrap_or(u64::MAX)
-}
-
 /// The least number from `from` on for which `holds`, which from there on stays true; none where it never gets true.
 pub(super) fn least(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
     const FAR: u64 = 1 << 50;
@@ -82,17 +75,15 @@ pub(super) fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::samples_to_certify;
     use proptest::prelude::*;
 
     #[test]
-    fn clean_requests_certify_as_many_as_the_documents_say() {
-        let needed = [(0.01, 268), (0.005, 539), (0.001, 2_704)];
-        for (max, requests) in needed {
-            assert_eq!(certifies(max), requests, "{max}");
+    fn clean_requests_certify_as_many_as_the_configuration_warns_of() {
+        for (max, requests) in [(0.05, 52), (0.01, 268), (0.005, 539), (0.001, 2_704)] {
+            assert_eq!(samples_to_certify(max), requests, "{max}");
             assert!(wilson(0, requests, Z95).1 <= max && wilson(0, requests - 1, Z95).1 > max, "{max}");
         }
-        assert_eq!(certifies(0.0), u64::MAX);
-        assert_eq!(certifies(1.0), 0);
     }
 
     #[test]

@@ -68,8 +68,10 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
     let url = StoreUrl::Cluster(Secret::new(redis.url()));
     let config = Store { url, timeout: PATIENCE, durability: Durability::Default, partitions: 3 };
     let store = RedisStore::new(&config).expect("a store");
+    let rollout = omni.admin_client().get("/admin/v1/rollouts/invoke").await.json();
+    let epoch = rollout["epoch"].as_u64().expect("a number");
     eventually(PATIENCE, "each canaried task has one counted end", async || {
-        let known = store.evidence("invoke", &[0]).await.expect("answers").remove(0);
+        let known = store.evidence("invoke", &[epoch]).await.expect("answers").remove(0);
         assert!(known.completed + known.failed + known.cancelled <= known.accepted, "{known:?}");
         known.accepted > 50 && known.completed + known.failed + known.cancelled == known.accepted
     })

@@ -89,9 +89,9 @@ async fn a_rollout_is_seen_moved_on_and_turned_back() {
     ended(&omni, &["abort", "--reason", "it burns"], 0).await;
     ended(&omni, &["status"], 2).await;
     ended(&omni, &["status", "--wait"], 2).await;
-    eventually(PATIENCE, "it is turned back everywhere, and waits for retry", async || {
-        let told = stdout(&ended(&omni, &["explain"], 0).await);
-        told.trim_end().ends_with("Next: omnidaemon rollout retry invoke --reason …")
+    eventually(PATIENCE, "it is turned back everywhere, and says what is next", async || {
+        let explained = stdout(&ended(&omni, &["explain"], 0).await);
+        explained.trim_end().ends_with("Next: omnidaemon rollout retry invoke --reason …")
     })
     .await;
     ended(&omni, &["retry"], 0).await;

@@ -5,9 +5,10 @@ pub(crate) mod world;
 
 use std::collections::BTreeMap;
 
-use omnidaemon::config::{Gate, GateKind, Limits, MinSamples};
+use omnidaemon::config::{Gate, GateKind, Limits, MinSamples, samples_to_certify};
 use omnidaemon::rollout::evidence::Evidence;
 use omnidaemon::rollout::gate::{Look, Memory, Verdict, judge};
+use omnidaemon::rollout::sequential::{FALSE_PASS, clean_until, speaks_restarted};
 use omnidaemon::rollout::stats::{Z95, wilson};
 
 use world::{HOUR, Step, Truth, World, step, watch};
@@ -111,4 +112,27 @@ fn a_million_healthy_requests_do_not_blind_it() {
     world.truth = healthy.worse(3.0);
     let caught = (1..=20).find(|_| look(&mut world) == Verdict::Fail);
     assert!(caught.is_some_and(|looks| looks <= 10), "{caught:?}");
+}
+
+#[test]
+fn the_numbers_in_the_document_are_those_of_the_code() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/gates.md");
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let told = |number: u64| match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    };
+    for (max, percent) in [(0.05, "5 %"), (0.01, "1 %"), (0.005, "0.5 %"), (0.001, "0.1 %")] {
+        let all_looks = clean_until(max, 0, 0, FALSE_PASS).expect("a limit over 0");
+        let row = format!("| {percent} | {} | {} |", told(samples_to_certify(max)), told(all_looks));
+        assert!(text.contains(&row), "docs/gates.md has no {row}");
+    }
+    let threshold = format!("ln(1/`alpha`) + {:.1}", speaks_restarted(1.0));
+    assert!(text.contains(&threshold), "docs/gates.md does not say {threshold}");
+    let clean = Evidence { accepted: 143, ..Evidence::default() };
+    let mut seen = clean;
+    seen.asynchronous.total = 143;
+    let few = MinSamples { asynchronous: 100, sync: 0 };
+    let report = world::glance(&errors(Some(0.01), None), few, &mut Memory::default(), &seen, &clean);
+    assert!(text.contains(&report.why), "docs/gates.md does not explain: {}", report.why);
 }

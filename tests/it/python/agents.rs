@@ -53,9 +53,10 @@ async fn what_an_agent_ended_of_the_canaried_is_counted_though_nobody_asks_for_i
         let deferred = Answer::to(request).await;
         assert_eq!(deferred.status, 202, "{}", deferred.text());
     }
+    let epoch = omni.admin_client().get("/admin/v1/rollouts/invoke").await.json()["epoch"].clone();
     eventually(PATIENCE, "its ends are counted", async || {
         let tally: std::collections::BTreeMap<String, u64> =
-            server.connection().await.hgetall("omni:tally:invoke:0").await.expect("answers");
+            server.connection().await.hgetall(format!("omni:tally:invoke:{epoch}")).await.expect("answers");
         let counted = |of: &str| tally.iter().filter(|(name, _)| name.starts_with(of)).map(|(_, n)| n).sum::<u64>();
         [counted("accepted"), counted("completed."), counted("failed.")] == [3, 2, 1]
     })

@@ -79,7 +79,7 @@ impl Story {
         })
         .await;
         let told = self.traffic.stop().await;
-        assert_eq!(told.failed(), 0, "{told:?}");
+        assert_eq!(told.failed_on_sync(), 0, "{told:?}");
         degraded
     }
 }

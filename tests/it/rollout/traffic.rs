@@ -97,6 +97,12 @@ impl Told {
         self.answers.iter().filter(|((way, _), _)| way == path).map(|(_, count)| count).sum()
     }
 
+    /// Answers of the sync path that are not what the legacy endpoint gives.
+    pub(super) fn failed_on_sync(&self) -> usize {
+        let wrong = self.answers.iter().filter(|((way, code), _)| way == "sync" && *code != 200);
+        wrong.map(|(_, count)| count).sum::<usize>() + self.broken
+    }
+
     /// Calls that did not get what the legacy endpoint gives, or a 202.
     pub(super) fn failed(&self) -> usize {
         let well = self.with_status(200) + self.with_status(202);
