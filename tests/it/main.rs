@@ -25,6 +25,7 @@ mod proxy_sync;
 mod python;
 mod redis_checks;
 mod redis_cluster;
+mod redis_durable;
 mod redis_secure;
 mod redis_sentinel;
 mod redis_store;

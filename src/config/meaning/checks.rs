@@ -6,7 +6,7 @@ use super::plan;
 use crate::config::own::is_own;
 use crate::config::problem::{Origin, Problem, Report};
 use crate::config::yaml::Node;
-use crate::config::{Config, Durability, HandlerConfig, StoreUrl, UpstreamUrl};
+use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
 
 /// The path of metrics on the data port.
 const METRICS: &str = "/metrics";
@@ -57,14 +57,7 @@ fn upstream(config: &Config, root: &Node, report: &mut Report) {
     }
 }
 
-/// What the file can say already, and this release cannot do yet.
 fn store(config: &Config, root: &Node, report: &mut Report) {
-    let mut refuse = |key, what, hint| {
-        report.problems.push(problem(root, &["store", key], format!("{what} is not in this release"), hint));
-    };
-    if config.store.durability == Durability::Wait {
-        refuse("durability", "wait", "write `default`, and set appendfsync to always on the server to lose nothing");
-    }
     if config.store.partitions > 1 && !matches!(config.store.url, StoreUrl::Cluster(_)) {
         let hint = "write `partitions: 1`, or the URL of a cluster, `redis+cluster://a:6379,b:6379`";
         report.problems.push(problem(root, &["store", "partitions"], "only a Redis Cluster has several", hint));

@@ -197,7 +197,7 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
         (with("store: {partitions: 2}"), "store.partitions: only a Redis Cluster has several: write `partitions: 1`"),
-        (with("store: {durability: wait}"), "store.durability: wait is not in this release: write `default`"),
+        (with("store: {durability: sync}"), "store.durability: `sync`"),
         (with("proxy: {task_path: /metrics}"), "proxy.task_path: is where metrics are served"),
         (with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),
         (with("'': {}"), "f:3:1: is not a known key"),

@@ -152,6 +152,11 @@ impl Keys {
         self.key("omni:worker:", process)
     }
 
+    /// What is written to when there is nothing else whose replication can be waited for.
+    pub(super) fn durable(&self) -> String {
+        self.key("omni:durable", "")
+    }
+
     /// What the processes sign with.
     pub(super) fn secret(&self) -> String {
         self.key("omni:secret", "")

@@ -20,6 +20,9 @@ use crate::store::{Lease, Queue, StoreError};
 /// The longest sleep between two looks at what no stream shows: leases given back or taken back.
 const GLANCE: Duration = Duration::from_secs(1);
 
+/// Leases of one call: a script holds up the server for as long as it runs.
+const MOST: usize = 500;
+
 /// A script's answer: leases, ms until the next retry is due or −1, and how far each stream is read.
 type Answer = (Vec<Row>, i64, Vec<String>);
 
@@ -56,6 +59,7 @@ impl RedisStore {
             sleep(wait).await;
             return Ok(Vec::new());
         }
+        let max = max.min(MOST);
         loop {
             let round = self.look_around(process, queues, max).await?;
             let now = Instant::now();

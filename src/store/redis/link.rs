@@ -39,6 +39,7 @@ pub(super) struct Link {
 }
 
 /// How many partitions a cluster's data has, written once beside it.
+#[derive(Clone)]
 pub(super) struct Mark {
     /// Where it stands.
     pub(super) key: String,

@@ -8,9 +8,12 @@
 //! is never trimmed. Redis's own clock times leases and retries.
 
 mod attend;
+mod batch;
 mod checks;
 mod claim;
 mod delay;
+mod durable;
+mod enqueue;
 mod error;
 mod events;
 mod fan;
@@ -46,6 +49,7 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use self::durable::Durable;
 use self::keys::Keys;
 use self::link::{Link, Mark};
 use self::partition::Partition;
@@ -84,14 +88,17 @@ impl RedisStore {
                 return Err(StoreError::Setup(format!("sqlite:{} is not a redis URL", path.display())));
             }
         };
-        if config.durability == Durability::Wait {
-            let way_out = "set store.durability to default, and appendfsync to always on the server to lose nothing";
-            return Err(StoreError::Setup(format!("store.durability: wait is not in this release yet: {way_out}")));
-        }
         let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
-        let partition = |keys: Keys, mark| {
+        let partition = |keys: Keys, mark: Option<Mark>| {
+            let durable = match config.durability {
+                Durability::Default => None,
+                Durability::Wait => {
+                    let link = Link::new(url, by(&keys), config.timeout, mark.clone())?;
+                    Some(Durable::new(link, keys.durable(), config.timeout))
+                }
+            };
             let link = Link::new(url, by(&keys), config.timeout, mark)?;
-            Ok(Partition::new(link, keys, config.timeout, &name, &waiters))
+            Ok(Partition::new(link, durable, keys, config.timeout, &name, &waiters))
         };
         let partitions = if matches!(config.url, StoreUrl::Cluster(_)) {
             let partitions = usize::from(config.partitions.max(1));
@@ -319,7 +326,7 @@ mod tests {
         }
         let url = StoreUrl::Redis(Secret::new("redis://h:1/2"));
         assert!(opened(url.clone(), Durability::Default).is_ok());
-        assert!(opened(url, Durability::Wait).err().expect("refused").to_string().contains("default"));
+        assert!(opened(url, Durability::Wait).is_ok());
         let cluster = StoreUrl::Cluster(Secret::new("redis+cluster://h:1,i:2"));
         assert!(opened(cluster, Durability::Default).is_ok());
     }

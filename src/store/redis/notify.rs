@@ -25,7 +25,9 @@ const BATCH: usize = 256;
 impl RedisStore {
     pub(super) async fn run_notifications(&self, shutdown: CancellationToken) {
         for partition in &self.partitions {
-            partition.link.settle_on(tokio::runtime::Handle::current()).await;
+            for link in partition.links() {
+                link.settle_on(tokio::runtime::Handle::current()).await;
+            }
         }
         let work = async { tokio::join!(self.listen(), self.poll(), self.watch(), self.advise()) };
         shutdown.run_until_cancelled(work).await;
@@ -62,7 +64,9 @@ impl RedisStore {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.first().link.look_again().await;
+            for link in self.first().links() {
+                link.look_again().await;
+            }
         }
     }
 

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::attend::Seen;
+use super::batch::Batch;
+use super::durable::Durable;
+use super::enqueue::New;
 use super::events::Events;
-use super::finish::Finishing;
+use super::finish::Ending;
 use super::keys::Keys;
 use super::link::{Bell, Link};
 use super::live::Live;
@@ -23,13 +26,18 @@ use crate::task::TaskId;
 /// One partition, as one process sees it.
 pub(super) struct Partition {
     pub(super) link: Link,
+    /// Where new tasks go, when a replica is to have them too.
+    pub(super) durable: Option<Durable>,
     pub(super) keys: Keys,
     pub(super) timeout: Duration,
     /// This process's name, on whose channel it hears of its tasks' ends.
     pub(super) name: String,
     pub(super) waiters: Waiters,
     pub(super) live: Live,
-    pub(super) finishing: Arc<Finishing>,
+    /// New tasks that wait for a call.
+    pub(super) enqueuing: Arc<Batch<New, i64>>,
+    /// Ends of tasks that wait for one.
+    pub(super) finishing: Arc<Batch<Ending, bool>>,
     /// Connections of lease calls that wait for new entries.
     pub(super) bells: Mutex<Vec<Bell>>,
     /// The queue that the next lease call begins with.
@@ -46,14 +54,23 @@ pub(super) struct Partition {
 
 impl Partition {
     /// The partition with these keys behind `link`, telling `waiters` what it hears on the channel of `name`.
-    pub(super) fn new(link: Link, keys: Keys, timeout: Duration, name: &str, waiters: &Waiters) -> Self {
+    pub(super) fn new(
+        link: Link,
+        durable: Option<Durable>,
+        keys: Keys,
+        timeout: Duration,
+        name: &str,
+        waiters: &Waiters,
+    ) -> Self {
         Self {
             link,
+            durable,
             keys,
             timeout,
             name: name.to_owned(),
             waiters: waiters.clone(),
             live: Live::default(),
+            enqueuing: Arc::default(),
             finishing: Arc::default(),
             bells: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -63,6 +80,13 @@ impl Partition {
             missing: Search::default(),
             missing_elsewhere: Search::default(),
         }
+    }
+}
+
+impl Partition {
+    /// All of its links.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
+        [Some(&self.link), self.durable.as_ref().map(|durable| &durable.link)].into_iter().flatten()
     }
 }
 

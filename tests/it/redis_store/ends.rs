@@ -5,13 +5,15 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use omnidaemon::config::Store;
-use omnidaemon::store::{Cancelled, Lease, Queue, Settled, Settlement, StoreError, TaskStore as _};
-use omnidaemon::task::{Failure, FailureKind, Owner, Status, Task, TaskId, UnixMs};
+use omnidaemon::store::{Cancelled, Lease, Queue, Refusal, Settled, Settlement, StoreError, TaskStore as _};
+use omnidaemon::task::{Failure, FailureKind, Owner, Status, Task, TaskId, Topic, UnixMs};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
-use super::{GROUP, PROCESS, Running, SOON, STREAM, TTL, complete, completed, enqueue, lease, publish, queue, task};
+use super::{
+    DEAD, GROUP, PROCESS, Running, SOON, STREAM, TTL, complete, completed, enqueue, lease, publish, queue, task,
+};
 use crate::harness::redis::RedisServer;
 
 async fn has_record(redis: &mut MultiplexedConnection, id: &TaskId) -> bool {
@@ -106,7 +108,7 @@ async fn settlements_at_hand_go_in_one_call_and_one_that_fails_fails_alone() {
     let (store, mut redis) = (Running::on(&server), server.connection().await);
     let leases = leased(&store, TASKS).await;
     let spoilt = format!("omni:task:{}", leases[70].task.id);
-    let _: () = redis.set(&spoilt, "no hash").await.expect("spoilt");
+    let _: () = redis.set(&spoilt, "no record").await.expect("spoilt");
     let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await.expect("reset");
     let settlement = completed();
     let answers = join_all(leases.iter().map(|lease| store.settle(lease, &settlement))).await;
@@ -126,6 +128,57 @@ async fn settlements_at_hand_go_in_one_call_and_one_that_fails_fails_alone() {
     let groups: Vec<redis::Value> =
         redis::cmd("XINFO").arg("GROUPS").arg(STREAM).query_async(&mut redis).await.expect("answers");
     assert_eq!(groups.len(), 1, "{GROUP}");
+}
+
+#[tokio::test]
+async fn new_tasks_at_hand_go_in_one_call_and_one_that_is_refused_is_refused_alone() {
+    const TASKS: usize = 200;
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await.expect("reset");
+    let full = Queue { max_backlog: 1, topic: Topic::parse("full").expect("a topic"), ..queue() };
+    let broken = Queue { topic: Topic::parse("broken").expect("a topic"), ..queue() };
+    let _: () = redis.set("omni-stream:broken", "no stream").await.expect("spoilt");
+    let tasks: Vec<Task> = (0..TASKS).map(|_| task()).collect();
+    let answers = join_all(tasks.iter().enumerate().map(async |(n, task)| {
+        let elsewhere = |queue: &Queue| (Task { topic: queue.topic.clone(), ..task.clone() }, queue.clone());
+        match n {
+            40 | 41 => store.enqueue(&elsewhere(&full).0, &full).await,
+            50 => store.enqueue(&elsewhere(&broken).0, &broken).await,
+            // the same once more, in the same call
+            60 => store.enqueue(&tasks[59], &queue()).await,
+            _ => store.enqueue(task, &queue()).await,
+        }
+    }))
+    .await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match (n, answer) {
+            (41, Err(StoreError::Refused(Refusal::Backlog { depth, max, .. }))) => assert_eq!((depth, max), (1, 1)),
+            (50, Err(StoreError::Malformed(why))) => assert!(why.contains("WRONGTYPE"), "{why}"),
+            (n, answer) => assert_eq!((n, answer), (n, Ok(()))),
+        }
+    }
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.expect("answers");
+    let calls = info.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    let calls: usize = calls.expect("scripts were called").parse().expect("a number");
+    assert!(calls <= TASKS / 20, "{calls} calls for {TASKS} tasks");
+    // the first one, and all but the four that went elsewhere, were refused, or came twice
+    assert_eq!(redis.xlen::<_, usize>(STREAM).await, Ok(1 + TASKS - 4));
+    assert_eq!(redis.exists::<_, bool>(format!("omni:task:{}", tasks[41].id)).await, Ok(false));
+}
+
+#[tokio::test]
+async fn of_two_ends_of_a_lease_in_one_call_the_first_counts_and_its_repeat_is_applied() {
+    let server = RedisServer::start().await;
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
+    enqueue(&store).await;
+    let lease = lease(&store).await;
+    let buried = Settlement::Bury { failure: Failure::new(FailureKind::Handler, "no"), ttl: TTL };
+    let ends = [completed(), buried, completed()];
+    let answers = join_all(ends.iter().map(|end| store.settle(&lease, end))).await;
+    assert_eq!(answers, [Ok(Settled::Applied), Ok(Settled::Fenced), Ok(Settled::Applied)]);
+    assert_eq!(redis.exists::<_, bool>(DEAD).await, Ok(false));
 }
 
 #[tokio::test]

@@ -32,7 +32,13 @@ async fn a_cancel_that_races_a_completion_has_one_winner(store: Store) {
         let leases = opened.lease("p", std::slice::from_ref(&queue), AT_ONCE, TTL).await.expect("leased");
         let races = leases.iter().enumerate().map(async |(n, lease)| {
             let complete = Settlement::Complete { answer: Answer::json("{}"), ttl: TTL };
-            let (settle, cancel) = (opened.settle(lease, &complete), opened.cancel(&lease.task.id, TTL));
+            let settle = opened.settle(lease, &complete);
+            let cancel = async {
+                if n % 4 > 1 {
+                    tokio::time::sleep(Duration::from_millis(1)).await; // while the other is under way
+                }
+                opened.cancel(&lease.task.id, TTL).await
+            };
             let (settled, cancel) = if n % 2 == 0 {
                 tokio::join!(settle, cancel)
             } else {

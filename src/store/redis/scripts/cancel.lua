@@ -32,6 +32,7 @@ else
   redis.call('ZREM', ARGV[10] .. group, ARGV[2])
 end
 local running = consumer and consumer ~= PARKED
+unfold(key, record)
 redis.call('HSET', key, 'state', 'cancelled', 'ended', now, 'turn', turn)
 if running then redis.call('HSETNX', key, 'attempt', 1) end
 redis.call('HDEL', key, 'secret', 'due', 'failure')

@@ -2,7 +2,7 @@
 -- goes when the result does: that make knows nothing of records.
 -- KEYS 1 record  2 result
 -- ARGV 1 stream prefix  2 group prefix  3 prefix of tallies
--- Reply: {record as fields and values, queue, entry and created among them, result, whether a consumer holds the entry}
+-- Reply: {what `read` gives of the record, as names and values, result, whether a consumer holds the entry}
 local key = KEYS[1]
 local record, result = read(key), redis.call('GET', KEYS[2])
 local held = 0
@@ -17,11 +17,11 @@ if record.queue and not record.state then
     held = 1
   end
 end
-local fields = redis.call('HGETALL', key)
-for _, name in ipairs({ 'queue', 'entry', 'created' }) do
-  if record[name] then
+local fields = {}
+for name, value in pairs(record) do
+  if value and name ~= 'packed' then
     fields[#fields + 1] = name
-    fields[#fields + 1] = record[name]
+    fields[#fields + 1] = value
   end
 end
 return { fields, result, held }

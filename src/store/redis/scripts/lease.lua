@@ -16,6 +16,28 @@ local function grant(q, topic, agent, stream, group, entry, data)
   leases[#leases + 1] = lease_row(q, entry, data, id, record)
 end
 
+-- Leases what was just read. Most of it is ours and new: then its records, looked at together, are packed, and there is
+-- nothing to write.
+local function grant_new(q, topic, agent, stream, group, entries)
+  local mine, data, ids, records, found = topic .. ':' .. agent, {}, {}, {}, #leases
+  for i = 1, #entries do
+    data[i] = data_of(entries[i][2]) or ''
+    ids[i] = data[i]:match(OUR_HEAD) or ''
+    records[i] = prefix .. ids[i]
+  end
+  records = redis.call('MGET', unpack(records))
+  for i = 1, #entries do
+    local entry, packed = entries[i][1], records[i]
+    if packed and packed:find(pack(mine, entry, ''), 1, true) == 1 then
+      found = found + 1
+      leases[found] = { q, entry, data[i], ids[i], 1, 1, packed }
+    else
+      grant(q, topic, agent, stream, group, entry, data_of(entries[i][2]))
+      found = #leases
+    end
+  end
+end
+
 local function read_new(stream, group, consumer, count)
   return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
 end
@@ -39,9 +61,7 @@ for q = 1, #KEYS / 3 do
       got = read_new(stream, group, consumer, max - #leases)
       if got and got.err then return got end
     end
-    for _, entry in ipairs(got and got[1][2] or {}) do
-      grant(q, topic, agent, stream, group, entry[1], data_of(entry[2]))
-    end
+    if got then grant_new(q, topic, agent, stream, group, got[1][2]) end
   end
 end
 

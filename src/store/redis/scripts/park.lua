@@ -15,6 +15,7 @@ elseif is_taken(stream, group, entry) then
   return 0
 end
 local due = ARGV[7] == '' and now_ms() or ARGV[7]
+unfold(key, record)
 redis.call('HSET', key, 'attempt', ARGV[5], 'turn', ARGV[6], 'due', due)
 if ARGV[8] ~= '' then
   local history = record.history and record.history .. '\n' or ''

@@ -1,6 +1,10 @@
--- Put before every script: what they share. A record (omni:task:<id>) is a hash, read with `read`; its fields are
+-- Put before every script: what they share. A record (omni:task:<id>) says of a task what its entry does not, read with
+-- `read`. Most tasks have no story: until there is one their record is a string, packed, so that the records of many
+-- cost the server little more than that of one:
+--     <topic>:<agent> <entry> <created> <retries> <notify>   and on lines of their own, or empty: owner, route, epoch, secret
+-- With more to be said (`unfold`), and while it is not in its stream, it is a hash:
 --   q        <topic>:<agent>, read as `queue`
---   h        what every task has, packed, since it is stored for each that waits, and read by these names:
+--   h        what every task has, packed, and read by these names:
 --              entry    the stream entry's id         created  ms
 --              retries  attempts after the first that may fail, or nothing where a foreign publisher says none
 --              notify   the enqueuing process, whose channel is told of the end, or nothing
@@ -13,8 +17,8 @@
 -- One with a state and no queue is a cancellation that came before its task. A task that completed or failed has no
 -- record any more: its result (omni:result:<id>) says how it ended. Where other groups read the stream it has both,
 -- since their agents write their results to the same key.
--- Without attempt and turn a task is before or in its first lease, which is (1, 1): that lease costs no
--- write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
+-- Without attempt and turn, as every packed one, a task is before or in its first lease, which is (1, 1): that lease
+-- costs no write. (attempt, turn) is the fencing token; turn tells two leases of a released attempt apart.
 
 local PARKED = '~delayed'
 
@@ -30,6 +34,16 @@ local function ms_of(entry)
   return tonumber(entry:match('^%d+'))
 end
 
+-- What a call failed with, as text.
+local function text_of(error)
+  return type(error) == 'table' and error.err or tostring(error)
+end
+
+-- Whether that is of the server rather than of a key: it is no master, and another knows better.
+local function is_elsewhere(text)
+  return text:find('^READONLY')
+end
+
 -- Reads fields of any hash into a table by name.
 local function fields(key, ...)
   local values, found = redis.call('HMGET', key, ...), {}
@@ -39,10 +53,32 @@ end
 
 local ABSENT = { __index = function() return false end }
 
+-- Packs a new record: `rest` is all that follows the entry.
+local function pack(queue, entry, rest)
+  return queue .. ' ' .. entry .. ' ' .. rest
+end
+
+-- Takes a packed record apart, into a table by name.
+local function unpacked(text)
+  local queue, entry, created, retries, notify, more = text:match('^(%S+) (%S+) (%d+) (%d*) (%S*)()')
+  local record = setmetatable({ packed = text, queue = queue, entry = entry, created = created,
+    retries = retries ~= '' and retries, notify = notify ~= '' and notify }, ABSENT)
+  if queue and more <= #text then
+    local owner, route, epoch, secret = text:match('^\n([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$', more)
+    record.owner, record.route = owner ~= '' and owner, route ~= '' and route
+    record.epoch, record.secret = epoch ~= '' and epoch, secret ~= '' and secret
+  end
+  return record
+end
+
 -- Reads a record into a table by name; what it does not have is false, which unlike nil does not end a reply. A task
--- that is not due yet has no entry.
-local function read(key)
-  local flat, record = redis.call('HGETALL', key), setmetatable({}, ABSENT)
+-- that is not due yet has no entry. `text` is what MGET says of it, where that was asked: nothing of a hash.
+local function read(key, text)
+  text = text or redis.call('MGET', key)[1]
+  local record = text and unpacked(text)
+  if record and record.queue then return record end
+  local flat = redis.call('HGETALL', key)
+  record = setmetatable({}, ABSENT)
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
   if record.h then
     record.queue = record.q
@@ -54,9 +90,20 @@ local function read(key)
   return record
 end
 
--- Makes a record; more fields and values may follow.
+-- Makes a record as a hash; more fields and values may follow.
 local function make_record(key, queue, entry, created, retries, notify, ...)
   redis.call('HSET', key, 'q', queue, 'h', table.concat({ entry, created, retries, notify }, ' '), ...)
+end
+
+-- Makes a packed record a hash, before more is said in it.
+local function unfold(key, record)
+  if not record.packed then return end
+  redis.call('DEL', key)
+  make_record(key, record.queue, record.entry, record.created, record.retries or '', record.notify or '')
+  for _, name in ipairs({ 'owner', 'route', 'epoch', 'secret' }) do
+    if record[name] then redis.call('HSET', key, name, record[name]) end
+  end
+  record.packed = nil
 end
 
 -- Whether the lease (attempt, turn) is the record's current one.
@@ -135,8 +182,10 @@ end
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
 local function conclude(key, result, record, tallies)
   local tally = reach_tally(tallies, record)
+  unfold(key, record)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
+  record.state, record.secret, record.due, record.failure, record.renewed = 'completed', nil, nil, nil, nil
   if tally then add_tally(tally, tally_name('completed', record.entry, saved_ms(result)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end
@@ -213,11 +262,14 @@ local function unread(stream, group)
   return count
 end
 
--- The task id of an entry's data, and when it was created; nil when it is no task. Ours begin with their
--- id, so that they need not be decoded; foreign ones have their own where it is well-formed and free.
+-- What an entry's data begins with that is ours: the id, so that it need not be decoded.
+local OUR_HEAD = '^{"task_id":"([%w_-]+)"'
+
+-- The task id of an entry's data, and when it was created; nil when it is no task. Foreign ones have their own where it
+-- is well-formed and free.
 local function identify(topic, entry, data)
   if not data then return nil end
-  local id = data:match('^{"task_id":"([%w_-]+)"')
+  local id = data:match(OUR_HEAD)
   if id and #id <= 128 then return id, entry:match('^%d+') end
   local read_ok, message = pcall(cjson.decode, data)
   if not read_ok or type(message) ~= 'table' or message.content == nil then return nil end
@@ -246,7 +298,7 @@ local function adopt(prefix, results, topic, agent, entry, data)
   if not record.queue then
     local ended = read_end(results .. id)
     if ended and ended.entry == entry then return id, { state = ended.state } end
-    make_record(prefix .. id, mine, entry, created, '', '')
+    redis.call('SET', prefix .. id, pack(mine, entry, created .. '  '))
     record = read(prefix .. id)
   end
   return id, record
@@ -258,11 +310,15 @@ local function discard(stream, group, entry)
   drop(stream, entry)
 end
 
--- A lease as it is answered; false for an entry without `data`, and an empty id for one that is no task.
+-- A lease as it is answered, the last its record, packed; without `data` false, and an empty id for one that is no task.
 local function lease_row(queue, entry, data, id, record)
-  if not id then return { queue, entry, data or false, '', 0, 0 } end
-  return { queue, entry, data, id, tonumber(record.attempt or 1), tonumber(record.turn or 1),
-    record.created, record.retries, record.owner, record.route, record.secret, record.epoch }
+  if not id then return { queue, entry, data or false, '', 0, 0, '' } end
+  local packed = record.packed
+  if not packed then
+    local head = table.concat({ record.queue, record.entry or '-', record.created, record.retries or '', '' }, ' ')
+    packed = table.concat({ head, record.owner or '', record.route or '', record.epoch or '', record.secret or '' }, '\n')
+  end
+  return { queue, entry, data, id, tonumber(record.attempt or 1), tonumber(record.turn or 1), packed }
 end
 
 -- Makes a group at the beginning of its stream. With `mark`, where other groups have read the stream before, at what

@@ -10,7 +10,10 @@ for i = 1, #KEYS / 2 do
   if is_current(record, attempt, turn) and not is_taken(KEYS[2 * i], group, entry) then
     local claimed = redis.pcall('XCLAIM', KEYS[2 * i], group, consumer, 0, entry, 'JUSTID')
     -- gone from the stream: the record is all that is left of the task
-    if not claimed.err and #claimed == 0 then redis.call('HSET', KEYS[2 * i - 1], 'renewed', now_ms()) end
+    if not claimed.err and #claimed == 0 then
+      unfold(KEYS[2 * i - 1], record)
+      redis.call('HSET', KEYS[2 * i - 1], 'renewed', now_ms())
+    end
   else
     lost[#lost + 1] = i
   end

@@ -4,12 +4,12 @@
 -- ARGV 1 group  2 max backlog  3 data  4 ms by which others must have ended it, or ''  5 queue  6 created, ms  7 retries
 --      8 own channel, without its prefix  9 that tally, or ''
 --      10… more fields and values of the record, the last: `due`, ms
--- Reply: {1} there now, {0} was there already, {-1, waiting} refused
-if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then return { 0 } end
+-- Reply: 1 there now, 0 was there already, -1 - n refused since n wait
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then return 0 end
 local max, scheduled = tonumber(ARGV[2]), redis.call('HLEN', KEYS[5])
 if redis.call('XLEN', KEYS[2]) + scheduled >= max then
   local waiting = unread(KEYS[2], ARGV[1]) + redis.call('ZCARD', KEYS[3]) + scheduled
-  if waiting >= max then return { -1, waiting } end
+  if waiting >= max then return -1 - waiting end
 end
 local id = ARGV[3]:match('^{"task_id":"([%w_-]+)"')
 redis.call('HSET', KEYS[5], id, ARGV[3])
@@ -17,4 +17,4 @@ redis.call('ZADD', KEYS[6], ARGV[#ARGV], id)
 make_record(KEYS[1], ARGV[5], '-', ARGV[6], ARGV[7], ARGV[8], unpack(ARGV, 10))
 if ARGV[9] ~= '' then add_tally(ARGV[9], 'accepted', 1) end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'limit', ARGV[4]) end
-return { 1 }
+return 1
