@@ -1,7 +1,7 @@
 //! Event → next state, by the table of `docs/gates.md`: pure, so that a restart at any point changes nothing.
 //!
 //! An order goes before automation, abort before everything. Only the plan's steps are climbed to; lowering is at once.
-//! Automation raises the weight in one place, [`Turn::climb`], and only on PASS; it turns back in one, [`Turn::turn_back`].
+//! Automation raises the weight in one place, `Turn::climb`, and only on PASS; it turns back in one, `Turn::turn_back`.
 //! What nobody can judge (a source is gone, replicas differ) stands still: soak and patience accumulate only while
 //! somebody looks.
 
