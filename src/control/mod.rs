@@ -269,14 +269,15 @@ impl Controller {
         }
     }
 
-    /// Decides on a route, and saves what that changed. Lowering is at once; what raises a weight is published and told
-    /// once it is saved.
+    /// Decides on a route, and saves what that changed. The file and whatever lowers a weight count at once; what the
+    /// evidence raises is published once it is saved, and all is told then.
     async fn decide(&mut self, route: &Route, event: Event<'_>) {
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
         let (deadline, before) = (deadline_of(&self.config, route), rollout.state.weight);
+        let by_file = matches!(event, Event::Planned);
         let Ok(decision) = rollout::decide(&rollout.state, plan_of(route, deadline), event, now()) else { return };
         let Some(happened) = rollout.apply(route, decision) else { return };
-        if rollout.state.weight < before {
+        if by_file || rollout.state.weight < before {
             self.publish();
         }
         if self.save(&route.name).await {

@@ -1,7 +1,7 @@
 //! What an operator's order does. Abort > pause > set-weight > promote > automation, all under the file's `percent`.
 
 use super::machine::Turn;
-use super::state::{Pause, Phase, Progress, State};
+use super::state::{Pause, Phase, State};
 use super::verb::{Action, Refusal, Verb};
 use crate::cohort::Weight;
 
@@ -77,7 +77,7 @@ impl Turn<'_> {
         }
         self.refuse_paused()?;
         let next = self.plan.rollout.next_after(self.state.weight);
-        if next.is_none() && self.state.phase.progress().is_some_and(|at| at != Progress::Healthy) {
+        if next.is_none() && matches!(self.state.phase, Phase::Paused { why: Pause::Inconclusive, .. }) {
             let reports = self.state.reports.clone();
             self.reach_percent("promote", &verb.actor, &verb.reason);
             if let Some(happened) = self.happened.last_mut() {
