@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +53,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The same, until the first meeting.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// Sends newly read configurations to the controller.
-pub type Configs = mpsc::Sender<Arc<Config>>;
+/// Sends newly read configurations to the controller, each with who is told once requests see it.
+pub type Configs = mpsc::Sender<(Arc<Config>, oneshot::Sender<()>)>;
 
 /// What the controller is given and hands out.
 pub struct Controls {
@@ -92,7 +92,7 @@ type Published = (Arc<Config>, Vec<(Weight, u64)>);
 
 /// What wakes the loop.
 struct Inbox {
-    configs: mpsc::Receiver<Arc<Config>>,
+    configs: mpsc::Receiver<(Arc<Config>, oneshot::Sender<()>)>,
     orders: mpsc::Receiver<Order>,
     rounds: mpsc::Receiver<Round>,
     round_done: mpsc::Sender<Round>,
@@ -178,7 +178,7 @@ impl Controller {
             let is_loaded = *self.loaded.borrow();
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(config) = self.inbox.configs.recv() => self.take_config(config).await,
+                Some((config, published)) = self.inbox.configs.recv() => self.take_config(config, published).await,
                 Some(order) = self.inbox.orders.recv() => self.follow(order).await,
                 Some(round) = self.inbox.rounds.recv() => {
                     under_way = false;
@@ -223,7 +223,7 @@ impl Controller {
         self.loaded.send_replace(true);
     }
 
-    async fn take_config(&mut self, config: Arc<Config>) {
+    async fn take_config(&mut self, config: Arc<Config>, published: oneshot::Sender<()>) {
         self.config = config;
         self.declare();
         for rollout in self.rollouts.values_mut() {
@@ -233,6 +233,7 @@ impl Controller {
         if self.term.is_some() {
             self.plan().await;
         }
+        let _ = published.send(()); // whoever read it may have left
     }
 
     /// Has a rollout for every route; one that is no longer configured is kept, in case it comes back.
