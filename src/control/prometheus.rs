@@ -1,19 +1,19 @@
 //! Instant queries to a Prometheus server, by its HTTP API.
 //!
 //! One value is an answer. Nothing, not-a-number, more than one series, and a sample that is too old are each told apart:
-//! none of them is ever taken for a failure of the async path. How far back a sample may lie is said with the query
-//! (`lookback_delta`), so that it counts for every selector in it.
+//! none of them is ever taken for a failure of the async path. How old a sample is, is asked for every metric that the query
+//! names.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::calls;
+use super::promql::metrics_of;
 use crate::config::{Gate, GateKind, Prometheus};
 use crate::rollout::gate::Sample;
 
@@ -82,26 +82,32 @@ pub async fn metric_names(server: &Prometheus) -> Result<Vec<String>, String> {
 
 async fn ask(server: &Prometheus, query: &str) -> Result<Asked, String> {
     let base = server.url.current().map_err(|why| format!("its URL cannot be read: {why}"))?;
-    let asked = answer(server, &base, query, Some(server.max_staleness)).await?;
-    if asked.sample != Sample::Empty {
-        return Ok(asked);
+    let asked = answer(server, &base, query).await?;
+    if let Sample::Value(_) = asked.sample {
+        // an instant query gives the time that it was asked for, and looks back for five minutes
+        let ages = metrics_of(query).into_iter().map(|name| refuse_stale(server, &base, name));
+        try_join_all(ages).await?;
     }
-    // nothing at all, or nothing of late? An instant query looks back for five minutes of its own
-    match answer(server, &base, query, None).await?.sample {
-        Sample::Empty => Ok(asked),
-        _ => Err(format!("its newest sample is older than {}", humantime::format_duration(server.max_staleness))),
+    Ok(asked)
+}
+
+/// Whether the newest sample of a metric is fresh enough.
+async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(), String> {
+    let age = answer(server, base, &format!("time() - max(timestamp({name}))")).await?.sample;
+    match age {
+        Sample::Value(age) if age > server.max_staleness.as_secs_f64() => {
+            let limit = humantime::format_duration(server.max_staleness);
+            Err(format!("the newest sample of {name} is {age:.0} s old, more than {limit}"))
+        }
+        _ => Ok(()),
     }
 }
 
-async fn answer(server: &Prometheus, base: &str, query: &str, lookback: Option<Duration>) -> Result<Asked, String> {
+async fn answer(server: &Prometheus, base: &str, query: &str) -> Result<Asked, String> {
     let limit = format!("{}ms", server.timeout.as_millis());
-    let lookback = lookback.map(|lookback| format!("{}ms", lookback.as_millis()));
-    let mut fields = vec![("query", query), ("timeout", &limit)];
-    if let Some(lookback) = &lookback {
-        fields.push(("lookback_delta", lookback));
-    }
     let url = format!("{}/api/v1/query", base.trim_end_matches('/'));
-    let mut request = calls::request(Method::POST, &url, Bytes::from(form(&fields)))?;
+    let body = form(&[("query", query), ("timeout", &limit)]);
+    let mut request = calls::request(Method::POST, &url, Bytes::from(body))?;
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
     request.headers_mut().insert(header::CONTENT_TYPE, kind);
     let (status, body) = calls::send(request, server.timeout).await?;

@@ -9,7 +9,6 @@ use clap::Args;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use super::promql;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{print, print_json, table, text, verdict};
@@ -103,7 +102,7 @@ fn empty(on_empty: OnEmpty) -> Option<String> {
 
 /// Names in the query that the server does not have, with what may be meant; nothing where it has all.
 fn unknown(query: &str, names: &[String]) -> String {
-    let missing = promql::metrics(query).into_iter().filter(|name| !names.contains(name));
+    let missing = control::metrics_of(query).into_iter().filter(|name| !names.contains(name));
     let say = |name: String| match closest(&name, names) {
         Some(meant) => format!("there is no metric {name}: {meant} is meant?"),
         None => format!("there is no metric {name}"),

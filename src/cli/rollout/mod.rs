@@ -4,7 +4,6 @@ mod act;
 mod history;
 mod lint;
 mod plan;
-mod promql;
 mod show;
 mod wait;
 

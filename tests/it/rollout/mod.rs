@@ -3,11 +3,13 @@
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
 //! climb.rs     one process: steps, gates, orders
+//! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
 mod climb;
+mod prometheus;
 mod replicas;
 mod story;
 mod traffic;

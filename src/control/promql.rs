@@ -25,7 +25,8 @@ const KEYWORDS: [&str; 16] = [
 const LABELS_FOLLOW: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
 /// The metrics that `query` names, in order.
-pub(super) fn metrics(query: &str) -> BTreeSet<String> {
+#[must_use]
+pub fn metrics_of(query: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut rest = query;
     while let Some(first) = rest.chars().next() {
@@ -111,14 +112,14 @@ mod tests {
             ("{__name__=\"x\"}", vec![]),
             ("", vec![]),
         ] {
-            assert_eq!(metrics(query).into_iter().collect::<Vec<_>>(), expected, "{query}");
+            assert_eq!(metrics_of(query).into_iter().collect::<Vec<_>>(), expected, "{query}");
         }
     }
 
     #[test]
     fn a_query_that_is_cut_off_ends() {
         for query in ["sum(a{b=\"", "a[5m", "\"", "é", "a by ("] {
-            metrics(query);
+            let _ = metrics_of(query);
         }
     }
 }

@@ -1,0 +1,55 @@
+//! What a real Prometheus answers, and what a gate takes it for.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use omnidaemon::config::{self, Secret};
+use omnidaemon::control::query;
+use omnidaemon::rollout::gate::Sample;
+
+use crate::harness::prometheus::Prometheus;
+use crate::harness::scripted::{Scripted, Then};
+use crate::harness::{PATIENCE, eventually};
+
+/// A target with these metrics.
+async fn exposing(metrics: &str) -> Scripted {
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {}", metrics.len());
+    let answer = format!("{head}\r\n\r\n{metrics}").into_bytes();
+    Scripted::saying(Box::leak(answer.into_boxed_slice()), Then::Stay).await
+}
+
+#[tokio::test]
+async fn values_nothing_nonsense_and_what_is_stale_or_gone_are_told_apart() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let metrics = format!("fine 0.25\nstrange NaN\ntwo{{a=\"1\"}} 1\ntwo{{a=\"2\"}} 2\nold 7 {}\n", now - 60_000);
+    let (mut server, target) = (Prometheus::start().await, exposing(&metrics).await);
+    server.scrape(&[target.url().replace("http://", "")]).await;
+    let seconds = Duration::from_secs;
+    let asked = config::Prometheus {
+        url: Secret::new(server.url()),
+        timeout: seconds(2),
+        max_staleness: seconds(20),
+        grace: seconds(60),
+    };
+    let ask = async |text: &str| query(&asked, text).await.sample;
+    eventually(PATIENCE, "it has scraped", async || ask("fine").await == Sample::Value(0.25)).await;
+    assert_eq!(ask("sum(two) * 2").await, Sample::Value(6.0));
+    assert_eq!(ask("no_such_metric").await, Sample::Empty);
+    assert_eq!(ask("strange").await, Sample::NotANumber);
+    assert_eq!(ask("1 / 0").await, Sample::NotANumber);
+    let unavailable = async |text: &str| match ask(text).await {
+        Sample::Unavailable(why) => why,
+        other => panic!("{text}: {other:?}"),
+    };
+    assert!(unavailable("two").await.contains("2 series"));
+    assert!(unavailable("sum(").await.contains("parse error"));
+    for stale in ["old", "max(old) + 1"] {
+        assert!(unavailable(stale).await.contains("more than 20s"), "{stale}");
+    }
+    server.freeze();
+    assert!(unavailable("fine").await.contains("no answer within 2s"));
+    server.go_on();
+    eventually(PATIENCE, "it answers again", async || ask("fine").await == Sample::Value(0.25)).await;
+    server.kill9().await;
+    assert!(unavailable("fine").await.contains("refused"));
+}
