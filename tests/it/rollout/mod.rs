@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
+//! counts.rs    which calls the gates hear of
 //! climb.rs     one process: steps, gates, orders
 //! replicas.rs  three processes on one Redis, killed and stopped
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
 mod climb;
+mod counts;
 mod replicas;
 mod story;
 mod traffic;
