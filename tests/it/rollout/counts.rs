@@ -24,12 +24,14 @@ routes:
       gates: [{name: client_errors, type: client_error_ratio, max: 10%}]
 topics:
   t: {handler: upstream, timeout: 30s}
+  other: {handler: {command: [cat]}}
 workers: {count: 4, concurrency: 4}
 ";
 
 on_both_stores!(
     what_the_proxy_refuses_is_a_client_error_of_the_canary,
     a_canary_whose_envelopes_are_refused_is_turned_back,
+    an_envelope_of_another_topic_or_a_later_time_is_no_evidence,
 );
 
 async fn start(config: &str, store: &Store, upstream: &Upstream) -> Omnidaemon {
@@ -78,4 +80,17 @@ async fn a_canary_whose_envelopes_are_refused_is_turned_back(store: Store) {
         super::rollout(&omni).await["phase"] == "degraded"
     })
     .await;
+}
+
+async fn an_envelope_of_another_topic_or_a_later_time_is_no_evidence(store: Store) {
+    let upstream = Upstream::start().await;
+    let omni = start(&CONFIG.replace("wait: 10s", "wait: 2s"), &store, &upstream).await;
+    assert_eq!(call(&omni, json!({"topic": "other", "payload": {"n": 1}})).await, 200);
+    assert_eq!(call(&omni, json!({"topic": "t", "payload": {"task": "t"}, "delay": "1h"})).await, 202);
+    assert_eq!(call(&omni, json!({"task": "t"})).await, 200);
+    let at_once = json!({"topic": "t", "payload": {"task": "t"}, "delay": 0});
+    assert_eq!(call(&omni, at_once).await, 422, "the upstream knows no envelopes");
+    let asynchronous = json!({"total": 2, "failed": 0, "client_errors": 1});
+    let expected = json!({"canaried": 2, "accepted": 2, "open": 0, "deferred": 0, "async": asynchronous});
+    until_known(&omni, &expected).await;
 }
