@@ -76,6 +76,7 @@ fn router(parts: Parts) -> Router {
         .route("/rollouts/{route}/{verb}", post(rollouts::act))
         .route("/topics", get(api::topics))
         .route("/config", get(config_view::config))
+        .route("/openapi.json", get(openapi))
         .route("/workers", get(api::workers))
         .route("/tasks", get(tasks::list).post(api::publish))
         .route("/tasks/{id}", get(tasks::life))
@@ -96,6 +97,35 @@ fn router(parts: Parts) -> Router {
         .with_state(parts)
 }
 
+/// The API's description: `openapi.json` beside this file, which a test holds against the routes above.
+async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+}
+
 async fn metrics(axum::extract::State(parts): axum::extract::State<Parts>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], parts.metrics.exposition())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    #[test]
+    fn the_description_has_every_route_of_the_api_with_its_methods_and_no_other() {
+        let document: Value = serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+        let described = document["paths"].as_object().expect("paths");
+        let described = described.iter().flat_map(|(path, methods)| {
+            methods.as_object().expect("methods").keys().map(move |method| format!("{method} {path}"))
+        });
+        let source = include_str!("mod.rs");
+        let api = source.split("Router::new()").nth(1).expect("the API's router comes first");
+        let routed = api.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "));
+        let routed = routed.flat_map(|(path, handlers)| {
+            let methods =
+                ["get", "post", "delete"].into_iter().filter(move |method| handlers.contains(&format!("{method}(")));
+            methods.map(move |method| format!("{method} {path}"))
+        });
+        let sorted = |all: Vec<String>| std::collections::BTreeSet::from_iter(all);
+        assert_eq!(sorted(described.collect()), sorted(routed.collect()));
+    }
 }

@@ -18,7 +18,6 @@ const LATELY: Duration = Duration::from_mins(5);
 /// What the leader knows of a route beside its state; a new leader begins with nothing.
 #[derive(Default)]
 pub(super) struct Watch {
-    pub(super) last_round: Option<Instant>,
     pub(super) laggards: Vec<String>,
     /// What the gates looked at last.
     pub(super) judged: Option<Evidence>,
@@ -46,6 +45,9 @@ impl Controller {
             let laggards = self.laggards(route, plans);
             let Some(rollout) = self.rollouts.get_mut(&route.name) else { continue };
             rollout.watch.laggards.clone_from(&laggards);
+            if rollout.version.is_none() {
+                continue; // somebody else changed it: the next second knows how
+            }
             // asked for before somebody else changed the state: the next second has it
             let Some((epochs, known)) = evidence.remove(&route.name) else { continue };
             if epochs != rollout.state.epochs() {
@@ -126,7 +128,7 @@ impl Controller {
 impl Watch {
     /// The lead begins here: what was known of it before is too old.
     pub(super) fn begin(&mut self) {
-        *self = Self { last_round: self.last_round, ..Self::default() };
+        *self = Self::default();
     }
 
     /// Another weight: what came before says nothing about it.

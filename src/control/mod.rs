@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +53,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The same, until the first meeting.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// Sends newly read configurations to the controller.
-pub type Configs = mpsc::Sender<Arc<Config>>;
+/// Sends newly read configurations to the controller, each with who is told once requests see it.
+pub type Configs = mpsc::Sender<(Arc<Config>, oneshot::Sender<()>)>;
 
 /// What the controller is given and hands out.
 pub struct Controls {
@@ -81,6 +81,7 @@ pub struct Controller {
     replicas: Vec<ReplicaView>,
     store: bool,
     published: Option<Published>,
+    last_round: Option<Instant>,
     loaded: watch::Sender<bool>,
     views: watch::Sender<Arc<View>>,
     inbox: Inbox,
@@ -91,7 +92,7 @@ type Published = (Arc<Config>, Vec<(Weight, u64)>);
 
 /// What wakes the loop.
 struct Inbox {
-    configs: mpsc::Receiver<Arc<Config>>,
+    configs: mpsc::Receiver<(Arc<Config>, oneshot::Sender<()>)>,
     orders: mpsc::Receiver<Order>,
     rounds: mpsc::Receiver<Round>,
     round_done: mpsc::Sender<Round>,
@@ -107,6 +108,10 @@ struct Rollout {
     /// Lines of the history that are not saved yet.
     events: Vec<String>,
     unsaved: bool,
+    /// The file is still to be followed, as soon as the stored state is known.
+    to_plan: bool,
+    /// The store has forgotten it.
+    lost: bool,
     /// An abort that the store does not know yet.
     abort: Option<Verb>,
     own: Own,
@@ -147,6 +152,7 @@ impl Controller {
             replicas: Vec::new(),
             store: false,
             published: None,
+            last_round: None,
             loaded,
             views,
             inbox: Inbox { configs, orders, rounds, round_done, answers, sampled },
@@ -172,7 +178,7 @@ impl Controller {
             let is_loaded = *self.loaded.borrow();
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(config) = self.inbox.configs.recv() => self.take_config(config).await,
+                Some((config, published)) = self.inbox.configs.recv() => self.take_config(config, published).await,
                 Some(order) = self.inbox.orders.recv() => self.follow(order).await,
                 Some(round) = self.inbox.rounds.recv() => {
                     under_way = false;
@@ -195,10 +201,10 @@ impl Controller {
         }
     }
 
-    /// Whether it is time to meet: every second, and without a pause until the first meeting.
+    /// Whether it is time to meet: every second, and sooner until the first meeting.
     fn is_due(&self) -> bool {
-        let last = self.rollouts.values().filter_map(|rollout| rollout.watch.last_round).max();
-        !*self.loaded.borrow() || last.is_none_or(|last| last.elapsed() >= TICK.mul_f64(0.9))
+        let pause = if *self.loaded.borrow() { TICK.mul_f64(0.9) } else { FIRST.mul_f64(0.9) };
+        self.last_round.is_none_or(|last| last.elapsed() >= pause)
     }
 
     /// Says once that the stored weights are known, or that the store is unreachable.
@@ -217,13 +223,17 @@ impl Controller {
         self.loaded.send_replace(true);
     }
 
-    async fn take_config(&mut self, config: Arc<Config>) {
+    async fn take_config(&mut self, config: Arc<Config>, published: oneshot::Sender<()>) {
         self.config = config;
         self.declare();
+        for rollout in self.rollouts.values_mut() {
+            rollout.to_plan = true;
+        }
         self.publish();
         if self.term.is_some() {
             self.plan().await;
         }
+        let _ = published.send(()); // whoever read it may have left
     }
 
     /// Has a rollout for every route; one that is no longer configured is kept, in case it comes back.
@@ -242,34 +252,50 @@ impl Controller {
         }
     }
 
-    /// The leader's file counts.
+    /// The leader's file counts, for every route whose stored state is known.
     async fn plan(&mut self) {
         let config = self.config.clone();
         for route in &config.routes {
-            self.decide(route, Event::Planned).await;
+            let Some(rollout) = self.rollouts.get_mut(&route.name) else { continue };
+            if rollout.version.is_none() {
+                continue;
+            }
+            let lost = std::mem::take(&mut rollout.lost);
+            if std::mem::take(&mut rollout.to_plan) {
+                self.decide(route, Event::Planned).await;
+            }
+            if lost {
+                self.decide(route, Event::Lost).await;
+            }
         }
     }
 
-    /// Decides on a route, and saves what that changed.
+    /// Decides on a route, and saves what that changed. The file and whatever lowers a weight count at once; what the
+    /// evidence raises is published once it is saved, and all is told then.
     async fn decide(&mut self, route: &Route, event: Event<'_>) {
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
-        let deadline = deadline_of(&self.config, route);
+        let (deadline, before) = (deadline_of(&self.config, route), rollout.state.weight);
+        let by_file = matches!(event, Event::Planned);
         let Ok(decision) = rollout::decide(&rollout.state, plan_of(route, deadline), event, now()) else { return };
-        if let Some(events) = rollout.apply(route, decision) {
-            notify::tell(route, &events);
+        let Some(happened) = rollout.apply(route, decision) else { return };
+        if by_file || rollout.state.weight < before {
             self.publish();
-            self.save(&route.name).await;
+        }
+        if self.save(&route.name).await {
+            notify::tell(route, &happened);
         }
     }
 
-    /// Saves a route's state under the present term. What another writer changed meanwhile is learnt at the next meeting.
-    async fn save(&mut self, route: &str) {
-        let Some(rollout) = self.rollouts.get_mut(route) else { return };
+    /// Saves a route's state under the present term; false where that could not be done. What another writer changed
+    /// meanwhile is learnt at the next meeting, and counts.
+    async fn save(&mut self, route: &str) -> bool {
+        let Some(rollout) = self.rollouts.get_mut(route) else { return false };
         match rollout.save(route, &self.circuit, self.term).await {
-            Ok(true) => {}
+            Ok(true) => return true,
             Ok(false) => tracing::info!(route, "somebody else changed the rollout first"),
             Err(error) => tracing::debug!(%error, route, "rollout state is not saved yet"),
         }
+        false
     }
 
     /// Publishes what is new of weights, epochs and configuration.
@@ -334,6 +360,8 @@ impl Rollout {
             version: None,
             events: Vec::new(),
             unsaved: false,
+            to_plan: true,
+            lost: false,
             abort: None,
             own: Own::default(),
             watch: Watch::default(),
@@ -359,13 +387,10 @@ impl Rollout {
         Some(happened)
     }
 
-    /// False where another writer was first, or leads now.
+    /// False where another writer was first, or leads now, or what is stored is not known.
     async fn save(&mut self, name: &str, circuit: &Circuit, term: Option<u64>) -> Result<bool, StoreError> {
         let store = circuit.store();
-        let version = match self.version {
-            Some(version) => version,
-            None => circuit.call(store.load_rollout(name)).await?.map_or(0, |record| record.version),
-        };
+        let Some(version) = self.version else { return Ok(false) };
         let record = RolloutRecord { version: version + 1, state: state::write(&self.state) };
         let change = Change { term, events: self.events.clone() };
         let saved = circuit.call(store.save_rollout(name, &record, &change)).await?;

@@ -24,7 +24,12 @@ impl Controller {
         let route = config.routes.iter().find(|route| route.name == order.route).ok_or_else(no_route)?;
         let plan = plan_of(route, deadline_of(&config, route));
         let is_abort = order.verb.action == Action::Abort;
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if self.rollouts.get(&route.name).is_some_and(|rollout| rollout.version.is_none()) {
+                let known = self.reload(&route.name).await;
+                // an abort does not wait for what is stored
+                known.or_else(|error| if is_abort { Ok(()) } else { Err(ActError::NoStore(error.to_string())) })?;
+            }
             let Some(rollout) = self.rollouts.get_mut(&route.name) else { return Err(no_route()) };
             let before = (rollout.state.clone(), rollout.unsaved, rollout.events.clone());
             let decision = rollout::decide(&rollout.state, plan, Event::Ordered(&order.verb), super::now())?;
@@ -50,9 +55,20 @@ impl Controller {
                     (rollout.state, rollout.unsaved, rollout.events) = before;
                     return Err(ActError::NoStore(error.to_string()));
                 }
+                // kept here, and done again on what the others decided
+                Ok(false) if is_abort && attempt + 1 == TRIES => {
+                    return Ok(Acted { state: rollout.state.clone(), saved: false });
+                }
                 Ok(false) => {
+                    let aborted = rollout.state.clone();
                     (rollout.state, rollout.unsaved, rollout.events) = before;
-                    self.reload(&route.name).await.map_err(|error| ActError::NoStore(error.to_string()))?;
+                    if let Err(error) = self.reload(&route.name).await {
+                        let Some(rollout) = self.rollouts.get_mut(&route.name).filter(|_| is_abort) else {
+                            return Err(ActError::NoStore(error.to_string()));
+                        };
+                        (rollout.state, rollout.unsaved) = (aborted.clone(), true);
+                        return Ok(Acted { state: aborted, saved: false });
+                    }
                 }
             }
         }

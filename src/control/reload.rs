@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Configs;
@@ -85,7 +85,8 @@ impl Reloader {
         match self.read() {
             Ok(config) => {
                 self.current = config.clone();
-                if self.configs.send(config).await.is_ok() {
+                let (published, is_published) = oneshot::channel();
+                if self.configs.send((config, published)).await.is_ok() && is_published.await.is_ok() {
                     tracing::info!(path = %self.path.display(), "config applied");
                     self.metrics.config_reload_ok.set(1);
                     self.status.set(None);

@@ -48,11 +48,11 @@ impl Controller {
         let leads = self.term.is_some();
         let mut asked = Vec::new();
         for route in &routes {
-            if let Some(rollout) = self.rollouts.get_mut(route) {
-                rollout.watch.last_round = Some(Instant::now());
+            if let Some(rollout) = self.rollouts.get(route) {
                 asked.push((route.clone(), rollout.state.epochs()));
             }
         }
+        self.last_round = Some(Instant::now());
         let (circuit, done) = (self.circuit.clone(), self.inbox.round_done.clone());
         tokio::spawn(async move {
             let store = circuit.store();
@@ -96,14 +96,18 @@ impl Controller {
         let meeting = match meeting {
             Ok(meeting) => meeting,
             Err(error) => {
-                if self.term.take().is_some() {
+                if self.term.is_some() {
                     tracing::warn!(%error, "the store is gone: rollouts stand still");
                 }
+                self.follow_from_now();
                 (self.leader, self.store) = (None, false);
                 return;
             }
         };
         self.store = true;
+        if meeting.term != self.term {
+            self.follow_from_now();
+        }
         for (route, record) in routes.iter().zip(meeting.records) {
             self.adopt(route, record).await;
         }
@@ -118,25 +122,42 @@ impl Controller {
         if began {
             for rollout in self.rollouts.values_mut() {
                 rollout.watch.begin();
+                rollout.to_plan = true;
             }
-            self.plan().await;
         }
         if self.term.is_some() {
+            self.plan().await;
             self.lead(evidence, &plans).await;
         }
     }
 
-    /// Takes over what is stored of a route, unless it is what is known already.
+    /// Leads no more: what was decided and not saved is not to be, but an abort.
+    fn follow_from_now(&mut self) {
+        self.term = None;
+        for rollout in self.rollouts.values_mut().filter(|rollout| rollout.unsaved && rollout.abort.is_none()) {
+            rollout.version = None;
+        }
+    }
+
+    /// Takes over what is stored of a route, unless it is what is known already, or older: a store that came back
+    /// without its last writes is told what they were.
     async fn adopt(&mut self, name: &str, record: Option<RolloutRecord>) {
         let Some(rollout) = self.rollouts.get_mut(name) else { return };
         let Some(record) = record else {
             // the store was flushed, or nobody has decided anything yet
-            rollout.version = Some(0);
-            if rollout.unsaved || rollout.state.epoch > 0 {
+            let known = rollout.version.replace(0).is_some_and(|version| version > 0);
+            rollout.lost |= known && rollout.state.epoch > 0;
+            if rollout.abort.is_some() {
                 self.save(name).await;
             }
             return;
         };
+        let is_older = rollout.version.is_some_and(|version| version > record.version);
+        if is_older {
+            tracing::warn!(route = name, "the store came back with an older rollout, and is told what it lost");
+            rollout.version = Some(record.version);
+            rollout.unsaved = true;
+        }
         if rollout.version == Some(record.version) {
             if rollout.unsaved {
                 self.save(name).await;
@@ -149,8 +170,12 @@ impl Controller {
                     rollout.watch.forget();
                 }
                 (rollout.state, rollout.version, rollout.unsaved) = (stored, Some(record.version), false);
+                rollout.lost = false;
             }
-            Err(error) => return tracing::error!(route = name, %error, "the stored rollout cannot be acted on"),
+            Err(error) => {
+                rollout.version = None; // nothing is decided on it
+                return tracing::error!(route = name, %error, "the stored rollout cannot be acted on");
+            }
         }
         self.abort_again(name).await;
     }
@@ -174,7 +199,13 @@ impl Controller {
     pub(super) fn laggards(&self, route: &Route, plans: &Plans) -> Vec<String> {
         let Some(rollout) = self.rollouts.get(&route.name) else { return Vec::new() };
         let (own, epoch) = (digest(&format!("{:?}", route.rollout)), rollout.state.epoch);
+        let stopped = rollout.state.weight == Weight::ZERO;
         let lags = |replica: &ReplicaView| {
+            if stopped {
+                // whatever their files say: they have to be at 0
+                let theirs = replica.weights.get(&route.name).map_or(Weight::ZERO, |(weight, _)| *weight);
+                return (theirs > Weight::ZERO).then(|| "it has not taken the weight up yet".to_owned());
+            }
             let plan = plans.get(&(replica.process.clone(), route.name.clone()));
             match replica.weights.get(&route.name) {
                 None => Some("it has no such route".to_owned()),

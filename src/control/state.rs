@@ -138,6 +138,9 @@ pub(super) fn read(text: &str) -> Result<State, StoreError> {
     }
     let weight = Weight::from_basis_points(stored.weight_bp);
     let fresh = State { weight, reason: stored.reason, ..State::fresh(UnixMs(stored.changed_ms)) };
+    if stored.v > 1 && stored.more.is_none() {
+        return Err(malformed("a rollout state with a field that cannot be read"));
+    }
     let Some(more) = stored.more else {
         // schema version 1 knew no gates: all its rollouts were manual
         return Ok(State { phase: Phase::Manual, ..fresh });
@@ -322,6 +325,10 @@ mod tests {
         state.seen.asynchronous.failed = 4;
         assert_eq!(read(&write(&state)), Ok(state.clone()));
         assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
+        assert!(
+            read(&write(&state).replace("\"epoch\":3", "\"epoch\":true")).is_err(),
+            "never a manual one by mistake"
+        );
     }
 
     /// A process that is killed after any event goes on as if nothing had been.

@@ -98,8 +98,9 @@ fn name(route: &Route, headers: &HeaderMap, address: IpAddr) -> String {
     format!("{} ({address})", plain(agent.as_deref().unwrap_or("no user agent")))
 }
 
+/// Whether a header's name says that its value opens something.
 fn is_credential(name: &header::HeaderName) -> bool {
-    *name == header::AUTHORIZATION || *name == header::COOKIE || name == "x-api-key"
+    ["auth", "cookie", "key", "secret", "session", "token"].iter().any(|word| name.as_str().contains(word))
 }
 
 /// Enough to tell keys apart and to look one up, and too little to guess from.
@@ -147,6 +148,7 @@ mod tests {
         let secret = [
             named(vec![], &all),
             named(vec![header("authorization")], &all),
+            named(vec![header("x-team-token")], &[("x-team-token", "canary")]),
             named(vec![StickyKey::Cookie("sid".into())], &all),
             named(vec![], &[("x-api-key", "canary")]),
         ];

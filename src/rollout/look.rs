@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::evidence::Evidence;
 use super::gate::{Look, Report, Verdict, judge};
-use super::machine::{Observation, Turn};
-use super::state::{CONTROLLER, Pause, Phase};
+use super::machine::{Observation, STOPPED, Turn};
+use super::state::{CONTROLLER, Pause, Phase, Progress};
 use crate::cohort::Weight;
 use crate::config::{Baseline, Gate, MinSamples};
 
@@ -29,6 +29,8 @@ impl Turn<'_> {
         if self.state.weight == Weight::ZERO || !self.is_counted() || observation.evidence.is_empty() {
             return;
         }
+        let aged = self.aged(observation.evidence);
+        let observation = Observation { evidence: &aged, ..observation };
         let news = total(observation.evidence).since(&self.state.seen);
         let judged = self.judged(observation.evidence, observation.elapsed);
         let reports = self.judge(&judged, &news, &observation);
@@ -54,7 +56,29 @@ impl Turn<'_> {
 
     /// Whether requests are counted for gates in this phase.
     fn is_counted(&self) -> bool {
-        !matches!(self.state.phase, Phase::Idle | Phase::Shifting | Phase::RollingBack | Phase::Degraded)
+        use Phase::{Degraded, Idle, Paused, RollingBack, Shifting};
+        !matches!(self.state.phase, Idle | Shifting | Paused { then: Progress::Shifting, .. } | RollingBack | Degraded)
+    }
+
+    /// How long an epoch of a healthy rollout lasts: so that those in which a task may be open are a few dozen at most.
+    fn epoch(&self) -> Duration {
+        EPOCH.max(self.plan.deadline / 24)
+    }
+
+    /// How many epochs of a healthy rollout pass until what is open in one has failed.
+    fn epochs_to_deadline(&self) -> u64 {
+        (self.plan.deadline.as_secs() / self.epoch().as_secs()) + 1
+    }
+
+    /// A healthy rollout closes no cohorts: what is open in epochs that are past the deadline has failed.
+    fn aged(&self, evidence: &[Evidence]) -> Vec<Evidence> {
+        let mut aged = evidence.to_vec();
+        if self.state.phase == Phase::Healthy {
+            let old = self.state.epoch.saturating_sub(self.epochs_to_deadline());
+            let old = usize::try_from(old.saturating_sub(self.state.first)).unwrap_or(usize::MAX);
+            aged.iter_mut().take(old).for_each(give_up);
+        }
+        aged
     }
 
     /// The evidence of the cohort. Past its deadline, what has no outcome has failed.
@@ -66,9 +90,7 @@ impl Turn<'_> {
         if let Some(closed) = &mut cohort.closed {
             *closed += elapsed;
             if *closed > self.plan.deadline {
-                let open = judged.open();
-                judged.asynchronous.failed += open;
-                judged.asynchronous.total += open;
+                give_up(&mut judged);
             }
         }
         judged
@@ -87,7 +109,7 @@ impl Turn<'_> {
             queue_depth: observation.queue_depth,
             queue_oldest: observation.queue_oldest,
         };
-        let (min, memory) = (self.min_samples(), &mut self.state.memory);
+        let (min, memory) = (self.asked_samples(), &mut self.state.memory);
         let judge = |gate: &Gate| judge(gate, min, memory.entry(gate.name.clone()).or_default(), &look);
         rollout.gates.iter().map(judge).collect()
     }
@@ -104,7 +126,7 @@ impl Turn<'_> {
     /// Why soak and gates stand still.
     fn why_frozen(&self, observation: &Observation<'_>, news: &Evidence, verdict: Verdict) -> Option<String> {
         if self.percent() == Weight::ZERO {
-            return Some("percent in the file is 0".into());
+            return Some(STOPPED.into());
         }
         if news.unavailable > 0 {
             return Some(format!("the store was gone for {} requests since the last look", news.unavailable));
@@ -170,10 +192,17 @@ impl Turn<'_> {
         }
     }
 
-    /// What can be asked for: nothing of the sync path where all traffic is async.
+    /// What can be waited for: nothing of the sync path where all traffic is async.
     fn min_samples(&self) -> MinSamples {
         let min = self.plan.rollout.min_samples;
         if self.state.weight == Weight::FULL { MinSamples { sync: 0, ..min } } else { min }
+    }
+
+    /// What a gate asks for: where a baseline is to be compared with and there is none, it cannot pass.
+    fn asked_samples(&self) -> MinSamples {
+        let rollout = self.plan.rollout;
+        let lacks = rollout.baseline_at(self.state.weight) == Baseline::Frozen && self.state.baseline.is_none();
+        if lacks { rollout.min_samples } else { self.min_samples() }
     }
 
     /// What comes from now on is counted for itself.
@@ -228,9 +257,8 @@ impl Turn<'_> {
     fn complete(&mut self) {
         let (weight, rollout) = (self.state.weight, self.plan.rollout);
         let Some(next) = rollout.next_after(weight) else {
-            self.enter(Phase::Healthy);
-            self.state.cohort = super::Cohort { from: self.state.epoch, to: self.state.epoch, closed: None };
-            return self.tell("step", CONTROLLER, &format!("percent, {weight}, is reached, and its gates have passed"));
+            let why = format!("percent, {weight}, is reached, and its gates have passed");
+            return self.reach_percent("step", CONTROLLER, &why);
         };
         if rollout.step_at(weight).is_some_and(|step| step.approval) {
             self.pause(
@@ -244,18 +272,32 @@ impl Turn<'_> {
         }
     }
 
+    pub(super) fn reach_percent(&mut self, event: &'static str, by: &str, reason: &str) {
+        self.enter(Phase::Healthy);
+        self.state.cohort = super::Cohort { from: self.state.epoch, to: self.state.epoch, closed: None };
+        self.tell(event, by, reason);
+    }
+
     /// A healthy rollout begins another epoch now and then, and judges the last few.
     fn rotate(&mut self, elapsed: Duration) {
+        let (length, kept) = (self.epoch(), EPOCHS.max(self.epochs_to_deadline() + 1));
         let state = &mut self.state;
         state.waited += elapsed;
-        if state.waited >= EPOCH {
+        if state.waited >= length {
             state.waited = Duration::ZERO;
             state.epoch += 1;
         }
         state.cohort.to = state.epoch;
         state.cohort.from = state.cohort.from.max((state.epoch + 1).saturating_sub(EPOCHS));
-        state.prior = state.prior.max(state.cohort.from.saturating_sub(EPOCHS));
+        state.prior = state.prior.max(state.cohort.from.saturating_sub(kept));
     }
+}
+
+/// What has no outcome has failed.
+fn give_up(evidence: &mut Evidence) {
+    let open = evidence.open();
+    evidence.asynchronous.failed += open;
+    evidence.asynchronous.total += open;
 }
 
 fn total(evidence: &[Evidence]) -> Evidence {

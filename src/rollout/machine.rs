@@ -1,7 +1,7 @@
 //! Event → next state, by the table of `docs/gates.md`: pure, so that a restart at any point changes nothing.
 //!
 //! An order goes before automation, abort before everything. Only the plan's steps are climbed to; lowering is at once.
-//! Automation raises the weight in one place, [`Turn::climb`], and only on PASS; it turns back in one, [`Turn::turn_back`].
+//! Automation raises the weight in one place, `Turn::climb`, and only on PASS; it turns back in one, `Turn::turn_back`.
 //! What nobody can judge (a source is gone, replicas differ) stands still: soak and patience accumulate only while
 //! somebody looks.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::evidence::{Counts, Evidence};
-use super::gate::{Report, Sample};
+use super::gate::{Report, Sample, Verdict};
 use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
 use super::verb::{Refusal, Verb};
 use crate::cohort::Weight;
@@ -38,6 +38,8 @@ pub enum Event<'a> {
     Look(Observation<'a>),
     /// Somebody said so.
     Ordered(&'a Verb),
+    /// The store has lost what it knew, evidence and all.
+    Lost,
 }
 
 /// What the leader sees every second.
@@ -100,6 +102,9 @@ pub struct Happened {
     pub reports: Vec<Report>,
 }
 
+/// Why everything stands still where the file allows nothing.
+pub(super) const STOPPED: &str = "percent in the file is 0";
+
 /// Who edits the file.
 pub(super) const FILE: &str = "file";
 
@@ -114,6 +119,7 @@ pub fn decide(state: &State, plan: Plan<'_>, event: Event<'_>, now: UnixMs) -> R
         Event::Beat(beat) => turn.beat(beat),
         Event::Look(observation) => turn.look(observation),
         Event::Ordered(verb) => turn.ordered(verb)?,
+        Event::Lost => turn.lost(),
     }
     Ok(Decision { state: turn.state, happened: turn.happened })
 }
@@ -169,11 +175,46 @@ impl Turn<'_> {
             self.follow_percent();
         } else if percent == Weight::ZERO {
             // the running weight is 0 by the clamp, and what was reached is kept
+            if self.state.phase.progress().is_some() {
+                self.state.frozen = Some(STOPPED.into());
+            }
         } else if self.state.weight > percent {
-            self.shift(percent, "step", FILE, &format!("percent in the file is {percent} now"));
+            self.lower(percent);
+        } else if self.state.frozen.as_deref() == Some(STOPPED) {
+            // all were served sync meanwhile: that is compared with nothing
+            let then = self.state.phase.clone();
+            self.shift(self.state.weight, "resume", FILE, &format!("percent in the file is {percent} again"));
+            self.stay_paused(&then);
         } else {
             self.begin();
         }
+    }
+
+    /// The file allows less.
+    fn lower(&mut self, percent: Weight) {
+        let then = self.state.phase.clone();
+        self.shift(percent, "step", FILE, &format!("percent in the file is {percent} now"));
+        self.stay_paused(&then);
+    }
+
+    /// What an operator paused stays so.
+    fn stay_paused(&mut self, before: &Phase) {
+        if matches!(before, Phase::Paused { why: Pause::Operator, .. }) {
+            self.enter(Phase::Paused { why: Pause::Operator, then: Progress::Shifting });
+        }
+    }
+
+    /// What is counted begins anew, under the weight that was reached.
+    fn lost(&mut self) {
+        self.begin_step();
+        let state = &mut self.state;
+        (state.first, state.prior, state.seen) = (state.epoch, state.epoch, Evidence::default());
+        if state.phase == Phase::Gating {
+            self.enter(Phase::Soaking);
+        } else if let Phase::Paused { then: then @ Progress::Gating, .. } = &mut state.phase {
+            *then = Progress::Soaking;
+        }
+        self.say(CONTROLLER, "the store lost what it knew: the soak begins anew");
     }
 
     /// `mode: manual`: the weight is the file's.
@@ -223,10 +264,11 @@ impl Turn<'_> {
             Some(Progress::Soaking | Progress::Gating) => {
                 self.begin_step();
                 self.say(FILE, "the gates were edited: the soak begins anew");
-                if let Phase::Paused { then, .. } = &mut self.state.phase {
-                    *then = Progress::Soaking;
-                } else {
-                    self.enter(Phase::Soaking);
+                match &mut self.state.phase {
+                    // it was the old gates that had passed
+                    Phase::Paused { why: Pause::AwaitingApproval, .. } => self.enter(Phase::Soaking),
+                    Phase::Paused { then, .. } => *then = Progress::Soaking,
+                    _ => self.enter(Phase::Soaking),
                 }
             }
             Some(Progress::Healthy) | None => self.state.memory.clear(),
@@ -268,14 +310,19 @@ impl Turn<'_> {
         }
     }
 
-    /// `percent` was raised over a weight that is healthy.
+    /// `percent` was raised over a weight that is healthy, and all who judge it can see.
     fn climb_from_health(&mut self) {
-        if self.state.fails == 0
-            && self.may_raise()
-            && let Some(next) = self.plan.rollout.next_after(self.state.weight)
-        {
-            self.climb(next, &format!("{} is healthy, percent in the file is {}", self.state.weight, self.percent()));
+        let Some(next) = self.plan.rollout.next_after(self.state.weight) else { return };
+        let (state, weight) = (&self.state, self.state.weight);
+        let in_doubt = |report: &Report| matches!(report.verdict, Verdict::Fail | Verdict::Error);
+        if state.fails > 0 || state.frozen.is_some() || state.reports.iter().any(in_doubt) || !self.may_raise() {
+            return;
         }
+        if self.plan.rollout.step_at(weight).is_some_and(|step| step.approval) {
+            return self
+                .pause(Pause::AwaitingApproval, &format!("{weight} is healthy, and the step asks for a person"));
+        }
+        self.climb(next, &format!("{weight} is healthy, percent in the file is {}", self.percent()));
     }
 
     /// Raises the weight on the evidence of the step before.
@@ -291,7 +338,11 @@ impl Turn<'_> {
     pub(super) fn fail(&mut self, reason: &str) {
         match self.plan.rollout.on_fail {
             crate::config::OnFail::Rollback => self.turn_back("rollback", CONTROLLER, reason),
-            crate::config::OnFail::Pause => self.pause(Pause::Failed, reason),
+            // said once; and who paused it before need not be told to
+            crate::config::OnFail::Pause => match self.state.phase {
+                Phase::Paused { why: Pause::Failed | Pause::Operator, .. } => return,
+                _ => self.pause(Pause::Failed, reason),
+            },
         }
         if let Some(happened) = self.happened.last_mut() {
             happened.reports.clone_from(&self.state.reports);

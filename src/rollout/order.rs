@@ -52,6 +52,7 @@ impl Turn<'_> {
                 self.percent()
             )));
         }
+        self.refuse_paused()?;
         self.state.held = true;
         if self.is_manual() {
             let from = self.state.weight;
@@ -74,11 +75,16 @@ impl Turn<'_> {
         if self.state.held {
             return Err(self.refusal("its weight was set by hand: `omnidaemon rollout resume` first"));
         }
-        if matches!(self.state.phase, Phase::Paused { why: Pause::Operator, .. }) {
-            let by = &self.state.by;
-            return Err(self.refusal(&format!("{by} has paused it: `omnidaemon rollout resume` first")));
-        }
+        self.refuse_paused()?;
         let next = self.plan.rollout.next_after(self.state.weight);
+        if next.is_none() && matches!(self.state.phase, Phase::Paused { why: Pause::Inconclusive, .. }) {
+            let reports = self.state.reports.clone();
+            self.reach_percent("promote", &verb.actor, &verb.reason);
+            if let Some(happened) = self.happened.last_mut() {
+                happened.reports = reports; // what was overridden
+            }
+            return Ok(());
+        }
         let Some(next) = next.map(|next| if full { self.percent() } else { next }) else {
             return Err(self.refusal(&format!(
                 "it is at {}, {}: raise that in the file first",
@@ -142,6 +148,16 @@ impl Turn<'_> {
             Phase::RollingBack | Phase::Degraded => {
                 Err(self
                     .refusal(&format!("it was turned back ({}): `omnidaemon rollout retry` first", self.state.reason)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_paused(&self) -> Result<(), Refusal> {
+        match self.state.phase {
+            Phase::Paused { why: Pause::Operator, .. } => {
+                let by = &self.state.by;
+                Err(self.refusal(&format!("{by} has paused it: `omnidaemon rollout resume` first")))
             }
             _ => Ok(()),
         }

@@ -362,7 +362,7 @@ fn percent_0_stops_and_keeps_what_was_reached() {
     world.act(&Act::Edit(0, false));
     assert_eq!(running(&world.state, world.rollout.percent), Weight::ZERO);
     world.act(&Act::Edit(50, false));
-    assert_eq!((running(&world.state, world.rollout.percent).percent(), &world.state.phase), (25.0, &Phase::Soaking));
+    assert_eq!((running(&world.state, world.rollout.percent).percent(), &world.state.phase), (25.0, &Phase::Shifting));
 }
 
 #[test]
@@ -400,4 +400,91 @@ fn what_is_not_done_by_its_deadline_has_failed() {
     assert_eq!(world.state.phase, Phase::Gating);
     let happened: Vec<Happened> = (0..10).flat_map(|_| world.look(&Evidence::default(), 10 * MINUTE)).collect();
     assert_eq!(happened.first().map(|happened| happened.event), Some("rollback"), "{:?}", world.state.reports);
+}
+
+#[test]
+fn what_an_operator_paused_stays_paused_when_the_file_allows_less() {
+    let mut world = World::new(50);
+    world.look_until_told(20);
+    world.order(Action::Pause);
+    world.act(&Act::Edit(10, false));
+    assert_eq!(world.state.weight.percent(), 10.0);
+    world.act(&Act::Edit(100, false));
+    for _ in 0..20 {
+        world.beat(true);
+        world.look(&evidence(400, 0, 400, 0), 10 * MINUTE);
+    }
+    assert_eq!(world.state.weight.percent(), 10.0, "{:?}", world.state.phase);
+    world.order(Action::SetWeight(Weight::from_basis_points(500)));
+    assert_eq!(world.state.weight.percent(), 10.0, "pause goes before set-weight");
+}
+
+#[test]
+fn a_pause_for_failing_gates_is_told_once() {
+    let mut world = World::new(50);
+    world.rollout.on_fail = crate::config::OnFail::Pause;
+    world.beat(true);
+    let happened: Vec<Happened> = (0..20).flat_map(|_| world.look(&evidence(100, 100, 900, 0), MINUTE)).collect();
+    assert_eq!(happened.iter().map(|happened| happened.event).collect::<Vec<_>>(), ["pause"]);
+}
+
+#[test]
+fn from_health_it_is_raised_by_a_person_where_the_step_asks_for_one_and_never_blindly() {
+    let mut world = World::new(10);
+    world.rollout.steps[0].approval = true;
+    world.look_until_told(20);
+    assert_eq!(world.state.phase, Phase::Healthy);
+    world.act(&Act::Edit(50, false));
+    assert!(matches!(world.state.phase, Phase::Paused { why: Pause::AwaitingApproval, .. }), "{:?}", world.state.phase);
+
+    let mut world = World::new(10);
+    world.look_until_told(20);
+    world.look(&evidence(10, 0, 10, 3), MINUTE); // the store was gone
+    world.act(&Act::Edit(50, false));
+    assert_eq!(world.state.weight.percent(), 10.0);
+    world.look(&evidence(10, 0, 10, 0), MINUTE);
+    world.beat(true);
+    assert_eq!(world.state.weight.percent(), 25.0);
+}
+
+#[test]
+fn at_100_percent_without_a_baseline_only_a_person_says_that_it_is_healthy() {
+    let mut world = World::new(100);
+    world.order(Action::Promote { full: true });
+    assert_eq!(world.state.weight, Weight::FULL);
+    assert_eq!(world.state.baseline, None);
+    for _ in 0..200 {
+        world.beat(true);
+        world.look(&evidence(4000, 0, 0, 0), 10 * MINUTE);
+    }
+    let paused = matches!(world.state.phase, Phase::Paused { why: Pause::Inconclusive, .. });
+    assert!(paused, "{:?}", world.state.reports);
+    world.order(Action::Promote { full: false });
+    assert_eq!(world.state.phase, Phase::Healthy);
+}
+
+#[test]
+fn a_flushed_store_begins_the_step_anew() {
+    let mut world = World::new(10);
+    world.beat(true);
+    let deferred = Evidence { deferred: 3, ..evidence(4000, 0, 4000, 0) };
+    world.look(&deferred, MINUTE);
+    // the tallies are gone, and what the proxies counted is not
+    world.evidence.values_mut().for_each(|known| *known = Evidence { deferred: 3, ..Evidence::default() });
+    world.event(Event::Lost);
+    for _ in 0..5 {
+        world.beat(true);
+        world.look(&evidence(40, 0, 400, 0), MINUTE);
+    }
+    assert_eq!((world.state.weight.percent(), &world.state.phase), (10.0, &Phase::Soaking));
+}
+
+#[test]
+fn a_healthy_rollout_whose_tasks_never_end_is_turned_back() {
+    let mut world = World::new(10);
+    world.look_until_told(20);
+    assert_eq!(world.state.phase, Phase::Healthy);
+    let lost = Evidence { accepted: 400, ..evidence(0, 0, 4000, 0) };
+    let happened = (0..100).find_map(|_| world.look(&lost, 10 * MINUTE).pop());
+    assert_eq!(happened.map(|happened| happened.event), Some("rollback"));
 }

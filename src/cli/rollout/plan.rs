@@ -95,7 +95,10 @@ fn changes(route: &Route, now: Option<&Value>) -> Vec<String> {
     said.extend(COMPARED.iter().filter(|(field, _)| differs(field)).map(|(field, what)| match *field {
         "gates" => format!("{what} ({}): the present soak begins anew", gates(&old["gates"], &new["gates"])),
         "steps" => format!("{what}: {} → {}", steps(&old["steps"]), steps(&new["steps"])),
-        field => format!("{what}: {} → {}", old[field], new[field]),
+        "min_samples" => {
+            format!("{what}: {} → {}: the present soak begins anew", samples(&old[*field]), samples(&new[*field]))
+        }
+        field => format!("{what}: {} → {}", text(&old[field]), text(&new[field])),
     }));
     let deprecation = route.deprecation.mode.as_str();
     if now["deprecation"] != deprecation {
@@ -130,6 +133,11 @@ fn steps(steps: &Value) -> String {
         format!("{} % ({}{approval})", text(&step["weight"]), span(soak))
     };
     steps.as_array().into_iter().flatten().map(say).collect::<Vec<_>>().join(", ")
+}
+
+/// `300 async, 300 sync`
+fn samples(least: &Value) -> String {
+    format!("{} async, {} sync", text(&least["async"]), text(&least["sync"]))
 }
 
 /// `+ lag, - e2e, errors edited`
