@@ -148,6 +148,7 @@ fn evidence_view(evidence: &Evidence) -> Value {
         "open": evidence.open(),
         "cancelled": evidence.cancelled,
         "refused": evidence.refused,
+        "rejected": evidence.rejected,
         "deferred": evidence.deferred,
         "unavailable": evidence.unavailable,
     })

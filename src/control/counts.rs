@@ -25,6 +25,9 @@ struct Sent {
     sync_took: Vec<u64>,
     acknowledged: Vec<u64>,
     refused: u64,
+    /// Of a replica that does not count them: none.
+    #[serde(default)]
+    rejected: u64,
     deferred: u64,
     unavailable: u64,
 }
@@ -41,13 +44,14 @@ impl Own {
 
     /// The epoch that is counted in, and what was counted so far, as text.
     pub(super) fn send(&self, route: &str, metrics: &Metrics) -> (u64, String) {
-        let Evidence { sync, acknowledged, refused, deferred, unavailable, .. } =
+        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } =
             counted(route, metrics).since(&self.base);
         let sent = Sent {
             sync: [sync.total, sync.failed, sync.client_errors],
             sync_took: write_took(&sync.took),
             acknowledged: write_took(&acknowledged),
             refused,
+            rejected,
             deferred,
             unavailable,
         };
@@ -64,6 +68,7 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
         sync: Counts { total: answered, failed: server_errors, client_errors, took },
         acknowledged: cells.totals(Path::Async).took,
         refused: metrics.outcomes(route, TaskOutcome::Refused),
+        rejected: metrics.outcomes(route, TaskOutcome::Rejected),
         deferred: metrics.outcomes(route, TaskOutcome::Deferred),
         unavailable: unavailable.map(|reason| metrics.fallbacks(route, reason)).iter().sum(),
         ..Evidence::default()
@@ -112,15 +117,39 @@ pub(super) fn read_took(numbers: &[u64]) -> Took {
 impl From<Sent> for Evidence {
     fn from(sent: Sent) -> Self {
         let [total, failed, client_errors] = sent.sync;
-        let refused = Counts { total: sent.refused, failed: sent.refused, ..Counts::default() };
+        let (refused, rejected) = (sent.refused, sent.rejected);
+        let taskless =
+            Counts { total: refused + rejected, failed: refused, client_errors: rejected, ..Counts::default() };
         Self {
             sync: Counts { total, failed, client_errors, took: read_took(&sent.sync_took) },
-            asynchronous: refused,
+            asynchronous: taskless,
             acknowledged: read_took(&sent.acknowledged),
-            refused: sent.refused,
+            refused,
+            rejected,
             deferred: sent.deferred,
             unavailable: sent.unavailable,
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_replicas_answered_themselves_has_ended_and_an_older_one_does_not_say() {
+        let counts = |rejected: &str| {
+            format!(
+                r#"{{"sync":[9,1,2],"sync_took":[9],"acknowledged":[5],"refused":1{rejected},"deferred":4,"unavailable":0}}"#
+            )
+        };
+        let counts = vec![("new".to_owned(), counts(r#","rejected":3"#)), ("old".to_owned(), counts(""))];
+        let stored =
+            StoredEvidence { accepted: 10, completed: 6, client_errors: 1, counts, ..StoredEvidence::default() };
+        let known = evidence(&stored);
+        let Counts { total, failed, client_errors, .. } = known.asynchronous;
+        assert_eq!((total, failed, client_errors), (11, 2, 4), "six tasks, two refused, three rejected");
+        assert_eq!((known.canaried(), known.open()), (15, 4));
     }
 }

@@ -73,6 +73,8 @@ struct StoredEvidence {
     acknowledged: Numbers,
     /// Accepted, cancelled, refused, deferred, unavailable.
     rest: [u64; 5],
+    #[serde(default)]
+    rejected: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -247,13 +249,14 @@ impl From<StoredMemory> for Memory {
 
 impl From<&Evidence> for StoredEvidence {
     fn from(evidence: &Evidence) -> Self {
-        let Evidence { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable } =
+        let Evidence { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable, .. } =
             evidence;
         Self {
             sync: numbers(sync),
             asynchronous: numbers(asynchronous),
             acknowledged: write_took(acknowledged),
             rest: [*accepted, *cancelled, *refused, *deferred, *unavailable],
+            rejected: evidence.rejected,
         }
     }
 }
@@ -263,7 +266,8 @@ impl From<StoredEvidence> for Evidence {
         let [accepted, cancelled, refused, deferred, unavailable] = stored.rest;
         let acknowledged = read_took(&stored.acknowledged);
         let (sync, asynchronous) = (counts(&stored.sync), counts(&stored.asynchronous));
-        Self { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable }
+        let rejected = stored.rejected;
+        Self { sync, asynchronous, accepted, cancelled, refused, rejected, deferred, acknowledged, unavailable }
     }
 }
 

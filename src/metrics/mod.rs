@@ -84,12 +84,15 @@ pub enum TaskOutcome {
     Cancelled,
     /// Its client was told to poll.
     Deferred,
-    /// The store refused it.
+    /// The store refused it, or its fate there is not known and its client was told so (`on_unknown: refuse`).
     Refused,
+    /// The proxy answered it with a 4xx: its envelope names what is not configured, or its body did not come.
+    Rejected,
 }
 
 impl TaskOutcome {
-    const ALL: [Self; 5] = [Self::Completed, Self::Failed, Self::Cancelled, Self::Deferred, Self::Refused];
+    const ALL: [Self; 6] =
+        [Self::Completed, Self::Failed, Self::Cancelled, Self::Deferred, Self::Refused, Self::Rejected];
 
     /// The `outcome` label.
     #[must_use]
@@ -100,6 +103,7 @@ impl TaskOutcome {
             Self::Cancelled => "cancelled",
             Self::Deferred => "deferred",
             Self::Refused => "refused",
+            Self::Rejected => "rejected",
         }
     }
 }

@@ -29,11 +29,19 @@ use crate::task::{Status, TaskId};
 /// What came of queueing a request.
 enum Queued {
     /// Its task is durable.
-    Yes(Waiter, TaskId),
+    Yes(Durable),
     /// It is served sync.
     No(Fallback),
     /// It is refused.
     Refused(Problem),
+}
+
+/// A task that a request has become.
+struct Durable {
+    id: TaskId,
+    waiter: Waiter,
+    /// Whether the gates hear of it.
+    counts: bool,
 }
 
 /// Serves a request of the async cohort, and says which path it took in the end.
@@ -54,7 +62,7 @@ pub(super) async fn serve(
         Collected::Outgrown(body) | Collected::Crowded(body) => {
             return fall_back(context, route, Fallback::Ineligible, Request::from_parts(head, body)).await;
         }
-        Collected::Faulty(fault) => return (Path::Async, Problem::Request(fault).into_response()),
+        Collected::Faulty(fault) => return refuse(context, route, Problem::Request(fault)),
     };
     serve_read(context, live, head, body, None).await
 }
@@ -85,19 +93,29 @@ async fn serve_read(
 ) -> (Path, Response<Reply>) {
     let route = context.snapshot.route(live);
     match queue(context, live, &head, &body, mine.as_ref().map(|mine| &mine.task)).await {
-        Queued::Yes(waiter, id) => {
+        Queued::Yes(durable) => {
             if let Some(mine) = mine {
-                mine.conclude(Conclusion::Task(id.clone()));
+                mine.conclude(Conclusion::Task(durable.id.clone()));
             }
-            wait(context, route, waiter, id, head, body).await
+            wait(context, route, durable, head, body).await
         }
         Queued::No(reason) => {
             let request = Request::from_parts(head, Outgoing::whole(body));
             let (path, response) = fall_back(context, route, reason, request).await;
             (path, idempotency::keep(context, mine, response))
         }
-        Queued::Refused(problem) => (Path::Async, problem.into_response()),
+        Queued::Refused(problem) => refuse(context, route, problem),
     }
+}
+
+/// Answers a canaried request itself, where the sync path would have had the upstream's answer: a failure of the canary,
+/// or with a 4xx a client error.
+fn refuse(context: &Context<'_>, route: &Route, problem: Problem) -> (Path, Response<Reply>) {
+    let response = problem.into_response();
+    let rejected = response.status().is_client_error();
+    let outcome = if rejected { TaskOutcome::Rejected } else { TaskOutcome::Refused };
+    context.parts().metrics.task_outcome(&route.name, outcome);
+    (Path::Async, response)
 }
 
 /// Answers with the task that the request became before, as it ends or as far as it is; none where that came to
@@ -182,8 +200,11 @@ async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured<'_>) -
     let Captured { task, queue, .. } = captured;
     let (circuit, metrics) = (&context.parts().circuit, &context.parts().metrics);
     let waiter = circuit.store().waiters().register(&task.id);
+    let counts = task.epoch.is_some();
     let refused = |reason| {
-        metrics.task_outcome(&route.name, TaskOutcome::Refused);
+        if counts {
+            metrics.task_outcome(&route.name, TaskOutcome::Refused);
+        }
         Queued::No(reason)
     };
     match circuit.enqueue(&task, &queue).await {
@@ -201,7 +222,7 @@ async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured<'_>) -
         }
     }
     metrics.task_received(task.topic.as_str());
-    Queued::Yes(waiter, task.id)
+    Queued::Yes(Durable { id: task.id, waiter, counts })
 }
 
 /// Asks for a task whose enqueue was never answered; none when it is there. Otherwise it stays to be cancelled as
@@ -228,18 +249,18 @@ fn give_up(context: &Context<'_>, route: &Route) -> OnUnknown {
 async fn wait(
     context: &Context<'_>,
     route: &Route,
-    waiter: Waiter,
-    id: TaskId,
+    durable: Durable,
     head: Parts,
     body: Bytes,
 ) -> (Path, Response<Reply>) {
+    let Durable { id, waiter, counts } = durable;
     let prefer = Prefer::of(&head.headers);
     let mut waiter = std::pin::pin!(waiter);
     let ended = match timeout(prefer.wait().unwrap_or(route.wait), waiter.as_mut()).await {
         Ok(ended) => ended,
         Err(_) if route.on_wait_timeout == OnWaitTimeout::Hold && prefer.wait().is_none() => waiter.await,
         Err(_) => {
-            if prefer.wait().is_none() {
+            if counts && prefer.wait().is_none() {
                 context.parts().metrics.task_outcome(&route.name, TaskOutcome::Deferred);
             }
             let accepted = respond::accepted(&id, &context.snapshot.config.proxy.task_path);
@@ -258,7 +279,7 @@ async fn wait(
         }
         OnUnknown::Refuse => {
             let lost = StoreError::Unknown("the store lost the task".into());
-            (Path::Async, Problem::Store(lost).into_response())
+            refuse(context, route, Problem::Store(lost))
         }
     }
 }

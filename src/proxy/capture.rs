@@ -35,7 +35,8 @@ pub(super) struct Sent<'r> {
 }
 
 /// Makes a task of a request. One that is `canaried`, in an epoch of its route's rollout, is a legacy call, which is
-/// tried once unless its route says otherwise.
+/// tried once unless its route says otherwise. Gates judge it by when its route's topic should have ended it, so one that
+/// its envelope sends to another topic, or puts off, is in no epoch.
 pub(super) fn capture<'c>(
     context: &'c Context<'_>,
     sent: Sent<'_>,
@@ -53,11 +54,12 @@ pub(super) fn capture<'c>(
     headers.remove(&headers::PATH);
     headers.remove(header::CONTENT_LENGTH); // the replay frames its own body
     headers.remove(header::ACCEPT_ENCODING); // a compressed result could not be read by polling
+    let is_usual = task.topic == sent.route.topic && task.due.is_none_or(|due| due <= now);
     let request = CapturedRequest { method: sent.method, target: sent.target, headers, body: sent.body };
     let task = Task {
         request: Some(request),
         route: canaried.map(|_| sent.route.name.clone()),
-        epoch: canaried,
+        epoch: canaried.filter(|_| is_usual),
         owner,
         retries: if canaried.is_some() && !sent.route.retry_canaried { 0 } else { task.retries },
         ..task

@@ -17,7 +17,7 @@ pub type Took = [u64; BUCKETS];
 pub struct Counts {
     /// Requests with an outcome; of tasks those that completed or failed, not the cancelled.
     pub total: u64,
-    /// Failed: 5xx on the sync path; on the async one a task that failed for good, or that the store refused.
+    /// Failed: 5xx on the sync path; on the async one a task that failed for good, or that was refused.
     pub failed: u64,
     /// Answered with a 4xx; not among `failed`.
     pub client_errors: u64,
@@ -36,8 +36,10 @@ pub struct Evidence {
     pub accepted: u64,
     /// Tasks of them that were cancelled: no outcome is to come.
     pub cancelled: u64,
-    /// Canaried requests that the store refused; each is also an async failure.
+    /// Canaried requests that the store refused, or that got a 5xx of ours instead of a task; each is also an async failure.
     pub refused: u64,
+    /// Canaried requests that got a 4xx of ours instead of a task; each is also an async client error.
+    pub rejected: u64,
     /// Canaried requests whose client was told to poll, though it had not asked for that.
     pub deferred: u64,
     /// Canaried requests by how long their client waited for its answer, which may be 202.
@@ -79,6 +81,7 @@ impl Evidence {
         self.accepted += other.accepted;
         self.cancelled += other.cancelled;
         self.refused += other.refused;
+        self.rejected += other.rejected;
         self.deferred += other.deferred;
         add_took(&mut self.acknowledged, &other.acknowledged);
         self.unavailable += other.unavailable;
@@ -93,22 +96,28 @@ impl Evidence {
             accepted: self.accepted.saturating_sub(earlier.accepted),
             cancelled: self.cancelled.saturating_sub(earlier.cancelled),
             refused: self.refused.saturating_sub(earlier.refused),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
             deferred: self.deferred.saturating_sub(earlier.deferred),
             acknowledged: took_since(&self.acknowledged, &earlier.acknowledged),
             unavailable: self.unavailable.saturating_sub(earlier.unavailable),
         }
     }
 
-    /// Canaried requests, whatever came of them: those that became a task, and those that were refused.
+    /// Canaried requests, whatever came of them: those that became a task, and those that did not.
     #[must_use]
     pub fn canaried(&self) -> u64 {
-        self.accepted + self.refused
+        self.accepted + self.taskless()
+    }
+
+    /// Canaried requests that have an outcome without a task.
+    fn taskless(&self) -> u64 {
+        self.refused + self.rejected
     }
 
     /// Tasks whose outcome is still to come.
     #[must_use]
     pub fn open(&self) -> u64 {
-        let ended = self.asynchronous.total - self.refused.min(self.asynchronous.total);
+        let ended = self.asynchronous.total.saturating_sub(self.taskless());
         self.accepted.saturating_sub(ended + self.cancelled)
     }
 }

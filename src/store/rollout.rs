@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::RolloutRecord;
 use crate::metrics::DURATION_BUCKETS;
-use crate::task::{Answer, UnixMs};
+use crate::task::{Answer, Failure, UnixMs};
 
 /// How long presence and lead last unless renewed.
 pub const LEAD: Duration = Duration::from_secs(10);
@@ -88,11 +88,11 @@ pub struct HistoryEntry {
 pub struct StoredEvidence {
     /// Canaried requests that became a task.
     pub accepted: u64,
-    /// Tasks of them that completed, those with a 4xx included.
+    /// Tasks of them that completed, and all that ended with a 4xx.
     pub completed: u64,
-    /// Completed with a 4xx.
+    /// Ended with a 4xx: completed, or given up with what the upstream answered at last.
     pub client_errors: u64,
-    /// Failed for good.
+    /// Failed for good otherwise.
     pub failed: u64,
     /// Cancelled.
     pub cancelled: u64,
@@ -133,6 +133,14 @@ impl Ended {
     pub(super) fn of(answer: &Answer) -> Self {
         let is_client_error = answer.status.is_some_and(|status| status.is_client_error());
         if is_client_error { Self::ClientError } else { Self::Completed }
+    }
+
+    /// That of a task that failed for good. One whose client is given a 4xx (408, 425, 429: what is tried again) counts
+    /// as on the sync path: a rate limit that both paths meet says nothing of the canary.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        let given = failure.answer.as_ref().filter(|answer| answer.verbatim);
+        let is_client_error = given.and_then(|answer| answer.status).is_some_and(|status| status.is_client_error());
+        if is_client_error { Self::ClientError } else { Self::Failed }
     }
 
     /// The word for it.
@@ -180,7 +188,26 @@ impl StoredEvidence {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
+    use crate::task::FailureKind;
+
+    #[test]
+    fn a_failure_whose_client_is_given_a_4xx_is_a_client_error() {
+        for (status, verbatim, counted) in [
+            (429, true, Ended::ClientError),
+            (408, true, Ended::ClientError),
+            (503, true, Ended::Failed),
+            (429, false, Ended::Failed), // its client is given a 502
+        ] {
+            let status = StatusCode::from_u16(status).ok();
+            let answer = Some(Answer { status, verbatim, ..Answer::json("{}") });
+            let failure = Failure { answer, ..Failure::new(FailureKind::Status, "answered") };
+            assert_eq!(Ended::of_failure(&failure), counted, "{status:?}");
+        }
+        assert_eq!(Ended::of_failure(&Failure::new(FailureKind::Crash, "died")), Ended::Failed);
+    }
 
     #[test]
     fn a_tally_is_named_as_it_is_read_back() {

@@ -155,7 +155,10 @@ async fn with_on_unknown_refuse_such_a_call_is_503_and_does_not_run() {
     let config = CONFIG.replace("wait: 3s", "wait: 3s, on_unknown: refuse");
     let (omni, upstream, _redis, fault, answers) = four_calls_into_the_void(&config).await;
     let refused = |answer: &Answer| answer.status == 503 && answer.header("retry-after") == Some("1");
-    assert!(answers.iter().any(refused));
+    let count: f64 = answers.iter().filter(|answer| refused(answer)).map(|_| 1.0).sum();
+    assert!(count > 0.0);
+    let told = omni.metric("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "refused")]).await;
+    assert_eq!(told, count, "each is a failure of the async path");
     for answer in &answers {
         assert!(refused(answer) || answer.header("x-omnidaemon-path") == Some("sync"), "{}", answer.text());
     }

@@ -106,7 +106,7 @@ impl End<'_> {
     pub(super) fn counted_as(&self) -> Ended {
         match self {
             Self::Completed(answer) => Ended::of(answer),
-            Self::Failed(_) | Self::GivenUp(_) => Ended::Failed,
+            Self::Failed(failure) | Self::GivenUp(failure) => Ended::of_failure(failure),
         }
     }
 

@@ -187,9 +187,9 @@ pub(super) fn settle(db: &mut Db, id: &TaskId, lease: i64, settlement: &Sealed) 
             let end = End { settled, answer, result, ..End::new(State::Completed, *counted, *ttl) };
             finish(db, id, &found, &end)?;
         }
-        Sealed::Bury { failure, message, ttl } => {
+        Sealed::Bury { failure, message, counted, ttl } => {
             let failure = Some((failure.as_str(), message.as_str()));
-            finish(db, id, &found, &End { settled, failure, ..End::new(State::Failed, Ended::Failed, *ttl) })?;
+            finish(db, id, &found, &End { settled, failure, ..End::new(State::Failed, *counted, *ttl) })?;
         }
         Sealed::Retry { failure, kind, message, at } => park(db, &found, failure, (*kind, message), *at)?,
         Sealed::Release => {

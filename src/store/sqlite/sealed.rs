@@ -60,7 +60,7 @@ pub(super) struct Leased {
 pub(super) enum Sealed {
     Complete { answer: String, result: String, counted: Ended, ttl: Duration },
     Retry { failure: String, kind: &'static str, message: String, at: UnixMs },
-    Bury { failure: String, message: String, ttl: Duration },
+    Bury { failure: String, message: String, counted: Ended, ttl: Duration },
     Release,
 }
 
@@ -173,6 +173,7 @@ impl Sealed {
             Settlement::Bury { failure, ttl } => Self::Bury {
                 failure: write(&StoredFailure::seal(failure))?,
                 message: failure.message.clone(),
+                counted: Ended::of_failure(failure),
                 ttl: *ttl,
             },
             Settlement::Release => Self::Release,

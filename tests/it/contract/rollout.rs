@@ -8,7 +8,7 @@ use omnidaemon::store::{
     CALLER_KEPT, CALLERS, CRASH_LIMIT, Caller, Cancelled, Change, HISTORY, HistoryEntry, LEAD, LEASE, Meeting, OTHERS,
     Presence, Queue, Redriven, RolloutRecord, Settled, Settlement, StoredEvidence, TaskStore,
 };
-use omnidaemon::task::{Answer, Task, UnixMs};
+use omnidaemon::task::{Answer, Failure, Task, UnixMs};
 
 use super::{Fixture, PROCESS, TTL, failure, json, lease, queue, task, wall};
 
@@ -24,6 +24,12 @@ fn answered(status: StatusCode) -> Settlement {
 
 fn bury() -> Settlement {
     Settlement::Bury { failure: failure("for good"), ttl: TTL }
+}
+
+/// Failed for good with what the upstream answered at last.
+fn buried_with(status: StatusCode) -> Settlement {
+    let answer = Answer { status: Some(status), verbatim: true, ..json() };
+    Settlement::Bury { failure: Failure { answer: Some(answer), ..failure("for good") }, ttl: TTL }
 }
 
 fn canaried(queue: &Queue, epoch: u64) -> Task {
@@ -55,6 +61,8 @@ pub(crate) async fn each_end_of_a_canaried_task_is_counted_once(f: impl Fixture)
         (answered(StatusCode::OK), [0, 1, 0, 0, 0]),
         (answered(StatusCode::UNAUTHORIZED), [0, 1, 1, 0, 0]),
         (bury(), [0, 0, 0, 1, 0]),
+        (buried_with(StatusCode::BAD_GATEWAY), [0, 0, 0, 1, 0]),
+        (buried_with(StatusCode::TOO_MANY_REQUESTS), [0, 1, 1, 0, 0]),
     ];
     let mut sum = [0; 5];
     for (settlement, counts) in ends {
@@ -77,10 +85,10 @@ pub(crate) async fn each_end_of_a_canaried_task_is_counted_once(f: impl Fixture)
     for _ in 0..2 {
         assert_eq!(store.cancel(&waiting.id, TTL).await, Ok(Cancelled::Done));
     }
-    assert_eq!(counted(&*store, 3).await, [5, 3, 1, 1, 1]);
+    assert_eq!(counted(&*store, 3).await, [7, 4, 2, 2, 1]);
     drop(store);
     let f = f.reopen().await;
-    assert_eq!(counted(&*f.store(), 3).await, [5, 3, 1, 1, 1]);
+    assert_eq!(counted(&*f.store(), 3).await, [7, 4, 2, 2, 1]);
 }
 
 pub(crate) async fn routes_and_epochs_are_counted_apart_and_other_tasks_not_at_all(f: impl Fixture) {

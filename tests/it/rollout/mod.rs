@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
+//! counts.rs    which calls the gates hear of
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
@@ -9,6 +10,7 @@
 //! ```
 
 mod climb;
+mod counts;
 mod prometheus;
 mod replicas;
 mod story;
