@@ -249,14 +249,23 @@ impl From<StoredMemory> for Memory {
 
 impl From<&Evidence> for StoredEvidence {
     fn from(evidence: &Evidence) -> Self {
-        let Evidence { sync, asynchronous, accepted, cancelled, refused, deferred, acknowledged, unavailable, .. } =
-            evidence;
+        let Evidence {
+            sync,
+            asynchronous,
+            accepted,
+            cancelled,
+            refused,
+            rejected,
+            deferred,
+            acknowledged,
+            unavailable,
+        } = evidence;
         Self {
             sync: numbers(sync),
             asynchronous: numbers(asynchronous),
             acknowledged: write_took(acknowledged),
             rest: [*accepted, *cancelled, *refused, *deferred, *unavailable],
-            rejected: evidence.rejected,
+            rejected: *rejected,
         }
     }
 }
