@@ -103,3 +103,40 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
     assert!(!shown.contains("canary"), "{shown}");
     assert!(!shown.contains("may not do this"), "{shown}");
 }
+
+/// Whatever is logged, asked for or refused: also while the server is gone, and with a password that is wrong.
+#[tokio::test]
+async fn the_password_is_in_no_log_and_no_answer() {
+    const CANARY: &str = "canary-7f3a9";
+    let (upstream, mut redis) = (Upstream::start().await, RedisServer::start().await);
+    set_user(&redis, "resetpass", CANARY).await;
+    let url = |password: &str| redis.url().replace("redis://", &format!("redis://omnidaemon:{password}@"));
+    let wrong = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", url(&format!("{CANARY}-wrong")));
+    let wrong = wrong.env("LOG_LEVEL", "trace").launch().await;
+    let omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", url(CANARY));
+    let omni = omni.env("LOG_LEVEL", "trace").start().await;
+    let ask = async || omni.client().post("/invoke", &serde_json::json!({"task": "t"})).await.status;
+    assert_eq!(ask().await, 200);
+    redis.kill9();
+    assert_eq!(ask().await, 200);
+    redis.restart().await; // which knows no such user any more
+    assert_eq!(ask().await, 200);
+
+    let mut seen = [wrong.logs().lines(), omni.logs().lines()].concat();
+    for path in ["status", "config", "rollouts", "workers", "topics"] {
+        seen.push(omni.admin_client().get(&format!("/admin/v1/{path}")).await.text());
+    }
+    for path in ["/metrics", "/readyz"] {
+        seen.push(wrong.admin_client().get(path).await.text());
+    }
+    let file = omni.dir().join("config/omnidaemon.yaml").display().to_string();
+    for command in [&["config", "check", &file][..], &["health", "--detailed"], &["rollout", "get"]] {
+        let output = omni.cli(command).await;
+        seen.extend([&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()));
+    }
+    let logged = seen.iter().filter(|line| line.contains("TRACE") || line.contains("DEBUG")).count();
+    assert!(logged > 0 && seen.iter().any(|line| line.contains("redis://***@")), "there is something to look at");
+    for line in seen {
+        assert!(!line.contains(CANARY), "{line}");
+    }
+}
