@@ -28,21 +28,21 @@ webhooks: {hosts: ['private:<sink>', '<public>'], timeout: 2s, secret: whsec_MfK
 
 /// What a sink was posted.
 #[derive(Clone)]
-struct Posted {
+pub(crate) struct Posted {
     path: String,
     headers: HeaderMap,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 /// A server that answers `/CODE` with that status, `/flaky` with 503 at first, and `/hang` never.
 #[derive(Clone, Default)]
-struct Sink {
+pub(crate) struct Sink {
     posted: Arc<Mutex<Vec<Posted>>>,
     addr: String,
 }
 
 impl Sink {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let addr = listener.local_addr().expect("bound").to_string();
         let sink = Self { addr, ..Self::default() };
@@ -51,11 +51,11 @@ impl Sink {
         sink
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.addr)
     }
 
-    fn posts(&self, path: &str) -> Vec<Posted> {
+    pub(crate) fn posts(&self, path: &str) -> Vec<Posted> {
         let posted = self.posted.lock().expect("not poisoned");
         posted.iter().filter(|posted| posted.path == path).cloned().collect()
     }

@@ -6,6 +6,7 @@ use super::traffic::Traffic;
 use super::{events, order, rollout, until, until_phase, until_weight};
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 use crate::stores::{Store, on_both_stores};
+use crate::webhooks::Sink;
 
 const CONFIG: &str = "
 upstream: {url: <upstream>}
@@ -146,4 +147,36 @@ async fn orders_are_followed_and_remembered_with_who_and_why(store: Store) {
     assert_eq!((&abort["from"], &abort["to"]), (&json!(50.0), &json!(0.0)));
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().expect("a name")).collect();
     assert_eq!(names, ["abort", "promote", "promote", "resume", "set-weight", "step"]);
+}
+
+#[tokio::test]
+async fn whoever_asked_is_told_of_steps_pauses_and_the_turn_back_again_until_they_hear() {
+    let (upstream, sink) = (Upstream::start().await, Sink::start().await);
+    let notify = format!(
+        "notify: [{{on: [step, paused, rollback], webhook: '{}'}}, {{on: [rollback], webhook: '{}'}}]\n      gates:",
+        sink.url("all"),
+        sink.url("flaky")
+    );
+    let omni = Omnidaemon::with_config(&CONFIG.replace("gates:", &notify)).upstream(&upstream);
+    let omni = omni.set("store", Store::Sqlite.url()).start().await;
+    until_weight(&omni, 10.0).await;
+    for (verb, reason) in [("pause", "lunch"), ("resume", "back"), ("abort", "tickets")] {
+        let (status, said) = order(&omni, verb, json!({"actor": "ann", "reason": reason})).await;
+        assert_eq!(status, 200, "{said}");
+    }
+    let told = async || {
+        let posts = sink.posts("all").into_iter();
+        posts.map(|post| post.body["event"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    eventually(PATIENCE, "all three are told", async || {
+        let mut told = told().await;
+        told.sort();
+        told == ["abort", "pause", "step"]
+    })
+    .await;
+    let posts = sink.posts("all");
+    let abort = posts.iter().map(|post| &post.body).find(|body| body["event"] == "abort").expect("told");
+    assert_eq!((&abort["route"], &abort["by"], &abort["reason"]), (&json!("invoke"), &json!("ann"), &json!("tickets")));
+    assert_eq!((&abort["from"], &abort["to"]), (&json!(10.0), &json!(0.0)));
+    eventually(PATIENCE, "who was out is told again", async || sink.posts("flaky").len() == 2).await;
 }
