@@ -174,7 +174,8 @@ impl Standing<'_> {
         let route = self.route;
         match way {
             Way::Nothing => "nothing to do".to_owned(),
-            Way::Promote if self.next.is_none() => "nothing to do".to_owned(), // there is nothing to promote to
+            // there is nothing to promote to, but from a pause for undecided gates it says healthy
+            Way::Promote if self.next.is_none() && !self.is_undecided() => "nothing to do".to_owned(),
             Way::Promote => format!("omnidaemon rollout promote {route} --reason …"),
             Way::Say(verb) => format!("omnidaemon rollout {verb} {route} --reason …"),
             Way::EditPercent => match self.file {
@@ -182,6 +183,10 @@ impl Standing<'_> {
                 None => "start again with a higher --percent".to_owned(),
             },
         }
+    }
+
+    fn is_undecided(&self) -> bool {
+        matches!(self.state.phase, Phase::Paused { why: Pause::Inconclusive, .. })
     }
 
     fn because(&self) -> Because {
