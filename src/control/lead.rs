@@ -102,13 +102,8 @@ impl Controller {
         let now = Instant::now();
         let elapsed = watch.last_look.replace(now).map_or(Duration::ZERO, |last| now - last);
         let cohort = state.cohort;
-        watch.judged = Some(watch.known.range(cohort.from..=cohort.to.max(cohort.from)).fold(
-            Evidence::default(),
-            |mut sum, (_, epoch)| {
-                sum.add(epoch);
-                sum
-            },
-        ));
+        let judged = watch.known.range(cohort.from..=cohort.to.max(cohort.from));
+        watch.judged = Some(judged.map(|(_, evidence)| evidence).sum());
         let laggards = watch.laggards.clone();
         let observation = Observation {
             // a machine that slept has not watched
@@ -157,10 +152,7 @@ impl Watch {
     /// What came in the last `window`.
     fn window(&self, now: Instant, window: Duration) -> Evidence {
         let recent = self.lately.iter().rev().take_while(|(at, _)| now - *at <= window);
-        recent.fold(Evidence::default(), |mut sum, (_, news)| {
-            sum.add(news);
-            sum
-        })
+        recent.map(|(_, news)| news).sum()
     }
 
     /// Canaried requests a minute, lately; none while that is not known.

@@ -33,7 +33,7 @@ pub use self::attend::attend_queues;
 use self::counts::Own;
 pub use self::gone::warn_of_gone;
 use self::lead::{Sampled, Watch};
-pub use self::prometheus::{Asked, metric_names, query};
+pub use self::prometheus::{metric_names, query};
 pub use self::promql::metrics_of;
 pub use self::queues::watch_queues;
 pub use self::reload::{ReloadStatus, Reloader};
@@ -387,6 +387,16 @@ impl Rollout {
         self.state = state;
         self.unsaved = true;
         Some(happened)
+    }
+
+    /// Takes over what is stored; what was decided here and not saved is not any more.
+    fn take(&mut self, stored: State, version: u64) {
+        if stored.changed != self.state.changed {
+            self.watch.forget();
+        }
+        (self.state, self.version) = (stored, Some(version));
+        (self.unsaved, self.lost) = (false, false);
+        self.events.clear();
     }
 
     /// False where another writer was first, or leads now, or what is stored is not known.

@@ -49,6 +49,7 @@ impl Controller {
                 }
                 Err(error) if is_abort => {
                     tracing::warn!(route = route.name, %error, "the abort holds here, and is saved when the store is back");
+                    notify::tell(route, &happened);
                     return Ok(Acted { state: rollout.state.clone(), saved: false });
                 }
                 Err(error) => {
@@ -57,6 +58,7 @@ impl Controller {
                 }
                 // kept here, and done again on what the others decided
                 Ok(false) if is_abort && attempt + 1 == TRIES => {
+                    notify::tell(route, &happened);
                     return Ok(Acted { state: rollout.state.clone(), saved: false });
                 }
                 Ok(false) => {
@@ -67,6 +69,7 @@ impl Controller {
                             return Err(ActError::NoStore(error.to_string()));
                         };
                         (rollout.state, rollout.unsaved) = (aborted.clone(), true);
+                        notify::tell(route, &happened);
                         return Ok(Acted { state: aborted, saved: false });
                     }
                 }
@@ -81,8 +84,8 @@ impl Controller {
         let Some(rollout) = self.rollouts.get_mut(name) else { return Ok(()) };
         match record {
             Some(record) => {
-                rollout.state = state::read(&record.state)?;
-                rollout.version = Some(record.version);
+                let stored = state::read(&record.state)?;
+                rollout.take(stored, record.version);
             }
             None => rollout.version = Some(0),
         }

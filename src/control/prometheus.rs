@@ -17,15 +17,6 @@ use super::promql::metrics_of;
 use crate::config::{Gate, GateKind, Prometheus};
 use crate::rollout::gate::Sample;
 
-/// What a query gave.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
-    /// As the gates take it.
-    pub sample: Sample,
-    /// How many series matched.
-    pub series: usize,
-}
-
 #[derive(Deserialize)]
 struct Reply {
     data: Option<Data>,
@@ -52,16 +43,13 @@ pub(super) async fn ask_all(server: &Prometheus, gates: &[Gate]) -> BTreeMap<Str
         GateKind::Prometheus { query, .. } => Some((gate.name.clone(), query)),
         _ => None,
     });
-    let samples = asked.map(|(gate, text)| async move { (gate, self::query(server, text).await.sample) });
+    let samples = asked.map(|(gate, text)| async move { (gate, self::query(server, text).await) });
     join_all(samples).await.into_iter().collect()
 }
 
 /// Asks one query.
-pub async fn query(server: &Prometheus, query: &str) -> Asked {
-    match ask(server, query).await {
-        Ok(asked) => asked,
-        Err(why) => Asked { sample: Sample::Unavailable(why), series: 0 },
-    }
+pub async fn query(server: &Prometheus, query: &str) -> Sample {
+    ask(server, query).await.unwrap_or_else(Sample::Unavailable)
 }
 
 /// The names of all metrics that the server has.
@@ -80,10 +68,10 @@ pub async fn metric_names(server: &Prometheus) -> Result<Vec<String>, String> {
     names.map_err(|_| format!("it answered {status}, and not as Prometheus does"))
 }
 
-async fn ask(server: &Prometheus, query: &str) -> Result<Asked, String> {
+async fn ask(server: &Prometheus, query: &str) -> Result<Sample, String> {
     let base = server.url.current().map_err(|why| format!("its URL cannot be read: {why}"))?;
     let asked = answer(server, &base, query).await?;
-    if let Sample::Value(_) = asked.sample {
+    if let Sample::Value(_) = asked {
         // an instant query gives the time that it was asked for, and looks back for five minutes
         let ages = metrics_of(query).into_iter().map(|name| refuse_stale(server, &base, name));
         try_join_all(ages).await?;
@@ -93,7 +81,7 @@ async fn ask(server: &Prometheus, query: &str) -> Result<Asked, String> {
 
 /// Whether the newest sample of a metric is fresh enough.
 async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(), String> {
-    let age = answer(server, base, &format!("time() - max(timestamp({name}))")).await?.sample;
+    let age = answer(server, base, &format!("time() - max(timestamp({name}))")).await?;
     match age {
         Sample::Value(age) if age > server.max_staleness.as_secs_f64() => {
             let limit = humantime::format_duration(server.max_staleness);
@@ -103,7 +91,7 @@ async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(
     }
 }
 
-async fn answer(server: &Prometheus, base: &str, query: &str) -> Result<Asked, String> {
+async fn answer(server: &Prometheus, base: &str, query: &str) -> Result<Sample, String> {
     let limit = format!("{}ms", server.timeout.as_millis());
     let url = format!("{}/api/v1/query", base.trim_end_matches('/'));
     let body = form(&[("query", query), ("timeout", &limit)]);
@@ -114,7 +102,7 @@ async fn answer(server: &Prometheus, base: &str, query: &str) -> Result<Asked, S
     read(status, &body)
 }
 
-fn read(status: StatusCode, body: &[u8]) -> Result<Asked, String> {
+fn read(status: StatusCode, body: &[u8]) -> Result<Sample, String> {
     let Ok(reply) = serde_json::from_slice::<Reply>(body) else {
         return Err(format!("it answered {status}, and not as Prometheus does"));
     };
@@ -126,10 +114,10 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Asked, String> {
         _ => Sample::NotANumber,
     };
     match reply.data {
-        Some(Data::Scalar((_, text))) => Ok(Asked { sample: one(&text), series: 1 }),
+        Some(Data::Scalar((_, text))) => Ok(one(&text)),
         Some(Data::Vector(series)) => match series.as_slice() {
-            [] => Ok(Asked { sample: Sample::Empty, series: 0 }),
-            [series] => Ok(Asked { sample: one(&series.value.1), series: 1 }),
+            [] => Ok(Sample::Empty),
+            [series] => Ok(one(&series.value.1)),
             more => {
                 Err(format!("the query gives {} series and must give one: aggregate it, as with max(…)", more.len()))
             }
@@ -158,7 +146,7 @@ mod tests {
     use super::*;
 
     fn sample(body: &str) -> Result<Sample, String> {
-        read(StatusCode::OK, body.as_bytes()).map(|asked| asked.sample)
+        read(StatusCode::OK, body.as_bytes())
     }
 
     #[test]

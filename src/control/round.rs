@@ -166,11 +166,7 @@ impl Controller {
         }
         match state::read(&record.state) {
             Ok(stored) => {
-                if stored.changed != rollout.state.changed {
-                    rollout.watch.forget();
-                }
-                (rollout.state, rollout.version, rollout.unsaved) = (stored, Some(record.version), false);
-                rollout.lost = false;
+                rollout.take(stored, record.version);
             }
             Err(error) => {
                 rollout.version = None; // nothing is decided on it
@@ -185,8 +181,7 @@ impl Controller {
         let config = self.config.clone();
         let Some(route) = config.routes.iter().find(|route| route.name == name) else { return };
         let Some(rollout) = self.rollouts.get_mut(name) else { return };
-        let Some(verb) = rollout.abort.clone() else { return rollout.events.clear() };
-        rollout.events.clear();
+        let Some(verb) = rollout.abort.clone() else { return };
         let plan = plan_of(route, deadline_of(&config, route));
         if let Ok(decision) = rollout::decide(&rollout.state, plan, Event::Ordered(&verb), super::now()) {
             rollout.apply(route, decision);

@@ -46,6 +46,8 @@ struct More {
     cohort: (u64, u64, Option<u64>),
     first: u64,
     prior: u64,
+    #[serde(default)]
+    healthy: u64,
     passes: u32,
     fails: u32,
     baseline: Option<Numbers>,
@@ -111,6 +113,7 @@ pub(super) fn write(state: &State) -> String {
         cohort: (from, to, closed.map(ms)),
         first: state.first,
         prior: state.prior,
+        healthy: state.healthy,
         passes: state.passes,
         fails: state.fails,
         baseline: state.baseline.as_ref().map(numbers),
@@ -161,6 +164,7 @@ pub(super) fn read(text: &str) -> Result<State, StoreError> {
         cohort: Cohort { from, to, closed: closed.map(duration) },
         first: more.first,
         prior: more.prior,
+        healthy: more.healthy,
         passes: more.passes,
         fails: more.fails,
         baseline: more.baseline.as_deref().map(counts),
@@ -200,17 +204,7 @@ fn ms(duration: Duration) -> u64 {
 }
 
 fn phase(word: &str, pause: Option<&str>) -> Option<Phase> {
-    let phases = [
-        Phase::Idle,
-        Phase::Manual,
-        Phase::Shifting,
-        Phase::Soaking,
-        Phase::Gating,
-        Phase::Healthy,
-        Phase::RollingBack,
-        Phase::Degraded,
-    ];
-    let phase = phases.into_iter().find(|phase| phase.as_str() == word)?;
+    let phase = Phase::GOING.into_iter().find(|phase| phase.as_str() == word)?;
     let Some(pause) = pause else { return Some(phase) };
     let why = Pause::ALL.into_iter().find(|why| why.as_str() == pause)?;
     let then: Progress = phase.progress()?;

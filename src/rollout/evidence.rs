@@ -122,6 +122,15 @@ impl Evidence {
     }
 }
 
+impl<'a> std::iter::Sum<&'a Self> for Evidence {
+    fn sum<I: Iterator<Item = &'a Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, evidence| {
+            sum.add(evidence);
+            sum
+        })
+    }
+}
+
 /// How many of `took` were over `seconds`, which is one of the bounds.
 #[must_use]
 pub fn slower_than(took: &Took, seconds: f64) -> u64 {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::evidence::Evidence;
 use super::gate::{Look, Report, Verdict, judge};
 use super::machine::{Observation, STOPPED, Turn};
-use super::state::{CONTROLLER, Pause, Phase, Progress};
+use super::state::{CONTROLLER, Pause, Phase, Progress, State};
 use crate::cohort::Weight;
 use crate::config::{Baseline, Gate, MinSamples};
 
@@ -74,9 +74,11 @@ impl Turn<'_> {
     fn aged(&self, evidence: &[Evidence]) -> Vec<Evidence> {
         let mut aged = evidence.to_vec();
         if self.state.phase == Phase::Healthy {
-            let old = self.state.epoch.saturating_sub(self.epochs_to_deadline());
-            let old = usize::try_from(old.saturating_sub(self.state.first)).unwrap_or(usize::MAX);
-            aged.iter_mut().take(old).for_each(give_up);
+            let State { first, healthy, epoch, .. } = self.state;
+            let old = epoch.saturating_sub(self.epochs_to_deadline());
+            // those of the climb last as they come, and their late failures count by themselves
+            let numbered = (first..).zip(&mut aged).filter(|(epoch, _)| (healthy..old).contains(epoch));
+            numbered.for_each(|(_, evidence)| give_up(evidence));
         }
         aged
     }
@@ -274,6 +276,7 @@ impl Turn<'_> {
 
     pub(super) fn reach_percent(&mut self, event: &'static str, by: &str, reason: &str) {
         self.enter(Phase::Healthy);
+        self.state.healthy = self.state.epoch;
         self.state.cohort = super::Cohort { from: self.state.epoch, to: self.state.epoch, closed: None };
         self.tell(event, by, reason);
     }
@@ -301,10 +304,7 @@ fn give_up(evidence: &mut Evidence) {
 }
 
 fn total(evidence: &[Evidence]) -> Evidence {
-    evidence.iter().fold(Evidence::default(), |mut sum, epoch| {
-        sum.add(epoch);
-        sum
-    })
+    evidence.iter().sum()
 }
 
 /// Whether enough of a cohort's tasks have an outcome.

@@ -1,4 +1,4 @@
-//! Event → next state, by the table of `docs/gates.md`: pure, so that a restart at any point changes nothing.
+//! Event → next state: pure, so that a restart at any point changes nothing.
 //!
 //! An order goes before automation, abort before everything. Only the plan's steps are climbed to; lowering is at once.
 //! Automation raises the weight in one place, `Turn::climb`, and only on PASS; it turns back in one, `Turn::turn_back`.
@@ -169,7 +169,7 @@ impl Turn<'_> {
         let percent = self.percent();
         if self.state.held {
             if self.state.weight > percent && percent > Weight::ZERO {
-                self.shift(percent, "step", FILE, &format!("percent in the file is {percent} now"));
+                self.lower(percent);
             }
         } else if self.is_manual() {
             self.follow_percent();
@@ -285,7 +285,6 @@ impl Turn<'_> {
             Phase::RollingBack if settled => self.enter(Phase::Degraded),
             Phase::Shifting | Phase::Paused { why: Pause::NotConverged, .. } if settled => {
                 if self.state.phase != Phase::Shifting {
-                    self.say(CONTROLLER, "all replicas run the weight");
                     self.tell("resume", CONTROLLER, "all replicas run the weight");
                 }
                 self.enter(Phase::Soaking);

@@ -83,6 +83,9 @@ fn climb(running: &Running<'_>, new: &Rollout) -> String {
     let hours = if new.windows.is_empty() { "" } else { "; a weight is raised in the hours of `windows` only" };
     match running.phase {
         "idle" | "manual" if weight == Weight::ZERO => format!("begins with {} at once{then}{hours}", say(first)),
+        "healthy" if approval(weight) => {
+            format!("goes to {} once somebody says `omnidaemon rollout promote`{then}{hours}", say(first))
+        }
         "healthy" => format!("goes to {} at once, since {weight} is healthy{then}{hours}", say(first)),
         _ => format!("climbs {}{then}; the running weight stays {weight} until its gates pass{hours}", say(first)),
     }

@@ -48,6 +48,8 @@ pub struct State {
     pub first: u64,
     /// Where the step before this one began: what `first` becomes at the next look.
     pub prior: u64,
+    /// Where it was last reached: epochs from here on last as long as those of a healthy rollout do.
+    pub healthy: u64,
     /// PASSes in a row.
     pub passes: u32,
     /// FAILs in a row.
@@ -157,6 +159,7 @@ impl State {
             cohort: Cohort::default(),
             first: 0,
             prior: 0,
+            healthy: 0,
             passes: 0,
             fails: 0,
             baseline: None,
@@ -178,6 +181,18 @@ impl State {
 // === impl Phase ===
 
 impl Phase {
+    /// All but the paused ones.
+    pub const GOING: [Self; 8] = [
+        Self::Idle,
+        Self::Manual,
+        Self::Shifting,
+        Self::Soaking,
+        Self::Gating,
+        Self::Healthy,
+        Self::RollingBack,
+        Self::Degraded,
+    ];
+
     /// The word in the API.
     #[must_use]
     pub fn as_str(&self) -> &'static str {

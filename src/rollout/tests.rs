@@ -488,3 +488,23 @@ fn a_healthy_rollout_whose_tasks_never_end_is_turned_back() {
     let happened = (0..100).find_map(|_| world.look(&lost, 10 * MINUTE).pop());
     assert_eq!(happened.map(|happened| happened.event), Some("rollback"));
 }
+
+#[test]
+fn a_slow_task_of_a_quick_climb_has_its_time_in_health_too() {
+    let mut world = World::new(100);
+    world.rollout.soak = MINUTE;
+    let slow = Evidence { accepted: 402, ..evidence(400, 0, 400, 0) };
+    for _ in 0..60 {
+        if world.state.phase == Phase::Healthy {
+            break;
+        }
+        world.beat(true);
+        world.look(&slow, MINUTE);
+    }
+    assert_eq!(world.state.phase, Phase::Healthy);
+    // what a step left open ends within its hour: nothing has failed before
+    for _ in 0..3 {
+        world.look(&evidence(400, 0, 0, 0), 15 * MINUTE);
+        assert_eq!(world.state.seen.asynchronous.failed, 0);
+    }
+}

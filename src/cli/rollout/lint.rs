@@ -70,7 +70,7 @@ async fn try_gate(
     names: &Result<Vec<String>, String>,
 ) -> Option<Finding> {
     let GateKind::Prometheus { query, min, max, on_empty } = &gate.kind else { return None };
-    let sample = control::query(server, query).await.sample;
+    let sample = control::query(server, query).await;
     let unknown = names.as_ref().ok().map(|names| unknown(query, names)).filter(|unknown| !unknown.is_empty());
     let (value, wrong) = match sample {
         Sample::Value(value) => (Some(value), unknown),

@@ -31,7 +31,7 @@ async fn values_nothing_nonsense_and_what_is_stale_or_gone_are_told_apart() {
         max_staleness: seconds(20),
         grace: seconds(60),
     };
-    let ask = async |text: &str| query(&asked, text).await.sample;
+    let ask = async |text: &str| query(&asked, text).await;
     eventually(PATIENCE, "it has scraped", async || ask("fine").await == Sample::Value(0.25)).await;
     assert_eq!(ask("sum(two) * 2").await, Sample::Value(6.0));
     assert_eq!(ask("no_such_metric").await, Sample::Empty);
