@@ -213,13 +213,22 @@ fn caught_late(truth: Truth, times: f64, restarts: bool, seed: u64) -> Option<us
         let news = world.news();
         if !restarts {
             let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
-            sequential::add(&mut whole, bad, bad + sync, world.truth.weight, 1.25);
+            sequential::add(&mut whole, &sequential::scored(bad, bad + sync, world.truth.weight, 1.25));
             return sequential::log_e(&whole) >= sequential::speaks(0.01);
         }
         let (baseline, queue_depth, queue_oldest) = (None, Some(0), None);
         let (evidence, news) = (&news, &news);
-        let look =
-            Look { evidence, news, baseline, mature: true, healthy: true, samples: &none, queue_depth, queue_oldest };
+        let look = Look {
+            evidence,
+            news,
+            late: &[],
+            baseline,
+            mature: true,
+            healthy: true,
+            samples: &none,
+            queue_depth,
+            queue_oldest,
+        };
         judge(&gate, MIN, &mut memory, &look).verdict == Verdict::Fail
     };
     for _ in 0..1_000_000 / truth.requests {

@@ -2,7 +2,8 @@
 //! path does nothing for it.
 //!
 //! Cumulative within an epoch, so that what is sent twice counts once. Requests that are under way while an epoch begins
-//! count in the one that they end in.
+//! count in the one that they end in. What was served sync while the store was gone counts nowhere: the async path had no
+//! part in it, and would seem to fail more often than its share of the requests.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,10 @@ use crate::store::StoredEvidence;
 #[derive(Default)]
 pub(super) struct Own {
     epoch: u64,
+    /// What was counted before, and what does not count.
     base: Evidence,
+    /// All that was counted when it was last sent.
+    last: Evidence,
 }
 
 /// As one process sends them to the store.
@@ -38,14 +42,20 @@ impl Own {
     /// Begins to count in `epoch`, unless that has begun.
     pub(super) fn begin(&mut self, epoch: u64, route: &str, metrics: &Metrics) {
         if self.epoch != epoch {
-            *self = Self { epoch, base: counted(route, metrics) };
+            let base = counted(route, metrics);
+            *self = Self { epoch, base, last: base };
         }
     }
 
-    /// The epoch that is counted in, and what was counted so far, as text.
-    pub(super) fn send(&self, route: &str, metrics: &Metrics) -> (u64, String) {
-        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } =
-            counted(route, metrics).since(&self.base);
+    /// The epoch that is counted in, and what was counted so far, as text. `is_gone` is whether the store is; to be called
+    /// every second.
+    pub(super) fn send(&mut self, route: &str, metrics: &Metrics, is_gone: bool) -> (u64, String) {
+        let now = counted(route, metrics);
+        let news = now.since(&std::mem::replace(&mut self.last, now));
+        if is_gone || news.unavailable > 0 {
+            self.base.sync.add(&news.sync);
+        }
+        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } = now.since(&self.base);
         let sent = Sent {
             sync: [sync.total, sync.failed, sync.client_errors],
             sync_took: write_took(&sync.took),
@@ -136,6 +146,23 @@ impl From<Sent> for Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_served_sync_while_the_store_was_gone_counts_nowhere() {
+        let metrics = Metrics::new(1);
+        let mut own = Own::default();
+        own.begin(1, "invoke", &metrics);
+        let mut second = |requests: usize, unavailable: usize, is_gone| {
+            (0..requests).for_each(|_| metrics.requests.route("invoke").answered(0, Path::Sync, 200));
+            (0..unavailable).for_each(|_| metrics.fell_back("invoke", Fallback::StoreUnavailable));
+            let sent: Sent = serde_json::from_str(&own.send("invoke", &metrics, is_gone).1).expect("readable");
+            (sent.sync[0], sent.unavailable)
+        };
+        assert_eq!(second(10, 0, false), (10, 0));
+        assert_eq!(second(100, 4, false), (10, 4));
+        assert_eq!(second(100, 0, true), (10, 4), "no canaried request came by, and it was gone all the same");
+        assert_eq!(second(5, 0, false), (15, 4));
+    }
 
     #[test]
     fn what_replicas_answered_themselves_has_ended_and_an_older_one_does_not_say() {

@@ -70,7 +70,8 @@ impl Controller {
         });
     }
 
-    fn presence(&self) -> Presence {
+    fn presence(&mut self) -> Presence {
+        let is_gone = self.circuit.is_open();
         let mut about = About { config: String::new(), routes: BTreeMap::new() };
         let mut counts = Vec::new();
         let mut plans = String::new();
@@ -81,8 +82,8 @@ impl Controller {
             about
                 .routes
                 .insert(route.name.clone(), AboutRoute { weight_bp: weight.basis_points(), epoch: *epoch, plan });
-            if let Some(rollout) = self.rollouts.get(&route.name) {
-                let (epoch, text) = rollout.own.send(&route.name, &self.metrics);
+            if let Some(rollout) = self.rollouts.get_mut(&route.name) {
+                let (epoch, text) = rollout.own.send(&route.name, &self.metrics, is_gone);
                 counts.push((route.name.clone(), epoch, text));
             }
         }

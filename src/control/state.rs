@@ -52,7 +52,7 @@ struct More {
     fails: u32,
     baseline: Option<Numbers>,
     memory: BTreeMap<String, StoredMemory>,
-    seen: StoredEvidence,
+    seen: Vec<StoredEvidence>,
     gates: u64,
     frozen: Option<String>,
     reports: Vec<StoredReport>,
@@ -118,7 +118,7 @@ pub(super) fn write(state: &State) -> String {
         fails: state.fails,
         baseline: state.baseline.as_ref().map(numbers),
         memory: state.memory.iter().map(|(gate, memory)| (gate.clone(), memory.into())).collect(),
-        seen: (&state.seen).into(),
+        seen: state.seen.iter().map(Into::into).collect(),
         gates: state.gates,
         frozen: state.frozen.clone(),
         reports: state.reports.iter().map(Into::into).collect(),
@@ -169,7 +169,7 @@ pub(super) fn read(text: &str) -> Result<State, StoreError> {
         fails: more.fails,
         baseline: more.baseline.as_deref().map(counts),
         memory: more.memory.into_iter().map(|(gate, memory)| (gate, memory.into())).collect(),
-        seen: more.seen.into(),
+        seen: more.seen.into_iter().map(Into::into).collect(),
         gates: more.gates,
         frozen: more.frozen,
         reports: more.reports.into_iter().map(StoredReport::into_report).collect(),
@@ -325,7 +325,8 @@ mod tests {
             ..State::fresh(UnixMs(7))
         };
         state.memory.insert("errors".into(), Memory { since_start: [-1.5, 0.0, 2.0], ..Memory::default() });
-        state.seen.asynchronous.failed = 4;
+        let failed = Counts { failed: 4, ..Counts::default() };
+        state.seen = vec![Evidence { asynchronous: failed, ..Evidence::default() }, Evidence::default()];
         assert_eq!(read(&write(&state)), Ok(state.clone()));
         assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
         assert!(

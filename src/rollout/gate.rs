@@ -76,13 +76,24 @@ pub enum Sample {
     Unavailable(String),
 }
 
+/// An epoch before the step that is judged, with outcomes that come late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Late {
+    /// What came of it since the last look.
+    pub news: Evidence,
+    /// All that is known of it.
+    pub whole: Evidence,
+}
+
 /// What the gates look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// The evidence that PASS rests on: that of the present epoch, or of the last hour once it is healthy.
     pub evidence: &'a Evidence,
-    /// What came since the last look, outcomes of earlier epochs included: what the sequential tests see.
+    /// What came since the last look at the present weight: what the sequential tests see.
     pub news: &'a Evidence,
+    /// What came of earlier epochs, whose weight may have been another.
+    pub late: &'a [Late],
     /// The sync path of an earlier step, where the plan compares with that.
     pub baseline: Option<&'a Counts>,
     /// Whether enough of the cohort has an outcome for PASS.

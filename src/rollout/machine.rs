@@ -208,7 +208,7 @@ impl Turn<'_> {
     fn lost(&mut self) {
         self.begin_step();
         let state = &mut self.state;
-        (state.first, state.prior, state.seen) = (state.epoch, state.epoch, Evidence::default());
+        (state.first, state.prior, state.seen) = (state.epoch, state.epoch, Vec::new());
         if state.phase == Phase::Gating {
             self.enter(Phase::Soaking);
         } else if let Phase::Paused { then: then @ Progress::Gating, .. } = &mut state.phase {
@@ -366,8 +366,9 @@ impl Turn<'_> {
     /// Another weight, which all replicas have to take up before anything is counted.
     pub(super) fn shift(&mut self, weight: Weight, event: &'static str, by: &str, reason: &str) {
         let from = self.state.weight;
-        if weight > from && self.state.seen.sync.total > 0 {
-            self.state.baseline = Some(self.state.seen.sync);
+        let sync = self.state.seen.iter().sum::<Evidence>().sync;
+        if weight > from && sync.total > 0 {
+            self.state.baseline = Some(sync);
         }
         self.move_to(weight);
         self.state.reports.clear();

@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use super::{Look, Memory, Report, Verdict, words};
+use super::{Late, Look, Memory, Report, Verdict, words};
 use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
 use crate::rollout::evidence::{Counts, Evidence, Took, slower_than};
-use crate::rollout::sequential::{self, FALSE_PASS};
+use crate::rollout::sequential::{self, FALSE_PASS, Scores};
 use crate::rollout::stats::{self, Bounded};
 
 /// How many requests' worth the evidence has in the async share of a look's news. A task's failure ends in another
@@ -109,16 +109,32 @@ impl<'a> Case<'a> {
     }
 
     fn remember(&self, memory: &mut Memory) {
-        let news = Counted::of(&self.gate.kind, self.look.news);
+        let Look { news, late, .. } = *self.look;
         if matches!(self.against, Against::Live(..)) {
-            let (share, both) = (self.async_share(&news), news.bad + news.sync.0);
-            let tolerated = self.limits.tolerated_ratio;
-            sequential::add(&mut memory.since_start, news.bad, both, share, tolerated);
-            sequential::add_restarted(&mut memory.since_worst, news.bad, both, share, tolerated);
+            let now = Counted::of(&self.gate.kind, news);
+            let mut more = self.scored(&now, self.async_share(&now));
+            for late in late {
+                sequential::add(&mut more, &self.scored_late(late));
+            }
+            sequential::add(&mut memory.since_start, &more);
+            sequential::add_restarted(&mut memory.since_worst, &more);
         }
         if let Some(ceiling) = self.ceiling {
-            sequential::add_restarted(&mut memory.over_limit, news.bad, news.all, ceiling, 1.0);
+            let all: Evidence = late.iter().map(|late| &late.news).chain([news]).sum();
+            let Counted { bad, all, .. } = Counted::of(&self.gate.kind, &all);
+            sequential::add_restarted(&mut memory.over_limit, &sequential::scored(bad, all, ceiling, 1.0));
         }
+    }
+
+    /// What the failures of both paths say, where that share of the requests was async.
+    fn scored(&self, news: &Counted, share: f64) -> Scores {
+        sequential::scored(news.bad, news.bad + news.sync.0, share, self.limits.tolerated_ratio)
+    }
+
+    /// The same of an epoch that is over: its share is known, and says nothing of the present one.
+    fn scored_late(&self, late: &Late) -> Scores {
+        let whole = Counted::of(&self.gate.kind, &late.whole);
+        self.scored(&Counted::of(&self.gate.kind, &late.news), stats::share(whole.all, whole.all + whole.sync.1))
     }
 
     /// Which share of the news' requests was async.

@@ -25,7 +25,7 @@ fn evidence((failed, total): (u64, u64), (sync_failed, sync): (u64, u64)) -> Evi
 
 fn look<'a>(evidence: &'a Evidence, news: &'a Evidence, samples: &'a BTreeMap<String, Sample>) -> Look<'a> {
     let (baseline, queue_depth, queue_oldest) = (None, None, None);
-    Look { evidence, news, baseline, mature: true, healthy: false, samples, queue_depth, queue_oldest }
+    Look { evidence, news, late: &[], baseline, mature: true, healthy: false, samples, queue_depth, queue_oldest }
 }
 
 /// A first look at evidence that came all at once.
@@ -166,6 +166,24 @@ fn a_healthy_rollout_is_judged_by_the_detectors_alone() {
     assert_eq!(healthy(&quiet).verdict, Verdict::Inconclusive, "no news");
     let report = (0..20).map(|_| healthy(&bad)).find(|report| report.verdict == Verdict::Fail);
     assert!(report.expect("it fails").why.contains("lately more than"));
+}
+
+#[test]
+fn failures_that_come_after_a_lowering_are_held_against_the_weight_of_their_requests() {
+    let gate = errors(None, Some(0.005));
+    let now = evidence((0, 300), (27, 2_700));
+    let news = Evidence { accepted: 0, ..evidence((15, 15), (0, 0)) };
+    let samples = BTreeMap::new();
+    let broken = |late: &[Late], now: &Evidence| {
+        let look = Look { late, ..look(now, now, &samples) };
+        judge(&gate, MIN, &mut Memory::default(), &look).verdict == Verdict::Fail
+    };
+    // half of the requests were async then, a tenth is now
+    let late = Late { news, whole: evidence((15, 1_500), (15, 1_500)) };
+    assert!(!broken(&[late], &now));
+    assert!(broken(&[], &Evidence { accepted: 300, ..evidence((15, 300), (27, 2_700)) }), "of a tenth they are many");
+    let late = Late { news, whole: evidence((15, 167), (15, 1_500)) };
+    assert!(broken(&[late], &now), "and so they were if it was a tenth then");
 }
 
 #[test]

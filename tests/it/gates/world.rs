@@ -167,6 +167,7 @@ pub(crate) fn glance(
     let look = Look {
         evidence,
         news,
+        late: &[],
         baseline: None,
         mature: true,
         healthy: false,
@@ -193,8 +194,9 @@ pub(crate) fn watch(world: &mut World, max: f64, looks: usize) -> Watch {
     for look in 1..=looks {
         let news = world.news();
         let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
-        sequential::add_restarted(&mut against_sync, bad, bad + sync, world.truth.weight, 1.25);
-        sequential::add_restarted(&mut over_max, bad, news.accepted, max, 1.0);
+        let shared = sequential::scored(bad, bad + sync, world.truth.weight, 1.25);
+        sequential::add_restarted(&mut against_sync, &shared);
+        sequential::add_restarted(&mut over_max, &sequential::scored(bad, news.accepted, max, 1.0));
         watch.top = watch.top.max(sequential::log_e(&against_sync)).max(sequential::log_e(&over_max));
         if watch.alarm.is_none() && watch.top >= sequential::speaks_restarted(0.01) {
             watch.alarm = Some(look);
