@@ -10,6 +10,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
 use super::{DURATION_BUCKETS, Path, names};
+use crate::cohort::GROUPS;
 
 /// Status codes 100 to 599.
 const CODES: usize = 500;
@@ -40,6 +41,10 @@ pub struct PathTotals {
     pub server_errors: u64,
     /// By how long they took, one count per bucket.
     pub took: [u64; DURATION_BUCKETS.len() + 1],
+    /// Those with a 4xx by group of clients, where it was known.
+    pub client_errors_by: [u64; GROUPS],
+    /// Those with a 5xx.
+    pub server_errors_by: [u64; GROUPS],
 }
 
 struct PathCells {
@@ -47,6 +52,8 @@ struct PathCells {
     /// Not cumulative; the last is +Inf.
     buckets: [AtomicU64; DURATION_BUCKETS.len() + 1],
     sum_micros: AtomicU64,
+    client_errors_by: [AtomicU64; GROUPS],
+    server_errors_by: [AtomicU64; GROUPS],
 }
 
 // === impl RequestCells ===
@@ -87,6 +94,13 @@ impl RouteCells {
         bump(&self.cell(thread, path).codes[slot], 1);
     }
 
+    /// Notes which group of clients was given a 4xx or a 5xx.
+    pub fn blame(&self, thread: usize, path: Path, code: u16, clients: Option<u8>) {
+        let (Some(clients), cell) = (clients, self.cell(thread, path)) else { return };
+        let by = if code < 500 { &cell.client_errors_by } else { &cell.server_errors_by };
+        bump(&by[usize::from(clients) % GROUPS], 1);
+    }
+
     /// Records how long a request took.
     pub fn took(&self, thread: usize, path: Path, took: Duration) {
         let cell = self.cell(thread, path);
@@ -106,6 +120,8 @@ impl RouteCells {
             client_errors: codes(400, 500),
             server_errors: codes(500, 600),
             took: std::array::from_fn(|bucket| self.sum(path, |cell| &cell.buckets[bucket])),
+            client_errors_by: std::array::from_fn(|group| self.sum(path, |cell| &cell.client_errors_by[group])),
+            server_errors_by: std::array::from_fn(|group| self.sum(path, |cell| &cell.server_errors_by[group])),
         }
     }
 
@@ -131,6 +147,8 @@ impl Default for PathCells {
             codes: std::array::from_fn(|_| AtomicU64::new(0)),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             sum_micros: AtomicU64::new(0),
+            client_errors_by: Default::default(),
+            server_errors_by: Default::default(),
         }
     }
 }

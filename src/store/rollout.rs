@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::RolloutRecord;
+use crate::cohort::GROUPS;
 use crate::metrics::DURATION_BUCKETS;
 use crate::task::{Answer, Failure, UnixMs};
 
@@ -98,6 +99,10 @@ pub struct StoredEvidence {
     pub cancelled: u64,
     /// The completed and the failed by how long they took, from when they could begin to their end, per bucket.
     pub took: [u64; BUCKETS],
+    /// The failed by group of clients, where it is known.
+    pub failed_by: [u64; GROUPS],
+    /// Those that ended with a 4xx.
+    pub client_errors_by: [u64; GROUPS],
     /// What each process has counted, by name; of those that are gone too.
     pub counts: Vec<(String, String)>,
 }
@@ -116,7 +121,8 @@ pub struct Caller {
 // === tallies ===
 
 /// What tallies are called in a store: `accepted` and `cancelled`, and by outcome and latency bucket `completed.3`,
-/// `client_error.0`, `failed.20`. An end is one count, and the sums are made when they are read.
+/// `client_error.0`, `failed.20`, and the group of its client behind what did not go well: `failed.20.7`. An end is one count,
+/// and the sums are made when they are read.
 pub(super) const ACCEPTED: &str = "accepted";
 
 /// How a canaried task ended, as it is counted.
@@ -154,35 +160,51 @@ impl Ended {
     }
 
     /// The name of the tally of a task that took so long.
-    pub(super) fn tally(self, took: Duration) -> String {
-        if self == Self::Cancelled {
-            return self.as_str().to_owned();
+    pub(super) fn tally(self, took: Duration, clients: Option<u8>) -> String {
+        let (outcome, seconds) = (self.as_str(), took.as_secs_f64());
+        let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
+        match (self, clients) {
+            (Self::Cancelled, _) => outcome.to_owned(),
+            (Self::Failed | Self::ClientError, Some(clients)) => format!("{outcome}.{bucket}.{clients}"),
+            _ => format!("{outcome}.{bucket}"),
         }
-        let seconds = took.as_secs_f64();
-        format!("{}.{}", self.as_str(), DURATION_BUCKETS.partition_point(|bound| *bound < seconds))
     }
 }
 
 impl StoredEvidence {
     /// Adds a tally; one of another release is left out.
     pub(super) fn add(&mut self, tally: &str, count: u64) {
-        let (outcome, bucket) = match tally.split_once('.') {
-            None if tally == ACCEPTED => return self.accepted += count,
-            None if tally == Ended::Cancelled.as_str() => return self.cancelled += count,
-            None => return,
-            Some((outcome, bucket)) => (outcome, bucket.parse::<usize>()),
+        let mut parts = tally.split('.');
+        let outcome = parts.next().unwrap_or_default();
+        let mut number = || parts.next().map(str::parse::<usize>);
+        let (bucket, group) = match (number(), number()) {
+            (None, _) if outcome == ACCEPTED => return self.accepted += count,
+            (None, _) if outcome == Ended::Cancelled.as_str() => return self.cancelled += count,
+            (Some(Ok(bucket)), None) => (bucket, None),
+            (Some(Ok(bucket)), Some(Ok(group))) => (bucket, Some(group)),
+            _ => return,
         };
-        let Ok(Some(took)) = bucket.map(|bucket| self.took.get_mut(bucket)) else { return };
-        match outcome {
-            "completed" => self.completed += count,
+        let Some(took) = self.took.get_mut(bucket) else { return };
+        let by = match outcome {
+            "completed" => {
+                self.completed += count;
+                None
+            }
             "client_error" => {
                 self.completed += count;
                 self.client_errors += count;
+                Some(&mut self.client_errors_by)
             }
-            "failed" => self.failed += count,
+            "failed" => {
+                self.failed += count;
+                Some(&mut self.failed_by)
+            }
             _ => return,
-        }
+        };
         *took += count;
+        if let Some(sum) = by.zip(group).and_then(|(by, group)| by.get_mut(group)) {
+            *sum += count;
+        }
     }
 }
 
@@ -220,17 +242,19 @@ mod tests {
             (Ended::Failed, slow),
             (Ended::Cancelled, slow),
         ] {
-            evidence.add(&outcome.tally(took), 1);
+            evidence.add(&outcome.tally(took, Some(31)), 1);
         }
         evidence.add(ACCEPTED, 7);
-        for unknown in ["completed.21", "completed.x", "completed", "lost.3", ""] {
+        for unknown in ["completed.21", "completed.x", "completed", "failed.1.x", "lost.3", ""] {
             evidence.add(unknown, 9);
         }
         let mut took = [0; BUCKETS];
         (took[0], took[1], took[2], took[BUCKETS - 1]) = (1, 1, 1, 1);
         let (completed, client_errors, failed, cancelled) = (3, 1, 1, 1);
-        let expected =
-            StoredEvidence { accepted: 7, completed, client_errors, failed, cancelled, took, ..Default::default() };
+        let mut last = [0; GROUPS];
+        last[31] = 1;
+        let by = StoredEvidence { failed_by: last, client_errors_by: last, ..Default::default() };
+        let expected = StoredEvidence { accepted: 7, completed, client_errors, failed, cancelled, took, ..by };
         assert_eq!(evidence, expected);
     }
 }

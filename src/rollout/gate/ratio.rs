@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Late, Look, Memory, Report, Verdict, words};
 use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
-use crate::rollout::evidence::{Counts, Evidence, Took, slower_than};
+use crate::rollout::evidence::{By, Counts, Evidence, Took, clients, slower_than};
 use crate::rollout::sequential::{self, FALSE_PASS, Scores};
 use crate::rollout::stats::{self, Bounded};
 
@@ -48,6 +48,13 @@ struct Finding {
     holds: bool,
     text: String,
     needs: Option<u64>,
+}
+
+/// Clients whose failures a look has counted, by path: a client that tries again and again is one that fails.
+#[derive(Default)]
+struct Told {
+    asynchronous: By,
+    sync: By,
 }
 
 /// All that a gate's answer comes of.
@@ -111,10 +118,14 @@ impl<'a> Case<'a> {
     fn remember(&self, memory: &mut Memory) {
         let Look { news, late, .. } = *self.look;
         if matches!(self.against, Against::Live(..)) {
-            let now = Counted::of(&self.gate.kind, news);
-            let mut more = self.scored(&now, self.async_share(&now));
-            for late in late {
-                sequential::add(&mut more, &self.scored_late(late));
+            let share = self.async_share(&Counted::of(&self.gate.kind, news));
+            let mut told = Told::default();
+            let mut more = self.scored(news, share, &mut told);
+            for Late { news, whole } in late.iter().rev() {
+                // it is over: its share is known, and says nothing of the present one
+                let whole = Counted::of(&self.gate.kind, whole);
+                let share = stats::share(whole.all, whole.all + whole.sync.1);
+                sequential::add(&mut more, &self.scored(news, share, &mut told));
             }
             sequential::add(&mut memory.since_start, &more);
             sequential::add_restarted(&mut memory.since_worst, &more);
@@ -126,15 +137,12 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What the failures of both paths say, where that share of the requests was async.
-    fn scored(&self, news: &Counted, share: f64) -> Scores {
-        sequential::scored(news.bad, news.bad + news.sync.0, share, self.limits.tolerated_ratio)
-    }
-
-    /// The same of an epoch that is over: its share is known, and says nothing of the present one.
-    fn scored_late(&self, late: &Late) -> Scores {
-        let whole = Counted::of(&self.gate.kind, &late.whole);
-        self.scored(&Counted::of(&self.gate.kind, &late.news), stats::share(whole.all, whole.all + whole.sync.1))
+    /// What the failures of both paths say, one of each client, where that share of the requests was async.
+    fn scored(&self, news: &Evidence, share: f64, told: &mut Told) -> Scores {
+        let Counted { bad, sync, .. } = Counted::of(&self.gate.kind, news);
+        let bad = told.once(bad, bad_by(&self.gate.kind, &news.asynchronous), |told| &mut told.asynchronous);
+        let sync = told.once(sync.0, bad_by(&self.gate.kind, &news.sync), |told| &mut told.sync);
+        sequential::scored(bad, bad + sync, share, self.limits.tolerated_ratio)
     }
 
     /// Which share of the news' requests was async.
@@ -249,6 +257,21 @@ impl<'a> Case<'a> {
     }
 }
 
+// === impl Told ===
+
+impl Told {
+    /// Of `bad` requests, those of clients that nothing tells apart, and one of every other client that was not told of yet.
+    fn once(&mut self, bad: u64, by: Option<&By>, path: impl Fn(&mut Self) -> &mut By) -> u64 {
+        let (Some(by), told) = (by, path(self)) else { return bad };
+        let mut new = *by;
+        for (new, told) in new.iter_mut().zip(told) {
+            let known = std::mem::replace(told, *told + *new) > 0;
+            *new = if known { 0 } else { *new };
+        }
+        bad.saturating_sub(by.iter().sum()) + clients(&new)
+    }
+}
+
 // === impl Counted ===
 
 impl Counted {
@@ -277,6 +300,15 @@ fn on_path(kind: &GateKind, counts: &Counts) -> (u64, u64) {
         GateKind::ClientErrorRatio(_) => (counts.client_errors, counts.total),
         GateKind::SlowRatio { threshold, .. } => slow(&counts.took, *threshold),
         _ => (0, 0),
+    }
+}
+
+/// Which clients they were of, where a client's next request is likely to go the same way.
+fn bad_by<'a>(kind: &GateKind, counts: &'a Counts) -> Option<&'a By> {
+    match kind {
+        GateKind::ErrorRatio(_) => Some(&counts.failed_by),
+        GateKind::ClientErrorRatio(_) => Some(&counts.client_errors_by),
+        _ => None,
     }
 }
 

@@ -187,6 +187,38 @@ fn failures_that_come_after_a_lowering_are_held_against_the_weight_of_their_requ
 }
 
 #[test]
+fn a_client_that_fails_again_and_again_is_one_failure_of_a_look() {
+    let gate = errors(None, Some(0.005));
+    let failing = |clients: usize, each: u64| {
+        let failed = clients as u64 * each;
+        let mut now = evidence((failed, 3_000), (30, 27_000));
+        now.asynchronous.failed_by[..clients].fill(each);
+        first(&gate, MIN, &now).verdict == Verdict::Fail
+    };
+    assert!(!failing(1, 300) && !failing(3, 100));
+    assert!(failing(30, 10));
+    assert!(
+        first(&gate, MIN, &evidence((300, 3_000), (30, 27_000))).verdict == Verdict::Fail,
+        "nothing tells them apart"
+    );
+
+    // of the sync path too, and whatever the epoch
+    let mut now = evidence((12, 3_000), (300, 27_000));
+    now.sync.failed_by[3] = 300;
+    assert_eq!(first(&gate, MIN, &now).verdict, Verdict::Fail, "twelve clients and one");
+    now.asynchronous.failed_by[3] = 12;
+    assert_ne!(first(&gate, MIN, &now).verdict, Verdict::Fail);
+    let samples = BTreeMap::new();
+    let late = vec![Late { news: now, whole: now }; 20];
+    let look = Look { late: &late, ..look(&now, &now, &samples) };
+    assert_ne!(
+        judge(&gate, MIN, &mut Memory::default(), &look).verdict,
+        Verdict::Fail,
+        "the same client in every epoch"
+    );
+}
+
+#[test]
 fn guardrails_read_the_queue_and_what_is_not_known_is_an_error() {
     let old = named("lag", GateKind::QueueOldest { max: Duration::from_secs(30) });
     let deep = named("pending", GateKind::QueueDepth { max: 1_000 });

@@ -66,7 +66,7 @@ impl Partition {
         let group = keys::group(queue);
         let owner = task.owner.as_ref().map_or("", |owner| owner.digest());
         let (route, secret) = (task.route.as_deref().unwrap_or_default(), secret.unwrap_or_default());
-        let epoch = counted(task).map(|(_, epoch)| epoch.to_string()).unwrap_or_default();
+        let epoch = written_epoch(task).unwrap_or_default();
         let mut rest = format!("{} {} {}", task.created.0, task.retries, self.name);
         if [owner, route, &secret].iter().any(|known| !known.is_empty()) {
             rest = format!("{rest}\n{owner}\n{route}\n{epoch}\n{secret}");
@@ -127,7 +127,7 @@ impl Partition {
             .arg(&self.name)
             .arg(tally.unwrap_or_default());
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        let (route, epoch) = (task.route.clone(), counted(task).map(|(_, epoch)| epoch.to_string()));
+        let (route, epoch) = (task.route.clone(), written_epoch(task));
         for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
@@ -144,6 +144,12 @@ impl Partition {
 /// The route and the epoch that a task is counted under.
 fn counted(task: &Task) -> Option<(&str, u64)> {
     task.route.as_deref().zip(task.epoch)
+}
+
+/// The epoch and the group of its client, as [`super::row`] reads them.
+fn written_epoch(task: &Task) -> Option<String> {
+    let (_, epoch) = counted(task)?;
+    Some(task.clients.map_or_else(|| epoch.to_string(), |clients| format!("{epoch}.{clients}")))
 }
 
 impl To<'_> {

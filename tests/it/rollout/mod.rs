@@ -3,12 +3,14 @@
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
 //! counts.rs    which calls the gates hear of
+//! clients.rs   whose they are
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
+mod clients;
 mod climb;
 mod counts;
 mod prometheus;
