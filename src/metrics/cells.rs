@@ -54,6 +54,7 @@ struct PathCells {
     sum_micros: AtomicU64,
     client_errors_by: [AtomicU64; GROUPS],
     server_errors_by: [AtomicU64; GROUPS],
+    unkeyed: AtomicU64,
 }
 
 // === impl RequestCells ===
@@ -69,6 +70,7 @@ impl RequestCells {
         let descriptions = vec![
             description(names::REQUESTS, REQUESTS_HELP, &["route", "path", "code"]),
             description(names::REQUEST_DURATION, DURATION_HELP, &["route", "path"]),
+            description(names::UNKEYED_REQUESTS, UNKEYED_HELP, &["route"]),
         ];
         Self { threads: threads.max(1), routes: Arc::default(), descriptions: Arc::new(descriptions) }
     }
@@ -83,6 +85,7 @@ impl RequestCells {
 }
 
 const REQUESTS_HELP: &str = "Requests answered, per route, path and status";
+const UNKEYED_HELP: &str = "Requests without any of their route's sticky keys, which go either way at random";
 const DURATION_HELP: &str = "Seconds from a request's head to the end of its answer";
 
 // === impl RouteCells ===
@@ -99,6 +102,11 @@ impl RouteCells {
         let (Some(clients), cell) = (clients, self.cell(thread, path)) else { return };
         let by = if code < 500 { &cell.client_errors_by } else { &cell.server_errors_by };
         bump(&by[usize::from(clients) % GROUPS], 1);
+    }
+
+    /// Counts a request that goes at random for want of a sticky key.
+    pub fn unkeyed(&self, thread: usize) {
+        bump(&self.cell(thread, Path::Sync).unkeyed, 1);
     }
 
     /// Records how long a request took.
@@ -149,6 +157,7 @@ impl Default for PathCells {
             sum_micros: AtomicU64::new(0),
             client_errors_by: Default::default(),
             server_errors_by: Default::default(),
+            unkeyed: AtomicU64::new(0),
         }
     }
 }
@@ -162,16 +171,18 @@ impl Collector for RequestCells {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut counts = Vec::new();
-        let mut durations = Vec::new();
+        let (mut durations, mut unkeyed) = (Vec::new(), Vec::new());
         for (name, route) in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for path in [Path::Sync, Path::Async] {
                 collect_codes(name, route, path, &mut counts);
                 durations.push(collect_durations(name, route, path));
             }
+            unkeyed.push(counted(route.sum(Path::Sync, |cell| &cell.unkeyed), &[("route", name)]));
         }
         vec![
             family(names::REQUESTS, REQUESTS_HELP, proto::MetricType::COUNTER, counts),
             family(names::REQUEST_DURATION, DURATION_HELP, proto::MetricType::HISTOGRAM, durations),
+            family(names::UNKEYED_REQUESTS, UNKEYED_HELP, proto::MetricType::COUNTER, unkeyed),
         ]
     }
 }
@@ -182,13 +193,17 @@ fn collect_codes(name: &str, route: &RouteCells, path: Path, into: &mut Vec<prot
         if count == 0 && !DECLARED.contains(&code) {
             continue;
         }
-        let mut counter = proto::Counter::default();
-        counter.set_value(float(count));
-        let mut metric = proto::Metric::default();
-        metric.set_counter(counter);
-        metric.set_label(labels(&[("code", &code.to_string()), ("path", path.as_str()), ("route", name)]));
-        into.push(metric);
+        into.push(counted(count, &[("code", &code.to_string()), ("path", path.as_str()), ("route", name)]));
     }
+}
+
+fn counted(count: u64, pairs: &[(&str, &str)]) -> proto::Metric {
+    let mut counter = proto::Counter::default();
+    counter.set_value(float(count));
+    let mut metric = proto::Metric::default();
+    metric.set_counter(counter);
+    metric.set_label(labels(pairs));
+    metric
 }
 
 fn collect_durations(name: &str, route: &RouteCells, path: Path) -> proto::Metric {

@@ -186,8 +186,11 @@ impl Context<'_> {
                 return self.other(response); // it took neither path
             }
         }
-        let Split { side, clients } = self.split(live, &request);
+        let Split { side, clients, unkeyed } = self.split(live, &request);
         self.clients.set(clients);
+        if unkeyed {
+            live.cells.unkeyed(self.connection.thread.index);
+        }
         let watch = Unanswered::on(self, live, side);
         let (path, mut response) = match (idempotency::key(request.headers()), side) {
             (Some(key), _) => Box::pin(idempotency::serve(self, live, side, &key, request)).await,

@@ -21,12 +21,14 @@ pub struct Split {
     pub side: Assigned,
     /// The [group](cohort::group) of its client, where both sides have requests and a sticky key tells clients apart.
     pub clients: Option<u8>,
+    /// Whether it should have had a sticky key, and goes at random for want of one.
+    pub unkeyed: bool,
 }
 
 impl From<Assigned> for Split {
     /// Of no client that is known.
     fn from(side: Assigned) -> Self {
-        Self { side, clients: None }
+        Self { side, clients: None, unkeyed: false }
     }
 }
 
@@ -46,7 +48,8 @@ pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: im
         let is_async = weight == Weight::FULL || weight.covers(cohort::bucket(hash.unwrap_or_else(random)));
         if is_async { Assigned::Async } else { Assigned::Sync }
     });
-    Split { side, clients: hash.map(cohort::group) }
+    let unkeyed = hash.is_none() && weight != Weight::FULL && !rollout.sticky.is_empty();
+    Split { side, clients: hash.map(cohort::group), unkeyed }
 }
 
 fn pinned(pin: &Pin, key: &[u8]) -> Option<Assigned> {
@@ -160,11 +163,17 @@ mod tests {
     #[test]
     fn a_client_is_of_one_group_on_either_side_and_nobody_else_is() {
         let rollout = rollout(vec![StickyKey::Header(header::FROM)]);
-        let clients = |points, who: &HeaderMap| assign(&rollout, Weight::from_basis_points(points), who, || 7).clients;
+        let split = |points, who: &HeaderMap| assign(&rollout, Weight::from_basis_points(points), who, || 7);
+        let clients = |points, who: &HeaderMap| split(points, who).clients;
         let known = headers(&[("from", "a")]);
         assert!(clients(1, &known).is_some());
         assert_eq!(clients(1, &known), clients(9_999, &known));
         assert_eq!((clients(5_000, &headers(&[])), clients(0, &known), clients(10_000, &known)), (None, None, None));
+        let unkeyed = [(5_000, ""), (5_000, "a"), (0, ""), (10_000, "")]
+            .map(|(points, who)| split(points, &headers(&[("from", who)])).unkeyed);
+        assert_eq!(unkeyed, [true, false, false, false]);
+        let (none, half) = (self::rollout(Vec::new()), Weight::from_basis_points(5_000));
+        assert!(!assign(&none, half, &known, || 7).unkeyed, "none was asked for");
     }
 
     #[test]
