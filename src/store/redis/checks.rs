@@ -71,7 +71,7 @@ impl Said {
         }
         let side = if self.ahead > 0 { "ahead of" } else { "behind" };
         let problem = format!(
-            "its clock is {:.1} s {side} ours, and delays and retries are off by as much: \
+            "its clock is {:.1} s {side} ours, and the times that this process shows and signs are off by as much: \
              let NTP set both (timedatectl set-ntp true)",
             skew.as_secs_f64()
         );
