@@ -63,6 +63,9 @@ pub struct Meeting {
     pub replicas: Vec<(String, String)>,
     /// The rollout state of the routes that were asked for, in their order.
     pub records: Vec<Option<RolloutRecord>>,
+    /// How far the store's clock is ahead of this process's at least, ms; negative where it is behind, and zero where the
+    /// way there and back explains all of it.
+    pub ahead: i64,
 }
 
 /// How a rollout's state is saved.

@@ -3,6 +3,7 @@
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
 //! counts.rs    which calls the gates hear of
+//! clocks.rs    three processes whose clocks are hours apart
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
@@ -10,6 +11,7 @@
 //! ```
 
 mod climb;
+mod clocks;
 mod counts;
 mod prometheus;
 mod replicas;
