@@ -16,6 +16,7 @@ use super::calls;
 use super::promql::metrics_of;
 use crate::config::{Gate, GateKind, Prometheus};
 use crate::rollout::gate::Sample;
+use crate::rollout::words::exact;
 
 #[derive(Deserialize)]
 struct Reply {
@@ -84,7 +85,7 @@ async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(
     let age = answer(server, base, &format!("time() - max(timestamp({name}))")).await?;
     match age {
         Sample::Value(age) if age > server.max_staleness.as_secs_f64() => {
-            let limit = humantime::format_duration(server.max_staleness);
+            let limit = exact(server.max_staleness);
             Err(format!("the newest sample of {name} is {age:.0} s old, more than {limit}"))
         }
         _ => Ok(()),

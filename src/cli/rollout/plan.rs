@@ -16,7 +16,7 @@ use crate::cohort::Weight;
 use crate::config::{self, DeprecationMode, Env, OnWaitTimeout, RolloutMode, Route};
 use crate::metrics::names;
 use crate::rollout::preview::{Running, preview};
-use crate::rollout::words::{share, span};
+use crate::rollout::words::{exact, share, span};
 use crate::task::UnixMs;
 
 /// How long ago a call of a deprecated route still says that somebody needs it.
@@ -163,7 +163,7 @@ fn latency(route: &Route, scrape: &Scrape) -> Option<String> {
     }
     let buckets = scrape.buckets(names::REQUEST_DURATION, &[("route", &route.name), ("path", "sync")]);
     let (p95, over) = (quantile(&buckets, 0.95)?, over(&buckets, route.wait.as_secs_f64())?);
-    let (p95, wait) = (span_of(p95), span(route.wait));
+    let (p95, wait) = (span_of(p95), exact(route.wait));
     if over < 0.01 {
         return None;
     }

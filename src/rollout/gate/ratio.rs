@@ -12,6 +12,7 @@ use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
 use crate::rollout::evidence::{Counts, Evidence, Took, slower_than};
 use crate::rollout::sequential::{self, FALSE_PASS};
 use crate::rollout::stats::{self, Bounded};
+use crate::rollout::words::exact;
 
 /// How many requests' worth the evidence has in the async share of a look's news. A task's failure ends in another
 /// look than its request came in, so that at little traffic a look's own share says nothing of it.
@@ -277,10 +278,10 @@ fn what(kind: &GateKind) -> String {
         GateKind::ClientErrorRatio(_) => "got a 4xx".into(),
         GateKind::DeferredRatio(_) => "were deferred".into(),
         GateKind::SlowRatio { threshold, of: Latency::EndToEnd, .. } => {
-            format!("took over {}", words::time(*threshold))
+            format!("took over {}", exact(*threshold))
         }
         GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } => {
-            format!("were answered after {}", words::time(*threshold))
+            format!("were answered after {}", exact(*threshold))
         }
         _ => "failed".into(),
     }
