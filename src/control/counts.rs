@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{Fallback, Metrics, Path, PathTotals, TaskOutcome};
-use crate::rollout::evidence::{BUCKETS, Counts, Evidence, Took};
+use crate::rollout::evidence::{Counts, Evidence};
 use crate::store::StoredEvidence;
+use crate::task::{BUCKETS, Took};
 
 /// A route's counters, from where an epoch began.
 #[derive(Default)]

@@ -309,8 +309,8 @@ impl From<&Report> for StoredReport {
 mod tests {
     use super::*;
     use crate::config::{Rollout, RolloutMode};
-    use crate::rollout::evidence::BUCKETS;
     use crate::rollout::{self, Beat, CONTROLLER, Event, Observation, Plan};
+    use crate::task::BUCKETS;
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {

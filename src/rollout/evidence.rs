@@ -4,13 +4,7 @@
 //! Tasks are counted by the store, in the change that ends them, under the epoch that they were accepted in: a worker that
 //! dies takes no count with it. What a proxy sees, it counts itself.
 
-use crate::metrics::DURATION_BUCKETS;
-
-/// Latency buckets: one per bound, and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
-
-/// Requests by how long they took, one count per bucket (not cumulative).
-pub type Took = [u64; BUCKETS];
+use crate::task::{DURATION_BUCKETS, Took};
 
 /// What came of the requests of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

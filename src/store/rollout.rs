@@ -8,8 +8,7 @@
 use std::time::Duration;
 
 use super::RolloutRecord;
-use crate::metrics::DURATION_BUCKETS;
-use crate::task::{Answer, Failure, UnixMs};
+use crate::task::{Answer, Failure, Took, UnixMs, bucket};
 
 /// How long presence and lead last unless renewed.
 pub const LEAD: Duration = Duration::from_secs(10);
@@ -29,9 +28,6 @@ pub const OTHERS: &str = "(others)";
 
 /// How long a caller is kept after its last call.
 pub const CALLER_KEPT: Duration = Duration::from_hours(30 * 24);
-
-/// Latency buckets: one per bound of [`DURATION_BUCKETS`], and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
 
 /// [`LEAD`], in the same proportion to [`lease_time`](super::lease_time).
 #[must_use]
@@ -100,7 +96,7 @@ pub struct StoredEvidence {
     /// Cancelled.
     pub cancelled: u64,
     /// The completed and the failed by how long they took, from when they could begin to their end, per bucket.
-    pub took: [u64; BUCKETS],
+    pub took: Took,
     /// What each process has counted, by name; of those that are gone too.
     pub counts: Vec<(String, String)>,
 }
@@ -161,8 +157,7 @@ impl Ended {
         if self == Self::Cancelled {
             return self.as_str().to_owned();
         }
-        let seconds = took.as_secs_f64();
-        format!("{}.{}", self.as_str(), DURATION_BUCKETS.partition_point(|bound| *bound < seconds))
+        format!("{}.{}", self.as_str(), bucket(took))
     }
 }
 
@@ -194,7 +189,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::task::FailureKind;
+    use crate::task::{BUCKETS, FailureKind};
 
     #[test]
     fn a_failure_whose_client_is_given_a_4xx_is_a_client_error() {

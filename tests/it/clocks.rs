@@ -141,7 +141,7 @@ async fn a_canaried_task_took_what_it_took_whatever_the_clocks_of_who_accepts_an
         let tally = format!("omni:tally:invoke:{}", rollout["epoch"]);
         let tally: Vec<(String, u64)> = two.redis.connection().await.hgetall(tally).await.expect("answers");
         let took = tally.iter().find_map(|(name, _)| name.strip_prefix("completed.")?.parse::<usize>().ok());
-        let over = omnidaemon::metrics::DURATION_BUCKETS[took.expect("it is counted") - 1];
+        let over = omnidaemon::task::DURATION_BUCKETS[took.expect("it is counted") - 1];
         assert!((0.25..60.0).contains(&over), "over {over} s: {tally:?}");
     }
 }

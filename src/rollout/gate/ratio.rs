@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::{Look, Memory, Report, Verdict, words};
 use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
-use crate::rollout::evidence::{Counts, Evidence, Took, slower_than};
+use crate::rollout::evidence::{Counts, Evidence, slower_than};
 use crate::rollout::sequential::{self, FALSE_PASS};
 use crate::rollout::stats::{self, Bounded};
 use crate::rollout::words::exact;
+use crate::task::Took;
 
 /// How many requests' worth the evidence has in the async share of a look's news. A task's failure ends in another
 /// look than its request came in, so that at little traffic a look's own share says nothing of it.
