@@ -112,6 +112,20 @@ pub struct Caller {
     pub last: UnixMs,
 }
 
+/// How many days ago a call still says that somebody needs the route.
+pub const LATELY: u64 = 7;
+
+/// How many called in the last days ([`LATELY`]), and the names of the few that called most.
+#[must_use]
+pub fn lately(callers: &[Caller], now: UnixMs) -> (usize, String) {
+    const NAMED: usize = 3;
+    let since = Duration::from_hours(LATELY * 24);
+    let mut lately: Vec<&Caller> = callers.iter().filter(|caller| now.since(caller.last) < since).collect();
+    lately.sort_by_key(|caller| std::cmp::Reverse(caller.count));
+    let named: Vec<&str> = lately.iter().take(NAMED).map(|caller| caller.who.as_str()).collect();
+    (lately.len(), named.join(", "))
+}
+
 // === tallies ===
 
 /// What tallies are called in a store: `accepted` and `cancelled`, and by outcome and latency bucket `completed.3`,
@@ -205,6 +219,19 @@ mod tests {
             assert_eq!(Ended::of_failure(&failure), counted, "{status:?}");
         }
         assert_eq!(Ended::of_failure(&Failure::new(FailureKind::Crash, "died")), Ended::Failed);
+    }
+
+    #[test]
+    fn those_who_called_lately_are_named_most_calls_first() {
+        let now = UnixMs(10 * 24 * 3_600_000);
+        let caller = |who: &str, count, days_ago: u64| Caller {
+            who: who.into(),
+            count,
+            last: UnixMs(now.0 - days_ago * 24 * 3_600_000),
+        };
+        let callers = [caller("a", 1, 0), caller("b", 9, 6), caller("c", 99, 8), caller("d", 5, 1), caller("e", 3, 1)];
+        assert_eq!(lately(&callers, now), (4, "b, d, e".to_owned()));
+        assert_eq!(lately(&[], now), (0, String::new()));
     }
 
     #[test]
