@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use self::buckets::DURATION_BUCKETS;
+pub use self::buckets::{BUCKETS, DURATION_BUCKETS, Took, bucket};
 pub use self::life::{Life, Run};
 pub use self::progress::Progress;
 

@@ -15,6 +15,8 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use crate::rollout::words::exact;
+
 /// The largest answer that is read, bytes.
 const LARGEST: usize = 4 * 1024 * 1024;
 
@@ -65,7 +67,7 @@ pub(super) async fn send(request: Request<Full<Bytes>>, limit: Duration) -> Resu
         let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     };
-    let late = |_| Err(format!("no answer within {}", humantime::format_duration(limit)));
+    let late = |_| Err(format!("no answer within {}", exact(limit)));
     timeout(limit, answered).await.unwrap_or_else(late)
 }
 

@@ -106,6 +106,7 @@ impl Controller {
             }
         };
         self.store = true;
+        self.clock.learn(meeting.ahead);
         if meeting.term != self.term {
             self.follow_from_now();
         }
@@ -184,7 +185,7 @@ impl Controller {
         let Some(rollout) = self.rollouts.get_mut(name) else { return };
         let Some(verb) = rollout.abort.clone() else { return };
         let plan = plan_of(route, deadline_of(&config, route));
-        if let Ok(decision) = rollout::decide(&rollout.state, plan, Event::Ordered(&verb), super::now()) {
+        if let Ok(decision) = rollout::decide(&rollout.state, plan, Event::Ordered(&verb), self.clock.now()) {
             rollout.apply(route, decision);
             let saved = rollout.save(name, &self.circuit, None).await;
             tracing::info!(route = name, saved = matches!(saved, Ok(true)), "the abort is told to the store");

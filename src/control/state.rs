@@ -316,8 +316,8 @@ mod tests {
     use super::*;
     use crate::cohort::GROUPS;
     use crate::config::{Rollout, RolloutMode};
-    use crate::rollout::evidence::BUCKETS;
     use crate::rollout::{self, Beat, CONTROLLER, Event, Observation, Plan};
+    use crate::task::BUCKETS;
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::clock::StoreClock;
 use crate::cohort::Weight;
 use crate::rollout::evidence::Evidence;
 use crate::rollout::{Refusal, State, Verb};
@@ -22,6 +23,8 @@ pub struct View {
     pub replicas: Vec<ReplicaView>,
     /// Whether the store answers.
     pub store: bool,
+    /// The time that rollouts go by.
+    pub clock: StoreClock,
 }
 
 /// A route's rollout.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-use super::{DURATION_BUCKETS, Path, names};
+use super::{Path, names};
 use crate::cohort::GROUPS;
+use crate::task::{BUCKETS, DURATION_BUCKETS, Took, bucket};
 
 /// Status codes 100 to 599.
 const CODES: usize = 500;
@@ -40,7 +41,7 @@ pub struct PathTotals {
     /// Of them with a 5xx.
     pub server_errors: u64,
     /// By how long they took, one count per bucket.
-    pub took: [u64; DURATION_BUCKETS.len() + 1],
+    pub took: Took,
     /// Those with a 4xx by group of clients, where it was known.
     pub client_errors_by: [u64; GROUPS],
     /// Those with a 5xx.
@@ -50,7 +51,7 @@ pub struct PathTotals {
 struct PathCells {
     codes: [AtomicU64; CODES],
     /// Not cumulative; the last is +Inf.
-    buckets: [AtomicU64; DURATION_BUCKETS.len() + 1],
+    buckets: [AtomicU64; BUCKETS],
     sum_micros: AtomicU64,
     client_errors_by: [AtomicU64; GROUPS],
     server_errors_by: [AtomicU64; GROUPS],
@@ -112,9 +113,7 @@ impl RouteCells {
     /// Records how long a request took.
     pub fn took(&self, thread: usize, path: Path, took: Duration) {
         let cell = self.cell(thread, path);
-        let seconds = took.as_secs_f64();
-        let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
-        bump(&cell.buckets[bucket], 1);
+        bump(&cell.buckets[bucket(took)], 1);
         bump(&cell.sum_micros, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 

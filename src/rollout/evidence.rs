@@ -5,13 +5,7 @@
 //! dies takes no count with it. What a proxy sees, it counts itself.
 
 use crate::cohort::GROUPS;
-use crate::metrics::DURATION_BUCKETS;
-
-/// Latency buckets: one per bound, and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
-
-/// Requests by how long they took, one count per bucket (not cumulative).
-pub type Took = [u64; BUCKETS];
+use crate::task::{DURATION_BUCKETS, Took};
 
 /// Requests by the [group](crate::cohort::group) of their client, where that is known.
 pub type By = [u64; GROUPS];

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::evidence::{Counts, Evidence};
 use super::sequential::Scores;
 use super::stats;
+use super::words::exact;
 use crate::config::{Breaker, Gate, GateKind, MinSamples, OnEmpty};
 
 /// What a gate answers.
@@ -181,7 +182,7 @@ fn oldest(max: Duration, look: &Look<'_>) -> Reading {
         (_, None) => return (Verdict::Error, "the age of the oldest waiting task is not known".into(), None),
     };
     let (is, sign) = at_most(oldest <= max);
-    let why = format!("the oldest waiting task is {} old {sign} {}", words::time(oldest), words::time(max));
+    let why = format!("the oldest waiting task is {} old {sign} {}", exact(oldest), exact(max));
     (is, why, Some(oldest.as_secs_f64()))
 }
 

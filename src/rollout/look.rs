@@ -10,6 +10,7 @@ use super::evidence::Evidence;
 use super::gate::{Late, Look, Report, Verdict, judge};
 use super::machine::{Observation, STOPPED, Turn};
 use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
+use super::words::exact;
 use crate::cohort::Weight;
 use crate::config::{Baseline, Gate, MinSamples};
 
@@ -267,7 +268,7 @@ impl Turn<'_> {
         if self.state.waited > max {
             let why = self.state.reports.iter().find(|report| report.verdict != Verdict::Pass);
             let why = why.map_or("there are too few requests", |report| report.why.as_str()).to_owned();
-            self.pause(Pause::Inconclusive, &format!("undecided for {}: {why}", humantime::format_duration(max)));
+            self.pause(Pause::Inconclusive, &format!("undecided for {}: {why}", exact(max)));
         }
     }
 

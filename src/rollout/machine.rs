@@ -12,6 +12,7 @@ use super::evidence::{Counts, Evidence};
 use super::gate::{Report, Sample, Verdict};
 use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
 use super::verb::{Refusal, Verb};
+use super::words::exact;
 use crate::cohort::Weight;
 use crate::config::{Rollout, RolloutMode, is_open};
 use crate::task::UnixMs;
@@ -304,7 +305,7 @@ impl Turn<'_> {
         let counts = self.state.phase.progress().is_some() && !self.is_hands_off();
         if counts && super::gate::breaks(&self.plan.rollout.breaker, beat.window) {
             let Counts { failed, total, .. } = beat.window.asynchronous;
-            let window = humantime::format_duration(self.plan.rollout.breaker.window);
+            let window = exact(self.plan.rollout.breaker.window);
             self.fail(&format!("breaker: {failed} of {total} async failed within {window}"));
         }
     }

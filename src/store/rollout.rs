@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::RolloutRecord;
 use crate::cohort::GROUPS;
-use crate::metrics::DURATION_BUCKETS;
-use crate::task::{Answer, Failure, UnixMs};
+use crate::task::{Answer, Failure, Took, UnixMs, bucket};
 
 /// How long presence and lead last unless renewed.
 pub const LEAD: Duration = Duration::from_secs(10);
@@ -30,9 +29,6 @@ pub const OTHERS: &str = "(others)";
 
 /// How long a caller is kept after its last call.
 pub const CALLER_KEPT: Duration = Duration::from_hours(30 * 24);
-
-/// Latency buckets: one per bound of [`DURATION_BUCKETS`], and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
 
 /// [`LEAD`], in the same proportion to [`lease_time`](super::lease_time).
 #[must_use]
@@ -64,6 +60,9 @@ pub struct Meeting {
     pub replicas: Vec<(String, String)>,
     /// The rollout state of the routes that were asked for, in their order.
     pub records: Vec<Option<RolloutRecord>>,
+    /// How far the store's clock is ahead of this process's at least, ms; negative where it is behind, and zero where the
+    /// way there and back explains all of it.
+    pub ahead: i64,
 }
 
 /// How a rollout's state is saved.
@@ -98,7 +97,7 @@ pub struct StoredEvidence {
     /// Cancelled.
     pub cancelled: u64,
     /// The completed and the failed by how long they took, from when they could begin to their end, per bucket.
-    pub took: [u64; BUCKETS],
+    pub took: Took,
     /// The failed by group of clients, where it is known.
     pub failed_by: [u64; GROUPS],
     /// Those that ended with a 4xx.
@@ -116,6 +115,20 @@ pub struct Caller {
     pub count: u64,
     /// When it last called.
     pub last: UnixMs,
+}
+
+/// How many days ago a call still says that somebody needs the route.
+pub const LATELY: u64 = 7;
+
+/// How many called in the last days ([`LATELY`]), and the names of the few that called most.
+#[must_use]
+pub fn lately(callers: &[Caller], now: UnixMs) -> (usize, String) {
+    const NAMED: usize = 3;
+    let since = Duration::from_hours(LATELY * 24);
+    let mut lately: Vec<&Caller> = callers.iter().filter(|caller| now.since(caller.last) < since).collect();
+    lately.sort_by_key(|caller| std::cmp::Reverse(caller.count));
+    let named: Vec<&str> = lately.iter().take(NAMED).map(|caller| caller.who.as_str()).collect();
+    (lately.len(), named.join(", "))
 }
 
 // === tallies ===
@@ -161,8 +174,7 @@ impl Ended {
 
     /// The name of the tally of a task that took so long.
     pub(super) fn tally(self, took: Duration, clients: Option<u8>) -> String {
-        let (outcome, seconds) = (self.as_str(), took.as_secs_f64());
-        let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
+        let (outcome, bucket) = (self.as_str(), bucket(took));
         match (self, clients) {
             (Self::Cancelled, _) => outcome.to_owned(),
             (Self::Failed | Self::ClientError, Some(clients)) => format!("{outcome}.{bucket}.{clients}"),
@@ -213,7 +225,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::task::FailureKind;
+    use crate::task::{BUCKETS, FailureKind};
 
     #[test]
     fn a_failure_whose_client_is_given_a_4xx_is_a_client_error() {
@@ -229,6 +241,19 @@ mod tests {
             assert_eq!(Ended::of_failure(&failure), counted, "{status:?}");
         }
         assert_eq!(Ended::of_failure(&Failure::new(FailureKind::Crash, "died")), Ended::Failed);
+    }
+
+    #[test]
+    fn those_who_called_lately_are_named_most_calls_first() {
+        let now = UnixMs(10 * 24 * 3_600_000);
+        let caller = |who: &str, count, days_ago: u64| Caller {
+            who: who.into(),
+            count,
+            last: UnixMs(now.0 - days_ago * 24 * 3_600_000),
+        };
+        let callers = [caller("a", 1, 0), caller("b", 9, 6), caller("c", 99, 8), caller("d", 5, 1), caller("e", 3, 1)];
+        assert_eq!(lately(&callers, now), (4, "b, d, e".to_owned()));
+        assert_eq!(lately(&[], now), (0, String::new()));
     }
 
     #[test]

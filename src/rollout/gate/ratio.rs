@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::{Late, Look, Memory, Report, Verdict, words};
 use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
-use crate::rollout::evidence::{By, Counts, Evidence, Took, clients, slower_than};
+use crate::rollout::evidence::{By, Counts, Evidence, clients, slower_than};
 use crate::rollout::sequential::{self, FALSE_PASS, Scores};
 use crate::rollout::stats::{self, Bounded};
+use crate::rollout::words::exact;
+use crate::task::Took;
 
 /// How many requests' worth the evidence has in the async share of a look's news. A task's failure ends in another
 /// look than its request came in, so that at little traffic a look's own share says nothing of it.
@@ -325,10 +327,10 @@ fn what(kind: &GateKind) -> String {
         GateKind::ClientErrorRatio(_) => "got a 4xx".into(),
         GateKind::DeferredRatio(_) => "were deferred".into(),
         GateKind::SlowRatio { threshold, of: Latency::EndToEnd, .. } => {
-            format!("took over {}", words::time(*threshold))
+            format!("took over {}", exact(*threshold))
         }
         GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } => {
-            format!("were answered after {}", words::time(*threshold))
+            format!("were answered after {}", exact(*threshold))
         }
         _ => "failed".into(),
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Latency, Limits};
-use crate::rollout::evidence::BUCKETS;
+use crate::task::{BUCKETS, bucket};
 
 const MIN: MinSamples = MinSamples { asynchronous: 300, sync: 300 };
 const FEW: MinSamples = MinSamples { asynchronous: 100, sync: 0 };
@@ -122,7 +122,7 @@ fn slow_is_over_the_bound_end_to_end_or_to_the_acknowledgement() {
         let limits = Limits { max: Some(0.05), margin: Some(0.01), ..Limits::default() };
         named("slow", GateKind::SlowRatio { threshold: Duration::from_secs(2), of, limits })
     };
-    let at = |seconds: f64| crate::metrics::DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
+    let at = |seconds: f64| bucket(Duration::from_secs_f64(seconds));
     let mut seen = evidence((0, 10_000), (0, 10_000));
     seen.asynchronous.took[at(2.0)] = 9_000;
     seen.asynchronous.took[at(2.1)] = 1_000;

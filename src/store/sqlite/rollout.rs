@@ -81,7 +81,7 @@ pub(super) fn meet(db: &mut Db, presence: &Presence, routes: &[String]) -> rusql
     }
     let term = lead(db, presence)?;
     let records = routes.iter().map(|route| load(&db.connection, route)).collect::<Result<_, _>>()?;
-    Ok(Meeting { term, leader: leader(db).map(str::to_owned), replicas: Vec::new(), records })
+    Ok(Meeting { term, leader: leader(db).map(str::to_owned), replicas: Vec::new(), records, ahead: 0 })
 }
 
 /// The term, where the replica leads now.

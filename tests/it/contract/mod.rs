@@ -133,6 +133,11 @@ pub(crate) fn wall() -> UnixMs {
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
+/// Whether a store says of a time that it is this one, but for what its own clock adds.
+pub(crate) fn is_about(said: Option<UnixMs>, at: UnixMs) -> bool {
+    said.is_some_and(|said| said >= at && said < at.plus(SOON))
+}
+
 /// A topic's queue with every setting at its default.
 pub(crate) fn queue(topic: &str) -> Queue {
     let topic = Topic::parse(topic).expect("a topic");

@@ -4,6 +4,7 @@
 //! traffic.rs   clients who call all the time, and are counted
 //! counts.rs    which calls the gates hear of
 //! clients.rs   whose they are
+//! clocks.rs    three processes whose clocks are hours apart
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
@@ -12,6 +13,7 @@
 
 mod clients;
 mod climb;
+mod clocks;
 mod counts;
 mod prometheus;
 mod replicas;

@@ -41,7 +41,7 @@ async fn three(upstream: &Upstream, redis: &RedisServer) -> Vec<Omnidaemon> {
 }
 
 /// Which of them leads, once all agree.
-async fn leader(replicas: &[&Omnidaemon]) -> usize {
+pub(super) async fn leader(replicas: &[&Omnidaemon]) -> usize {
     eventually_some(PATIENCE, "one of them leads", async || {
         let mut leaders = BTreeSet::new();
         let mut mine = None;
@@ -65,7 +65,7 @@ fn name(rollout: &Value) -> &str {
     this.and_then(|replica| replica["process"].as_str()).unwrap_or_default()
 }
 
-async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
+pub(super) async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
     for replica in replicas {
         eventually(PATIENCE, &format!("all are at {weight} %"), async || {
             replica.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await == weight

@@ -174,11 +174,13 @@ local function tally_name(outcome, record, entry, ended)
   return outcome .. '.' .. bucket .. (outcome ~= 'completed' and record.epoch:match('%.%d+') or '')
 end
 
--- When a consumer of another make saved a result, ms: it says so at the end.
-local function saved_ms(result)
-  local tail, now = redis.call('GETRANGE', result, -64, -1), now_ms()
+-- When a consumer of another make saved the result of an entry, ms: it says so at the end. One that says so from long
+-- before the entry came has a clock that is off, and it is not known: then it is now.
+local function saved_ms(result, entry)
+  local tail, now, OFF = redis.call('GETRANGE', result, -64, -1), now_ms(), 2000
   local saved = tonumber(tail:match('"saved_at":%s*([%d.]+)%s*}%s*$') or now / 1000)
-  return math.min(math.floor(saved * 1000), now)
+  saved = math.min(math.floor(saved * 1000), now)
+  return saved < ms_of(entry) - OFF and now or saved
 end
 
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
@@ -188,7 +190,7 @@ local function conclude(key, result, record, tallies)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
   record.state, record.secret, record.due, record.failure, record.renewed = 'completed', nil, nil, nil, nil
-  if tally then add_tally(tally, tally_name('completed', record, record.entry, saved_ms(result)), 1) end
+  if tally then add_tally(tally, tally_name('completed', record, record.entry, saved_ms(result, record.entry)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end
 end
