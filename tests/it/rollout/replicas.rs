@@ -118,7 +118,7 @@ async fn a_leader_that_was_stopped_decides_nothing_when_it_comes_back() {
     let first = leader(&replicas.iter().collect::<Vec<_>>()).await;
     let mut stopped = replicas.remove(first);
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    stopped.process().signal(Signal::STOP);
+    stopped.process().freeze().await;
     let second = leader(&all).await;
     let (status, _) = order(all[second], "abort", json!({"actor": "ann", "reason": "x"})).await;
     assert_eq!(status, 200);
