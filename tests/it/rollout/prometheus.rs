@@ -46,7 +46,7 @@ async fn values_nothing_nonsense_and_what_is_stale_or_gone_are_told_apart() {
     for stale in ["old", "max(old) + 1"] {
         assert!(unavailable(stale).await.contains("more than 20 s"), "{stale}");
     }
-    server.freeze();
+    server.freeze().await;
     assert!(unavailable("fine").await.contains("no answer within 2 s"));
     server.go_on();
     eventually(PATIENCE, "it answers again", async || ask("fine").await == Sample::Value(0.25)).await;
