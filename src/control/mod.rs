@@ -384,7 +384,7 @@ impl Rollout {
         for happened in &happened {
             let (from, to, by) = (happened.from, happened.to, &happened.by);
             tracing::info!(route = route.name, event = happened.event, %from, %to, by, reason = happened.reason, "rollout");
-            self.events.push(state::write_happened(&route.name, happened));
+            self.events.push(state::write_happened(&route.name, happened).to_string());
         }
         if state.changed != self.state.changed {
             self.watch.forget();

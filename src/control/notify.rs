@@ -34,11 +34,20 @@ pub(super) fn tell(route: &Route, happened: &[Happened]) {
     for happened in happened {
         let Some(notice) = notice(happened) else { continue };
         let told = route.rollout.notify.iter().filter(|notify| notify.on.contains(&notice));
-        let text = state::write_happened(&route.name, happened);
+        let mut event = state::write_happened(&route.name, happened);
+        event["text"] = said(&route.name, happened).into();
+        let body = Bytes::from(event.to_string());
         for notify in told {
-            tokio::spawn(post(notify.webhook.clone(), Bytes::from(text.clone()), route.name.clone()));
+            tokio::spawn(post(notify.webhook.clone(), body.clone(), route.name.clone()));
         }
     }
+}
+
+/// One line for people, under the key that chat services show.
+fn said(route: &str, happened: &Happened) -> String {
+    let Happened { event, by, reason, from, to, .. } = happened;
+    let moved = if from == to { format!("at {to}") } else { format!("from {from} to {to}") };
+    format!("{route}: {event} {moved}, by {by}: {reason}")
 }
 
 async fn post(webhook: Secret, body: Bytes, route: String) {

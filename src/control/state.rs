@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::counts::{read_each, write_each};
 use crate::cohort::Weight;
@@ -177,8 +177,8 @@ pub(super) fn read(text: &str) -> Result<State, StoreError> {
     })
 }
 
-/// A line of the history as text; what the API shows, and notifications say of `route`.
-pub(super) fn write_happened(route: &str, happened: &Happened) -> String {
+/// A line of the history as JSON; what the API shows, and notifications say of `route`.
+pub(super) fn write_happened(route: &str, happened: &Happened) -> Value {
     let gates: Vec<_> = happened.reports.iter().map(StoredReport::from).collect();
     json!({
         "route": route,
@@ -192,7 +192,6 @@ pub(super) fn write_happened(route: &str, happened: &Happened) -> String {
         "phase": happened.phase.as_str(),
         "gates": gates,
     })
-    .to_string()
 }
 
 fn malformed(why: &str) -> StoreError {

@@ -178,5 +178,8 @@ async fn whoever_asked_is_told_of_steps_pauses_and_the_turn_back_again_until_the
     let abort = posts.iter().map(|post| &post.body).find(|body| body["event"] == "abort").expect("told");
     assert_eq!((&abort["route"], &abort["by"], &abort["reason"]), (&json!("invoke"), &json!("ann"), &json!("tickets")));
     assert_eq!((&abort["from"], &abort["to"]), (&json!(10.0), &json!(0.0)));
+    assert_eq!(abort["text"], "invoke: abort from 10 % to 0 %, by ann: tickets");
+    let pause = posts.iter().map(|post| &post.body).find(|body| body["event"] == "pause").expect("told");
+    assert_eq!(pause["text"], "invoke: pause at 10 %, by ann: lunch");
     eventually(PATIENCE, "who was out is told again", async || sink.posts("flaky").len() == 2).await;
 }
