@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Secret, Window};
+use super::{Secret, Shadow, Window};
 use crate::cohort::Weight;
 
 /// `rollout:`
@@ -52,6 +52,8 @@ pub struct Rollout {
     pub windows: Vec<Window>,
     /// Who is told.
     pub notify: Vec<Notify>,
+    /// What of the sync path is copied to the async one; none where nothing is.
+    pub shadow: Option<Shadow>,
 }
 
 /// `rollout.mode`
@@ -276,6 +278,7 @@ impl Rollout {
             prometheus: None,
             windows: Vec::new(),
             notify: Vec::new(),
+            shadow: None,
         }
     }
 

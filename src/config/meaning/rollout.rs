@@ -4,6 +4,7 @@
 use super::addresses::{secret_url, sticky_key};
 use super::gates::{breaker, gates, prometheus};
 use super::section::Section;
+use super::shadow::shadow;
 use super::values::{Wrong, count, duration, percent, share, text, word};
 use super::windows::windows;
 use crate::cohort::Weight;
@@ -46,9 +47,9 @@ pub(super) fn rollout(mut section: Section<'_>, route: &str) -> Rollout {
         prometheus: prometheus(&mut section),
         windows: windows(&mut section),
         notify: notify(&mut section),
+        shadow: shadow(section.section("shadow")),
         ..default
     };
-    shadow(section.section("shadow"));
     check(&section, &rollout);
     if mode == RolloutMode::Gated {
         warn(&section, &rollout);
@@ -120,18 +121,6 @@ fn min_samples(mut samples: Section<'_>, default: MinSamples) -> MinSamples {
         asynchronous: samples.read("async", default.asynchronous, count(1, MANY)),
         sync: samples.read("sync", default.sync, count(0, MANY)),
     }
-}
-
-/// The keys of shadow traffic can be written already; what this release has of it is that there is none.
-fn shadow(mut shadow: Section<'_>) {
-    let none = |text: &str| match percent(text)? {
-        Weight::ZERO => Ok(()),
-        _ => Err(Wrong::new("shadow traffic is not in this release", "write `percent: 0`, or delete `shadow`")),
-    };
-    shadow.read("percent", (), none);
-    shadow.read("side_effects", (), word(&[("refused", ()), ("allowed", ())]));
-    shadow.section("compare").list("ignore", Vec::new(), text);
-    shadow.optional("max_mismatch", share(1.0));
 }
 
 fn notify(rollout: &mut Section<'_>) -> Vec<Notify> {
