@@ -216,10 +216,10 @@ fn caught_late(truth: Truth, times: f64, restarts: bool, seed: u64) -> Option<us
             sequential::add(&mut whole, bad, bad + sync, world.truth.weight, 1.25);
             return sequential::log_e(&whole) >= sequential::speaks(0.01);
         }
-        let (baseline, queue_depth, queue_oldest) = (None, Some(0), None);
-        let (evidence, news) = (&news, &news);
-        let look =
-            Look { evidence, news, baseline, mature: true, healthy: true, samples: &none, queue_depth, queue_oldest };
+        let (baseline, full, queue_depth, queue_oldest) = (None, false, Some(0), None);
+        let (evidence, news, samples) = (&news, &news, &none);
+        let (mature, healthy) = (true, true);
+        let look = Look { evidence, news, baseline, mature, healthy, full, samples, queue_depth, queue_oldest };
         judge(&gate, MIN, &mut memory, &look).verdict == Verdict::Fail
     };
     for _ in 0..1_000_000 / truth.requests {

@@ -36,7 +36,7 @@ pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::rollout::{
     Baseline, Breaker, Gate, GateKind, Latency, Limits, MinSamples, Notice, Notify, OnEmpty, OnFail, Pin, Prometheus,
-    Rollout, RolloutMode, Step, StickyKey, default_gates, samples_to_certify,
+    Rollout, RolloutMode, SHADOW_MISMATCH, Step, StickyKey, default_gates, samples_to_certify,
 };
 pub use self::shadow::Shadow;
 pub use self::watch::changes;

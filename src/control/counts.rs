@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Fallback, Metrics, Path, PathTotals, TaskOutcome};
+use crate::metrics::{Fallback, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
 use crate::rollout::evidence::{BUCKETS, Counts, Evidence, Took};
 use crate::store::StoredEvidence;
 
@@ -30,6 +30,9 @@ struct Sent {
     rejected: u64,
     deferred: u64,
     unavailable: u64,
+    /// Copies: queued, compared, answered otherwise.
+    #[serde(default)]
+    shadow: [u64; 3],
 }
 
 // === impl Own ===
@@ -44,8 +47,8 @@ impl Own {
 
     /// The epoch that is counted in, and what was counted so far, as text.
     pub(super) fn send(&self, route: &str, metrics: &Metrics) -> (u64, String) {
-        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } =
-            counted(route, metrics).since(&self.base);
+        let news = counted(route, metrics).since(&self.base);
+        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } = news;
         let sent = Sent {
             sync: [sync.total, sync.failed, sync.client_errors],
             sync_took: write_took(&sync.took),
@@ -54,6 +57,7 @@ impl Own {
             rejected,
             deferred,
             unavailable,
+            shadow: [news.copied, news.compared, news.mismatched],
         };
         (self.epoch, serde_json::to_string(&sent).unwrap_or_default())
     }
@@ -64,6 +68,7 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
     let cells = metrics.requests.route(route);
     let PathTotals { answered, server_errors, client_errors, took } = cells.totals(Path::Sync);
     let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
+    let mismatched = metrics.shadows(route, ShadowOutcome::Mismatch);
     Evidence {
         sync: Counts { total: answered, failed: server_errors, client_errors, took },
         acknowledged: cells.totals(Path::Async).took,
@@ -71,6 +76,9 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
         rejected: metrics.outcomes(route, TaskOutcome::Rejected),
         deferred: metrics.outcomes(route, TaskOutcome::Deferred),
         unavailable: unavailable.map(|reason| metrics.fallbacks(route, reason)).iter().sum(),
+        copied: metrics.shadows(route, ShadowOutcome::Queued),
+        compared: metrics.shadows(route, ShadowOutcome::Match) + mismatched,
+        mismatched,
         ..Evidence::default()
     }
 }
@@ -118,6 +126,7 @@ impl From<Sent> for Evidence {
     fn from(sent: Sent) -> Self {
         let [total, failed, client_errors] = sent.sync;
         let (refused, rejected) = (sent.refused, sent.rejected);
+        let [copied, compared, mismatched] = sent.shadow;
         let taskless =
             Counts { total: refused + rejected, failed: refused, client_errors: rejected, ..Counts::default() };
         Self {
@@ -128,6 +137,9 @@ impl From<Sent> for Evidence {
             rejected,
             deferred: sent.deferred,
             unavailable: sent.unavailable,
+            copied,
+            compared,
+            mismatched,
             ..Self::default()
         }
     }
@@ -144,12 +156,14 @@ mod tests {
                 r#"{{"sync":[9,1,2],"sync_took":[9],"acknowledged":[5],"refused":1{rejected},"deferred":4,"unavailable":0}}"#
             )
         };
-        let counts = vec![("new".to_owned(), counts(r#","rejected":3"#)), ("old".to_owned(), counts(""))];
+        let counts =
+            vec![("new".to_owned(), counts(r#","rejected":3,"shadow":[9,7,2]"#)), ("old".to_owned(), counts(""))];
         let stored =
             StoredEvidence { accepted: 10, completed: 6, client_errors: 1, counts, ..StoredEvidence::default() };
         let known = evidence(&stored);
         let Counts { total, failed, client_errors, .. } = known.asynchronous;
         assert_eq!((total, failed, client_errors), (11, 2, 4), "six tasks, two refused, three rejected");
         assert_eq!((known.canaried(), known.open()), (15, 4));
+        assert_eq!((known.copied, known.compared, known.mismatched), (9, 7, 2), "copies are none of them");
     }
 }

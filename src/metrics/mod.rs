@@ -360,6 +360,12 @@ impl Metrics {
         self.fallback.with_label_values(&[route, reason.as_str()]).get()
     }
 
+    /// How many requests of a route, or their copies, shadow traffic counted so in this process.
+    #[must_use]
+    pub fn shadows(&self, route: &str, outcome: ShadowOutcome) -> u64 {
+        self.shadow.with_label_values(&[route, outcome.as_str()]).get()
+    }
+
     /// Counts a request whose enqueue was never answered.
     pub fn unknown_enqueue(&self, route: &str) {
         self.unknown_enqueues.with_label_values(&[route]).inc();

@@ -24,12 +24,13 @@ const LATELY: Duration = Duration::from_hours(7 * 24);
 /// Callers that are named.
 const NAMED: usize = 3;
 /// What else of a plan is compared, and how it is called.
-const COMPARED: [(&str, &str); 5] = [
+const COMPARED: [(&str, &str); 6] = [
     ("steps", "the steps change"),
     ("gates", "the gates change"),
     ("min_samples", "min_samples changes"),
     ("max_wait", "max_wait changes"),
     ("on_fail", "on_fail changes"),
+    ("shadow", "shadow.percent changes"),
 ];
 
 /// `omnidaemon rollout plan`

@@ -10,8 +10,8 @@ use super::windows::windows;
 use crate::cohort::Weight;
 use crate::config::yaml::Value;
 use crate::config::{
-    Baseline, Gate, GateKind, MinSamples, Notice, Notify, OnFail, Pin, Rollout, RolloutMode, Step, StickyKey,
-    samples_to_certify,
+    Baseline, Gate, GateKind, Limits, MinSamples, Notice, Notify, OnFail, Pin, Rollout, RolloutMode, SHADOW_MISMATCH,
+    Shadow, Step, StickyKey, samples_to_certify,
 };
 
 const HOUR: u64 = 3600;
@@ -24,6 +24,7 @@ pub(super) fn rollout(mut section: Section<'_>, route: &str) -> Rollout {
     let modes = word(&[("gated", RolloutMode::Gated), ("manual", RolloutMode::Manual)]);
     let mode = section.read("mode", RolloutMode::Gated, modes);
     let default = Rollout::new(route, allowed(&mut section), mode);
+    let shadow = shadow(section.section("shadow"));
     let rollout = Rollout {
         steps: steps(&mut section, default.steps),
         salt: section.read("salt", default.salt, text),
@@ -42,12 +43,12 @@ pub(super) fn rollout(mut section: Section<'_>, route: &str) -> Rollout {
             default.on_fail,
             word(&[("rollback", OnFail::Rollback), ("pause", OnFail::Pause)]),
         ),
-        gates: gates(&mut section).unwrap_or(default.gates),
+        gates: all_gates(&mut section, default.gates, shadow.as_ref()),
         breaker: breaker(section.section("breaker"), default.breaker),
         prometheus: prometheus(&mut section),
         windows: windows(&mut section),
         notify: notify(&mut section),
-        shadow: shadow(section.section("shadow")),
+        shadow,
         ..default
     };
     check(&section, &rollout);
@@ -123,6 +124,20 @@ fn min_samples(mut samples: Section<'_>, default: MinSamples) -> MinSamples {
     }
 }
 
+/// Those of the file or the default ones, and after them that of shadow traffic.
+fn all_gates(rollout: &mut Section<'_>, default: Vec<Gate>, shadow: Option<&Shadow>) -> Vec<Gate> {
+    let mut all = gates(rollout).unwrap_or(default);
+    if let Some(shadow) = shadow {
+        if all.iter().any(|gate| gate.name == SHADOW_MISMATCH) {
+            let message = format!("has a gate `{SHADOW_MISMATCH}`: one of that name stands there by itself");
+            rollout.problem("gates", message, "write another `name`, and its limit as `shadow.max_mismatch`");
+        }
+        let limits = Limits { max: Some(shadow.max_mismatch), ..Limits::default() };
+        all.push(Gate { name: SHADOW_MISMATCH.to_owned(), kind: GateKind::ShadowMismatch(limits) });
+    }
+    all
+}
+
 fn notify(rollout: &mut Section<'_>) -> Vec<Notify> {
     const WORDS: [(&str, Notice); 4] = [
         ("step", Notice::Step),
@@ -163,7 +178,8 @@ fn check(section: &Section<'_>, rollout: &Rollout) {
 
 /// What is odd in a plan that is climbed.
 fn warn(section: &Section<'_>, rollout: &Rollout) {
-    let strictest = rollout.gates.iter().rev().filter_map(|gate| Some((gate, gate.kind.limits()?.max?)));
+    let counted = rollout.gates.iter().rev().filter(|gate| !matches!(gate.kind, GateKind::ShadowMismatch(_)));
+    let strictest = counted.filter_map(|gate| Some((gate, gate.kind.limits()?.max?)));
     let needed = strictest.map(|(gate, max)| (samples_to_certify(max), &gate.name, max)).max_by_key(|most| most.0);
     if let Some((needed, gate, max)) = needed.filter(|most| most.0 > rollout.min_samples.asynchronous) {
         let max = (max * 1e6).round() / 1e4;

@@ -6,6 +6,7 @@
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
+//! shadow.rs    copies that are answered alike, and otherwise
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
@@ -13,6 +14,7 @@ mod climb;
 mod counts;
 mod prometheus;
 mod replicas;
+mod shadow;
 mod story;
 mod traffic;
 

@@ -295,6 +295,10 @@ fn a_share_of_the_sync_path_is_copied_and_none_is_the_default() {
     let percent = Weight::from_basis_points(50);
     let expected = Shadow { percent, ignore: vec!["/a~1b/0".into(), "/".into()], max_mismatch: 0.02, ..most };
     assert_eq!(meant(&copied("", ignoring)).shadow, Some(expected));
+    let gated = meant(&copied("", "percent: 5, side_effects: allowed, max_mismatch: 0.1%"));
+    let names: Vec<_> = gated.gates.iter().map(|gate| gate.name.as_str()).collect();
+    assert_eq!(names, ["errors", "client_errors", "deferred", "shadow_mismatch"], "its gate stands at the end");
+    assert_eq!(gated.gates[3].kind, GateKind::ShadowMismatch(Limits { max: Some(0.001), ..Limits::default() }));
 }
 
 #[test]
@@ -318,6 +322,13 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
         (
             copied("methods: [GET], ", "percent: 5"),
             "shadow.percent: copies POST alone, and `methods` has none: add POST to it, or write `percent: 0`",
+        ),
+        (
+            copied(
+                "",
+                "percent: 5, side_effects: allowed}, gates: [{name: shadow_mismatch, type: queue_depth, max: 1}], pin: {",
+            ),
+            "rollout.gates: has a gate `shadow_mismatch`: one of that name stands there by itself: write another `name`",
         ),
         (rollout("shadow: {percent: 101}"), "shadow.percent: 101 is over 100"),
         (rollout("shadow: {side_effects: none}"), "shadow.side_effects: `none` is not one of the words known here"),
