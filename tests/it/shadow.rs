@@ -196,6 +196,21 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
 }
 
 #[tokio::test]
+async fn a_program_is_told_that_it_runs_a_copy_and_one_that_does_not_end_in_time_is_a_mismatch() {
+    let program = "{command: [sh, -c, 'echo \"copy=$OMNIDAEMON_SHADOW\" >> <dir>/told; sleep 60']}, timeout: 1s";
+    let config = CONFIG.replace("{http: '<copies>/invoke'}, timeout: 30s", program);
+    let scene = Scene::start(&config, &Store::Sqlite).await;
+    assert_eq!(scene.call(json!({})).await.status, 200);
+    scene.until("mismatch", 1.0).await;
+    assert!(scene.omni.logs().contain("at=\"deadline\""), "{}", scene.omni.logs().text());
+    let told = scene.omni.dir().join("told");
+    eventually(PATIENCE, "the program is told", async || {
+        std::fs::read_to_string(&told).is_ok_and(|told| told == "copy=1\n")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_the_store_clients_are_served_and_copies_dropped() {
     let mut redis = RedisServer::start().await;
     let store = redis.url();
