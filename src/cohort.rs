@@ -61,22 +61,31 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The bucket of a client's key under a rollout's salt.
+/// The number that stands for a client's key under a rollout's salt.
 #[must_use]
-pub fn bucket(salt: &str, key: &[u8]) -> u16 {
+pub fn hash(salt: &str, key: &[u8]) -> u64 {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     hash.update(salt.as_bytes());
     hash.update(&[0]);
     hash.update(key);
-    from_random(hash.digest())
+    hash.digest()
 }
 
-/// The bucket of a random number, for a request without a key.
+/// The bucket of such a number, or of a random one for a request without a key.
 #[must_use]
-pub fn from_random(random: u64) -> u16 {
+pub fn bucket(hash: u64) -> u16 {
     #[allow(clippy::cast_possible_truncation)] // below 10,000
-    let bucket = (random % u64::from(BUCKETS)) as u16;
+    let bucket = (hash % u64::from(BUCKETS)) as u16;
     bucket
+}
+
+/// Groups of clients in all. They tell a few clients that fail from many, and say too little to name one.
+pub const GROUPS: usize = 32;
+
+/// The group of such a number, 0 to 31: by its highest bits, which the bucket says nothing of.
+#[must_use]
+pub fn group(hash: u64) -> u8 {
+    (hash >> 59).to_le_bytes()[0]
 }
 
 #[cfg(test)]
@@ -86,15 +95,30 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_same_in_every_release() {
-        assert_eq!([bucket("invoke", b"client-1"), bucket("invoke", b"client-2"), bucket("", b"")], GOLDEN);
+        let buckets =
+            [("invoke", "client-1"), ("invoke", "client-2"), ("", "")].map(|(salt, key)| of(salt, key.as_bytes()));
+        assert_eq!(buckets, GOLDEN);
     }
 
     const GOLDEN: [u16; 3] = [9473, 5019, 1883];
 
+    fn of(salt: &str, key: &[u8]) -> u16 {
+        bucket(hash(salt, key))
+    }
+
+    #[test]
+    fn clients_of_every_bucket_are_in_every_group() {
+        let mut groups = [0; GROUPS];
+        for hash in (0..40_000u32).map(|n| hash("s", &n.to_le_bytes())).filter(|hash| bucket(*hash) < 1_000) {
+            groups[usize::from(group(hash))] += 1;
+        }
+        assert!(groups.iter().all(|clients| (60..200).contains(clients)), "{groups:?}");
+    }
+
     proptest! {
         #[test]
         fn raising_only_adds_and_the_ends_are_exact(key in ".*", low in 0u16..=10_000, more in 0u16..=10_000) {
-            let at = bucket("salt", key.as_bytes());
+            let at = of("salt", key.as_bytes());
             let (low, high) = (Weight::from_basis_points(low), Weight::from_basis_points(low.saturating_add(more)));
             prop_assert!(!low.covers(at) || high.covers(at));
             prop_assert!(Weight::FULL.covers(at) && !Weight::ZERO.covers(at));
@@ -104,7 +128,7 @@ mod tests {
     #[test]
     fn the_share_of_clients_is_the_weight() {
         let ten = Weight::from_percent(10.0).expect("in range");
-        let hits = (0..20_000).filter(|n: &u32| ten.covers(bucket("s", &n.to_le_bytes()))).count();
+        let hits = (0..20_000).filter(|n: &u32| ten.covers(of("s", &n.to_le_bytes()))).count();
         assert!((1_800..2_200).contains(&hits), "{hits}");
     }
 

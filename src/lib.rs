@@ -10,7 +10,7 @@
 //! 4  proxy/  worker/  control/     data plane · task execution · the single writer of rollout state
 //! 3  snapshot.rs                   what one request sees
 //! 2  route/  rollout/  store/       pure routing and rollout decisions · TaskStore over Redis and SQLite
-//! 1  config/  metrics/             what the operator means · metric handles and names
+//! 1  config/  metrics/  outbound.rs  what the operator means · metric handles and names · TLS to others
 //! 0  task.rs  cohort.rs            the domain's nouns
 //! ```
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod cohort;
 pub mod config;
 pub mod control;
 pub mod metrics;
+mod outbound;
 pub mod proxy;
 pub mod rollout;
 pub mod route;

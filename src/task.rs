@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use self::buckets::DURATION_BUCKETS;
+pub use self::buckets::{BUCKETS, DURATION_BUCKETS, Took, bucket};
 pub use self::life::{Life, Run};
 pub use self::progress::Progress;
 
@@ -237,6 +237,8 @@ pub struct Task {
     pub route: Option<String>,
     /// The epoch of that route's rollout that it was accepted in, under which its end is counted; none is not counted.
     pub epoch: Option<u64>,
+    /// The [group](crate::cohort::group) of the client that it is from, where that is known.
+    pub clients: Option<u8>,
     /// The key that may see it; none for a task created without one.
     pub owner: Option<Owner>,
     /// Failed attempts after which it is a dead letter, less one: 0 is tried once.
@@ -265,6 +267,7 @@ impl Task {
             correlation_id: None,
             route: None,
             epoch: None,
+            clients: None,
             owner: None,
             retries: 0,
             created,

@@ -30,13 +30,22 @@ fn judge(admin: &Admin, method: &Method, headers: &HeaderMap) -> Result<(), Prob
     if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers, host) {
         return Err(Problem::new(StatusCode::FORBIDDEN, "changes are not taken from another site's page"));
     }
-    match &admin.token {
-        Some(token) if !carries(headers, token) => {
+    if admin.token.as_ref().is_none_or(|token| carries(headers, token)) {
+        return Ok(());
+    }
+    match &admin.read_token {
+        Some(token) if carries(headers, token) => match *method {
+            Method::GET | Method::HEAD => Ok(()),
+            _ => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "this token may only look: send `admin.token` to change things",
+            )),
+        },
+        _ => {
             let detail =
                 "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
             Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
         }
-        _ => Ok(()),
     }
 }
 
@@ -75,6 +84,7 @@ mod tests {
         let admin = Admin {
             listen: "127.0.0.1:8001".parse().expect("an address"),
             token: token.map(Secret::new),
+            read_token: token.map(|_| Secret::new("l00k")),
             hosts: vec!["ops.example".into()],
         };
         let headers = pairs
@@ -111,5 +121,16 @@ mod tests {
         assert_eq!(get(&[host]), Some(StatusCode::UNAUTHORIZED));
         assert_eq!(get(&[host, ("authorization", "Bearer wrong")]), Some(StatusCode::UNAUTHORIZED));
         assert_eq!(get(&[host, ("authorization", "Bearer t0ken")]), None);
+    }
+
+    #[test]
+    fn the_read_token_looks_and_changes_nothing() {
+        let pairs = [("host", "localhost"), ("authorization", "Bearer l00k")];
+        for (method, refused) in [(Method::GET, None), (Method::HEAD, None)]
+            .into_iter()
+            .chain([Method::POST, Method::PUT, Method::DELETE].map(|method| (method, Some(StatusCode::FORBIDDEN))))
+        {
+            assert_eq!(judged(&method, &pairs, Some("t0ken")), refused, "{method}");
+        }
     }
 }

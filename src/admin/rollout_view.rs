@@ -13,7 +13,6 @@ use crate::rollout::explain::{Explanation, Standing, explain};
 use crate::rollout::gate::Report;
 use crate::rollout::{Phase, State};
 use crate::snapshot::{LiveRoute, Snapshot};
-use crate::task::UnixMs;
 
 /// A route with all that is known of its rollout.
 pub(super) struct Seen<'a> {
@@ -104,7 +103,7 @@ fn explained(parts: &Parts, route: &Route, known: &RouteView, view: &View) -> Ex
         evidence: known.evidence.as_ref(),
         per_minute: known.per_minute,
         store: view.store,
-        now: UnixMs::from(jiff::Timestamp::now()),
+        now: view.clock.now(),
     })
 }
 

@@ -1,23 +1,23 @@
 //! A client of the admin plane: finds it, proves itself, and turns its problems into messages.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use serde_json::Value;
 
 use super::exit::CliError;
 use super::global::Global;
 use super::output::text;
 use crate::config::{self, Env, Loaded, Secret};
+use crate::outbound::{innermost, native_roots, tls};
 
 /// Where the admin plane is when nothing says otherwise.
 const DEFAULT: &str = "http://127.0.0.1:8001";
@@ -46,7 +46,7 @@ impl Client {
         let token = global.token.clone().filter(|token| !token.is_empty()).map(Secret::new);
         let given = global.admin.clone().filter(|url| !url.is_empty());
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(connector(given.as_deref())?),
+            http: Http::builder(TokioExecutor::new()).build(connector(given.as_deref())),
             base: base(given.as_deref().unwrap_or(&listen.map_or(DEFAULT.to_owned(), reachable)))?,
             token: token.or_else(|| loaded.and_then(|loaded| loaded.config.admin.token)),
         })
@@ -101,9 +101,9 @@ impl Client {
             CliError::Usage(format!("{} with this token or path is not a request: {error}", self.base))
         })?;
         let answered = async {
-            let response = self.http.request(request).await.map_err(|error| self.unreachable(&cause(&error)))?;
+            let response = self.http.request(request).await.map_err(|error| self.unreachable(&innermost(&error)))?;
             let (status, kind) = (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
-            let body = response.into_body().collect().await.map_err(|error| self.unreachable(&cause(&error)))?;
+            let body = response.into_body().collect().await.map_err(|error| self.unreachable(&innermost(&error)))?;
             Ok((status, kind, body.to_bytes()))
         };
         let late = |_| Err(self.unreachable(&format!("nothing within {TIMEOUT:?}")));
@@ -161,33 +161,13 @@ fn reachable(listen: SocketAddr) -> String {
 }
 
 /// Plain or TLS; the system's certificates are only read where they are needed.
-fn connector(url: Option<&str>) -> Result<HttpsConnector<HttpConnector>, CliError> {
-    let mut roots = RootCertStore::empty();
-    if url.is_some_and(|url| url.starts_with("https:")) {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| CliError::Usage(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn connector(url: Option<&str>) -> HttpsConnector<HttpConnector> {
+    let is_https = url.is_some_and(|url| url.starts_with("https:"));
+    let roots = if is_https { native_roots() } else { RootCertStore::empty() };
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_connect_timeout(Some(CONNECT));
-    Ok(hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http))
-}
-
-/// The innermost reason: "connection refused" rather than "client error".
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
+    HttpsConnectorBuilder::new().with_tls_config(tls(roots)).https_or_http().enable_http1().wrap_connector(http)
 }
 
 #[cfg(test)]

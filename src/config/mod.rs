@@ -178,6 +178,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The bearer token of `/admin/v1`; without one the listener must be loopback.
     pub token: Option<Secret>,
+    /// A bearer token that may look, and change nothing.
+    pub read_token: Option<Secret>,
     /// Host names accepted beside the listener's own.
     pub hosts: Vec<String>,
 }

@@ -72,7 +72,8 @@ impl Setting<'_> {
 
     /// `NAME=value`; of what may hold a password, the name.
     fn said(&self, field: &str) -> String {
-        let secret = matches!(field, "admin" | "admin.token" | "store" | "store.url") || self.written.contains("://");
+        let secret = matches!(field, "admin" | "admin.token" | "admin.read_token" | "store" | "store.url")
+            || self.written.contains("://");
         let text = if secret { self.name.to_owned() } else { format!("{}={}", self.name, self.written) };
         shown(&text).trim_matches('`').to_owned()
     }

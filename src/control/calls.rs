@@ -1,6 +1,6 @@
 //! The controller's HTTP client: queries to Prometheus, and notifications. A request has one deadline, and a small answer.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,8 +12,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
+
+use crate::outbound::{innermost, native_roots, tls};
+use crate::rollout::words::exact;
 
 /// The largest answer that is read, bytes.
 const LARGEST: usize = 4 * 1024 * 1024;
@@ -21,19 +23,10 @@ const LARGEST: usize = 4 * 1024 * 1024;
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// One for the process: it keeps connections, and the system's certificates are read once.
-static CLIENT: LazyLock<Result<Http, String>> = LazyLock::new(client);
-
-fn client() -> Result<Http, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
-}
+static CLIENT: LazyLock<Http> = LazyLock::new(|| {
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls(native_roots())).https_or_http().enable_http1();
+    Client::builder(TokioExecutor::new()).build(connector.build())
+});
 
 /// A request to `url`, whose user info becomes basic authentication.
 ///
@@ -58,14 +51,13 @@ pub(super) fn request(method: http::Method, url: &str, body: Bytes) -> Result<Re
 /// # Errors
 /// Why there is none, without the URL.
 pub(super) async fn send(request: Request<Full<Bytes>>, limit: Duration) -> Result<(StatusCode, Bytes), String> {
-    let client = CLIENT.as_ref().map_err(Clone::clone)?;
     let answered = async {
-        let response = client.request(request).await.map_err(|error| innermost(&error))?;
+        let response = CLIENT.request(request).await.map_err(|error| innermost(&error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     };
-    let late = |_| Err(format!("no answer within {}", humantime::format_duration(limit)));
+    let late = |_| Err(format!("no answer within {}", exact(limit)));
     timeout(limit, answered).await.unwrap_or_else(late)
 }
 
@@ -77,13 +69,4 @@ fn split_user(url: &str) -> (String, Option<String>) {
         Some(at) => (format!("{scheme}://{}", &rest[at + 1..]), Some(rest[..at].to_owned())),
         None => (url.to_owned(), None),
     }
-}
-
-/// "connection refused" rather than "client error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

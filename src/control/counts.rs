@@ -2,19 +2,23 @@
 //! path does nothing for it.
 //!
 //! Cumulative within an epoch, so that what is sent twice counts once. Requests that are under way while an epoch begins
-//! count in the one that they end in.
+//! count in the one that they end in. What was served sync while the store was gone counts nowhere: the async path had no
+//! part in it, and would seem to fail more often than its share of the requests.
 
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{Fallback, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
-use crate::rollout::evidence::{BUCKETS, Counts, Evidence, Took};
+use crate::rollout::evidence::{Counts, Evidence};
 use crate::store::StoredEvidence;
 
 /// A route's counters, from where an epoch began.
 #[derive(Default)]
 pub(super) struct Own {
     epoch: u64,
+    /// What was counted before, and what does not count.
     base: Evidence,
+    /// All that was counted when it was last sent.
+    last: Evidence,
 }
 
 /// As one process sends them to the store.
@@ -30,6 +34,9 @@ struct Sent {
     rejected: u64,
     deferred: u64,
     unavailable: u64,
+    /// By group of clients: sync failures and client errors, refused and rejected.
+    #[serde(default)]
+    by: [Vec<u64>; 4],
     /// Copies: queued, compared, answered otherwise.
     #[serde(default)]
     shadow: [u64; 3],
@@ -41,23 +48,32 @@ impl Own {
     /// Begins to count in `epoch`, unless that has begun.
     pub(super) fn begin(&mut self, epoch: u64, route: &str, metrics: &Metrics) {
         if self.epoch != epoch {
-            *self = Self { epoch, base: counted(route, metrics) };
+            let base = counted(route, metrics);
+            *self = Self { epoch, base, last: base };
         }
     }
 
-    /// The epoch that is counted in, and what was counted so far, as text.
-    pub(super) fn send(&self, route: &str, metrics: &Metrics) -> (u64, String) {
-        let news = counted(route, metrics).since(&self.base);
-        let Evidence { sync, acknowledged, refused, rejected, deferred, unavailable, .. } = news;
+    /// The epoch that is counted in, and what was counted so far, as text. `is_gone` is whether the store is; to be called
+    /// every second.
+    pub(super) fn send(&mut self, route: &str, metrics: &Metrics, is_gone: bool) -> (u64, String) {
+        let now = counted(route, metrics);
+        let news = now.since(&std::mem::replace(&mut self.last, now));
+        if is_gone || news.unavailable > 0 {
+            self.base.sync.add(&news.sync);
+        }
+        let since = now.since(&self.base);
+        let Evidence { sync, asynchronous, acknowledged, refused, rejected, deferred, unavailable, .. } = since;
+        let by = [sync.failed_by, sync.client_errors_by, asynchronous.failed_by, asynchronous.client_errors_by];
         let sent = Sent {
             sync: [sync.total, sync.failed, sync.client_errors],
-            sync_took: write_took(&sync.took),
-            acknowledged: write_took(&acknowledged),
+            sync_took: write_each(&sync.took),
+            acknowledged: write_each(&acknowledged),
             refused,
             rejected,
             deferred,
             unavailable,
-            shadow: [news.copied, news.compared, news.mismatched],
+            by: by.map(|by| write_each(&by)),
+            shadow: [since.copied, since.compared, since.mismatched],
         };
         (self.epoch, serde_json::to_string(&sent).unwrap_or_default())
     }
@@ -66,12 +82,26 @@ impl Own {
 /// All that the process has counted since it began.
 fn counted(route: &str, metrics: &Metrics) -> Evidence {
     let cells = metrics.requests.route(route);
-    let PathTotals { answered, server_errors, client_errors, took } = cells.totals(Path::Sync);
+    let counts = |path| {
+        let PathTotals { answered, server_errors, client_errors, took, client_errors_by, server_errors_by } =
+            cells.totals(path);
+        Counts {
+            total: answered,
+            failed: server_errors,
+            client_errors,
+            took,
+            failed_by: server_errors_by,
+            client_errors_by,
+        }
+    };
+    let (sync, asynchronous) = (counts(Path::Sync), counts(Path::Async));
     let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
     let mismatched = metrics.shadows(route, ShadowOutcome::Mismatch);
     Evidence {
-        sync: Counts { total: answered, failed: server_errors, client_errors, took },
-        acknowledged: cells.totals(Path::Async).took,
+        sync,
+        // of the async path, a process knows only who was turned away
+        asynchronous,
+        acknowledged: asynchronous.took,
         refused: metrics.outcomes(route, TaskOutcome::Refused),
         rejected: metrics.outcomes(route, TaskOutcome::Rejected),
         deferred: metrics.outcomes(route, TaskOutcome::Deferred),
@@ -98,6 +128,8 @@ pub(super) fn evidence(stored: &StoredEvidence) -> Evidence {
         failed: stored.failed,
         client_errors: stored.client_errors,
         took: stored.took,
+        failed_by: stored.failed_by,
+        client_errors_by: stored.client_errors_by,
     };
     sum.asynchronous.add(&ended);
     sum.accepted += stored.accepted;
@@ -105,19 +137,15 @@ pub(super) fn evidence(stored: &StoredEvidence) -> Evidence {
     sum
 }
 
-/// Buckets as numbers, without the zeros at the end.
-pub(super) fn write_took(took: &Took) -> Vec<u64> {
-    let filled = took.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-    took[..filled].to_vec()
+/// Counts without the zeros at the end.
+pub(super) fn write_each(counts: &[u64]) -> Vec<u64> {
+    let filled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    counts[..filled].to_vec()
 }
 
-/// The reverse of [`write_took`].
-pub(super) fn read_took(numbers: &[u64]) -> Took {
-    let mut took = [0; BUCKETS];
-    for (bucket, count) in took.iter_mut().zip(numbers) {
-        *bucket = *count;
-    }
-    took
+/// The reverse of [`write_each`].
+pub(super) fn read_each<const N: usize>(numbers: &[u64]) -> [u64; N] {
+    std::array::from_fn(|at| numbers.get(at).copied().unwrap_or_default())
 }
 
 // === impl Sent ===
@@ -127,12 +155,20 @@ impl From<Sent> for Evidence {
         let [total, failed, client_errors] = sent.sync;
         let (refused, rejected) = (sent.refused, sent.rejected);
         let [copied, compared, mismatched] = sent.shadow;
-        let taskless =
-            Counts { total: refused + rejected, failed: refused, client_errors: rejected, ..Counts::default() };
+        let [failed_by, client_errors_by, refused_by, rejected_by] = sent.by.map(|by| read_each(&by));
+        let taskless = Counts {
+            total: refused + rejected,
+            failed: refused,
+            client_errors: rejected,
+            failed_by: refused_by,
+            client_errors_by: rejected_by,
+            ..Counts::default()
+        };
+        let took = read_each(&sent.sync_took);
         Self {
-            sync: Counts { total, failed, client_errors, took: read_took(&sent.sync_took) },
+            sync: Counts { total, failed, client_errors, took, failed_by, client_errors_by },
             asynchronous: taskless,
-            acknowledged: read_took(&sent.acknowledged),
+            acknowledged: read_each(&sent.acknowledged),
             refused,
             rejected,
             deferred: sent.deferred,
@@ -148,6 +184,50 @@ impl From<Sent> for Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_served_sync_while_the_store_was_gone_counts_nowhere() {
+        let metrics = Metrics::new(1);
+        let mut own = Own::default();
+        own.begin(1, "invoke", &metrics);
+        let mut second = |requests: usize, unavailable: usize, is_gone| {
+            (0..requests).for_each(|_| metrics.requests.route("invoke").answered(0, Path::Sync, 200));
+            (0..unavailable).for_each(|_| metrics.fell_back("invoke", Fallback::StoreUnavailable));
+            let sent: Sent = serde_json::from_str(&own.send("invoke", &metrics, is_gone).1).expect("readable");
+            (sent.sync[0], sent.unavailable)
+        };
+        assert_eq!(second(10, 0, false), (10, 0));
+        assert_eq!(second(100, 4, false), (10, 4));
+        assert_eq!(second(100, 0, true), (10, 4), "no canaried request came by, and it was gone all the same");
+        assert_eq!(second(5, 0, false), (15, 4));
+    }
+
+    #[test]
+    fn whose_failures_they_are_is_told_of_both_paths() {
+        let metrics = Metrics::new(2);
+        let cells = metrics.requests.route("invoke");
+        let mut own = Own::default();
+        cells.blame(0, Path::Sync, 500, Some(9));
+        own.begin(1, "invoke", &metrics);
+        let both = [
+            (Path::Sync, 500, Some(9)),
+            (Path::Sync, 500, None),
+            (Path::Sync, 401, Some(0)),
+            (Path::Async, 503, Some(31)),
+        ];
+        for (path, code, clients) in both {
+            (0..2).for_each(|thread| cells.blame(thread, path, code, clients));
+        }
+        let counts = vec![("a".to_owned(), own.send("invoke", &metrics, false).1)];
+        let mut stored = StoredEvidence { counts, ..StoredEvidence::default() };
+        stored.failed_by[31] = 1;
+        let known = evidence(&stored);
+        let of = |by: &[u64]| by.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+        assert_eq!(of(&known.sync.failed_by), [(9, 2)]);
+        assert_eq!(of(&known.sync.client_errors_by), [(0, 2)]);
+        assert_eq!(of(&known.asynchronous.failed_by), [(31, 3)], "refused, and failed as a task");
+        assert_eq!(of(&known.asynchronous.client_errors_by), []);
+    }
 
     #[test]
     fn what_replicas_answered_themselves_has_ended_and_an_older_one_does_not_say() {

@@ -8,6 +8,7 @@
 
 mod attend;
 mod calls;
+mod clock;
 mod counts;
 mod gone;
 mod lead;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub use self::attend::attend_queues;
+pub use self::clock::StoreClock;
 use self::counts::Own;
 pub use self::gone::warn_of_gone;
 use self::lead::{Sampled, Watch};
@@ -82,6 +84,7 @@ pub struct Controller {
     leader: Option<String>,
     replicas: Vec<ReplicaView>,
     store: bool,
+    clock: StoreClock,
     published: Option<Published>,
     last_round: Option<Instant>,
     loaded: watch::Sender<bool>,
@@ -153,6 +156,7 @@ impl Controller {
             leader: None,
             replicas: Vec::new(),
             store: false,
+            clock: StoreClock::default(),
             published: None,
             last_round: None,
             loaded,
@@ -240,7 +244,7 @@ impl Controller {
 
     /// Has a rollout for every route; one that is no longer configured is kept, in case it comes back.
     fn declare(&mut self) {
-        let now = now();
+        let now = self.clock.now();
         for route in &self.config.routes {
             self.rollouts.entry(route.name.clone()).or_insert_with(|| Rollout::fresh(now));
             self.metrics.declare_route(&route.name);
@@ -277,8 +281,8 @@ impl Controller {
     async fn decide(&mut self, route: &Route, event: Event<'_>) {
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
         let (deadline, before) = (deadline_of(&self.config, route), rollout.state.weight);
-        let by_file = matches!(event, Event::Planned);
-        let Ok(decision) = rollout::decide(&rollout.state, plan_of(route, deadline), event, now()) else { return };
+        let (by_file, now) = (matches!(event, Event::Planned), self.clock.now());
+        let Ok(decision) = rollout::decide(&rollout.state, plan_of(route, deadline), event, now) else { return };
         let Some(happened) = rollout.apply(route, decision) else { return };
         if by_file || rollout.state.weight < before {
             self.publish();
@@ -342,6 +346,7 @@ impl Controller {
             process: self.process.to_string(),
             replicas: self.replicas.clone(),
             store: self.store,
+            clock: self.clock,
         };
         self.views.send_if_modified(|old| {
             let changed = **old != view;
@@ -433,8 +438,4 @@ fn plan_of(route: &Route, deadline: Duration) -> Plan<'_> {
 
 fn deadline_of(config: &Config, route: &Route) -> Duration {
     config.topics.get(&route.topic).map_or(Duration::ZERO, |topic| deadline(topic, route.retry_canaried))
-}
-
-fn now() -> UnixMs {
-    jiff::Timestamp::now().into()
 }

@@ -32,7 +32,7 @@ impl Controller {
             }
             let Some(rollout) = self.rollouts.get_mut(&route.name) else { return Err(no_route()) };
             let before = (rollout.state.clone(), rollout.unsaved, rollout.events.clone());
-            let decision = rollout::decide(&rollout.state, plan, Event::Ordered(&order.verb), super::now())?;
+            let decision = rollout::decide(&rollout.state, plan, Event::Ordered(&order.verb), self.clock.now())?;
             let Some(happened) = rollout.apply(route, decision) else {
                 return Ok(Acted { state: before.0, saved: !before.1 });
             };

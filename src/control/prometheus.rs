@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use form_urlencoded::Serializer;
 use futures_util::future::{join_all, try_join_all};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use super::calls;
 use super::promql::metrics_of;
 use crate::config::{Gate, GateKind, Prometheus};
 use crate::rollout::gate::Sample;
+use crate::rollout::words::exact;
 
 #[derive(Deserialize)]
 struct Reply {
@@ -84,7 +86,7 @@ async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(
     let age = answer(server, base, &format!("time() - max(timestamp({name}))")).await?;
     match age {
         Sample::Value(age) if age > server.max_staleness.as_secs_f64() => {
-            let limit = humantime::format_duration(server.max_staleness);
+            let limit = exact(server.max_staleness);
             Err(format!("the newest sample of {name} is {age:.0} s old, more than {limit}"))
         }
         _ => Ok(()),
@@ -94,7 +96,7 @@ async fn refuse_stale(server: &Prometheus, base: &str, name: String) -> Result<(
 async fn answer(server: &Prometheus, base: &str, query: &str) -> Result<Sample, String> {
     let limit = format!("{}ms", server.timeout.as_millis());
     let url = format!("{}/api/v1/query", base.trim_end_matches('/'));
-    let body = form(&[("query", query), ("timeout", &limit)]);
+    let body = Serializer::new(String::new()).append_pair("query", query).append_pair("timeout", &limit).finish();
     let mut request = calls::request(Method::POST, &url, Bytes::from(body))?;
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
     request.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -127,20 +129,6 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Sample, String> {
     }
 }
 
-/// `application/x-www-form-urlencoded`
-fn form(fields: &[(&str, &str)]) -> String {
-    let field = |(name, value): &(&str, &str)| format!("{name}={}", value.bytes().map(escaped).collect::<String>());
-    fields.iter().map(field).collect::<Vec<_>>().join("&")
-}
-
-fn escaped(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02X}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,10 +154,5 @@ mod tests {
         let wrong = r#"{"status":"error","errorType":"bad_data","error":"unknown function"}"#;
         assert_eq!(sample(wrong), Err("unknown function".into()));
         assert!(sample("<html>").is_err());
-    }
-
-    #[test]
-    fn forms_are_escaped() {
-        assert_eq!(form(&[("query", "a{b=\"c\"}"), ("t", "é")]), "query=a%7Bb%3D%22c%22%7D&t=%C3%A9");
     }
 }

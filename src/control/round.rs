@@ -70,7 +70,8 @@ impl Controller {
         });
     }
 
-    fn presence(&self) -> Presence {
+    fn presence(&mut self) -> Presence {
+        let is_gone = self.circuit.is_open();
         let mut about = About { config: String::new(), routes: BTreeMap::new() };
         let mut counts = Vec::new();
         let mut plans = String::new();
@@ -81,8 +82,8 @@ impl Controller {
             about
                 .routes
                 .insert(route.name.clone(), AboutRoute { weight_bp: weight.basis_points(), epoch: *epoch, plan });
-            if let Some(rollout) = self.rollouts.get(&route.name) {
-                let (epoch, text) = rollout.own.send(&route.name, &self.metrics);
+            if let Some(rollout) = self.rollouts.get_mut(&route.name) {
+                let (epoch, text) = rollout.own.send(&route.name, &self.metrics, is_gone);
                 counts.push((route.name.clone(), epoch, text));
             }
         }
@@ -105,6 +106,7 @@ impl Controller {
             }
         };
         self.store = true;
+        self.clock.learn(meeting.ahead);
         if meeting.term != self.term {
             self.follow_from_now();
         }
@@ -183,7 +185,7 @@ impl Controller {
         let Some(rollout) = self.rollouts.get_mut(name) else { return };
         let Some(verb) = rollout.abort.clone() else { return };
         let plan = plan_of(route, deadline_of(&config, route));
-        if let Ok(decision) = rollout::decide(&rollout.state, plan, Event::Ordered(&verb), super::now()) {
+        if let Ok(decision) = rollout::decide(&rollout.state, plan, Event::Ordered(&verb), self.clock.now()) {
             rollout.apply(route, decision);
             let saved = rollout.save(name, &self.circuit, None).await;
             tracing::info!(route = name, saved = matches!(saved, Ok(true)), "the abort is told to the store");

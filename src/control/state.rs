@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::counts::{read_took, write_took};
+use super::counts::{read_each, write_each};
 use crate::cohort::Weight;
 use crate::rollout::evidence::{Counts, Evidence};
 use crate::rollout::gate::{Memory, Report, Verdict};
@@ -52,14 +52,14 @@ struct More {
     fails: u32,
     baseline: Option<Numbers>,
     memory: BTreeMap<String, StoredMemory>,
-    seen: StoredEvidence,
+    seen: Vec<StoredEvidence>,
     gates: u64,
     frozen: Option<String>,
     reports: Vec<StoredReport>,
 }
 
-/// Counts: total, failed, client errors, then the buckets.
-type Numbers = Vec<u64>;
+/// Counts: total, failed, client errors, then the buckets; by group of clients, the failed and the client errors.
+type Numbers = [Vec<u64>; 3];
 
 #[derive(Serialize, Deserialize)]
 struct StoredMemory {
@@ -72,7 +72,7 @@ struct StoredMemory {
 struct StoredEvidence {
     sync: Numbers,
     asynchronous: Numbers,
-    acknowledged: Numbers,
+    acknowledged: Vec<u64>,
     /// Accepted, cancelled, refused, deferred, unavailable.
     rest: [u64; 5],
     #[serde(default)]
@@ -121,7 +121,7 @@ pub(super) fn write(state: &State) -> String {
         fails: state.fails,
         baseline: state.baseline.as_ref().map(numbers),
         memory: state.memory.iter().map(|(gate, memory)| (gate.clone(), memory.into())).collect(),
-        seen: (&state.seen).into(),
+        seen: state.seen.iter().map(Into::into).collect(),
         gates: state.gates,
         frozen: state.frozen.clone(),
         reports: state.reports.iter().map(Into::into).collect(),
@@ -170,9 +170,9 @@ pub(super) fn read(text: &str) -> Result<State, StoreError> {
         healthy: more.healthy,
         passes: more.passes,
         fails: more.fails,
-        baseline: more.baseline.as_deref().map(counts),
+        baseline: more.baseline.as_ref().map(counts),
         memory: more.memory.into_iter().map(|(gate, memory)| (gate, memory.into())).collect(),
-        seen: more.seen.into(),
+        seen: more.seen.into_iter().map(Into::into).collect(),
         gates: more.gates,
         frozen: more.frozen,
         reports: more.reports.into_iter().map(StoredReport::into_report).collect(),
@@ -216,14 +216,20 @@ fn phase(word: &str, pause: Option<&str>) -> Option<Phase> {
 
 fn numbers(counts: &Counts) -> Numbers {
     let mut numbers = vec![counts.total, counts.failed, counts.client_errors];
-    numbers.extend(write_took(&counts.took));
-    numbers
+    numbers.extend(write_each(&counts.took));
+    [numbers, write_each(&counts.failed_by), write_each(&counts.client_errors_by)]
 }
 
-fn counts(numbers: &[u64]) -> Counts {
+fn counts([numbers, failed_by, client_errors_by]: &Numbers) -> Counts {
     let at = |place: usize| numbers.get(place).copied().unwrap_or_default();
-    let took = read_took(numbers.get(3..).unwrap_or_default());
-    Counts { total: at(0), failed: at(1), client_errors: at(2), took }
+    Counts {
+        total: at(0),
+        failed: at(1),
+        client_errors: at(2),
+        took: read_each(numbers.get(3..).unwrap_or_default()),
+        failed_by: read_each(failed_by),
+        client_errors_by: read_each(client_errors_by),
+    }
 }
 
 // === impl StoredMemory ===
@@ -263,7 +269,7 @@ impl From<&Evidence> for StoredEvidence {
         Self {
             sync: numbers(sync),
             asynchronous: numbers(asynchronous),
-            acknowledged: write_took(acknowledged),
+            acknowledged: write_each(acknowledged),
             rest: [*accepted, *cancelled, *refused, *deferred, *unavailable],
             rejected: *rejected,
             shadow: [*copied, *compared, *mismatched],
@@ -274,7 +280,7 @@ impl From<&Evidence> for StoredEvidence {
 impl From<StoredEvidence> for Evidence {
     fn from(stored: StoredEvidence) -> Self {
         let [accepted, cancelled, refused, deferred, unavailable] = stored.rest;
-        let acknowledged = read_took(&stored.acknowledged);
+        let acknowledged = read_each(&stored.acknowledged);
         let (sync, asynchronous) = (counts(&stored.sync), counts(&stored.asynchronous));
         let rejected = stored.rejected;
         let [copied, compared, mismatched] = stored.shadow;
@@ -336,9 +342,10 @@ impl From<&Report> for StoredReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cohort::GROUPS;
     use crate::config::{Rollout, RolloutMode};
-    use crate::rollout::evidence::BUCKETS;
     use crate::rollout::{self, Beat, CONTROLLER, Event, Observation, Plan};
+    use crate::task::BUCKETS;
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {
@@ -353,8 +360,9 @@ mod tests {
             ..State::fresh(UnixMs(7))
         };
         state.memory.insert("errors".into(), Memory { since_start: [-1.5, 0.0, 2.0], ..Memory::default() });
-        state.seen.asynchronous.failed = 4;
-        (state.seen.copied, state.seen.compared, state.seen.mismatched) = (9, 8, 7);
+        let failed = Counts { failed: 4, ..Counts::default() };
+        let copies = Evidence { copied: 9, compared: 8, mismatched: 7, ..Evidence::default() };
+        state.seen = vec![Evidence { asynchronous: failed, ..Evidence::default() }, copies];
         assert_eq!(read(&write(&state)), Ok(state.clone()));
         assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
         assert!(
@@ -368,7 +376,13 @@ mod tests {
     fn at_every_point_of_a_climb_the_state_is_read_back_as_it_was() {
         let rollout = Rollout::new("invoke", Weight::FULL, RolloutMode::Gated);
         let plan = Plan { route: "invoke", rollout: &rollout, deadline: Duration::from_hours(1) };
-        let counts = Counts { total: 400, took: [3; BUCKETS], ..Counts::default() };
+        let counts = Counts {
+            total: 400,
+            took: [3; BUCKETS],
+            failed_by: [0; GROUPS],
+            client_errors_by: [1; GROUPS],
+            ..Counts::default()
+        };
         let news = Evidence { sync: counts, asynchronous: counts, accepted: 400, ..Evidence::default() };
         let (mut state, mut known) = (State::fresh(UnixMs(1)), BTreeMap::<u64, Evidence>::new());
         let mut phases = std::collections::BTreeSet::new();

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::clock::StoreClock;
+use super::counts;
 use crate::cohort::Weight;
 use crate::rollout::evidence::Evidence;
-use crate::rollout::{Refusal, State, Verb};
+use crate::rollout::{Cohort, Refusal, State, Verb};
+use crate::store::Circuit;
 
 /// All routes, as this process sees them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +25,8 @@ pub struct View {
     pub replicas: Vec<ReplicaView>,
     /// Whether the store answers.
     pub store: bool,
+    /// The time that rollouts go by.
+    pub clock: StoreClock,
 }
 
 /// A route's rollout.
@@ -37,7 +42,7 @@ pub struct RouteView {
     pub next: Option<Weight>,
     /// Live replicas that do not run the present epoch, or whose file differs. Known where the leader is.
     pub laggards: Vec<String>,
-    /// The evidence that the gates looked at last. Known where the leader is.
+    /// The evidence that the gates looked at last. Known where the leader is, and to [`Rollouts::looked_up`].
     pub evidence: Option<Evidence>,
     /// Canaried requests a minute, lately. Known where the leader is.
     pub per_minute: Option<f64>,
@@ -104,6 +109,22 @@ impl Rollouts {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.views.borrow().clone()
+    }
+
+    /// The same with the evidence that a leader elsewhere judges, as far as the store tells it.
+    pub async fn looked_up(&self, circuit: &Circuit) -> Arc<View> {
+        let mut view = self.view();
+        if !view.store || view.leader.as_ref().is_none_or(|leader| *leader == view.process) {
+            return view;
+        }
+        for (route, known) in &mut Arc::make_mut(&mut view).routes {
+            let Cohort { from, to, .. } = known.state.cohort;
+            let epochs: Vec<u64> = (from..=to.max(from)).collect();
+            let stored = circuit.call(circuit.store().evidence(route, &epochs)).await;
+            let counted = stored.map(|stored| stored.iter().map(counts::evidence).collect::<Vec<_>>());
+            known.evidence = counted.ok().map(|counted| counted.iter().sum());
+        }
+        view
     }
 
     /// Changes with every view.

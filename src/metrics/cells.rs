@@ -9,7 +9,9 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-use super::{DURATION_BUCKETS, Path, names};
+use super::{Path, names};
+use crate::cohort::GROUPS;
+use crate::task::{BUCKETS, DURATION_BUCKETS, Took, bucket};
 
 /// Status codes 100 to 599.
 const CODES: usize = 500;
@@ -39,14 +41,21 @@ pub struct PathTotals {
     /// Of them with a 5xx.
     pub server_errors: u64,
     /// By how long they took, one count per bucket.
-    pub took: [u64; DURATION_BUCKETS.len() + 1],
+    pub took: Took,
+    /// Those with a 4xx by group of clients, where it was known.
+    pub client_errors_by: [u64; GROUPS],
+    /// Those with a 5xx.
+    pub server_errors_by: [u64; GROUPS],
 }
 
 struct PathCells {
     codes: [AtomicU64; CODES],
     /// Not cumulative; the last is +Inf.
-    buckets: [AtomicU64; DURATION_BUCKETS.len() + 1],
+    buckets: [AtomicU64; BUCKETS],
     sum_micros: AtomicU64,
+    client_errors_by: [AtomicU64; GROUPS],
+    server_errors_by: [AtomicU64; GROUPS],
+    unkeyed: AtomicU64,
 }
 
 // === impl RequestCells ===
@@ -62,6 +71,7 @@ impl RequestCells {
         let descriptions = vec![
             description(names::REQUESTS, REQUESTS_HELP, &["route", "path", "code"]),
             description(names::REQUEST_DURATION, DURATION_HELP, &["route", "path"]),
+            description(names::UNKEYED_REQUESTS, UNKEYED_HELP, &["route"]),
         ];
         Self { threads: threads.max(1), routes: Arc::default(), descriptions: Arc::new(descriptions) }
     }
@@ -76,6 +86,7 @@ impl RequestCells {
 }
 
 const REQUESTS_HELP: &str = "Requests answered, per route, path and status";
+const UNKEYED_HELP: &str = "Requests without any of their route's sticky keys, which go either way at random";
 const DURATION_HELP: &str = "Seconds from a request's head to the end of its answer";
 
 // === impl RouteCells ===
@@ -87,12 +98,22 @@ impl RouteCells {
         bump(&self.cell(thread, path).codes[slot], 1);
     }
 
+    /// Notes which group of clients was given a 4xx or a 5xx.
+    pub fn blame(&self, thread: usize, path: Path, code: u16, clients: Option<u8>) {
+        let (Some(clients), cell) = (clients, self.cell(thread, path)) else { return };
+        let by = if code < 500 { &cell.client_errors_by } else { &cell.server_errors_by };
+        bump(&by[usize::from(clients) % GROUPS], 1);
+    }
+
+    /// Counts a request that goes at random for want of a sticky key.
+    pub fn unkeyed(&self, thread: usize) {
+        bump(&self.cell(thread, Path::Sync).unkeyed, 1);
+    }
+
     /// Records how long a request took.
     pub fn took(&self, thread: usize, path: Path, took: Duration) {
         let cell = self.cell(thread, path);
-        let seconds = took.as_secs_f64();
-        let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
-        bump(&cell.buckets[bucket], 1);
+        bump(&cell.buckets[bucket(took)], 1);
         bump(&cell.sum_micros, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
@@ -106,6 +127,8 @@ impl RouteCells {
             client_errors: codes(400, 500),
             server_errors: codes(500, 600),
             took: std::array::from_fn(|bucket| self.sum(path, |cell| &cell.buckets[bucket])),
+            client_errors_by: std::array::from_fn(|group| self.sum(path, |cell| &cell.client_errors_by[group])),
+            server_errors_by: std::array::from_fn(|group| self.sum(path, |cell| &cell.server_errors_by[group])),
         }
     }
 
@@ -131,6 +154,9 @@ impl Default for PathCells {
             codes: std::array::from_fn(|_| AtomicU64::new(0)),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             sum_micros: AtomicU64::new(0),
+            client_errors_by: Default::default(),
+            server_errors_by: Default::default(),
+            unkeyed: AtomicU64::new(0),
         }
     }
 }
@@ -144,16 +170,18 @@ impl Collector for RequestCells {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut counts = Vec::new();
-        let mut durations = Vec::new();
+        let (mut durations, mut unkeyed) = (Vec::new(), Vec::new());
         for (name, route) in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for path in [Path::Sync, Path::Async] {
                 collect_codes(name, route, path, &mut counts);
                 durations.push(collect_durations(name, route, path));
             }
+            unkeyed.push(counted(route.sum(Path::Sync, |cell| &cell.unkeyed), &[("route", name)]));
         }
         vec![
             family(names::REQUESTS, REQUESTS_HELP, proto::MetricType::COUNTER, counts),
             family(names::REQUEST_DURATION, DURATION_HELP, proto::MetricType::HISTOGRAM, durations),
+            family(names::UNKEYED_REQUESTS, UNKEYED_HELP, proto::MetricType::COUNTER, unkeyed),
         ]
     }
 }
@@ -164,13 +192,17 @@ fn collect_codes(name: &str, route: &RouteCells, path: Path, into: &mut Vec<prot
         if count == 0 && !DECLARED.contains(&code) {
             continue;
         }
-        let mut counter = proto::Counter::default();
-        counter.set_value(float(count));
-        let mut metric = proto::Metric::default();
-        metric.set_counter(counter);
-        metric.set_label(labels(&[("code", &code.to_string()), ("path", path.as_str()), ("route", name)]));
-        into.push(metric);
+        into.push(counted(count, &[("code", &code.to_string()), ("path", path.as_str()), ("route", name)]));
     }
+}
+
+fn counted(count: u64, pairs: &[(&str, &str)]) -> proto::Metric {
+    let mut counter = proto::Counter::default();
+    counter.set_value(float(count));
+    let mut metric = proto::Metric::default();
+    metric.set_counter(counter);
+    metric.set_label(labels(pairs));
+    metric
 }
 
 fn collect_durations(name: &str, route: &RouteCells, path: Path) -> proto::Metric {

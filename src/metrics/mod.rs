@@ -16,7 +16,7 @@ use prometheus::{
 pub use self::cells::{PathTotals, RequestCells, RouteCells};
 pub use self::shadow::ShadowOutcome;
 
-pub use crate::task::DURATION_BUCKETS;
+use crate::task::DURATION_BUCKETS;
 
 /// The `route` label of requests that no route names.
 pub const OTHER: &str = "_other";

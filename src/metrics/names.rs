@@ -22,6 +22,8 @@ pub const WORKERS_CRASHED: &str = "omnidaemon_workers_crashed_total";
 pub const REQUESTS: &str = "omnidaemon_requests_total";
 /// Seconds from a request's head to the end of its answer.
 pub const REQUEST_DURATION: &str = "omnidaemon_request_duration_seconds";
+/// Requests without any of their route's sticky keys, which go either way at random.
+pub const UNKEYED_REQUESTS: &str = "omnidaemon_unkeyed_requests_total";
 /// How canaried requests ended.
 pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
 /// The running weight, percent.
@@ -54,7 +56,7 @@ pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 pub const SHADOW: &str = "omnidaemon_shadow_total";
 
 /// All of them.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 25] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -66,6 +68,7 @@ pub const ALL: [&str; 24] = [
     WORKERS_CRASHED,
     REQUESTS,
     REQUEST_DURATION,
+    UNKEYED_REQUESTS,
     TASK_OUTCOMES,
     ROLLOUT_WEIGHT,
     ROLLOUT_PERCENT,

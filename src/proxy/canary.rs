@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
@@ -114,8 +114,16 @@ fn refuse(context: &Context<'_>, route: &Route, problem: Problem) -> (Path, Resp
     let response = problem.into_response();
     let rejected = response.status().is_client_error();
     let outcome = if rejected { TaskOutcome::Rejected } else { TaskOutcome::Refused };
-    context.parts().metrics.task_outcome(&route.name, outcome);
+    turned_away(context, route, outcome, response.status());
     (Path::Async, response)
+}
+
+/// Counts a canaried request that came to no task.
+fn turned_away(context: &Context<'_>, route: &Route, outcome: TaskOutcome, status: StatusCode) {
+    let metrics = &context.parts().metrics;
+    metrics.task_outcome(&route.name, outcome);
+    let (cells, thread) = (metrics.requests.route(&route.name), context.connection.thread.index);
+    cells.blame(thread, Path::Async, status.as_u16(), context.clients.get());
 }
 
 /// Answers with the task that the request became before, as it ends or as far as it is; none where that came to
@@ -203,7 +211,7 @@ async fn enqueue(context: &Context<'_>, route: &Route, captured: Captured<'_>) -
     let counts = task.epoch.is_some();
     let refused = |reason| {
         if counts {
-            metrics.task_outcome(&route.name, TaskOutcome::Refused);
+            turned_away(context, route, TaskOutcome::Refused, StatusCode::SERVICE_UNAVAILABLE);
         }
         Queued::No(reason)
     };

@@ -60,6 +60,7 @@ pub(super) fn capture<'c>(
         request: Some(request),
         route: canaried.map(|_| sent.route.name.clone()),
         epoch: canaried.filter(|_| is_usual),
+        clients: context.clients.get(),
         owner,
         retries: if canaried.is_some() && !sent.route.retry_canaried { 0 } else { task.retries },
         ..task

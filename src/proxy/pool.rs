@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::{Fault, Outgoing, Progress};
 use crate::config::{Upstream, UpstreamUrl};
+use crate::outbound::{native_roots, tls};
 
 /// Longer than this an idle connection is not trusted: servers commonly close theirs after 5 s.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
@@ -195,24 +196,20 @@ impl Pool {
         tcp.set_nodelay(true)?;
         if url.tls {
             let name = server_name(&url.host)?;
-            let tls = TlsConnector::from(self.tls_config()?).connect(name, tcp).await?;
+            let tls = TlsConnector::from(self.tls_config()).connect(name, tcp).await?;
             handshake(TokioIo::new(tls), tunnel).await
         } else {
             handshake(TokioIo::new(tcp), tunnel).await
         }
     }
 
-    fn tls_config(&self) -> io::Result<Arc<ClientConfig>> {
+    fn tls_config(&self) -> Arc<ClientConfig> {
         if let Some(config) = &*self.tls.borrow() {
-            return Ok(config.clone());
+            return config.clone();
         }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
+        let config = Arc::new(tls(native_roots()));
         *self.tls.borrow_mut() = Some(config.clone());
-        Ok(config)
+        config
     }
 }
 

@@ -22,7 +22,7 @@ use super::respond::{self, Problem};
 use super::shadow::{self, Shadows};
 use super::{Parts, canary, deprecate, guard, idempotency, pass, tasks};
 use crate::metrics::{Path, RouteCells};
-use crate::route::{Assigned, Target, assign};
+use crate::route::{Assigned, Split, Target, assign};
 use crate::snapshot::{LiveRoute, Snapshot};
 
 /// What a client that left is counted as; nobody is sent it.
@@ -62,6 +62,8 @@ pub(super) struct Context<'c> {
     pub(super) trusted: bool,
     pub(super) request_id: HeaderValue,
     pub(super) started: Instant,
+    /// The group of the caller, once its side is known: failures are told by it.
+    pub(super) clients: Cell<Option<u8>>,
 }
 
 /// An answer and where it counts.
@@ -117,7 +119,8 @@ impl Connection {
         let snapshot = self.thread.parts.snapshots.load();
         let trusted = snapshot.config.proxy.trusted.iter().any(|network| network.contains(self.peer));
         let request_id = headers::given_request_id(request.headers()).unwrap_or_else(|| self.thread.new_request_id());
-        let context = Context { connection: self, snapshot, trusted, request_id, started };
+        let clients = Cell::new(None);
+        let context = Context { connection: self, snapshot, trusted, request_id, started, clients };
         let counted = match context.admit(&mut request) {
             Ok(()) => context.route(request).await,
             Err(problem) => {
@@ -186,7 +189,11 @@ impl Context<'_> {
                 return self.other(response); // it took neither path
             }
         }
-        let side = self.side(live, &request);
+        let Split { side, clients, unkeyed } = self.split(live, &request);
+        self.clients.set(clients);
+        if unkeyed {
+            live.cells.unkeyed(self.connection.thread.index);
+        }
         let watch = Unanswered::on(self, live, side);
         let (key, shadow) = (idempotency::key(request.headers()), shadow::picked(route, side));
         let (path, mut response) = match (key, shadow, side) {
@@ -208,12 +215,12 @@ impl Context<'_> {
     }
 
     /// The request's side of the split; a trusted caller may choose it.
-    fn side(&self, live: &LiveRoute, request: &Request<Incoming>) -> Assigned {
+    fn split(&self, live: &LiveRoute, request: &Request<Incoming>) -> Split {
         let headers = request.headers();
         if self.trusted {
             match headers.get(&headers::PATH).map(HeaderValue::as_bytes) {
-                Some(b"sync") => return Assigned::Sync,
-                Some(b"async") => return Assigned::Async,
+                Some(b"sync") => return Assigned::Sync.into(),
+                Some(b"async") => return Assigned::Async.into(),
                 _ => {}
             }
         }
@@ -231,7 +238,12 @@ impl Context<'_> {
     fn finish(&self, counted: Counted) -> Response<Reply> {
         let Counted { mut response, cells, path, on_route } = counted;
         let thread = self.connection.thread.index;
-        cells.answered(thread, path, response.status().as_u16());
+        let status = response.status();
+        cells.answered(thread, path, status.as_u16());
+        // on the async path, what became of the task says it
+        if on_route && path == Path::Sync && (status.is_client_error() || status.is_server_error()) {
+            cells.blame(thread, path, status.as_u16(), self.clients.get());
+        }
         let headers = response.headers_mut();
         if on_route {
             headers.insert(&headers::PATH, HeaderValue::from_static(path.as_str()));
@@ -276,6 +288,9 @@ impl Drop for Unanswered<'_> {
         if self.armed {
             let thread = self.context.connection.thread.index;
             self.cells.answered(thread, self.path, CLIENT_LEFT);
+            if self.path == Path::Sync {
+                self.cells.blame(thread, self.path, CLIENT_LEFT, self.context.clients.get());
+            }
             self.cells.took(thread, self.path, self.context.started.elapsed());
         }
     }

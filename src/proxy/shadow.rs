@@ -80,7 +80,7 @@ struct Answered {
 /// Picks some of the requests of the sync path.
 pub(super) fn picked(route: &Route, side: Assigned) -> Option<&Shadow> {
     let shadow = route.rollout.shadow.as_ref().filter(|_| side == Assigned::Sync)?;
-    shadow.percent.covers(cohort::from_random(rand::random())).then_some(shadow)
+    shadow.percent.covers(cohort::bucket(rand::random())).then_some(shadow)
 }
 
 /// Counts a picked request that is not copied, since its client says with a key that it must not run twice.

@@ -4,13 +4,11 @@
 //! Tasks are counted by the store, in the change that ends them, under the epoch that they were accepted in: a worker that
 //! dies takes no count with it. What a proxy sees, it counts itself.
 
-use crate::metrics::DURATION_BUCKETS;
+use crate::cohort::GROUPS;
+use crate::task::{DURATION_BUCKETS, Took};
 
-/// Latency buckets: one per bound, and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
-
-/// Requests by how long they took, one count per bucket (not cumulative).
-pub type Took = [u64; BUCKETS];
+/// Requests by the [group](crate::cohort::group) of their client, where that is known.
+pub type By = [u64; GROUPS];
 
 /// What came of the requests of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +21,10 @@ pub struct Counts {
     pub client_errors: u64,
     /// How long they took, from the request to its outcome.
     pub took: Took,
+    /// The failed by group of clients.
+    pub failed_by: By,
+    /// Those that were answered with a 4xx.
+    pub client_errors_by: By,
 }
 
 /// What is known of one epoch of a route.
@@ -62,7 +64,9 @@ impl Counts {
         self.total += other.total;
         self.failed += other.failed;
         self.client_errors += other.client_errors;
-        add_took(&mut self.took, &other.took);
+        add_each(&mut self.took, &other.took);
+        add_each(&mut self.failed_by, &other.failed_by);
+        add_each(&mut self.client_errors_by, &other.client_errors_by);
     }
 
     /// What came since `earlier`; nothing where counts were lost (a store that was flushed).
@@ -72,7 +76,9 @@ impl Counts {
             total: self.total.saturating_sub(earlier.total),
             failed: self.failed.saturating_sub(earlier.failed),
             client_errors: self.client_errors.saturating_sub(earlier.client_errors),
-            took: took_since(&self.took, &earlier.took),
+            took: each_since(&self.took, &earlier.took),
+            failed_by: each_since(&self.failed_by, &earlier.failed_by),
+            client_errors_by: each_since(&self.client_errors_by, &earlier.client_errors_by),
         }
     }
 }
@@ -89,7 +95,7 @@ impl Evidence {
         self.refused += other.refused;
         self.rejected += other.rejected;
         self.deferred += other.deferred;
-        add_took(&mut self.acknowledged, &other.acknowledged);
+        add_each(&mut self.acknowledged, &other.acknowledged);
         self.unavailable += other.unavailable;
         self.copied += other.copied;
         self.compared += other.compared;
@@ -107,7 +113,7 @@ impl Evidence {
             refused: self.refused.saturating_sub(earlier.refused),
             rejected: self.rejected.saturating_sub(earlier.rejected),
             deferred: self.deferred.saturating_sub(earlier.deferred),
-            acknowledged: took_since(&self.acknowledged, &earlier.acknowledged),
+            acknowledged: each_since(&self.acknowledged, &earlier.acknowledged),
             unavailable: self.unavailable.saturating_sub(earlier.unavailable),
             copied: self.copied.saturating_sub(earlier.copied),
             compared: self.compared.saturating_sub(earlier.compared),
@@ -150,12 +156,36 @@ pub fn slower_than(took: &Took, seconds: f64) -> u64 {
     took[first..].iter().sum()
 }
 
-fn add_took(to: &mut Took, from: &Took) {
+/// Of how many clients such requests are: as many as the groups that have any make likely (linear counting; Whang,
+/// Vander-Zanden, Taylor 1990), and never more than there are requests.
+#[must_use]
+pub fn clients(by: &By) -> u64 {
+    let (requests, empty) = (by.iter().sum(), by.iter().filter(|requests| **requests == 0).count());
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // at most 111
+    match empty {
+        0 => requests,
+        empty => ((GROUPS as f64 * (GROUPS as f64 / empty as f64).ln()).round() as u64).min(requests),
+    }
+}
+
+fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
     for (sum, more) in to.iter_mut().zip(from) {
         *sum += more;
     }
 }
 
-fn took_since(now: &Took, earlier: &Took) -> Took {
+fn each_since<const N: usize>(now: &[u64; N], earlier: &[u64; N]) -> [u64; N] {
     std::array::from_fn(|at| now[at].saturating_sub(earlier[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_clients_are_counted_and_many_are_not_made_fewer_than_likely() {
+        let of = |groups: usize, each: u64| clients(&std::array::from_fn(|at| if at < groups { each } else { 0 }));
+        assert_eq!([of(0, 0), of(1, 900), of(2, 900), of(4, 1)], [0, 1, 2, 4]);
+        assert_eq!([of(16, 1), of(16, 900), of(31, 900), of(32, 900)], [16, 22, 111, 28_800]);
+    }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::evidence::{Counts, Evidence};
 use super::sequential::Scores;
 use super::stats;
+use super::words::exact;
 use crate::config::{Breaker, Gate, GateKind, MinSamples, OnEmpty};
 
 /// What a gate answers.
@@ -76,13 +77,24 @@ pub enum Sample {
     Unavailable(String),
 }
 
+/// An epoch before the step that is judged, with outcomes that come late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Late {
+    /// What came of it since the last look.
+    pub news: Evidence,
+    /// All that is known of it.
+    pub whole: Evidence,
+}
+
 /// What the gates look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// The evidence that PASS rests on: that of the present epoch, or of the last hour once it is healthy.
     pub evidence: &'a Evidence,
-    /// What came since the last look, outcomes of earlier epochs included: what the sequential tests see.
+    /// What came since the last look at the present weight: what the sequential tests see.
     pub news: &'a Evidence,
+    /// What came of earlier epochs, whose weight may have been another.
+    pub late: &'a [Late],
     /// The sync path of an earlier step, where the plan compares with that.
     pub baseline: Option<&'a Counts>,
     /// Whether enough of the cohort has an outcome for PASS.
@@ -173,7 +185,7 @@ fn oldest(max: Duration, look: &Look<'_>) -> Reading {
         (_, None) => return (Verdict::Error, "the age of the oldest waiting task is not known".into(), None),
     };
     let (is, sign) = at_most(oldest <= max);
-    let why = format!("the oldest waiting task is {} old {sign} {}", words::time(oldest), words::time(max));
+    let why = format!("the oldest waiting task is {} old {sign} {}", exact(oldest), exact(max));
     (is, why, Some(oldest.as_secs_f64()))
 }
 

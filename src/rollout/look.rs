@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use super::evidence::Evidence;
-use super::gate::{Look, Report, Verdict, judge};
+use super::gate::{Late, Look, Report, Verdict, judge};
 use super::machine::{Observation, STOPPED, Turn};
-use super::state::{CONTROLLER, Pause, Phase, Progress, State};
+use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
+use super::words::exact;
 use crate::cohort::Weight;
 use crate::config::{Baseline, Gate, MinSamples, SHADOW_MISMATCH};
 
@@ -31,9 +32,10 @@ impl Turn<'_> {
         }
         let aged = self.aged(observation.evidence);
         let observation = Observation { evidence: &aged, ..observation };
-        let news = total(observation.evidence).since(&self.state.seen);
+        let came = self.came(observation.evidence);
+        let news = total(&came);
         let judged = self.judged(observation.evidence, observation.elapsed);
-        let reports = self.judge(&judged, &news, &observation);
+        let reports = self.judge(&judged, &came, &observation);
         self.note(&observation);
         let verdict = overall(&reports);
         self.state.reports = reports;
@@ -83,13 +85,23 @@ impl Turn<'_> {
         aged
     }
 
+    /// What came since the last look, by epoch.
+    fn came(&self, evidence: &[Evidence]) -> Vec<Evidence> {
+        let seen = self.state.seen.iter().copied().chain(std::iter::repeat(Evidence::default()));
+        evidence.iter().zip(seen).map(|(now, seen)| now.since(&seen)).collect()
+    }
+
+    /// The place of an epoch in the evidence.
+    fn place(&self, epoch: u64) -> usize {
+        usize::try_from(epoch.saturating_sub(self.state.first)).unwrap_or(usize::MAX)
+    }
+
     /// The evidence of the cohort. Past its deadline, what has no outcome has failed.
     fn judged(&mut self, evidence: &[Evidence], elapsed: Duration) -> Evidence {
-        let (first, cohort) = (self.state.first, &mut self.state.cohort);
-        let place = |epoch: u64| usize::try_from(epoch.saturating_sub(first)).unwrap_or(usize::MAX);
-        let end = (place(cohort.to) + 1).min(evidence.len());
-        let mut judged = total(evidence.get(place(cohort.from)..end).unwrap_or_default());
-        if let Some(closed) = &mut cohort.closed {
+        let Cohort { from, to, .. } = self.state.cohort;
+        let end = self.place(to).saturating_add(1).min(evidence.len());
+        let mut judged = total(evidence.get(self.place(from)..end).unwrap_or_default());
+        if let Some(closed) = &mut self.state.cohort.closed {
             *closed += elapsed;
             if *closed > self.plan.deadline {
                 give_up(&mut judged);
@@ -98,12 +110,17 @@ impl Turn<'_> {
         judged
     }
 
-    fn judge(&mut self, judged: &Evidence, news: &Evidence, observation: &Observation<'_>) -> Vec<Report> {
+    fn judge(&mut self, judged: &Evidence, came: &[Evidence], observation: &Observation<'_>) -> Vec<Report> {
         let rollout = self.plan.rollout;
+        // all since the shift are of one weight
+        let (earlier, now) = came.split_at(self.place(self.state.cohort.from).min(came.len()));
+        let late: Vec<Late> =
+            earlier.iter().zip(observation.evidence).map(|(news, whole)| Late { news: *news, whole: *whole }).collect();
         let frozen = rollout.baseline_at(self.state.weight) == Baseline::Frozen;
         let look = Look {
             evidence: judged,
-            news,
+            news: &total(now),
+            late: &late,
             baseline: self.state.baseline.as_ref().filter(|_| frozen),
             mature: is_mature(judged, rollout.maturity),
             healthy: self.state.phase == Phase::Healthy,
@@ -122,7 +139,7 @@ impl Turn<'_> {
         let state = &mut self.state;
         let first = state.prior.clamp(state.first, state.epoch);
         let past = usize::try_from(first - state.first).unwrap_or(usize::MAX);
-        state.seen = total(observation.evidence.get(past..).unwrap_or_default());
+        state.seen = observation.evidence.get(past..).unwrap_or_default().to_vec();
         state.first = first;
     }
 
@@ -260,7 +277,7 @@ impl Turn<'_> {
         if self.state.waited > max {
             let why = self.state.reports.iter().find(|report| report.verdict != Verdict::Pass);
             let why = why.map_or("there are too few requests", |report| report.why.as_str()).to_owned();
-            self.pause(Pause::Inconclusive, &format!("undecided for {}: {why}", humantime::format_duration(max)));
+            self.pause(Pause::Inconclusive, &format!("undecided for {}: {why}", exact(max)));
         }
     }
 
@@ -286,7 +303,7 @@ impl Turn<'_> {
     pub(super) fn reach_percent(&mut self, event: &'static str, by: &str, reason: &str) {
         self.enter(Phase::Healthy);
         self.state.healthy = self.state.epoch;
-        self.state.cohort = super::Cohort { from: self.state.epoch, to: self.state.epoch, closed: None };
+        self.state.cohort = Cohort { from: self.state.epoch, to: self.state.epoch, closed: None };
         self.tell(event, by, reason);
     }
 

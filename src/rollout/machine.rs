@@ -12,6 +12,7 @@ use super::evidence::{Counts, Evidence};
 use super::gate::{Report, Sample, Verdict};
 use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
 use super::verb::{Refusal, Verb};
+use super::words::exact;
 use crate::cohort::Weight;
 use crate::config::{Rollout, RolloutMode, is_open};
 use crate::task::UnixMs;
@@ -208,7 +209,7 @@ impl Turn<'_> {
     fn lost(&mut self) {
         self.begin_step();
         let state = &mut self.state;
-        (state.first, state.prior, state.seen) = (state.epoch, state.epoch, Evidence::default());
+        (state.first, state.prior, state.seen) = (state.epoch, state.epoch, Vec::new());
         if state.phase == Phase::Gating {
             self.enter(Phase::Soaking);
         } else if let Phase::Paused { then: then @ Progress::Gating, .. } = &mut state.phase {
@@ -304,7 +305,7 @@ impl Turn<'_> {
         let counts = self.state.phase.progress().is_some() && !self.is_hands_off();
         if counts && super::gate::breaks(&self.plan.rollout.breaker, beat.window) {
             let Counts { failed, total, .. } = beat.window.asynchronous;
-            let window = humantime::format_duration(self.plan.rollout.breaker.window);
+            let window = exact(self.plan.rollout.breaker.window);
             self.fail(&format!("breaker: {failed} of {total} async failed within {window}"));
         }
     }
@@ -366,8 +367,9 @@ impl Turn<'_> {
     /// Another weight, which all replicas have to take up before anything is counted.
     pub(super) fn shift(&mut self, weight: Weight, event: &'static str, by: &str, reason: &str) {
         let from = self.state.weight;
-        if weight > from && self.state.seen.sync.total > 0 {
-            self.state.baseline = Some(self.state.seen.sync);
+        let sync = self.state.seen.iter().sum::<Evidence>().sync;
+        if weight > from && sync.total > 0 {
+            self.state.baseline = Some(sync);
         }
         self.move_to(weight);
         self.state.reports.clear();

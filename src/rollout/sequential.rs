@@ -46,16 +46,22 @@ pub fn speaks_restarted(alpha: f64) -> f64 {
     RESTARTED - alpha.ln()
 }
 
-/// Adds events to scores. `tolerated` is the ratio that is not yet bad news.
-pub fn add(scores: &mut Scores, hits: u64, of: u64, share: f64, tolerated: f64) {
-    for (score, more) in scores.iter_mut().zip(worse(hits, of, share, tolerated)) {
+/// What events add to scores. `tolerated` is the ratio that is not yet bad news.
+#[must_use]
+pub fn scored(hits: u64, of: u64, share: f64, tolerated: f64) -> Scores {
+    WORSE.map(|factor| log_ratio(hits, of, share, factor * tolerated, tolerated))
+}
+
+/// Adds to scores.
+pub fn add(scores: &mut Scores, more: &Scores) {
+    for (score, more) in scores.iter_mut().zip(more) {
         *score += more;
     }
 }
 
-/// Adds events to scores that forget how good things were: a long health does not make them blind.
-pub fn add_restarted(scores: &mut Scores, hits: u64, of: u64, share: f64, tolerated: f64) {
-    for (score, more) in scores.iter_mut().zip(worse(hits, of, share, tolerated)) {
+/// Adds to scores that forget how good things were: a long health does not make them blind.
+pub fn add_restarted(scores: &mut Scores, more: &Scores) {
+    for (score, more) in scores.iter_mut().zip(more) {
         *score = score.max(0.0) + more;
     }
 }
@@ -97,10 +103,6 @@ pub fn lower(hits: u64, of: u64, chance: f64) -> f64 {
 #[must_use]
 pub fn clean_until(limit: f64, hits: u64, of: u64, chance: f64) -> Option<u64> {
     least(0, |more| against_at_least(limit, hits, of + more) >= speaks(chance))
-}
-
-fn worse(hits: u64, of: u64, share: f64, tolerated: f64) -> Scores {
-    WORSE.map(|factor| log_ratio(hits, of, share, factor * tolerated, tolerated))
 }
 
 /// How much likelier odds of `ratio` make it than those of `null`, as a logarithm. With q(r) = r·w/(r·w + 1 − w) it is
@@ -158,7 +160,7 @@ mod tests {
     fn the_test_is_the_mixture_over_2_5_and_20_times() {
         for (hits, sync, w) in [(3u32, 8u32, 0.1), (0, 12, 0.5), (40, 1, 0.9), (7, 90, 0.02)] {
             let mut scores = Scores::default();
-            add(&mut scores, hits.into(), (hits + sync).into(), w, 1.25);
+            add(&mut scores, &scored(hits.into(), (hits + sync).into(), w, 1.25));
             let book = by_the_book(hits.into(), sync.into(), w, 1.25);
             assert!((log_e(&scores) - book).abs() < 1e-9, "{hits} and {sync} at {w}: {} and {book}", log_e(&scores));
         }
@@ -168,7 +170,7 @@ mod tests {
     fn at_high_weight_it_takes_many_failures_and_at_full_weight_it_is_blind() {
         let speaks_after = |failures, share| {
             let mut scores = Scores::default();
-            add(&mut scores, failures, failures, share, 1.25);
+            add(&mut scores, &scored(failures, failures, share, 1.25));
             log_e(&scores) >= speaks(0.01)
         };
         assert!(speaks_after(68, 0.9) && !speaks_after(67, 0.9));
@@ -180,8 +182,9 @@ mod tests {
     fn a_long_health_blinds_only_the_form_that_does_not_restart() {
         let (mut whole, mut restarted) = (Scores::default(), Scores::default());
         let mut feed = |hits, of| {
-            add(&mut whole, hits, of, 0.1, 1.25);
-            add_restarted(&mut restarted, hits, of, 0.1, 1.25);
+            let more = scored(hits, of, 0.1, 1.25);
+            add(&mut whole, &more);
+            add_restarted(&mut restarted, &more);
         };
         (0..5_000).for_each(|_| feed(1, 10));
         (0..40).for_each(|_| feed(6, 15));
@@ -217,8 +220,9 @@ mod tests {
         fn no_number_of_events_is_too_large(hits in 0u64..1 << 40, sync in 0u64..1 << 40, share in 0.0f64..=1.0) {
             let mut scores = Scores::default();
             for share in [0.0, share, 1.0] {
-                add(&mut scores, hits, hits + sync, share, 1.25);
-                add_restarted(&mut scores, hits, hits + sync, share, 1.25);
+                let more = scored(hits, hits + sync, share, 1.25);
+                add(&mut scores, &more);
+                add_restarted(&mut scores, &more);
             }
             prop_assert!(log_e(&scores).is_finite(), "{scores:?}");
             prop_assert!(upper(hits, hits + sync, 0.05).is_finite() && lower(hits, hits + sync, 0.01).is_finite());

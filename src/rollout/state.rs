@@ -58,8 +58,8 @@ pub struct State {
     pub baseline: Option<Counts>,
     /// What the gates remember, by name.
     pub memory: BTreeMap<String, Memory>,
-    /// All evidence since `first`, at the last look.
-    pub seen: Evidence,
+    /// The evidence of the epochs from `first`, as it was at the last look.
+    pub seen: Vec<Evidence>,
     /// A digest of the gates that the present soak is for.
     pub gates: u64,
     /// Why soak and gates stand still, where they do.
@@ -164,7 +164,7 @@ impl State {
             fails: 0,
             baseline: None,
             memory: BTreeMap::new(),
-            seen: Evidence::default(),
+            seen: Vec::new(),
             gates: 0,
             frozen: None,
             reports: Vec::new(),

@@ -1,4 +1,4 @@
-//! Times and shares as people say them.
+//! Times and shares as people say them: one way for all that a rollout tells.
 
 use std::time::Duration;
 
@@ -24,6 +24,16 @@ pub fn span(time: Duration) -> String {
     }
 }
 
+/// A time that was written or compared, so that nothing of it may be rounded away below a minute: `1.5 s`, else as
+/// [`span`] has it.
+#[must_use]
+pub fn exact(time: Duration) -> String {
+    if (1_000..60_000).contains(&time.as_millis()) && !time.as_millis().is_multiple_of(1_000) {
+        return format!("{} s", time.as_secs_f64());
+    }
+    span(time)
+}
+
 /// A share in percent, to three digits that count: `97.1 %`, `0.25 %`, `1 %`.
 #[must_use]
 pub fn share(share: f64) -> String {
@@ -41,6 +51,8 @@ mod tests {
         let shown = [0, 42, 60, 390, 3600, 3900, 172_799, 172_800, 190_000].map(|s| span(Duration::from_secs(s)));
         assert_eq!(shown, ["0 s", "42 s", "1 min", "6 min 30 s", "1 h", "1 h 5 min", "47 h 59 min", "2 d", "2 d 4 h"]);
         assert_eq!([59_700, 250].map(|ms| span(Duration::from_millis(ms))), ["1 min", "250 ms"]);
+        let exact = [250, 1_500, 30_200, 59_999, 42_000, 125_400].map(|ms| exact(Duration::from_millis(ms)));
+        assert_eq!(exact, ["250 ms", "1.5 s", "30.2 s", "59.999 s", "42 s", "2 min 5 s"]);
     }
 
     #[test]

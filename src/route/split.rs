@@ -14,25 +14,42 @@ pub enum Assigned {
     Async,
 }
 
+/// Where a request goes, and whom it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Its side.
+    pub side: Assigned,
+    /// The [group](cohort::group) of its client, where both sides have requests and a sticky key tells clients apart.
+    pub clients: Option<u8>,
+    /// Whether it should have had a sticky key, and goes at random for want of one.
+    pub unkeyed: bool,
+}
+
+impl From<Assigned> for Split {
+    /// Of no client that is known.
+    fn from(side: Assigned) -> Self {
+        Self { side, clients: None, unkeyed: false }
+    }
+}
+
 /// Assigns a request. `random` is used for one without a sticky key. A pinned key has its path while the weight is not 0,
 /// and one that is kept out stays so at 100 %.
 #[must_use]
-pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Assigned {
+pub fn assign(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Split {
     if weight == Weight::ZERO {
-        return Assigned::Sync;
+        return Assigned::Sync.into();
     }
     if weight == Weight::FULL && rollout.pin.sync.is_empty() {
-        return Assigned::Async;
+        return Assigned::Async.into();
     }
     let key = sticky_key(rollout, headers).map(|(_, key)| key);
-    if let Some(path) = key.and_then(|key| pinned(&rollout.pin, key)) {
-        return path;
-    }
-    if weight == Weight::FULL {
-        return Assigned::Async;
-    }
-    let bucket = key.map_or_else(|| cohort::from_random(random()), |key| cohort::bucket(&rollout.salt, key));
-    if weight.covers(bucket) { Assigned::Async } else { Assigned::Sync }
+    let hash = key.map(|key| cohort::hash(&rollout.salt, key));
+    let side = key.and_then(|key| pinned(&rollout.pin, key)).unwrap_or_else(|| {
+        let is_async = weight == Weight::FULL || weight.covers(cohort::bucket(hash.unwrap_or_else(random)));
+        if is_async { Assigned::Async } else { Assigned::Sync }
+    });
+    let unkeyed = hash.is_none() && weight != Weight::FULL && !rollout.sticky.is_empty();
+    Split { side, clients: hash.map(cohort::group), unkeyed }
 }
 
 fn pinned(pin: &Pin, key: &[u8]) -> Option<Assigned> {
@@ -115,6 +132,10 @@ mod tests {
         Rollout { sticky, ..Rollout::new("s", Weight::FULL, RolloutMode::Manual) }
     }
 
+    fn side(rollout: &Rollout, weight: Weight, headers: &HeaderMap, random: impl FnOnce() -> u64) -> Assigned {
+        assign(rollout, weight, headers, random).side
+    }
+
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect()
     }
@@ -124,19 +145,35 @@ mod tests {
         let sticky = vec![StickyKey::Header(header::FROM), StickyKey::Cookie("sid".into())];
         let (rollout, half) = (rollout(sticky), Weight::from_basis_points(5_000));
         for who in [headers(&[("from", "a")]), headers(&[("cookie", "x=1; sid=b"), ("from", "")])] {
-            let first = assign(&rollout, half, &who, || unreachable!("it has a key"));
-            assert!((0..50).all(|_| assign(&rollout, half, &who, || unreachable!()) == first));
+            let first = side(&rollout, half, &who, || unreachable!("it has a key"));
+            assert!((0..50).all(|_| side(&rollout, half, &who, || unreachable!()) == first));
         }
     }
 
     #[test]
     fn the_ends_are_exact_and_a_request_without_a_key_is_random() {
         let (rollout, none) = (rollout(vec![StickyKey::Cookie("sid".into())]), headers(&[("cookie", "sidx=1")]));
-        assert_eq!(assign(&rollout, Weight::ZERO, &none, || 0), Assigned::Sync);
-        assert_eq!(assign(&rollout, Weight::FULL, &none, || u64::MAX), Assigned::Async);
+        assert_eq!(side(&rollout, Weight::ZERO, &none, || 0), Assigned::Sync);
+        assert_eq!(side(&rollout, Weight::FULL, &none, || u64::MAX), Assigned::Async);
         let tenth = Weight::from_basis_points(1_000);
-        assert_eq!(assign(&rollout, tenth, &none, || 999), Assigned::Async);
-        assert_eq!(assign(&rollout, tenth, &none, || 1_000), Assigned::Sync);
+        assert_eq!(side(&rollout, tenth, &none, || 999), Assigned::Async);
+        assert_eq!(side(&rollout, tenth, &none, || 1_000), Assigned::Sync);
+    }
+
+    #[test]
+    fn a_client_is_of_one_group_on_either_side_and_nobody_else_is() {
+        let rollout = rollout(vec![StickyKey::Header(header::FROM)]);
+        let split = |points, who: &HeaderMap| assign(&rollout, Weight::from_basis_points(points), who, || 7);
+        let clients = |points, who: &HeaderMap| split(points, who).clients;
+        let known = headers(&[("from", "a")]);
+        assert!(clients(1, &known).is_some());
+        assert_eq!(clients(1, &known), clients(9_999, &known));
+        assert_eq!((clients(5_000, &headers(&[])), clients(0, &known), clients(10_000, &known)), (None, None, None));
+        let unkeyed = [(5_000, ""), (5_000, "a"), (0, ""), (10_000, "")]
+            .map(|(points, who)| split(points, &headers(&[("from", who)])).unkeyed);
+        assert_eq!(unkeyed, [true, false, false, false]);
+        let (none, half) = (self::rollout(Vec::new()), Weight::from_basis_points(5_000));
+        assert!(!assign(&none, half, &known, || 7).unkeyed, "none was asked for");
     }
 
     #[test]
@@ -144,7 +181,7 @@ mod tests {
         let pin = Pin { sync: vec!["out".into()], asynchronous: vec!["first".into()] };
         let rollout = Rollout { pin, ..rollout(vec![StickyKey::Header(header::FROM)]) };
         let assigned = |who: &str, points| {
-            assign(&rollout, Weight::from_basis_points(points), &headers(&[("from", who)]), || {
+            side(&rollout, Weight::from_basis_points(points), &headers(&[("from", who)]), || {
                 unreachable!("it has a key")
             })
         };
@@ -154,7 +191,7 @@ mod tests {
         assert_eq!((assigned("out", 0), assigned("first", 0)), (Assigned::Sync, Assigned::Sync));
         // A value that only begins like a pinned one is another client.
         assert_eq!(assigned("outer", 10_000), Assigned::Async);
-        assert_eq!(assign(&rollout, Weight::FULL, &HeaderMap::new(), || u64::MAX), Assigned::Async);
+        assert_eq!(side(&rollout, Weight::FULL, &HeaderMap::new(), || u64::MAX), Assigned::Async);
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub use self::list::{Listed, Listing, Page};
 pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
 pub use self::redis::RedisStore;
 pub use self::rollout::{
-    BUCKETS, CALLER_KEPT, CALLERS, Caller, Change, EVIDENCE_KEPT, HISTORY, HistoryEntry, LEAD, Meeting, OTHERS,
-    Presence, StoredEvidence, lead_time,
+    CALLER_KEPT, CALLERS, Caller, Change, EVIDENCE_KEPT, HISTORY, HistoryEntry, LATELY, LEAD, Meeting, OTHERS,
+    Presence, StoredEvidence, lately, lead_time,
 };
 pub use self::sqlite::{Clock, SqliteStore};
 pub use self::waiters::{Waiter, Waiters};

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::RolloutRecord;
-use crate::metrics::DURATION_BUCKETS;
-use crate::task::{Answer, Failure, UnixMs};
+use crate::cohort::GROUPS;
+use crate::task::{Answer, Failure, Took, UnixMs, bucket};
 
 /// How long presence and lead last unless renewed.
 pub const LEAD: Duration = Duration::from_secs(10);
@@ -29,9 +29,6 @@ pub const OTHERS: &str = "(others)";
 
 /// How long a caller is kept after its last call.
 pub const CALLER_KEPT: Duration = Duration::from_hours(30 * 24);
-
-/// Latency buckets: one per bound of [`DURATION_BUCKETS`], and one over the last.
-pub const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
 
 /// [`LEAD`], in the same proportion to [`lease_time`](super::lease_time).
 #[must_use]
@@ -63,6 +60,9 @@ pub struct Meeting {
     pub replicas: Vec<(String, String)>,
     /// The rollout state of the routes that were asked for, in their order.
     pub records: Vec<Option<RolloutRecord>>,
+    /// How far the store's clock is ahead of this process's at least, ms; negative where it is behind, and zero where the
+    /// way there and back explains all of it.
+    pub ahead: i64,
 }
 
 /// How a rollout's state is saved.
@@ -97,7 +97,11 @@ pub struct StoredEvidence {
     /// Cancelled.
     pub cancelled: u64,
     /// The completed and the failed by how long they took, from when they could begin to their end, per bucket.
-    pub took: [u64; BUCKETS],
+    pub took: Took,
+    /// The failed by group of clients, where it is known.
+    pub failed_by: [u64; GROUPS],
+    /// Those that ended with a 4xx.
+    pub client_errors_by: [u64; GROUPS],
     /// What each process has counted, by name; of those that are gone too.
     pub counts: Vec<(String, String)>,
 }
@@ -113,10 +117,25 @@ pub struct Caller {
     pub last: UnixMs,
 }
 
+/// How many days ago a call still says that somebody needs the route.
+pub const LATELY: u64 = 7;
+
+/// How many called in the last days ([`LATELY`]), and the names of the few that called most.
+#[must_use]
+pub fn lately(callers: &[Caller], now: UnixMs) -> (usize, String) {
+    const NAMED: usize = 3;
+    let since = Duration::from_hours(LATELY * 24);
+    let mut lately: Vec<&Caller> = callers.iter().filter(|caller| now.since(caller.last) < since).collect();
+    lately.sort_by_key(|caller| std::cmp::Reverse(caller.count));
+    let named: Vec<&str> = lately.iter().take(NAMED).map(|caller| caller.who.as_str()).collect();
+    (lately.len(), named.join(", "))
+}
+
 // === tallies ===
 
 /// What tallies are called in a store: `accepted` and `cancelled`, and by outcome and latency bucket `completed.3`,
-/// `client_error.0`, `failed.20`. An end is one count, and the sums are made when they are read.
+/// `client_error.0`, `failed.20`, and the group of its client behind what did not go well: `failed.20.7`. An end is one count,
+/// and the sums are made when they are read.
 pub(super) const ACCEPTED: &str = "accepted";
 
 /// How a canaried task ended, as it is counted.
@@ -154,35 +173,50 @@ impl Ended {
     }
 
     /// The name of the tally of a task that took so long.
-    pub(super) fn tally(self, took: Duration) -> String {
-        if self == Self::Cancelled {
-            return self.as_str().to_owned();
+    pub(super) fn tally(self, took: Duration, clients: Option<u8>) -> String {
+        let (outcome, bucket) = (self.as_str(), bucket(took));
+        match (self, clients) {
+            (Self::Cancelled, _) => outcome.to_owned(),
+            (Self::Failed | Self::ClientError, Some(clients)) => format!("{outcome}.{bucket}.{clients}"),
+            _ => format!("{outcome}.{bucket}"),
         }
-        let seconds = took.as_secs_f64();
-        format!("{}.{}", self.as_str(), DURATION_BUCKETS.partition_point(|bound| *bound < seconds))
     }
 }
 
 impl StoredEvidence {
     /// Adds a tally; one of another release is left out.
     pub(super) fn add(&mut self, tally: &str, count: u64) {
-        let (outcome, bucket) = match tally.split_once('.') {
-            None if tally == ACCEPTED => return self.accepted += count,
-            None if tally == Ended::Cancelled.as_str() => return self.cancelled += count,
-            None => return,
-            Some((outcome, bucket)) => (outcome, bucket.parse::<usize>()),
+        let mut parts = tally.split('.');
+        let outcome = parts.next().unwrap_or_default();
+        let mut number = || parts.next().map(str::parse::<usize>);
+        let (bucket, group) = match (number(), number()) {
+            (None, _) if outcome == ACCEPTED => return self.accepted += count,
+            (None, _) if outcome == Ended::Cancelled.as_str() => return self.cancelled += count,
+            (Some(Ok(bucket)), None) => (bucket, None),
+            (Some(Ok(bucket)), Some(Ok(group))) => (bucket, Some(group)),
+            _ => return,
         };
-        let Ok(Some(took)) = bucket.map(|bucket| self.took.get_mut(bucket)) else { return };
-        match outcome {
-            "completed" => self.completed += count,
+        let Some(took) = self.took.get_mut(bucket) else { return };
+        let by = match outcome {
+            "completed" => {
+                self.completed += count;
+                None
+            }
             "client_error" => {
                 self.completed += count;
                 self.client_errors += count;
+                Some(&mut self.client_errors_by)
             }
-            "failed" => self.failed += count,
+            "failed" => {
+                self.failed += count;
+                Some(&mut self.failed_by)
+            }
             _ => return,
-        }
+        };
         *took += count;
+        if let Some(sum) = by.zip(group).and_then(|(by, group)| by.get_mut(group)) {
+            *sum += count;
+        }
     }
 }
 
@@ -191,7 +225,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::task::FailureKind;
+    use crate::task::{BUCKETS, FailureKind};
 
     #[test]
     fn a_failure_whose_client_is_given_a_4xx_is_a_client_error() {
@@ -210,6 +244,19 @@ mod tests {
     }
 
     #[test]
+    fn those_who_called_lately_are_named_most_calls_first() {
+        let now = UnixMs(10 * 24 * 3_600_000);
+        let caller = |who: &str, count, days_ago: u64| Caller {
+            who: who.into(),
+            count,
+            last: UnixMs(now.0 - days_ago * 24 * 3_600_000),
+        };
+        let callers = [caller("a", 1, 0), caller("b", 9, 6), caller("c", 99, 8), caller("d", 5, 1), caller("e", 3, 1)];
+        assert_eq!(lately(&callers, now), (4, "b, d, e".to_owned()));
+        assert_eq!(lately(&[], now), (0, String::new()));
+    }
+
+    #[test]
     fn a_tally_is_named_as_it_is_read_back() {
         let mut evidence = StoredEvidence::default();
         let slow = Duration::from_hours(2);
@@ -220,17 +267,19 @@ mod tests {
             (Ended::Failed, slow),
             (Ended::Cancelled, slow),
         ] {
-            evidence.add(&outcome.tally(took), 1);
+            evidence.add(&outcome.tally(took, Some(31)), 1);
         }
         evidence.add(ACCEPTED, 7);
-        for unknown in ["completed.21", "completed.x", "completed", "lost.3", ""] {
+        for unknown in ["completed.21", "completed.x", "completed", "failed.1.x", "lost.3", ""] {
             evidence.add(unknown, 9);
         }
         let mut took = [0; BUCKETS];
         (took[0], took[1], took[2], took[BUCKETS - 1]) = (1, 1, 1, 1);
         let (completed, client_errors, failed, cancelled) = (3, 1, 1, 1);
-        let expected =
-            StoredEvidence { accepted: 7, completed, client_errors, failed, cancelled, took, ..Default::default() };
+        let mut last = [0; GROUPS];
+        last[31] = 1;
+        let by = StoredEvidence { failed_by: last, client_errors_by: last, ..Default::default() };
+        let expected = StoredEvidence { accepted: 7, completed, client_errors, failed, cancelled, took, ..by };
         assert_eq!(evidence, expected);
     }
 }

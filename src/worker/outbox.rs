@@ -16,6 +16,7 @@ use super::pool::Shared;
 use super::webhook::{self, Verdict};
 use super::{now, retry};
 use crate::config::Config;
+use crate::outbound::{native_roots, tls};
 use crate::route::sink;
 use crate::store::{Delivery, DeliveryKind, Outcome, Queue, StoreError};
 use crate::task::{Task, Topic};
@@ -39,7 +40,7 @@ type UnderWay = HashMap<String, usize>;
 /// Delivers until `done`; what is under way then is left to be tried again.
 pub(super) async fn run(shared: &Arc<Shared>, done: &CancellationToken) {
     let (mut trying, mut under_way) = (JoinSet::new(), UnderWay::new());
-    let tls = Arc::new(webhook::tls());
+    let tls = Arc::new(tls(native_roots()));
     while !done.is_cancelled() {
         let free = AT_ONCE - trying.len();
         let taken = if free > 0 && shared.capacity() > 0 && shared.circuit.is_clear() {

@@ -78,7 +78,7 @@ pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
             cors_origins: Vec::new(),
             public_url: None,
         },
-        admin: Admin { listen, token: None, hosts: Vec::new() },
+        admin: Admin { listen, token: None, read_token: None, hosts: Vec::new() },
         upstream: Upstream {
             urls: vec![UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 9 }],
             connect_timeout: Duration::from_secs(5),

@@ -25,8 +25,6 @@ use crate::config::{Secret, Webhooks, is_public};
 use crate::route::Sink;
 use crate::store::Delivery;
 
-pub(super) use super::handler::tls;
-
 /// SHA-256 works on blocks of so many bytes.
 const BLOCK: usize = 64;
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("cli", 7),
     ("app", 6),
     ("admin", 5),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 13] = [
     ("store", 2),
     ("config", 1),
     ("metrics", 1),
+    ("outbound", 1),
     ("task", 0),
 ];
 /// The second noun of the ground floor; `FLOORS` and it are all the rooms there are.

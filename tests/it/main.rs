@@ -8,6 +8,7 @@ mod answers;
 mod canary;
 mod cancel;
 mod cli;
+mod clocks;
 mod contract;
 mod dead_letters;
 mod deprecation;

@@ -8,7 +8,7 @@ use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 
 const CONFIG: &str = "
 proxy: {listen: 127.0.0.1:0, expose: [metrics], drain: 20s}
-admin: {listen: 127.0.0.1:0, token: <token>}
+admin: {listen: 127.0.0.1:0, token: <token>, read_token: canary-l00k}
 upstream: {url: <upstream>}
 store: {url: 'sqlite:<dir>/omnidaemon.db'}
 routes:
@@ -70,6 +70,10 @@ async fn the_admin_api_asks_for_its_token_and_knows_its_hosts() {
     let post = omni.admin_client().request(Method::POST, "/admin/v1/tasks").bearer_auth("canary-t0ken");
     let foreign = post.header("origin", "http://evil").json(&json!({"topic": "t", "payload": {}}));
     assert_eq!(Answer::to(foreign).await.status, 403);
+    assert_eq!(Answer::to(get("/admin/v1/rollouts").bearer_auth("canary-l00k")).await.status, 200);
+    let abort = omni.admin_client().request(Method::POST, "/admin/v1/rollouts/invoke/abort").json(&json!({}));
+    let refused = Answer::to(abort.bearer_auth("canary-l00k")).await;
+    assert_eq!((refused.status.as_u16(), refused.text().contains("may only look")), (403, true), "{}", refused.text());
 }
 
 #[tokio::test]

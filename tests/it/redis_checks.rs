@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use omnidaemon::config::{Secret, Store, StoreUrl};
 use omnidaemon::store::{RedisStore, TaskStore as _};
@@ -9,6 +10,7 @@ use redis::Value;
 use serde_json::Value as Json;
 
 use crate::floors::collect;
+use crate::harness::clock::Off;
 use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
@@ -76,6 +78,21 @@ async fn a_redis_that_may_lose_tasks_is_advised_on_until_what_it_says_is_typed()
     }
     assert_eq!(advice(&omni).await, []);
     assert!(!omni.cli(&["health", "--detailed"]).await.stdout.windows(10).any(|text| text == b"CONFIG SET"));
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_an_hour_off_says_so_at_its_start() {
+    let (redis, upstream) = (RedisServer::start().await, Upstream::start().await);
+    for (off, side) in
+        [(Off::ahead(Duration::from_hours(1)), "behind ours"), (Off::behind(Duration::from_hours(1)), "ahead of ours")]
+    {
+        let launch = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", redis.url());
+        let omni = launch.clock(off).start().await;
+        eventually(PATIENCE, "the log tells of it", async || omni.logs().contain(side)).await;
+        assert_eq!(advice(&omni).await, [("clock".to_owned(), vec![])]);
+        let shown = omni.cli(&["health", "--detailed"]).await;
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("timedatectl set-ntp true"), "{shown:?}");
+    }
 }
 
 /// The settings that a store at `url` is advised on.

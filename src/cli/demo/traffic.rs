@@ -95,6 +95,7 @@ fn request(data: SocketAddr, random: u32) -> http::Result<Request<Full<Bytes>>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cohort::{self, Weight};
 
     #[test]
     fn a_median_is_of_the_last_answers_of_its_path() {
@@ -112,9 +113,9 @@ mod tests {
 
     #[test]
     fn clients_have_ids_that_a_tenth_of_the_weight_finds() {
-        let weight = crate::cohort::Weight::from_percent(10.0).expect("in range");
+        let weight = Weight::from_percent(10.0).expect("in range");
         let ids = (0..CLIENTS).map(|n| format!("client-{n:03}"));
-        let moved = ids.filter(|id| weight.covers(crate::cohort::bucket("invoke", id.as_bytes()))).count();
+        let moved = ids.filter(|id| weight.covers(cohort::bucket(cohort::hash("invoke", id.as_bytes())))).count();
         assert!((5..=15).contains(&moved), "10 % of the demo's clients are {moved}");
     }
 }

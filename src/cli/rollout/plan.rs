@@ -16,13 +16,10 @@ use crate::cohort::Weight;
 use crate::config::{self, DeprecationMode, Env, OnWaitTimeout, RolloutMode, Route};
 use crate::metrics::names;
 use crate::rollout::preview::{Running, preview};
-use crate::rollout::words::{share, span};
+use crate::rollout::words::{exact, share, span};
+use crate::store::{Caller, LATELY, lately};
 use crate::task::UnixMs;
 
-/// How long ago a call of a deprecated route still says that somebody needs it.
-const LATELY: Duration = Duration::from_hours(7 * 24);
-/// Callers that are named.
-const NAMED: usize = 3;
 /// What else of a plan is compared, and how it is called.
 const COMPARED: [(&str, &str); 6] = [
     ("steps", "the steps change"),
@@ -164,7 +161,7 @@ fn latency(route: &Route, scrape: &Scrape) -> Option<String> {
     }
     let buckets = scrape.buckets(names::REQUEST_DURATION, &[("route", &route.name), ("path", "sync")]);
     let (p95, over) = (quantile(&buckets, 0.95)?, over(&buckets, route.wait.as_secs_f64())?);
-    let (p95, wait) = (span_of(p95), span(route.wait));
+    let (p95, wait) = (span_of(p95), exact(route.wait));
     if over < 0.01 {
         return None;
     }
@@ -213,19 +210,14 @@ async fn gone(route: &Route, now: Option<&Value>, client: &Client) -> Result<Opt
         ));
     }
     let callers = client.get(&format!("rollouts/{}/clients", route.name)).await?;
-    let since = UnixMs::from(jiff::Timestamp::now()).0.saturating_sub(u64::try_from(LATELY.as_millis()).unwrap_or(0));
-    let lately: Vec<&Value> = callers["clients"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|caller| caller["last_call_ms"].as_u64().is_some_and(|at| at >= since))
-        .collect();
-    if lately.is_empty() {
-        return Ok(None);
-    }
-    let named: Vec<String> = lately.iter().take(NAMED).map(|caller| text(&caller["client"])).collect();
-    let (count, named) = (lately.len(), named.join(", "));
-    Ok(Some(format!("warning: {count} clients called it in the last 7 days and would get 410: {named}")))
+    let caller = |caller: &Value| {
+        let (count, last) = (caller["calls"].as_u64()?, UnixMs(caller["last_call_ms"].as_u64()?));
+        Some(Caller { who: text(&caller["client"]), count, last })
+    };
+    let callers: Vec<Caller> = callers["clients"].as_array().into_iter().flatten().filter_map(caller).collect();
+    let (count, named) = lately(&callers, jiff::Timestamp::now().into());
+    let warning = format!("warning: {count} clients called it in the last {LATELY} days and would get 410: {named}");
+    Ok((count > 0).then_some(warning))
 }
 
 #[cfg(test)]

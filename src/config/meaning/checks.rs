@@ -39,6 +39,17 @@ fn listeners(config: &Config, root: &Node, report: &mut Report) {
         let hint = "set `admin.token` (or OMNIDAEMON_ADMIN_TOKEN), or listen on 127.0.0.1";
         report.problems.push(problem(root, &path, format!("{admin} is not loopback, and there is no token"), hint));
     }
+    if config.admin.read_token.is_some()
+        && config.admin.token.as_ref().is_none_or(|token| Some(token) == config.admin.read_token.as_ref())
+    {
+        let message = "is for those who may not do what `admin.token` allows, and that is absent or the same";
+        report.problems.push(problem(
+            root,
+            &["admin", "read_token"],
+            message,
+            "set another `admin.token`, or delete it",
+        ));
+    }
     let same_ip = proxy.ip() == admin.ip() || proxy.ip().is_unspecified() || admin.ip().is_unspecified();
     if same_ip && proxy.port() == admin.port() && admin.port() != 0 {
         let message = format!("{admin} is also taken by proxy.listen, {proxy}");

@@ -39,6 +39,7 @@ pub(super) fn admin(mut admin: Section<'_>) -> Admin {
     Admin {
         listen: admin.read("listen", loopback(8001), listen),
         token: admin.read("token", None, token),
+        read_token: admin.read("read_token", None, token),
         hosts: admin.list("hosts", Vec::new(), host),
     }
 }

@@ -194,6 +194,8 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         ),
         (with("admin: {listen: 127.0.0.1:8000}"), "admin.listen: 127.0.0.1:8000 is also taken by proxy.listen"),
         (with("admin: {token: 'a b'}"), "admin.token: has characters that a header cannot carry"),
+        (with("admin: {read_token: a}"), "admin.read_token: is for those who may not do what `admin.token` allows"),
+        (with("admin: {token: a, read_token: a}"), "admin.read_token: is for those who may not do what"),
         (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
         (with("store: {partitions: 2}"), "store.partitions: only a Redis Cluster has several: write `partitions: 1`"),

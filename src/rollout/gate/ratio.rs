@@ -7,11 +7,13 @@
 
 use std::time::Duration;
 
-use super::{Look, Memory, Report, Verdict, words};
+use super::{Late, Look, Memory, Report, Verdict, words};
 use crate::config::{Gate, GateKind, Latency, Limits, MinSamples};
-use crate::rollout::evidence::{Counts, Evidence, Took, slower_than};
-use crate::rollout::sequential::{self, FALSE_PASS};
+use crate::rollout::evidence::{By, Counts, Evidence, clients, slower_than};
+use crate::rollout::sequential::{self, FALSE_PASS, Scores};
 use crate::rollout::stats::{self, Bounded};
+use crate::rollout::words::exact;
+use crate::task::Took;
 
 /// How many requests' worth the evidence has in the async share of a look's news. A task's failure ends in another
 /// look than its request came in, so that at little traffic a look's own share says nothing of it.
@@ -48,6 +50,13 @@ struct Finding {
     holds: bool,
     text: String,
     needs: Option<u64>,
+}
+
+/// Clients whose failures a look has counted, by path: a client that tries again and again is one that fails.
+#[derive(Default)]
+struct Told {
+    asynchronous: By,
+    sync: By,
 }
 
 /// All that a gate's answer comes of.
@@ -109,16 +118,33 @@ impl<'a> Case<'a> {
     }
 
     fn remember(&self, memory: &mut Memory) {
-        let news = Counted::of(&self.gate.kind, self.look.news);
+        let Look { news, late, .. } = *self.look;
         if matches!(self.against, Against::Live(..)) {
-            let (share, both) = (self.async_share(&news), news.bad + news.sync.0);
-            let tolerated = self.limits.tolerated_ratio;
-            sequential::add(&mut memory.since_start, news.bad, both, share, tolerated);
-            sequential::add_restarted(&mut memory.since_worst, news.bad, both, share, tolerated);
+            let share = self.async_share(&Counted::of(&self.gate.kind, news));
+            let mut told = Told::default();
+            let mut more = self.scored(news, share, &mut told);
+            for Late { news, whole } in late.iter().rev() {
+                // it is over: its share is known, and says nothing of the present one
+                let whole = Counted::of(&self.gate.kind, whole);
+                let share = stats::share(whole.all, whole.all + whole.sync.1);
+                sequential::add(&mut more, &self.scored(news, share, &mut told));
+            }
+            sequential::add(&mut memory.since_start, &more);
+            sequential::add_restarted(&mut memory.since_worst, &more);
         }
         if let Some(ceiling) = self.ceiling {
-            sequential::add_restarted(&mut memory.over_limit, news.bad, news.all, ceiling, 1.0);
+            let all: Evidence = late.iter().map(|late| &late.news).chain([news]).sum();
+            let Counted { bad, all, .. } = Counted::of(&self.gate.kind, &all);
+            sequential::add_restarted(&mut memory.over_limit, &sequential::scored(bad, all, ceiling, 1.0));
         }
+    }
+
+    /// What the failures of both paths say, one of each client, where that share of the requests was async.
+    fn scored(&self, news: &Evidence, share: f64, told: &mut Told) -> Scores {
+        let Counted { bad, sync, .. } = Counted::of(&self.gate.kind, news);
+        let bad = told.once(bad, bad_by(&self.gate.kind, &news.asynchronous), |told| &mut told.asynchronous);
+        let sync = told.once(sync.0, bad_by(&self.gate.kind, &news.sync), |told| &mut told.sync);
+        sequential::scored(bad, bad + sync, share, self.limits.tolerated_ratio)
     }
 
     /// Which share of the news' requests was async.
@@ -241,6 +267,21 @@ impl<'a> Case<'a> {
     }
 }
 
+// === impl Told ===
+
+impl Told {
+    /// Of `bad` requests, those of clients that nothing tells apart, and one of every other client that was not told of yet.
+    fn once(&mut self, bad: u64, by: Option<&By>, path: impl Fn(&mut Self) -> &mut By) -> u64 {
+        let (Some(by), told) = (by, path(self)) else { return bad };
+        let mut new = *by;
+        for (new, told) in new.iter_mut().zip(told) {
+            let known = std::mem::replace(told, *told + *new) > 0;
+            *new = if known { 0 } else { *new };
+        }
+        bad.saturating_sub(by.iter().sum()) + clients(&new)
+    }
+}
+
 // === impl Counted ===
 
 impl Counted {
@@ -273,6 +314,15 @@ fn on_path(kind: &GateKind, counts: &Counts) -> (u64, u64) {
     }
 }
 
+/// Which clients they were of, where a client's next request is likely to go the same way.
+fn bad_by<'a>(kind: &GateKind, counts: &'a Counts) -> Option<&'a By> {
+    match kind {
+        GateKind::ErrorRatio(_) => Some(&counts.failed_by),
+        GateKind::ClientErrorRatio(_) => Some(&counts.client_errors_by),
+        _ => None,
+    }
+}
+
 fn slow(took: &Took, threshold: Duration) -> (u64, u64) {
     (slower_than(took, threshold.as_secs_f64()), took.iter().sum())
 }
@@ -291,10 +341,10 @@ fn what(kind: &GateKind) -> String {
         GateKind::DeferredRatio(_) => "were deferred".into(),
         GateKind::ShadowMismatch(_) => "were answered otherwise".into(),
         GateKind::SlowRatio { threshold, of: Latency::EndToEnd, .. } => {
-            format!("took over {}", words::time(*threshold))
+            format!("took over {}", exact(*threshold))
         }
         GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } => {
-            format!("were answered after {}", words::time(*threshold))
+            format!("were answered after {}", exact(*threshold))
         }
         _ => "failed".into(),
     }

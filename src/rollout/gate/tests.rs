@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Latency, Limits};
-use crate::rollout::evidence::BUCKETS;
+use crate::task::{BUCKETS, bucket};
 
 const MIN: MinSamples = MinSamples { asynchronous: 300, sync: 300 };
 const FEW: MinSamples = MinSamples { asynchronous: 100, sync: 0 };
@@ -26,7 +26,7 @@ fn evidence((failed, total): (u64, u64), (sync_failed, sync): (u64, u64)) -> Evi
 fn look<'a>(evidence: &'a Evidence, news: &'a Evidence, samples: &'a BTreeMap<String, Sample>) -> Look<'a> {
     let (baseline, queue_depth, queue_oldest) = (None, None, None);
     let (mature, healthy, full) = (true, false, false);
-    Look { evidence, news, baseline, mature, healthy, full, samples, queue_depth, queue_oldest }
+    Look { evidence, news, late: &[], baseline, mature, healthy, full, samples, queue_depth, queue_oldest }
 }
 
 /// A first look at evidence that came all at once.
@@ -149,7 +149,7 @@ fn slow_is_over_the_bound_end_to_end_or_to_the_acknowledgement() {
         let limits = Limits { max: Some(0.05), margin: Some(0.01), ..Limits::default() };
         named("slow", GateKind::SlowRatio { threshold: Duration::from_secs(2), of, limits })
     };
-    let at = |seconds: f64| crate::metrics::DURATION_BUCKETS.partition_point(|bound| *bound < seconds);
+    let at = |seconds: f64| bucket(Duration::from_secs_f64(seconds));
     let mut seen = evidence((0, 10_000), (0, 10_000));
     seen.asynchronous.took[at(2.0)] = 9_000;
     seen.asynchronous.took[at(2.1)] = 1_000;
@@ -193,6 +193,56 @@ fn a_healthy_rollout_is_judged_by_the_detectors_alone() {
     assert_eq!(healthy(&quiet).verdict, Verdict::Inconclusive, "no news");
     let report = (0..20).map(|_| healthy(&bad)).find(|report| report.verdict == Verdict::Fail);
     assert!(report.expect("it fails").why.contains("lately more than"));
+}
+
+#[test]
+fn failures_that_come_after_a_lowering_are_held_against_the_weight_of_their_requests() {
+    let gate = errors(None, Some(0.005));
+    let now = evidence((0, 300), (27, 2_700));
+    let news = Evidence { accepted: 0, ..evidence((15, 15), (0, 0)) };
+    let samples = BTreeMap::new();
+    let broken = |late: &[Late], now: &Evidence| {
+        let look = Look { late, ..look(now, now, &samples) };
+        judge(&gate, MIN, &mut Memory::default(), &look).verdict == Verdict::Fail
+    };
+    // half of the requests were async then, a tenth is now
+    let late = Late { news, whole: evidence((15, 1_500), (15, 1_500)) };
+    assert!(!broken(&[late], &now));
+    assert!(broken(&[], &Evidence { accepted: 300, ..evidence((15, 300), (27, 2_700)) }), "of a tenth they are many");
+    let late = Late { news, whole: evidence((15, 167), (15, 1_500)) };
+    assert!(broken(&[late], &now), "and so they were if it was a tenth then");
+}
+
+#[test]
+fn a_client_that_fails_again_and_again_is_one_failure_of_a_look() {
+    let gate = errors(None, Some(0.005));
+    let failing = |clients: usize, each: u64| {
+        let failed = clients as u64 * each;
+        let mut now = evidence((failed, 3_000), (30, 27_000));
+        now.asynchronous.failed_by[..clients].fill(each);
+        first(&gate, MIN, &now).verdict == Verdict::Fail
+    };
+    assert!(!failing(1, 300) && !failing(3, 100));
+    assert!(failing(30, 10));
+    assert!(
+        first(&gate, MIN, &evidence((300, 3_000), (30, 27_000))).verdict == Verdict::Fail,
+        "nothing tells them apart"
+    );
+
+    // of the sync path too, and whatever the epoch
+    let mut now = evidence((12, 3_000), (300, 27_000));
+    now.sync.failed_by[3] = 300;
+    assert_eq!(first(&gate, MIN, &now).verdict, Verdict::Fail, "twelve clients and one");
+    now.asynchronous.failed_by[3] = 12;
+    assert_ne!(first(&gate, MIN, &now).verdict, Verdict::Fail);
+    let samples = BTreeMap::new();
+    let late = vec![Late { news: now, whole: now }; 20];
+    let look = Look { late: &late, ..look(&now, &now, &samples) };
+    assert_ne!(
+        judge(&gate, MIN, &mut Memory::default(), &look).verdict,
+        Verdict::Fail,
+        "the same client in every epoch"
+    );
 }
 
 #[test]

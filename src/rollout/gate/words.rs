@@ -1,7 +1,5 @@
 //! How reports put numbers: percentages as short as they stay true, counts with separators.
 
-use std::time::Duration;
-
 use super::Look;
 use crate::config::MinSamples;
 
@@ -33,14 +31,6 @@ pub(super) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// `0.25 s`, `2m 5s`
-pub(super) fn time(time: Duration) -> String {
-    if time >= Duration::from_mins(1) {
-        return humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
-    }
-    rounded(time.as_secs_f64(), 3) + " s"
 }
 
 /// A value that is where it should be.
@@ -97,9 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_times_are_read_at_a_glance() {
+    fn counts_are_read_at_a_glance() {
         assert_eq!([0, 143, 2_704, 1_000_000].map(count), ["0", "143", "2,704", "1,000,000"]);
-        assert_eq!(time(Duration::from_millis(250)), "0.25 s");
-        assert_eq!(time(Duration::from_millis(125_400)), "2m 5s");
     }
 }

@@ -5,14 +5,15 @@
 //! rest. What a server does not tell is not advised on.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, Value, from_redis_value};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::link::{Connection, Link};
-use super::{RedisStore, error};
+use super::{RedisStore, error, now};
 use crate::store::{Advice, StoreError};
+use crate::task::UnixMs;
 
 /// How often new connections are looked for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -71,7 +72,7 @@ impl Said {
         }
         let side = if self.ahead > 0 { "ahead of" } else { "behind" };
         let problem = format!(
-            "its clock is {:.1} s {side} ours, and delays and retries are off by as much: \
+            "its clock is {:.1} s {side} ours, and the times that this process shows and signs are off by as much: \
              let NTP set both (timedatectl set-ntp true)",
             skew.as_secs_f64()
         );
@@ -95,8 +96,9 @@ impl Said {
 
 /// How far ahead a clock is that said `told` between `sent` and `answered`, in milliseconds: the least that it can be,
 /// since the question may have been answered at any time in between.
-fn ahead(told: i64, sent: i64, answered: i64) -> i64 {
-    if told > answered { told - answered } else { (told - sent).min(0) }
+pub(super) fn ahead(told: UnixMs, sent: UnixMs, answered: UnixMs) -> i64 {
+    let since = |earlier: UnixMs| told.0.wrapping_sub(earlier.0).cast_signed();
+    if told > answered { since(answered) } else { since(sent).min(0) }
 }
 
 /// `INFO`, taken apart.
@@ -140,10 +142,11 @@ async fn ask(link: &Link) -> Result<Vec<Advice>, StoreError> {
     let settings =
         redis::cmd("CONFIG").arg("GET").arg(&["maxmemory-policy", "appendonly", "appendfsync", "save"]).take();
     let settings = told(link, &settings).await?.unwrap_or_default();
-    let sent = wall();
-    let time = told::<(i64, i64)>(link, &redis::cmd("TIME")).await?;
-    let answered = wall();
-    let ahead = time.map_or(0, |(seconds, micros)| ahead(seconds * 1000 + micros / 1000, sent, answered));
+    let sent = now();
+    let time = told::<(u64, u64)>(link, &redis::cmd("TIME")).await?;
+    let answered = now();
+    let told = time.map(|(seconds, micros)| UnixMs(seconds * 1000 + micros / 1000));
+    let ahead = told.map_or(0, |told| ahead(told, sent, answered));
     let server = link.current().await.map(|(server, _)| server.to_string()).unwrap_or_default();
     Ok(Said { server, info: fields(&info), settings, ahead }.judge())
 }
@@ -152,11 +155,6 @@ async fn ask(link: &Link) -> Result<Vec<Advice>, StoreError> {
 async fn told<T: FromRedisValue>(link: &Link, command: &Cmd) -> Result<Option<T>, StoreError> {
     let answer = link.raw_call(command).await?;
     Ok(answer.inspect_err(|error| tracing::debug!(%error, "the redis server does not tell its settings")).ok())
-}
-
-fn wall() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 // === the telling ===
@@ -266,6 +264,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_off_only_by_what_the_round_trip_does_not_explain() {
+        let ahead = |told, sent, answered| ahead(UnixMs(told), UnixMs(sent), UnixMs(answered));
         assert_eq!([ahead(150, 100, 200), ahead(100, 100, 200), ahead(200, 100, 200)], [0; 3]);
         assert_eq!((ahead(5000, 100, 200), ahead(100, 5000, 6000)), (4800, -4900));
         let off = |ahead| advised(&Said { ahead, ..said("", &[]) });

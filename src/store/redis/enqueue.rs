@@ -11,7 +11,7 @@ use super::link::Link;
 use super::message::write;
 use super::partition::Partition;
 use super::script::{ENQUEUE, SCHEDULE, number};
-use super::{keys, millis, now};
+use super::{keys, millis, now, until};
 use crate::config::GroupStart;
 use crate::store::{Queue, Refusal, StoreError};
 use crate::task::{Task, UnixMs};
@@ -31,8 +31,8 @@ pub(super) struct New {
     data: String,
     /// What its record says beside name and entry.
     rest: String,
-    /// When others must have ended it.
-    limit: Option<UnixMs>,
+    /// Within what others must end it, ms.
+    limit: Option<u64>,
     /// The tally that it is counted in: declared, so that it is there.
     tally: Option<String>,
 }
@@ -66,7 +66,7 @@ impl Partition {
         let group = keys::group(queue);
         let owner = task.owner.as_ref().map_or("", |owner| owner.digest());
         let (route, secret) = (task.route.as_deref().unwrap_or_default(), secret.unwrap_or_default());
-        let epoch = counted(task).map(|(_, epoch)| epoch.to_string()).unwrap_or_default();
+        let epoch = written_epoch(task).unwrap_or_default();
         let mut rest = format!("{} {} {}", task.created.0, task.retries, self.name);
         if [owner, route, &secret].iter().any(|known| !known.is_empty()) {
             rest = format!("{rest}\n{owner}\n{route}\n{epoch}\n{secret}");
@@ -86,7 +86,7 @@ impl Partition {
             name: format!("{}:{}", queue.topic, queue.agent),
             data,
             rest,
-            limit: limit_of(task, queue),
+            limit: queue.limit.map(millis),
             tally: self.tally_of(task),
         }
     }
@@ -120,14 +120,15 @@ impl Partition {
             .arg(&group)
             .arg(queue.max_backlog)
             .arg(data)
-            .arg(limit_of(task, queue).map(|at| at.0.to_string()).unwrap_or_default())
+            .arg(queue.limit.map(|limit| millis(limit).to_string()).unwrap_or_default())
             .arg(format!("{}:{}", queue.topic, queue.agent))
             .arg(task.created.0)
             .arg(task.retries)
             .arg(&self.name)
-            .arg(tally.unwrap_or_default());
+            .arg(tally.unwrap_or_default())
+            .arg(until(due));
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
-        let (route, epoch) = (task.route.clone(), counted(task).map(|(_, epoch)| epoch.to_string()));
+        let (route, epoch) = (task.route.clone(), written_epoch(task));
         for (field, value) in [("owner", owner), ("route", route), ("epoch", epoch), ("secret", secret)] {
             if let Some(value) = value {
                 call = call.arg(field).arg(value);
@@ -135,7 +136,7 @@ impl Partition {
         }
         let to = self.to();
         to.begin().await?;
-        let reply = call.arg("due").arg(due.0).run(to.link).await?;
+        let reply = call.run(to.link).await?;
         to.confirm(&[Ok(reply)]).await?;
         Ok(reply)
     }
@@ -144,6 +145,12 @@ impl Partition {
 /// The route and the epoch that a task is counted under.
 fn counted(task: &Task) -> Option<(&str, u64)> {
     task.route.as_deref().zip(task.epoch)
+}
+
+/// The epoch and the group of its client, as [`super::row`] reads them.
+fn written_epoch(task: &Task) -> Option<String> {
+    let (_, epoch) = counted(task)?;
+    Some(task.clients.map_or_else(|| epoch.to_string(), |clients| format!("{epoch}.{clients}")))
 }
 
 impl To<'_> {
@@ -163,11 +170,6 @@ impl To<'_> {
             _ => Ok(()),
         }
     }
-}
-
-/// When others must have ended a task.
-fn limit_of(task: &Task, queue: &Queue) -> Option<UnixMs> {
-    Some(UnixMs(task.due.unwrap_or(task.created).0.saturating_add(millis(queue.limit?))))
 }
 
 impl Calls for To<'_> {
@@ -192,7 +194,7 @@ impl Calls for To<'_> {
             call = call.arg(&new.group).arg(new.max).arg(new.late);
         }
         for (new, queue) in tasks.iter().zip(of_queue) {
-            let limit = new.limit.map(|at| at.0.to_string()).unwrap_or_default();
+            let limit = new.limit.map(|limit| limit.to_string()).unwrap_or_default();
             call = call.arg(queue).arg(&[
                 &new.name,
                 &new.data,

@@ -5,7 +5,8 @@
 //! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
 //! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
 //! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. What any group still wants
-//! is never trimmed. Redis's own clock times leases and retries.
+//! is never trimmed. Redis's own clock times leases, delays and retries: scripts are told for how
+//! long, never until when.
 
 mod attend;
 mod batch;
@@ -112,8 +113,17 @@ impl RedisStore {
     }
 }
 
+/// The longest time that can be added to the present, ms.
+const LONGEST: u64 = 1 << 52;
+
 fn now() -> UnixMs {
     jiff::Timestamp::now().into()
+}
+
+/// The milliseconds until `at`, by the clock of the process that chose it: what a script adds to its own time, so that
+/// clocks need not agree.
+fn until(at: UnixMs) -> u64 {
+    millis(at.since(now())).min(LONGEST)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -122,7 +132,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// A time to live as Redis takes it: at least a millisecond, and no more than it can add to the present.
 fn ttl_ms(ttl: Duration) -> u64 {
-    millis(ttl).clamp(1, 1 << 52)
+    millis(ttl).clamp(1, LONGEST)
 }
 
 #[async_trait]

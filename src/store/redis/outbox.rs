@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::message::{End, to_json};
 use super::partition::Partition;
 use super::script::{DELIVERED, TAKE};
-use super::{millis, ttl_ms};
+use super::{millis, ttl_ms, until};
 use crate::store::StoreError;
 use crate::store::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome, Told, event};
 use crate::task::{Owner, Status, Task, TaskId, UnixMs};
@@ -147,7 +147,7 @@ impl Partition {
             .arg(&[name, turn])
             .arg(attempt)
             .arg(status.as_str())
-            .arg(at.map_or_else(String::new, |at| at.0.to_string()))
+            .arg(at.map_or(0, until))
             .arg(error.unwrap_or_default())
             .arg(ttl_ms(KEPT))
             .run::<Value>(&self.link)

@@ -9,10 +9,11 @@ use futures_util::future::try_join_all;
 use redis::Value;
 use redis::streams::StreamRangeReply;
 
+use super::checks::ahead;
 use super::partition::Partition;
 use super::read::is_entry;
 use super::script::{CALLERS, EVIDENCE, MEET, NOTE_CALLERS, RESIGN, SAVE_ROLLOUT};
-use super::{RedisStore, millis};
+use super::{RedisStore, millis, now};
 use crate::store::list::no_cursor;
 use crate::store::rollout::{self, Caller, Change, HistoryEntry, Meeting, Presence, StoredEvidence, lead_time};
 use crate::store::{RolloutRecord, StoreError};
@@ -21,8 +22,8 @@ use crate::task::UnixMs;
 /// A rollout's version and state.
 type Stored = (Option<u64>, Option<String>);
 
-/// A term, a leader, replicas, and rollouts.
-type Met = (Option<u64>, Option<String>, Vec<(String, String)>, Vec<Stored>);
+/// A term, a leader, replicas, rollouts, and the server's time in ms.
+type Met = (Option<u64>, Option<String>, Vec<(String, String)>, Vec<Stored>, u64);
 
 impl Partition {
     pub(super) async fn read_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
@@ -62,9 +63,11 @@ impl Partition {
             .arg(self.keys.replica_prefix())
             .arg(routes.len())
             .arg(counts.iter().map(|(_, _, counted)| counted).collect::<Vec<_>>());
-        let (term, leader, mut replicas, records): Met = call.run(&self.link).await?;
+        let sent = now();
+        let (term, leader, mut replicas, records, told): Met = call.run(&self.link).await?;
+        let ahead = ahead(UnixMs(told), sent, now());
         replicas.sort();
-        Ok(Meeting { term, leader, replicas, records: records.into_iter().map(record).collect() })
+        Ok(Meeting { term, leader, replicas, records: records.into_iter().map(record).collect(), ahead })
     }
 
     pub(super) async fn leave_meeting(&self, process: &str) -> Result<(), StoreError> {

@@ -32,6 +32,7 @@ struct Known {
     owner: Option<String>,
     route: Option<String>,
     epoch: Option<u64>,
+    clients: Option<u8>,
     secret: Option<String>,
 }
 
@@ -44,7 +45,10 @@ impl Known {
         let (created, retries) = (number(), number().and_then(|retries| u32::try_from(retries).ok()));
         let mut line = || lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
         let (owner, route, epoch, secret) = (line(), line(), line(), line());
-        Self { created, retries, owner, route, epoch: epoch.and_then(|epoch| epoch.parse().ok()), secret }
+        let mut epoch = epoch.as_deref().unwrap_or_default().split('.');
+        let (epoch, clients) = (epoch.next(), epoch.next());
+        let (epoch, clients) = (epoch.and_then(|text| text.parse().ok()), clients.and_then(|text| text.parse().ok()));
+        Self { created, retries, owner, route, epoch, clients, secret }
     }
 }
 
@@ -71,6 +75,7 @@ impl Row {
         let task = Task {
             route: self.known.route.clone(),
             epoch: self.known.epoch,
+            clients: self.known.clients,
             owner: self.known.owner.as_deref().map(Owner::from_digest),
             retries: self.known.retries.unwrap_or(queue.retries),
             ..Task::new(id, queue.topic.clone(), "null", created)

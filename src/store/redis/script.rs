@@ -12,8 +12,8 @@ use redis::{Arg, Cmd, ErrorKind, FromRedisValue, ServerErrorKind, ToRedisArgs, V
 use super::batch::no_answer;
 use super::error;
 use super::link::Link;
-use crate::metrics::DURATION_BUCKETS;
 use crate::store::{EVIDENCE_KEPT, StoreError};
+use crate::task::DURATION_BUCKETS;
 
 const PRELUDE: &str = include_str!("scripts/prelude.lua");
 

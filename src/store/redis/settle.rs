@@ -9,7 +9,7 @@ use super::outbox::letters;
 use super::partition::Partition;
 use super::row::{Handle, Row};
 use super::script::{CANCEL, PARK, REJECT, RENEW};
-use super::{keys, millis, now, ttl_ms};
+use super::{keys, millis, now, ttl_ms, until};
 use crate::store::envelope::StoredFailure;
 use crate::store::{Cancelled, Lease, Queue, Settled, Settlement, StoreError, runs};
 use crate::task::{Failure, FailureKind, Status, TaskId, TaskRecord, UnixMs};
@@ -127,7 +127,7 @@ impl Partition {
             .arg(handle.turn)
             .arg(park.attempt)
             .arg(handle.turn + park.turns)
-            .arg(park.due.map(|at| at.0.to_string()).unwrap_or_default())
+            .arg(park.due.map_or(0, until))
             .arg(failure.unwrap_or_default())
             .arg(park.idle.map_or(0, millis))
             .arg(run)

@@ -34,6 +34,8 @@ struct Found {
     posts: bool,
     /// Under which its end is counted.
     epoch: Option<i64>,
+    /// The group of its client.
+    clients: Option<u8>,
 }
 
 /// How a task ends.
@@ -89,14 +91,16 @@ pub(super) fn enqueue(db: &mut Db, task: &NewTask, max_backlog: u64) -> rusqlite
 fn insert(db: &mut Db, task: &NewTask) -> rusqlite::Result<Option<State>> {
     let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall()));
     let state = if due.is_some() { State::Parked } else { State::Ready };
-    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace, epoch)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING";
+    let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts, caller, trace, epoch,
+                                  clients)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO NOTHING";
     let owner = task.owner.as_ref().map(crate::task::Owner::digest);
     let (created, until) = (millis(task.created), due.map_or(0, millis));
     let posts = task.webhook.is_some() || task.reply_to.is_some();
     let (id, topic, caller, trace) = (task.id.as_str(), task.topic.as_str(), &task.correlation, &task.trace);
-    let epoch = task.epoch.map(stored);
-    let values = params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace, epoch];
+    let (epoch, clients) = (task.epoch.map(stored), task.clients);
+    let values =
+        params![seq, id, topic, state, task.retries, created, owner, until, posts, caller, trace, epoch, clients];
     if db.connection.prepare_cached(sql)?.execute(values)? == 0 {
         return Ok(None);
     }
@@ -131,7 +135,8 @@ pub(super) fn lease(db: &mut Db, process: &str, topics: &[Topic], max: usize) ->
 
 fn lease_of(db: &mut Db, process: &str, topic: &Topic, max: usize, leased: &mut Vec<Leased>) -> rusqlite::Result<()> {
     let sql = "SELECT seq, id, attempts + 1, lease + 1, retries, created, owner,
-                      payload, request, credentials, correlation, route, webhook, reply_to, causation, epoch
+                      payload, request, credentials, correlation, route, webhook, reply_to, causation, epoch,
+                      clients
                FROM tasks INDEXED BY ready LEFT JOIN inputs USING (seq)
                WHERE state = 0 AND topic = ?1 ORDER BY seq LIMIT ?2";
     let before = leased.len();
@@ -242,7 +247,7 @@ fn finish(db: &mut Db, id: &TaskId, found: &Found, end: &End<'_>) -> rusqlite::R
         ":failure": end.failure.map(|(stored, _)| stored),
     })?;
     if let Some(epoch) = found.epoch {
-        rollout::count_end(db, found.seq, epoch, end.counted, now)?;
+        rollout::count_end(db, found.seq, epoch, end.counted, found.clients, now)?;
     }
     if found.posts {
         outbox::post(db, id, found.seq, end.state, end.result, end.failure.map(|(_, message)| message))?;
@@ -336,7 +341,8 @@ pub(super) fn purge(db: &mut Db) -> rusqlite::Result<usize> {
 }
 
 fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
-    let sql = "SELECT seq, topic, state, attempts, retries, lease, settled, posts, epoch FROM tasks WHERE id = ?1";
+    let sql =
+        "SELECT seq, topic, state, attempts, retries, lease, settled, posts, epoch, clients FROM tasks WHERE id = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let found = statement.query_row([id.as_str()], |row| {
         Ok(Found {
@@ -349,6 +355,7 @@ fn find(db: &Db, id: &TaskId) -> rusqlite::Result<Option<Found>> {
             settled: row.get(6)?,
             posts: row.get(7)?,
             epoch: row.get(8)?,
+            clients: row.get(9)?,
         })
     });
     found.optional()

@@ -81,7 +81,7 @@ pub(super) fn meet(db: &mut Db, presence: &Presence, routes: &[String]) -> rusql
     }
     let term = lead(db, presence)?;
     let records = routes.iter().map(|route| load(&db.connection, route)).collect::<Result<_, _>>()?;
-    Ok(Meeting { term, leader: leader(db).map(str::to_owned), replicas: Vec::new(), records })
+    Ok(Meeting { term, leader: leader(db).map(str::to_owned), replicas: Vec::new(), records, ahead: 0 })
 }
 
 /// The term, where the replica leads now.
@@ -132,12 +132,19 @@ pub(super) fn count(db: &mut Db, route: &str, epoch: i64, name: &str) -> rusqlit
 }
 
 /// Counts the end of a task whose inputs are still there.
-pub(super) fn count_end(db: &mut Db, seq: i64, epoch: i64, ended: Ended, now: UnixMs) -> rusqlite::Result<()> {
+pub(super) fn count_end(
+    db: &mut Db,
+    seq: i64,
+    epoch: i64,
+    ended: Ended,
+    clients: Option<u8>,
+    now: UnixMs,
+) -> rusqlite::Result<()> {
     let sql = "SELECT route, max(created, coalesce(due, 0)) FROM tasks JOIN inputs USING (seq) WHERE seq = ?1";
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
     let found: Option<(Option<String>, i64)> = db.connection.prepare_cached(sql)?.query_row([seq], read).optional()?;
     let Some((Some(route), began)) = found else { return Ok(()) };
-    count(db, &route, epoch, &ended.tally(now.since(unix_ms(began))))
+    count(db, &route, epoch, &ended.tally(now.since(unix_ms(began)), clients))
 }
 
 /// Keeps what is known of an epoch for [`EVIDENCE_KEPT`] from now.

@@ -16,7 +16,7 @@ use crate::store::{Refusal, StoreError};
 use crate::task::{Status, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// `PRAGMA application_id`: "omni".
 const APPLICATION: i64 = 0x6f6d_6e69;
@@ -44,7 +44,8 @@ const TABLES: &str = "
         history  TEXT,    -- the failed attempts, a line of JSON each
         caller   TEXT,    -- the caller's own id, which outlives the inputs
         trace    TEXT,
-        epoch    INTEGER  -- of the rollout that it was accepted in; none is not counted
+        epoch    INTEGER, -- of the rollout that it was accepted in; none is not counted
+        clients  INTEGER  -- the group of its client
     ) STRICT;
     CREATE INDEX ready  ON tasks (topic, seq) WHERE state = 0;
     CREATE INDEX leased ON tasks (seq) WHERE state = 1;

@@ -26,6 +26,7 @@ pub(super) struct NewTask {
     pub(super) trace: Option<String>,
     pub(super) route: Option<String>,
     pub(super) epoch: Option<u64>,
+    pub(super) clients: Option<u8>,
     pub(super) owner: Option<Owner>,
     pub(super) retries: u32,
     pub(super) created: UnixMs,
@@ -54,6 +55,7 @@ pub(super) struct Leased {
     reply_to: Option<String>,
     causation: Option<String>,
     epoch: Option<i64>,
+    clients: Option<u8>,
 }
 
 /// A settlement.
@@ -85,6 +87,7 @@ impl NewTask {
             trace: runs::trace_of(task),
             route: task.route.clone(),
             epoch: task.epoch.filter(|_| task.route.is_some()),
+            clients: task.clients,
             owner: task.owner.clone(),
             retries: task.retries,
             created: task.created,
@@ -119,6 +122,7 @@ impl Leased {
             reply_to: row.get(13)?,
             causation: row.get(14)?,
             epoch: row.get(15)?,
+            clients: row.get(16)?,
         })
     }
 
@@ -142,6 +146,7 @@ impl Leased {
             correlation_id: self.correlation,
             route: self.route,
             epoch: self.epoch.map(schema::number),
+            clients: self.clients,
             webhook: self.webhook,
             reply_to: self.reply_to.as_deref().map(Topic::parse).transpose().map_err(malformed)?,
             causation_id: self.causation,

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::too_large;
 use crate::config::Upstream;
+use crate::outbound::{native_roots, tls};
 use crate::route::{framing_objection, strip_hop_by_hop};
 use crate::task::{Answer, Failure, FailureKind};
 
@@ -66,7 +67,7 @@ impl Clients {
         match &*current {
             Some((built_for, client)) if *built_for == connect_timeout => client.clone(),
             _ => {
-                let client = build(self.tls.get_or_init(tls).clone(), connect_timeout);
+                let client = build(self.tls.get_or_init(|| tls(native_roots())).clone(), connect_timeout);
                 *current = Some((connect_timeout, client.clone()));
                 client
             }
@@ -85,22 +86,6 @@ fn build(tls: rustls::ClientConfig, connect_timeout: Duration) -> Client {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
         .build(connector)
-}
-
-/// Native roots. A machine without any still speaks plain HTTP, and TLS fails by name.
-pub(in crate::worker) fn tls() -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!(errors = ?found.errors, "no trusted root certificates were found: https handlers will fail");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has every default version")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 /// What the upstream says of a path to OPTIONS, which changes nothing; none when it says nothing.

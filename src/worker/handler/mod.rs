@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::probe;
-pub(super) use self::client::tls;
 pub use self::registry::Handlers;
 use crate::task::{Answer, Failure, FailureKind, Progress, Task};
 

@@ -98,7 +98,7 @@ macro_rules! contract {
             many_producers_and_consumers_run_each_task_once, the_store_answers_a_ping);
         contract!(@ $fixture, rollout: each_end_of_a_canaried_task_is_counted_once,
             routes_and_epochs_are_counted_apart_and_other_tasks_not_at_all, what_is_fenced_or_put_off_is_not_counted,
-            of_all_who_end_a_task_at_once_one_is_counted,
+            what_does_not_go_well_is_counted_by_group_of_clients, of_all_who_end_a_task_at_once_one_is_counted,
             a_canaried_task_that_dies_with_its_workers_is_counted_as_failed,
             a_redriven_task_stays_counted_as_failed_and_is_not_counted_again,
             a_task_took_the_time_from_when_it_could_begin_to_its_end,
@@ -131,6 +131,11 @@ use contract;
 pub(crate) fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
+}
+
+/// Whether a store says of a time that it is this one, but for what its own clock adds.
+pub(crate) fn is_about(said: Option<UnixMs>, at: UnixMs) -> bool {
+    said.is_some_and(|said| said >= at && said < at.plus(SOON))
 }
 
 /// A topic's queue with every setting at its default.

@@ -112,6 +112,33 @@ pub(crate) async fn routes_and_epochs_are_counted_apart_and_other_tasks_not_at_a
     assert_eq!(accepted(ROUTE, &[]).await, []);
 }
 
+pub(crate) async fn what_does_not_go_well_is_counted_by_group_of_clients(f: impl Fixture) {
+    let (store, q) = (f.store(), queue("a"));
+    let (rate, unauthorized) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::UNAUTHORIZED);
+    let ends = [
+        (Some(0), bury()),
+        (Some(31), bury()),
+        (Some(31), bury()),
+        (None, bury()),
+        (Some(7), answered(unauthorized)),
+        (Some(7), buried_with(rate)),
+        (Some(9), complete()),
+    ];
+    for (clients, settlement) in ends {
+        let task = Task { clients, ..canaried(&q, 1) };
+        store.enqueue(&task, &q).await.expect("enqueued");
+        let lease = lease(&*store, &q).await;
+        assert_eq!(lease.task, task);
+        assert_eq!(store.settle(&lease, &settlement).await, Ok(Settled::Applied));
+    }
+    let known = store.evidence(ROUTE, &[1]).await.expect("answers").remove(0);
+    assert_eq!((known.accepted, known.failed, known.client_errors, known.completed), (7, 4, 2, 3));
+    let by = |counts: &[u64]| -> Vec<(usize, u64)> {
+        counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect()
+    };
+    assert_eq!((by(&known.failed_by), by(&known.client_errors_by)), (vec![(0, 1), (31, 2)], vec![(7, 2)]));
+}
+
 pub(crate) async fn what_is_fenced_or_put_off_is_not_counted(f: impl Fixture) {
     let (store, q) = (f.store(), queue("a"));
     enqueue(&*store, &q, 1).await;

@@ -95,6 +95,7 @@ fn a_million_healthy_requests_do_not_blind_it() {
         hour.add(&news);
         let (baseline, queue_depth, queue_oldest) = (None, Some(0), None);
         let look = Look {
+            late: &[],
             evidence: &hour,
             news: &news,
             baseline,

@@ -167,6 +167,7 @@ pub(crate) fn glance(
     let look = Look {
         evidence,
         news,
+        late: &[],
         baseline: None,
         mature: true,
         healthy: false,
@@ -187,16 +188,36 @@ pub(crate) struct Watch {
     pub(crate) top: f64,
 }
 
-/// Watches `looks` of a world, with `max` and against the sync path.
-pub(crate) fn watch(world: &mut World, max: f64, looks: usize) -> Watch {
-    let (mut against_sync, mut over_max) = (Scores::default(), Scores::default());
-    let mut watch = Watch { alarm: None, top: f64::NEG_INFINITY };
-    for look in 1..=looks {
+/// The detectors of an error gate: against the sync path, and against a `max`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detectors {
+    against_sync: Scores,
+    over_max: Scores,
+    max: f64,
+}
+
+impl Detectors {
+    pub(crate) fn new(max: f64) -> Self {
+        Self { against_sync: Scores::default(), over_max: Scores::default(), max }
+    }
+
+    /// Hears what comes until the next look, and says the higher logarithm of E.
+    pub(crate) fn hear(&mut self, world: &mut World) -> f64 {
         let news = world.news();
         let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
-        sequential::add_restarted(&mut against_sync, bad, bad + sync, world.truth.weight, 1.25);
-        sequential::add_restarted(&mut over_max, bad, news.accepted, max, 1.0);
-        watch.top = watch.top.max(sequential::log_e(&against_sync)).max(sequential::log_e(&over_max));
+        let shared = sequential::scored(bad, bad + sync, world.truth.weight, 1.25);
+        sequential::add_restarted(&mut self.against_sync, &shared);
+        sequential::add_restarted(&mut self.over_max, &sequential::scored(bad, news.accepted, self.max, 1.0));
+        sequential::log_e(&self.against_sync).max(sequential::log_e(&self.over_max))
+    }
+}
+
+/// Watches `looks` of a world, with `max` and against the sync path.
+pub(crate) fn watch(world: &mut World, max: f64, looks: usize) -> Watch {
+    let mut detectors = Detectors::new(max);
+    let mut watch = Watch { alarm: None, top: f64::NEG_INFINITY };
+    for look in 1..=looks {
+        watch.top = watch.top.max(detectors.hear(world));
         if watch.alarm.is_none() && watch.top >= sequential::speaks_restarted(0.01) {
             watch.alarm = Some(look);
         }

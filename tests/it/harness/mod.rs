@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! process.rs    a child process: drained logs, signals, exit
+//! clock.rs      a wall clock that is off, for one process
 //! proxy.rs      `omnidaemon serve` under a config that a test writes and edits
 //! prometheus.rs a Prometheus that scrapes what a test tells it to
 //! upstream.rs   the legacy endpoint: FastAPI under uvicorn (tests/upstream/app.py)
@@ -20,6 +21,7 @@
 #![allow(unreachable_pub, reason = "its public items are the interface to the tests beside it")]
 
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod fault;
 pub mod metrics;

@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::{PATIENCE, eventually_some};
+use super::{PATIENCE, eventually, eventually_some};
 
 /// A running process, or one that has ended.
 pub struct Process {
@@ -49,6 +49,17 @@ impl Process {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             kill_process(Pid::from_child(&self.child), signal).expect("a live child takes signals");
         }
+    }
+
+    /// Makes it stand still, as a host that hangs, and waits until it does: a signal is sent before it is followed. With
+    /// SIGCONT it goes on.
+    pub async fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+        let id = WaitId::Pid(Pid::from_child(&self.child));
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let what = format!("{} stands still", self.name);
+        // told once all of its threads do
+        eventually(PATIENCE, &what, async || waitid(id.clone(), options).is_ok_and(|status| status.is_some())).await;
     }
 
     /// Whether it still runs.

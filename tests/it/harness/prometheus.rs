@@ -72,8 +72,8 @@ impl Prometheus {
     }
 
     /// Stops it without a word, as a host that hangs; [`Self::go_on`] ends that.
-    pub fn freeze(&mut self) {
-        self.process.signal(Signal::STOP);
+    pub async fn freeze(&mut self) {
+        self.process.freeze().await;
     }
 
     /// Lets a frozen one go on.

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::client::{Answer, Client};
+use super::clock::Off;
 use super::metrics::Metrics;
 use super::process::{Logs, Process};
 use super::{PATIENCE, Upstream, eventually};
@@ -44,6 +45,7 @@ pub struct Launch {
     env: Vec<(String, String)>,
     args: Vec<String>,
     config_map: bool,
+    off: Option<Off>,
 }
 
 /// How an edit reaches the disk.
@@ -86,6 +88,13 @@ impl Launch {
         self
     }
 
+    /// Puts its wall clock off, and that of what it starts.
+    pub fn clock(mut self, off: Off) -> Self {
+        self.env.extend(off.environment());
+        self.off = Some(off);
+        self
+    }
+
     /// Adds an argument to `serve --config FILE`.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
@@ -124,6 +133,9 @@ impl Launch {
         let mut process = Process::spawn("omnidaemon", self.environment(&mut command));
         let data = process.log("the data plane's address", 0, |line| bound(line, "data")).await;
         let admin = process.log("the admin plane's address", 0, |line| bound(line, "admin")).await;
+        if let Some(off) = self.off {
+            off.assert_shows_in(&process.logs().lines());
+        }
         (process, data, admin)
     }
 
@@ -159,7 +171,7 @@ impl Omnidaemon {
                 yaml = format!("{section}: {{listen: 127.0.0.1:0}}\n{yaml}");
             }
         }
-        Launch { dir, yaml, env: Vec::new(), args: Vec::new(), config_map: false }
+        Launch { dir, yaml, env: Vec::new(), args: Vec::new(), config_map: false, off: None }
     }
 
     /// A URL on the data plane.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use omnidaemon::config::GroupStart;
 use omnidaemon::store::{Queue, Redriven, Settled, Settlement, TaskStore as _};
-use omnidaemon::task::{Answer, Failure, FailureKind, Status, TaskId, UnixMs};
+use omnidaemon::task::{Answer, Failure, FailureKind, Status, Task, TaskId, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
 
@@ -189,11 +189,14 @@ async fn a_parked_entry_never_looks_abandoned_and_outlives_its_index() {
     let failure = Failure::new(FailureKind::Handler, "x");
     store.settle(&first, &Settlement::Retry { failure, at }).await.expect("settled");
     let index = format!("omni:delayed:{GROUP}");
+    let indexed = async |redis: &mut redis::aio::MultiplexedConnection| -> Vec<(String, u64)> {
+        redis.zrange_withscores(&index, 0, -1).await.expect("answers")
+    };
+    let members = indexed(&mut redis).await;
     let _: i64 = redis.del(&index).await.expect("deleted");
     age(&mut redis, Duration::from_secs(200)).await;
     tend(&store).await;
-    let members: Vec<(String, u64)> = redis.zrange_withscores(&index, 0, -1).await.expect("answers");
-    assert_eq!(members.iter().map(|(_, due)| *due).collect::<Vec<_>>(), vec![at.0], "rebuilt");
+    assert_eq!((members.len(), indexed(&mut redis).await), (1, members.clone()), "rebuilt");
     let (entry, consumer) = pending(&mut redis).await.remove(0);
     assert_eq!((entry.as_str(), consumer.as_str()), (members[0].0.as_str(), "~delayed"));
     let mut idle = redis::cmd("XPENDING");
@@ -339,9 +342,10 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);
     let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
-    let (late, ended, saved, early) = (task_of(90), task_of(120), task_of(110), task_of(10));
-    for task in [&ended, &saved, &late, &early] {
+    let [late, ended, saved, early] = std::array::from_fn(|_| super::task());
+    for (task, since) in [(&ended, 120), (&saved, 110), (&late, 90), (&early, 10)] {
         store.enqueue(task, &external).await.expect("enqueued");
+        accepted_before(&mut redis, task, since).await;
     }
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(2).arg("STREAMS").arg(STREAM).arg(">");
@@ -368,8 +372,7 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let redriven = store.redrive(&external, late.id.as_str(), crate::contract::wall()).await;
     assert_eq!(redriven, Ok(Redriven::Queued { captured: false }));
     assert_eq!(store.attend(std::slice::from_ref(&external), super::TTL).await, Ok(vec![]), "it has its time again");
-    let limits = format!("omni:limits:{GROUP}");
-    let _: f64 = redis.zincr(&limits, late.id.as_str(), -60_000).await.expect("answers");
+    accepted_before(&mut redis, &late, 60).await;
     let buried = store.attend(std::slice::from_ref(&external), super::TTL).await.expect("attended");
     assert_eq!(buried.len(), 1, "and no more than that: {buried:?}");
     assert_eq!(store.get(&late.id).await.expect("answers").expect("known").status, Status::Failed);
@@ -380,10 +383,11 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
 #[tokio::test]
 async fn what_others_were_to_run_has_no_limit_once_it_is_ours() {
     let server = RedisServer::start().await;
-    let store = Running::on(&server);
+    let (store, mut redis) = (Running::on(&server), server.connection().await);
     let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
-    let task = task_of(90);
+    let task = super::task();
     store.enqueue(&task, &external).await.expect("enqueued");
+    accepted_before(&mut redis, &task, 90).await;
     let lease = lease(&store).await;
     for queue in [queue(), external] {
         assert_eq!(store.attend(&[queue], super::TTL).await, Ok(vec![]), "and the limit does not come back");
@@ -397,10 +401,10 @@ async fn a_webhook_hears_of_what_others_gave_up_or_did_not_end() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (Running::on(&server), server.connection().await);
     let external = Queue { limit: Some(Duration::from_mins(1)), ..queue() };
-    let told = |seconds| omnidaemon::task::Task { webhook: Some("http://sink/hook".into()), ..task_of(seconds) };
-    let (given_up, late) = (told(0), told(90));
-    for task in [&given_up, &late] {
+    let [given_up, late] = std::array::from_fn(|_| Task { webhook: Some("http://sink/hook".into()), ..super::task() });
+    for (task, since) in [(&given_up, 0), (&late, 90)] {
         store.enqueue(task, &external).await.expect("enqueued");
+        accepted_before(&mut redis, task, since).await;
     }
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg(GROUP).arg("consumer:omnidaemon-1").arg("COUNT").arg(1).arg("STREAMS").arg(STREAM).arg(">");
@@ -418,10 +422,10 @@ async fn a_webhook_hears_of_what_others_gave_up_or_did_not_end() {
     assert_eq!((taken.len(), &body["payload"]["status"]), (2, &json!("failed")));
 }
 
-/// A task that was accepted some seconds ago.
-fn task_of(seconds: u64) -> omnidaemon::task::Task {
-    let created = UnixMs(crate::contract::wall().0 - seconds * 1000);
-    omnidaemon::task::Task { created, ..super::task() }
+/// Makes a task that others must end look as if it had been accepted some seconds before.
+async fn accepted_before(redis: &mut redis::aio::MultiplexedConnection, task: &Task, seconds: u32) {
+    let by = -f64::from(seconds) * 1000.0;
+    let _: f64 = redis.zincr(format!("omni:limits:{GROUP}"), task.id.as_str(), by).await.expect("answers");
 }
 
 #[tokio::test]

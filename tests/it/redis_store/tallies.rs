@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
 use super::wire::calls;
-use super::{GROUP, PROCESS, Running, STREAM, TTL, age, completed, pending, queue, task};
+use super::{GROUP, PROCESS, Running, STREAM, TTL, age, completed, eventually, pending, queue, task};
 use crate::harness::cluster::cluster_of_one;
 use crate::harness::redis::RedisServer;
 
@@ -57,6 +57,12 @@ async fn acknowledge(redis: &mut MultiplexedConnection, entry: &str) {
     let _: i64 = redis.xack(STREAM, GROUP, &[entry]).await.expect("acknowledged");
 }
 
+/// The server's time, ms.
+async fn time(redis: &mut MultiplexedConnection) -> f64 {
+    let (seconds, micros): (f64, f64) = redis::cmd("TIME").query_async(redis).await.expect("answers");
+    seconds * 1000.0 + micros / 1000.0
+}
+
 fn ms_of(entry: &str) -> f64 {
     entry.split('-').next().and_then(|ms| ms.parse().ok()).expect("an entry's id")
 }
@@ -73,10 +79,12 @@ async fn what_another_makes_agent_ended_is_counted_at_the_next_look_and_once() {
     attend().await;
     assert_eq!(counted(&store).await, (3, 0), "whoever saved it has not acknowledged it yet");
     acknowledge(&mut redis, &entries[0]).await;
+    eventually("a while is over", async || time(&mut redis).await > ms_of(&entries[0]) + 10.0).await;
     for _ in 0..2 {
         attend().await;
         assert_eq!(counted(&store).await, (3, 1));
     }
+    assert_eq!(known(&store).await.took[0], 0, "a clock that is behind makes nothing fast");
     assert_eq!(store.cancel(&first, TTL).await, Ok(Cancelled::Ended(Status::Completed)));
     save(&mut redis, &second, ms_of(&entries[1]) / 1000.0 + 86_400.0).await;
     acknowledge(&mut redis, &entries[1]).await;

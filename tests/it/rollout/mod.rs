@@ -3,6 +3,8 @@
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
 //! counts.rs    which calls the gates hear of
+//! clients.rs   whose they are
+//! clocks.rs    three processes whose clocks are hours apart
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
@@ -10,7 +12,9 @@
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
+mod clients;
 mod climb;
+mod clocks;
 mod counts;
 mod prometheus;
 mod replicas;

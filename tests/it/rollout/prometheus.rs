@@ -44,12 +44,13 @@ async fn values_nothing_nonsense_and_what_is_stale_or_gone_are_told_apart() {
     assert!(unavailable("two").await.contains("2 series"));
     assert!(unavailable("sum(").await.contains("parse error"));
     for stale in ["old", "max(old) + 1"] {
-        assert!(unavailable(stale).await.contains("more than 20s"), "{stale}");
+        assert!(unavailable(stale).await.contains("more than 20 s"), "{stale}");
     }
-    server.freeze();
-    assert!(unavailable("fine").await.contains("no answer within 2s"));
+    server.freeze().await;
+    assert!(unavailable("fine").await.contains("no answer within 2 s"));
     server.go_on();
     eventually(PATIENCE, "it answers again", async || ask("fine").await == Sample::Value(0.25)).await;
     server.kill9().await;
-    assert!(unavailable("fine").await.contains("refused"));
+    // at first perhaps on a connection that it died with
+    eventually(PATIENCE, "it is refused", async || unavailable("fine").await.contains("refused")).await;
 }

@@ -41,7 +41,7 @@ async fn three(upstream: &Upstream, redis: &RedisServer) -> Vec<Omnidaemon> {
 }
 
 /// Which of them leads, once all agree.
-async fn leader(replicas: &[&Omnidaemon]) -> usize {
+pub(super) async fn leader(replicas: &[&Omnidaemon]) -> usize {
     eventually_some(PATIENCE, "one of them leads", async || {
         let mut leaders = BTreeSet::new();
         let mut mine = None;
@@ -65,7 +65,7 @@ fn name(rollout: &Value) -> &str {
     this.and_then(|replica| replica["process"].as_str()).unwrap_or_default()
 }
 
-async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
+pub(super) async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
     for replica in replicas {
         eventually(PATIENCE, &format!("all are at {weight} %"), async || {
             replica.metric("omnidaemon_rollout_weight", &[("route", "invoke")]).await == weight
@@ -81,6 +81,10 @@ async fn three_replicas_climb_together_and_the_evidence_is_all_of_theirs() {
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
     leader(&all).await;
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::client).collect());
+    for replica in &all {
+        let is_told = |rollout: &Value| rollout["evidence"]["canaried"].as_u64() > Some(0);
+        until(replica, "told with its numbers by whomever one asks", is_told).await;
+    }
     until_phase(all[0], "healthy").await;
     all_at(&all, 50.0).await;
     let told = traffic.stop().await;
@@ -118,7 +122,7 @@ async fn a_leader_that_was_stopped_decides_nothing_when_it_comes_back() {
     let first = leader(&replicas.iter().collect::<Vec<_>>()).await;
     let mut stopped = replicas.remove(first);
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    stopped.process().signal(Signal::STOP);
+    stopped.process().freeze().await;
     let second = leader(&all).await;
     let (status, _) = order(all[second], "abort", json!({"actor": "ann", "reason": "x"})).await;
     assert_eq!(status, 200);

@@ -2,8 +2,8 @@
 -- KEYS per queue: stream, delayed index, index of limits, delayed new tasks, where the group began
 --      then per task: record, result  then the tallies that some are counted in
 -- ARGV 1 number of queues  2 number of tasks  then per queue: group, max backlog, 1 if the group begins after what others have read
---      then per task: position of its queue, <topic>:<agent>, data, the rest of its record, ms by which others must have
---      ended it, or '', the tally that it is counted in, or ''
+--      then per task: position of its queue, <topic>:<agent>, data, the rest of its record, ms within which others must
+--      end it, or '', the tally that it is counted in, or ''
 -- Reply per task: 1 there now, 0 was there already, -1 - n refused since n wait; what is wrong, as text
 local queues, n = tonumber(ARGV[1]), tonumber(ARGV[2])
 local opened, made, records, accepted, replies = {}, {}, {}, {}, {}
@@ -52,7 +52,7 @@ local function enqueue(key, result, q, name, data, rest, limit, tally)
   records[#records + 1] = key
   records[#records + 1] = pack(name, entry, rest)
   if tally ~= '' then accepted[tally] = (accepted[tally] or 0) + 1 end
-  if limit ~= '' then redis.call('ZADD', queue.limits, limit, data:match(OUR_HEAD)) end
+  if limit ~= '' then redis.call('ZADD', queue.limits, now_ms() + limit, data:match(OUR_HEAD)) end
   return 1
 end
 

@@ -84,7 +84,7 @@ local function finish(i, alone)
   local tally = tally_key(ARGV[3], record)
   if tally then
     clock = clock or now_ms()
-    local names, name = tallied[tally] or {}, tally_name(outcome, entry, clock)
+    local names, name = tallied[tally] or {}, tally_name(outcome, record, entry, clock)
     tallied[tally], names[name] = names, (names[name] or 0) + 1
   end
   indexed[#indexed + 1] = now / 1000

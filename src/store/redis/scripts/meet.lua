@@ -2,7 +2,7 @@
 -- KEYS 1 replica  2 index of replicas  3 lead  4 term  then per route: its rollout  then per epoch: what processes counted
 -- ARGV 1 process  2 what it says  3 whether it would lead  4 ms that presence and lead last  5 s that counts are kept
 --      6 replica prefix  7 number of routes  then per epoch: what it counted
--- Reply: {its term if it leads, who leads, {name, what it says} per replica, {version, state} per route}
+-- Reply: {its term if it leads, who leads, {name, what it says} per replica, {version, state} per route, now in ms}
 local process, lasts, routes, now = ARGV[1], ARGV[4], tonumber(ARGV[7]), now_ms()
 redis.call('SET', KEYS[1], ARGV[2], 'PX', lasts)
 redis.call('ZADD', KEYS[2], now, process)
@@ -32,4 +32,4 @@ for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   if about then replicas[#replicas + 1] = { name, about } end
 end
 for i = 1, routes do records[i] = redis.call('HMGET', KEYS[4 + i], 'version', 'state') end
-return { term, leader, replicas, records }
+return { term, leader, replicas, records, now }

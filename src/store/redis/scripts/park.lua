@@ -1,7 +1,7 @@
 -- Ends a lease with another to come: the entry stays pending, held by nobody, until it is due.
 -- KEYS 1 record  2 stream  3 delayed index
 -- ARGV 1 group  2 entry  3 attempt  4 turn  5 attempt and 6 turn afterwards
---      7 due ms, or '' for now  8 failure, or ''  9 ms that the entry must have been idle
+--      7 ms until it is due  8 failure, or ''  9 ms that the entry must have been idle
 --      10 the failed attempt as a line of the history  11 bytes that the history may have
 -- Reply: 1 applied, now or before; 0 fenced
 local key, stream, group, entry = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -14,7 +14,7 @@ if ARGV[9] ~= '0' then
 elseif is_taken(stream, group, entry) then
   return 0
 end
-local due = ARGV[7] == '' and now_ms() or ARGV[7]
+local due = now_ms() + ARGV[7]
 unfold(key, record)
 redis.call('HSET', key, 'attempt', ARGV[5], 'turn', ARGV[6], 'due', due)
 if ARGV[8] ~= '' then

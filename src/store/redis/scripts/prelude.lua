@@ -8,7 +8,8 @@
 --              entry    the stream entry's id         created  ms
 --              retries  attempts after the first that may fail, or nothing where a foreign publisher says none
 --              notify   the enqueuing process, whose channel is told of the end, or nothing
---   owner, route, epoch (of the route's rollout), secret (credentials): where there are any
+--   owner, route, epoch (of the route's rollout, and where it is known a dot and the group of the client), secret
+--   (credentials): where there are any
 --   attempt  attempts begun                  turn     the lease, raised whenever it begins or ends
 --   due      ms, while parked                failure  of the last attempt, while another is to come
 --   state    completed, failed or cancelled; absent while unfinished       ended  ms
@@ -152,7 +153,7 @@ end
 
 -- The tally that a task is counted in; nil for one that is not.
 local function tally_key(tallies, record)
-  return record.route and record.epoch and tallies .. record.route .. ':' .. record.epoch or nil
+  return record.route and record.epoch and tallies .. record.route .. ':' .. record.epoch:match('^%d+') or nil
 end
 
 -- The same, for who did not declare it and is about to write: where a slot's migration has taken it, this ends the
@@ -163,20 +164,23 @@ local function reach_tally(tallies, record)
   return tally
 end
 
--- What an end is counted as: by outcome and latency bucket, from when the task came onto its stream.
-local function tally_name(outcome, entry, ended)
+-- What an end is counted as: by outcome and latency bucket, from when the task came onto its stream; with the group of
+-- its client where it did not go well.
+local function tally_name(outcome, record, entry, ended)
   local took, bucket = ended - ms_of(entry), 0
   for _, bound in ipairs(BOUNDS) do
     if bound < took then bucket = bucket + 1 end
   end
-  return outcome .. '.' .. bucket
+  return outcome .. '.' .. bucket .. (outcome ~= 'completed' and record.epoch:match('%.%d+') or '')
 end
 
--- When a consumer of another make saved a result, ms: it says so at the end.
-local function saved_ms(result)
-  local tail, now = redis.call('GETRANGE', result, -64, -1), now_ms()
+-- When a consumer of another make saved the result of an entry, ms: it says so at the end. One that says so from long
+-- before the entry came has a clock that is off, and it is not known: then it is now.
+local function saved_ms(result, entry)
+  local tail, now, OFF = redis.call('GETRANGE', result, -64, -1), now_ms(), 2000
   local saved = tonumber(tail:match('"saved_at":%s*([%d.]+)%s*}%s*$') or now / 1000)
-  return math.min(math.floor(saved * 1000), now)
+  saved = math.min(math.floor(saved * 1000), now)
+  return saved < ms_of(entry) - OFF and now or saved
 end
 
 -- Gives a record the end that a consumer of another make wrote: it goes when its result does.
@@ -186,7 +190,7 @@ local function conclude(key, result, record, tallies)
   redis.call('HSET', key, 'state', 'completed')
   redis.call('HDEL', key, 'secret', 'due', 'failure', 'renewed')
   record.state, record.secret, record.due, record.failure, record.renewed = 'completed', nil, nil, nil, nil
-  if tally then add_tally(tally, tally_name('completed', record.entry, saved_ms(result)), 1) end
+  if tally then add_tally(tally, tally_name('completed', record, record.entry, saved_ms(result, record.entry)), 1) end
   local left = redis.call('PTTL', result)
   if left > 0 then redis.call('PEXPIRE', key, left) end
 end
