@@ -193,6 +193,9 @@ impl fmt::Debug for CapturedRequest {
     }
 }
 
+/// The header of a captured request that is a copy: its original was answered by the sync path.
+pub const SHADOW: &str = "x-omnidaemon-shadow";
+
 /// A digest of the API key that created a task; only the same key may see it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Owner(Arc<str>);
@@ -273,6 +276,12 @@ impl Task {
             reply_to: None,
             causation_id: None,
         }
+    }
+
+    /// Whether it is a copy of a request that the sync path served.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.headers.contains_key(SHADOW))
     }
 }
 

@@ -150,6 +150,9 @@ fn evidence_view(evidence: &Evidence) -> Value {
         "rejected": evidence.rejected,
         "deferred": evidence.deferred,
         "unavailable": evidence.unavailable,
+        "copied": evidence.copied,
+        "compared": evidence.compared,
+        "mismatched": evidence.mismatched,
     })
 }
 
@@ -190,15 +193,17 @@ pub fn plan_view(rollout: &Rollout) -> Value {
             crate::config::OnFail::Pause => "pause",
         },
         "gates": rollout.gates.iter().map(gate_plan).collect::<Vec<_>>(),
+        "shadow": rollout.shadow.as_ref().map_or(0.0, |shadow| shadow.percent.percent()),
     })
 }
 
 fn gate_plan(gate: &Gate) -> Value {
     let ratio = |limits: &Limits| json!({"max": limits.max, "margin": limits.margin, "tolerated_ratio": limits.tolerated_ratio, "alpha": limits.alpha});
     let mut plan = match &gate.kind {
-        GateKind::ErrorRatio(limits) | GateKind::ClientErrorRatio(limits) | GateKind::DeferredRatio(limits) => {
-            ratio(limits)
-        }
+        GateKind::ErrorRatio(limits)
+        | GateKind::ClientErrorRatio(limits)
+        | GateKind::DeferredRatio(limits)
+        | GateKind::ShadowMismatch(limits) => ratio(limits),
         GateKind::SlowRatio { threshold, limits, .. } => {
             let mut plan = ratio(limits);
             plan["threshold"] = threshold.as_secs_f64().into();

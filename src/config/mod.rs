@@ -5,7 +5,7 @@
 //! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
 //! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again, `own.rs`
 //! whether an upstream's name is this process, `windows.rs` when a weight may be raised, `deadline.rs` how long a task
-//! may take.
+//! may take, `shadow.rs` what is copied.
 
 mod deadline;
 mod expand;
@@ -15,6 +15,7 @@ mod overrides;
 mod own;
 mod problem;
 mod rollout;
+mod shadow;
 mod watch;
 mod webhooks;
 mod windows;
@@ -35,8 +36,9 @@ pub use self::own::own_upstreams;
 pub use self::problem::{Problem, Problems};
 pub use self::rollout::{
     Baseline, Breaker, Gate, GateKind, Latency, Limits, MinSamples, Notice, Notify, OnEmpty, OnFail, Pin, Prometheus,
-    Rollout, RolloutMode, Step, StickyKey, default_gates, samples_to_certify,
+    Rollout, RolloutMode, SHADOW_MISMATCH, Step, StickyKey, default_gates, samples_to_certify,
 };
+pub use self::shadow::Shadow;
 pub use self::watch::changes;
 pub use self::webhooks::{WebhookHost, Webhooks, is_public};
 pub use self::windows::{Window, is_open, next_opening};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Secret, Window};
+use super::{Secret, Shadow, Window};
 use crate::cohort::Weight;
 
 /// `rollout:`
@@ -52,6 +52,8 @@ pub struct Rollout {
     pub windows: Vec<Window>,
     /// Who is told.
     pub notify: Vec<Notify>,
+    /// What of the sync path is copied to the async one; none where nothing is.
+    pub shadow: Option<Shadow>,
 }
 
 /// `rollout.mode`
@@ -148,6 +150,9 @@ pub enum GateKind {
         /// Of how many it may be true.
         limits: Limits,
     },
+    /// `shadow_mismatch`: the share of shadow traffic's copies that were answered otherwise. It stands by itself where
+    /// there is shadow traffic.
+    ShadowMismatch(Limits),
     /// `queue_oldest`: the age of the oldest waiting task of the route's topic.
     QueueOldest {
         /// The highest that passes.
@@ -276,6 +281,7 @@ impl Rollout {
             prometheus: None,
             windows: Vec::new(),
             notify: Vec::new(),
+            shadow: None,
         }
     }
 
@@ -289,8 +295,9 @@ impl Rollout {
     /// release.
     #[must_use]
     pub fn gates_digest(&self) -> u64 {
-        let Self { gates, min_samples, maturity, .. } = self;
-        xxhash_rust::xxh3::xxh3_64(format!("{gates:?} {min_samples:?} {maturity}").as_bytes())
+        let Self { gates, min_samples, maturity, shadow, .. } = self;
+        let ignored = shadow.as_ref().map(|shadow| &shadow.ignore);
+        xxhash_rust::xxh3::xxh3_64(format!("{gates:?} {min_samples:?} {maturity} {ignored:?}").as_bytes())
     }
 
     /// The step of `weight`; none for a weight between the steps.
@@ -348,6 +355,7 @@ impl GateKind {
             Self::ClientErrorRatio(_) => "client_error_ratio",
             Self::DeferredRatio(_) => "deferred_ratio",
             Self::SlowRatio { .. } => "slow_ratio",
+            Self::ShadowMismatch(_) => SHADOW_MISMATCH,
             Self::QueueOldest { .. } => "queue_oldest",
             Self::QueueDepth { .. } => "queue_depth",
             Self::Prometheus { .. } => "prometheus",
@@ -359,7 +367,7 @@ impl GateKind {
     pub fn limits(&self) -> Option<&Limits> {
         match self {
             Self::ErrorRatio(limits) | Self::ClientErrorRatio(limits) | Self::DeferredRatio(limits) => Some(limits),
-            Self::SlowRatio { limits, .. } => Some(limits),
+            Self::SlowRatio { limits, .. } | Self::ShadowMismatch(limits) => Some(limits),
             Self::QueueOldest { .. } | Self::QueueDepth { .. } | Self::Prometheus { .. } => None,
         }
     }
@@ -372,6 +380,9 @@ impl Default for Limits {
         Self { max: None, margin: None, tolerated_ratio: 1.25, alpha: 0.01 }
     }
 }
+
+/// The type of the gate of shadow traffic, and its name.
+pub const SHADOW_MISMATCH: &str = "shadow_mismatch";
 
 /// The gates of a rollout whose file has none.
 #[must_use]

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Fallback, Metrics, Path, PathTotals, TaskOutcome};
+use crate::metrics::{Fallback, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
 use crate::rollout::evidence::{Counts, Evidence};
 use crate::store::StoredEvidence;
 
@@ -37,6 +37,9 @@ struct Sent {
     /// By group of clients: sync failures and client errors, refused and rejected.
     #[serde(default)]
     by: [Vec<u64>; 4],
+    /// Copies: queued, compared, answered otherwise.
+    #[serde(default)]
+    shadow: [u64; 3],
 }
 
 // === impl Own ===
@@ -58,8 +61,8 @@ impl Own {
         if is_gone || news.unavailable > 0 {
             self.base.sync.add(&news.sync);
         }
-        let Evidence { sync, asynchronous, acknowledged, refused, rejected, deferred, unavailable, .. } =
-            now.since(&self.base);
+        let since = now.since(&self.base);
+        let Evidence { sync, asynchronous, acknowledged, refused, rejected, deferred, unavailable, .. } = since;
         let by = [sync.failed_by, sync.client_errors_by, asynchronous.failed_by, asynchronous.client_errors_by];
         let sent = Sent {
             sync: [sync.total, sync.failed, sync.client_errors],
@@ -70,6 +73,7 @@ impl Own {
             deferred,
             unavailable,
             by: by.map(|by| write_each(&by)),
+            shadow: [since.copied, since.compared, since.mismatched],
         };
         (self.epoch, serde_json::to_string(&sent).unwrap_or_default())
     }
@@ -92,6 +96,7 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
     };
     let (sync, asynchronous) = (counts(Path::Sync), counts(Path::Async));
     let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
+    let mismatched = metrics.shadows(route, ShadowOutcome::Mismatch);
     Evidence {
         sync,
         // of the async path, a process knows only who was turned away
@@ -101,6 +106,9 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
         rejected: metrics.outcomes(route, TaskOutcome::Rejected),
         deferred: metrics.outcomes(route, TaskOutcome::Deferred),
         unavailable: unavailable.map(|reason| metrics.fallbacks(route, reason)).iter().sum(),
+        copied: metrics.shadows(route, ShadowOutcome::Queued),
+        compared: metrics.shadows(route, ShadowOutcome::Match) + mismatched,
+        mismatched,
         ..Evidence::default()
     }
 }
@@ -146,6 +154,7 @@ impl From<Sent> for Evidence {
     fn from(sent: Sent) -> Self {
         let [total, failed, client_errors] = sent.sync;
         let (refused, rejected) = (sent.refused, sent.rejected);
+        let [copied, compared, mismatched] = sent.shadow;
         let [failed_by, client_errors_by, refused_by, rejected_by] = sent.by.map(|by| read_each(&by));
         let taskless = Counts {
             total: refused + rejected,
@@ -164,6 +173,9 @@ impl From<Sent> for Evidence {
             rejected,
             deferred: sent.deferred,
             unavailable: sent.unavailable,
+            copied,
+            compared,
+            mismatched,
             ..Self::default()
         }
     }
@@ -224,12 +236,14 @@ mod tests {
                 r#"{{"sync":[9,1,2],"sync_took":[9],"acknowledged":[5],"refused":1{rejected},"deferred":4,"unavailable":0}}"#
             )
         };
-        let counts = vec![("new".to_owned(), counts(r#","rejected":3"#)), ("old".to_owned(), counts(""))];
+        let counts =
+            vec![("new".to_owned(), counts(r#","rejected":3,"shadow":[9,7,2]"#)), ("old".to_owned(), counts(""))];
         let stored =
             StoredEvidence { accepted: 10, completed: 6, client_errors: 1, counts, ..StoredEvidence::default() };
         let known = evidence(&stored);
         let Counts { total, failed, client_errors, .. } = known.asynchronous;
         assert_eq!((total, failed, client_errors), (11, 2, 4), "six tasks, two refused, three rejected");
         assert_eq!((known.canaried(), known.open()), (15, 4));
+        assert_eq!((known.copied, known.compared, known.mismatched), (9, 7, 2), "copies are none of them");
     }
 }

@@ -77,6 +77,9 @@ struct StoredEvidence {
     rest: [u64; 5],
     #[serde(default)]
     rejected: u64,
+    /// Copied, compared, mismatched.
+    #[serde(default)]
+    shadow: [u64; 3],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -258,6 +261,9 @@ impl From<&Evidence> for StoredEvidence {
             deferred,
             acknowledged,
             unavailable,
+            copied,
+            compared,
+            mismatched,
         } = evidence;
         Self {
             sync: numbers(sync),
@@ -265,6 +271,7 @@ impl From<&Evidence> for StoredEvidence {
             acknowledged: write_each(acknowledged),
             rest: [*accepted, *cancelled, *refused, *deferred, *unavailable],
             rejected: *rejected,
+            shadow: [*copied, *compared, *mismatched],
         }
     }
 }
@@ -275,7 +282,21 @@ impl From<StoredEvidence> for Evidence {
         let acknowledged = read_each(&stored.acknowledged);
         let (sync, asynchronous) = (counts(&stored.sync), counts(&stored.asynchronous));
         let rejected = stored.rejected;
-        Self { sync, asynchronous, accepted, cancelled, refused, rejected, deferred, acknowledged, unavailable }
+        let [copied, compared, mismatched] = stored.shadow;
+        Self {
+            sync,
+            asynchronous,
+            accepted,
+            cancelled,
+            refused,
+            rejected,
+            deferred,
+            acknowledged,
+            unavailable,
+            copied,
+            compared,
+            mismatched,
+        }
     }
 }
 
@@ -284,8 +305,15 @@ impl From<StoredEvidence> for Evidence {
 impl StoredReport {
     /// Kinds and verdicts that this release does not know are shown as doubt: nothing is decided by a stored report.
     fn into_report(self) -> Report {
-        let kinds =
-            ["error_ratio", "client_error_ratio", "deferred_ratio", "slow_ratio", "queue_oldest", "queue_depth"];
+        let kinds = [
+            "error_ratio",
+            "client_error_ratio",
+            "deferred_ratio",
+            "slow_ratio",
+            "shadow_mismatch",
+            "queue_oldest",
+            "queue_depth",
+        ];
         let verdicts = [Verdict::Pass, Verdict::Fail, Verdict::Error];
         let Self { gate, kind, verdict, why, needs, asynchronous, sync, value, interval } = self;
         Report {
@@ -332,7 +360,8 @@ mod tests {
         };
         state.memory.insert("errors".into(), Memory { since_start: [-1.5, 0.0, 2.0], ..Memory::default() });
         let failed = Counts { failed: 4, ..Counts::default() };
-        state.seen = vec![Evidence { asynchronous: failed, ..Evidence::default() }, Evidence::default()];
+        let copies = Evidence { copied: 9, compared: 8, mismatched: 7, ..Evidence::default() };
+        state.seen = vec![Evidence { asynchronous: failed, ..Evidence::default() }, copies];
         assert_eq!(read(&write(&state)), Ok(state.clone()));
         assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
         assert!(

@@ -6,6 +6,7 @@
 
 mod cells;
 pub mod names;
+mod shadow;
 
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -13,6 +14,7 @@ use prometheus::{
 };
 
 pub use self::cells::{PathTotals, RequestCells, RouteCells};
+pub use self::shadow::ShadowOutcome;
 
 use crate::task::DURATION_BUCKETS;
 
@@ -139,6 +141,7 @@ pub struct Metrics {
     pub outbox_depth: IntGauge,
     idempotent: IntCounterVec,
     tasks_trimmed: IntCounterVec,
+    shadow: IntCounterVec,
 }
 
 // === impl Metrics ===
@@ -210,6 +213,11 @@ impl Metrics {
                 "Tasks that failed because a foreign publisher trimmed them",
                 &["topic"],
             ),
+            shadow: counter_vec(
+                names::SHADOW,
+                "Requests that shadow traffic picked, by what came of them and their copies",
+                &["route", "outcome"],
+            ),
             registry,
         };
         metrics.config_reload_ok.set(1);
@@ -223,7 +231,7 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 22] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 23] = [
             Box::new(self.tasks_received.clone()),
             Box::new(self.tasks_processed.clone()),
             Box::new(self.tasks_failed.clone()),
@@ -246,6 +254,7 @@ impl Metrics {
             Box::new(self.outbox_depth.clone()),
             Box::new(self.idempotent.clone()),
             Box::new(self.tasks_trimmed.clone()),
+            Box::new(self.shadow.clone()),
         ];
         for collector in collectors {
             self.registry.register(collector).expect("each name is registered once");
@@ -270,6 +279,9 @@ impl Metrics {
         }
         for outcome in ["claimed", "replayed", "conflict", "mismatch", "unclaimed"] {
             self.idempotent.with_label_values(&[route, outcome]);
+        }
+        for outcome in ShadowOutcome::ALL {
+            self.shadow.with_label_values(&[route, outcome.as_str()]);
         }
         self.unknown_enqueues.with_label_values(&[route]);
         self.rollout_weight.with_label_values(&[route]);
@@ -348,6 +360,12 @@ impl Metrics {
         self.fallback.with_label_values(&[route, reason.as_str()]).get()
     }
 
+    /// How many requests of a route, or their copies, shadow traffic counted so in this process.
+    #[must_use]
+    pub fn shadows(&self, route: &str, outcome: ShadowOutcome) -> u64 {
+        self.shadow.with_label_values(&[route, outcome.as_str()]).get()
+    }
+
     /// Counts a request whose enqueue was never answered.
     pub fn unknown_enqueue(&self, route: &str) {
         self.unknown_enqueues.with_label_values(&[route]).inc();
@@ -385,6 +403,11 @@ impl Metrics {
     /// Counts a request with an idempotency key, by what came of its claim.
     pub fn idempotent(&self, route: &str, outcome: &str) {
         self.idempotent.with_label_values(&[route, outcome]).inc();
+    }
+
+    /// Counts a request that shadow traffic picked, or its copy, by what came of it.
+    pub fn shadow(&self, route: &str, outcome: ShadowOutcome) {
+        self.shadow.with_label_values(&[route, outcome.as_str()]).inc();
     }
 
     /// Everything in the Prometheus text format.

@@ -52,8 +52,11 @@ pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
 /// Tasks that failed because a foreign publisher trimmed them.
 pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 
+/// Requests that shadow traffic picked, by what came of them.
+pub const SHADOW: &str = "omnidaemon_shadow_total";
+
 /// All of them.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 25] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -78,4 +81,5 @@ pub const ALL: [&str; 24] = [
     OUTBOX_DEPTH,
     IDEMPOTENT_REQUESTS,
     TASKS_TRIMMED,
+    SHADOW,
 ];

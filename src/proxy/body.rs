@@ -12,7 +12,6 @@ use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::idempotency::Tap;
 use super::pool::Borrowed;
 use crate::metrics::{Path, RouteCells};
 
@@ -178,8 +177,18 @@ pub(super) struct Reply {
     /// Given back to the pool when the answer has been read to its end.
     connection: Option<Borrowed>,
     timing: Option<Timing>,
-    /// Copies what goes by; few answers have one.
-    tap: Option<Box<Tap>>,
+    /// Few answers have one.
+    tap: Option<Box<dyn Tap>>,
+}
+
+/// Copies an answer's body as it goes by. One that is dropped before it is told the end hears that it broke off.
+pub(super) trait Tap {
+    /// A part of the body has gone by; false when nothing more is wanted.
+    fn copy(&mut self, data: &[u8]) -> bool;
+    /// All of the body has gone by.
+    fn end(self: Box<Self>);
+    /// It has said that nothing more is wanted.
+    fn give_up(self: Box<Self>);
 }
 
 enum Source {
@@ -223,8 +232,8 @@ impl Reply {
     }
 
     /// Has what goes by copied.
-    pub(super) fn tapped(mut self, tap: Tap) -> Self {
-        self.tap = Some(Box::new(tap));
+    pub(super) fn tapped(mut self, tap: Box<dyn Tap>) -> Self {
+        self.tap = Some(tap);
         self.end_tap_when_read();
         self
     }

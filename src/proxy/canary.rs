@@ -147,7 +147,7 @@ pub(super) async fn attend(context: &Context<'_>, route: &Route, id: &TaskId, he
 }
 
 /// Why a request is not captured, seen from its head and the store's state.
-fn unfit(
+pub(super) fn unfit(
     context: &Context<'_>,
     route: &Route,
     method: &Method,

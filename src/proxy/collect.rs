@@ -1,6 +1,7 @@
 //! Reading a body whole, within what a body and a thread may hold; and letting one go by that nobody wants.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -27,43 +28,57 @@ pub(super) enum Collected {
 const HELD_MOST: usize = 256 * 1024 * 1024;
 
 /// What one thread holds of bodies that it has read.
-#[derive(Default)]
-pub(super) struct Hoard(Cell<usize>);
+pub(super) struct Hoard {
+    bytes: Rc<Cell<usize>>,
+    most: usize,
+}
 
 /// One body's share of it, given back when dropped.
-pub(super) struct Held<'h> {
-    hoard: &'h Hoard,
+pub(super) struct Held {
+    all: Rc<Cell<usize>>,
+    most: usize,
     bytes: usize,
 }
 
 // === impl Hoard ===
 
+impl Default for Hoard {
+    fn default() -> Self {
+        Self::new(HELD_MOST)
+    }
+}
+
 impl Hoard {
+    /// One in which at most so many bytes are held at a time.
+    pub(super) fn new(most: usize) -> Self {
+        Self { bytes: Rc::default(), most }
+    }
+
     /// A share to read a body under; it lives as long as the body.
-    pub(super) fn hold(&self) -> Held<'_> {
-        Held { hoard: self, bytes: 0 }
+    pub(super) fn hold(&self) -> Held {
+        Held { all: self.bytes.clone(), most: self.most, bytes: 0 }
     }
 }
 
 // === impl Held ===
 
-impl Held<'_> {
+impl Held {
     /// Adds to the share; says whether the thread still holds little enough.
-    fn add(&mut self, bytes: usize) -> bool {
+    pub(super) fn add(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
-        self.hoard.0.set(self.hoard.0.get() + bytes);
-        self.hoard.0.get() <= HELD_MOST
+        self.all.set(self.all.get() + bytes);
+        self.all.get() <= self.most
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.hoard.0.set(self.hoard.0.get() - self.bytes);
+        self.all.set(self.all.get() - self.bytes);
     }
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(super) async fn collect(mut body: Incoming, limit: usize, held: &mut Held<'_>) -> Collected {
+pub(super) async fn collect(mut body: Incoming, limit: usize, held: &mut Held) -> Collected {
     let mut first: Option<Bytes> = None;
     let mut rest: Vec<u8> = Vec::new();
     loop {

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::body::{Outgoing, Reply};
+use super::body::{self, Outgoing, Reply};
 use super::capture::owner;
 use super::collect::{Collected, collect};
 use super::respond::{self, Problem};
@@ -52,7 +52,7 @@ pub(super) struct Held {
 }
 
 /// Copies an answer's body as it goes by, to be kept once it is whole.
-pub(super) struct Tap {
+struct Tap {
     held: Held,
     answer: Answer,
     copied: BytesMut,
@@ -202,7 +202,7 @@ pub(super) fn keep(context: &Context<'_>, mine: Option<Held>, response: Response
     headers.remove(header::CONTENT_LENGTH); // whoever sends it again frames it
     let answer = Answer { status: Some(response.status()), headers, body: Bytes::new(), verbatim: true };
     let most = context.snapshot.config.results.max_result;
-    response.map(|body| body.tapped(Tap { held, answer, copied: BytesMut::new(), most }))
+    response.map(|body| body.tapped(Box::new(Tap { held, answer, copied: BytesMut::new(), most })))
 }
 
 /// Marks an answer as one that was given before.
@@ -284,9 +284,9 @@ async fn keeper(plane: Plane, claim: Claim, mut concluded: oneshot::Receiver<Con
 
 // === impl Tap ===
 
-impl Tap {
-    /// A part of the body has gone by; false when it has become too large to be kept, and nothing more is wanted.
-    pub(super) fn copy(&mut self, data: &[u8]) -> bool {
+impl body::Tap for Tap {
+    /// False when it has become too large to be kept.
+    fn copy(&mut self, data: &[u8]) -> bool {
         let fits = self.copied.len() + data.len() <= self.most;
         if fits {
             self.copied.extend_from_slice(data);
@@ -294,13 +294,12 @@ impl Tap {
         fits
     }
 
-    /// All of the body has gone by.
-    pub(super) fn end(self) {
+    fn end(self: Box<Self>) {
         self.held.conclude(Conclusion::Answer(Answer { body: self.copied.freeze(), ..self.answer }));
     }
 
     /// The request was served, and its answer cannot be kept.
-    pub(super) fn give_up(self) {
+    fn give_up(self: Box<Self>) {
         self.held.conclude(Conclusion::Unkept);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A request's life: `guard.rs` (bytes and framing) → `service.rs` (canonical path, route, deprecation,
 //! split) → `pass.rs` (sync: streamed to the upstream and back) or `canary.rs` (async: captured, queued,
-//! waited for) or `tasks.rs` (the own endpoints); one with an `Idempotency-Key` by way of `idempotency.rs`. Every status that the proxy itself chooses is in
+//! waited for) or `tasks.rs` (the own endpoints); one with an `Idempotency-Key` by way of `idempotency.rs`,
+//! one that is copied by way of `shadow.rs`. Every status that the proxy itself chooses is in
 //! `respond.rs`.
 
 mod body;
@@ -22,6 +23,7 @@ mod progress;
 mod respond;
 mod serve;
 mod service;
+mod shadow;
 mod tasks;
 mod upgrade;
 mod wait;

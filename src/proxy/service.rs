@@ -19,6 +19,7 @@ use super::headers::{self, Forwarding};
 use super::pool::Pool;
 use super::progress::Reports;
 use super::respond::{self, Problem};
+use super::shadow::{self, Shadows};
 use super::{Parts, canary, deprecate, guard, idempotency, pass, tasks};
 use crate::metrics::{Path, RouteCells};
 use crate::route::{Assigned, Split, Target, assign};
@@ -35,6 +36,7 @@ pub(super) struct Thread {
     pub(super) parts: Parts,
     pub(super) pool: Pool,
     pub(super) hoard: Hoard,
+    pub(super) shadows: Shadows,
     pub(super) reports: Arc<Reports>,
     pub(super) callers: Callers,
     /// Cancelled when the thread drains: who waits is answered early.
@@ -84,6 +86,7 @@ impl Thread {
             parts,
             pool: Pool::new(),
             hoard: Hoard::default(),
+            shadows: Shadows::default(),
             reports,
             callers: Callers::default(),
             draining,
@@ -192,10 +195,17 @@ impl Context<'_> {
             live.cells.unkeyed(self.connection.thread.index);
         }
         let watch = Unanswered::on(self, live, side);
-        let (path, mut response) = match (idempotency::key(request.headers()), side) {
-            (Some(key), _) => Box::pin(idempotency::serve(self, live, side, &key, request)).await,
-            (None, Assigned::Sync) => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
-            (None, Assigned::Async) => canary::serve(self, live, request).await,
+        let (key, shadow) = (idempotency::key(request.headers()), shadow::picked(route, side));
+        let (path, mut response) = match (key, shadow, side) {
+            (Some(key), shadow, _) => {
+                if shadow.is_some() {
+                    shadow::pass_over(self, route);
+                }
+                Box::pin(idempotency::serve(self, live, side, &key, request)).await
+            }
+            (None, Some(shadow), _) => (Path::Sync, Box::pin(shadow::serve(self, live, shadow, request)).await),
+            (None, None, Assigned::Sync) => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
+            (None, None, Assigned::Async) => canary::serve(self, live, request).await,
         };
         watch.answered();
         if let Some(told) = told {

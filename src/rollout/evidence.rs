@@ -48,6 +48,12 @@ pub struct Evidence {
     pub acknowledged: Took,
     /// Requests that would have been canaried and were served sync because the store was gone.
     pub unavailable: u64,
+    /// Copies of sync requests that became a task (`shadow`), which is none of those above.
+    pub copied: u64,
+    /// Copies whose answer was compared with that of the sync path.
+    pub compared: u64,
+    /// Of them those that were answered otherwise.
+    pub mismatched: u64,
 }
 
 // === impl Counts ===
@@ -91,6 +97,9 @@ impl Evidence {
         self.deferred += other.deferred;
         add_each(&mut self.acknowledged, &other.acknowledged);
         self.unavailable += other.unavailable;
+        self.copied += other.copied;
+        self.compared += other.compared;
+        self.mismatched += other.mismatched;
     }
 
     /// What came since `earlier`.
@@ -106,6 +115,9 @@ impl Evidence {
             deferred: self.deferred.saturating_sub(earlier.deferred),
             acknowledged: each_since(&self.acknowledged, &earlier.acknowledged),
             unavailable: self.unavailable.saturating_sub(earlier.unavailable),
+            copied: self.copied.saturating_sub(earlier.copied),
+            compared: self.compared.saturating_sub(earlier.compared),
+            mismatched: self.mismatched.saturating_sub(earlier.mismatched),
         }
     }
 

@@ -101,6 +101,8 @@ pub struct Look<'a> {
     pub mature: bool,
     /// Whether the rollout has reached its percent: then nobody waits for PASS, and only the detectors decide.
     pub healthy: bool,
+    /// Whether the weight is 100 %: there is no sync path then.
+    pub full: bool,
     /// Answers of Prometheus by gate.
     pub samples: &'a BTreeMap<String, Sample>,
     /// Waiting tasks of the topic; none while that is not known.
@@ -142,6 +144,7 @@ pub fn judge(gate: &Gate, min: MinSamples, memory: &mut Memory, look: &Look<'_>)
         GateKind::ErrorRatio(limits)
         | GateKind::ClientErrorRatio(limits)
         | GateKind::DeferredRatio(limits)
+        | GateKind::ShadowMismatch(limits)
         | GateKind::SlowRatio { limits, .. } => return ratio::judge(gate, limits, min, memory, look),
         GateKind::QueueOldest { max } => oldest(*max, look),
         GateKind::QueueDepth { max } => depth(*max, look),

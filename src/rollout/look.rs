@@ -12,7 +12,7 @@ use super::machine::{Observation, STOPPED, Turn};
 use super::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
 use super::words::exact;
 use crate::cohort::Weight;
-use crate::config::{Baseline, Gate, MinSamples};
+use crate::config::{Baseline, Gate, MinSamples, SHADOW_MISMATCH};
 
 /// How long an epoch of a healthy rollout lasts.
 const EPOCH: Duration = Duration::from_mins(15);
@@ -124,6 +124,7 @@ impl Turn<'_> {
             baseline: self.state.baseline.as_ref().filter(|_| frozen),
             mature: is_mature(judged, rollout.maturity),
             healthy: self.state.phase == Phase::Healthy,
+            full: self.state.weight == Weight::FULL,
             samples: observation.samples,
             queue_depth: observation.queue_depth,
             queue_oldest: observation.queue_oldest,
@@ -250,9 +251,17 @@ impl Turn<'_> {
     fn extend(&mut self, judged: &Evidence, evidence: &[Evidence]) {
         let since = total(&evidence[evidence.len().saturating_sub(self.after_cohort())..]);
         let needed = self.state.reports.iter().filter_map(|report| report.needs).max();
+        let lacks_copies = self
+            .state
+            .reports
+            .iter()
+            .any(|report| report.kind == SHADOW_MISMATCH && report.verdict == Verdict::Inconclusive);
         let lacks_sync = judged.sync.total < self.min_samples().sync;
         let enough = needed.unwrap_or(judged.canaried() / 4).max(1);
-        if since.canaried() >= enough || (lacks_sync && since.sync.total > 0 && since.canaried() > 0) {
+        if since.canaried() >= enough
+            || (lacks_copies && since.compared >= (judged.compared / 4).max(1))
+            || (lacks_sync && since.sync.total > 0 && since.canaried() > 0)
+        {
             self.close();
         }
     }

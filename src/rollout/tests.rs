@@ -11,7 +11,7 @@ use super::evidence::{Counts, Evidence};
 use super::gate::Verdict;
 use super::*;
 use crate::cohort::Weight;
-use crate::config::{Baseline, Rollout, RolloutMode, Step};
+use crate::config::{Baseline, Gate, GateKind, Limits, Rollout, RolloutMode, SHADOW_MISMATCH, Step};
 use crate::task::UnixMs;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -507,4 +507,33 @@ fn a_slow_task_of_a_quick_climb_has_its_time_in_health_too() {
         world.look(&evidence(400, 0, 0, 0), 15 * MINUTE);
         assert_eq!(world.state.seen.iter().map(|seen| seen.asynchronous.failed).sum::<u64>(), 0);
     }
+}
+
+#[test]
+fn copies_hold_a_step_until_enough_are_compared_but_not_the_last_which_has_none() {
+    let mut world = World::new(100);
+    let limits = Limits { max: Some(0.01), ..Limits::default() };
+    world.rollout.gates.push(Gate { name: SHADOW_MISMATCH.into(), kind: GateKind::ShadowMismatch(limits) });
+    let look = |world: &mut World, compared| {
+        world.beat(true);
+        world.look(&Evidence { copied: compared, compared, ..evidence(400, 0, 400, 0) }, 10 * MINUTE);
+        world.state.weight.percent()
+    };
+    for _ in 0..20 {
+        assert_eq!(look(&mut world, 0), 10.0, "nothing was compared");
+    }
+    assert_eq!(world.state.phase, Phase::Gating);
+    // what is compared after the cohort was closed counts too, without waiting for many canaried requests
+    let looks = (0..20).take_while(|_| look(&mut world, 60) < 25.0).count();
+    assert!((5..15).contains(&looks), "{looks} looks of 60 copies; 347 are needed");
+    for _ in 0..60 {
+        if world.state.weight < Weight::FULL {
+            look(&mut world, 400);
+        }
+    }
+    assert_eq!(world.state.weight, Weight::FULL);
+    for _ in 0..20 {
+        look(&mut world, 0);
+    }
+    assert_eq!(world.state.phase, Phase::Healthy);
 }

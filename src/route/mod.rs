@@ -2,8 +2,9 @@
 //!
 //! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one canonical
 //! form that is matched *and* forwarded, `message.rs` says which fields end here and which framing is beyond
-//! doubt, `envelope.rs` reads bodies, `order.rs` makes tasks of them, `split.rs` assigns cohorts.
+//! doubt, `envelope.rs` reads bodies, `order.rs` makes tasks of them, `split.rs` assigns cohorts, `compare.rs` holds answers against each other.
 
+mod compare;
 mod envelope;
 mod message;
 mod order;
@@ -15,6 +16,7 @@ mod wait;
 
 use http::Method;
 
+pub use self::compare::{Difference, difference};
 pub use self::envelope::{BadBody, Parsed, parse_body};
 pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked, strip_hop_by_hop};
 pub use self::order::{BadOrder, BadWebhook, Sink, order, sink};

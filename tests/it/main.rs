@@ -34,6 +34,7 @@ mod reload;
 mod rollout;
 mod rollout_admin;
 mod rollout_cli;
+mod shadow;
 mod smoke;
 mod start;
 mod stores;

@@ -205,6 +205,7 @@ async def app(scope, receive, send) -> None:
         "id": headers.get("x-test-id"),
         "idempotency_key": headers.get("idempotency-key"),
         "attempt": headers.get("x-omnidaemon-attempt"),
+        "shadow": headers.get("x-omnidaemon-shadow"),
         "status": None,  # until it is answered
     }
     seen.append(record)

@@ -21,12 +21,13 @@ use crate::store::{Caller, LATELY, lately};
 use crate::task::UnixMs;
 
 /// What else of a plan is compared, and how it is called.
-const COMPARED: [(&str, &str); 5] = [
+const COMPARED: [(&str, &str); 6] = [
     ("steps", "the steps change"),
     ("gates", "the gates change"),
     ("min_samples", "min_samples changes"),
     ("max_wait", "max_wait changes"),
     ("on_fail", "on_fail changes"),
+    ("shadow", "shadow.percent changes"),
 ];
 
 /// `omnidaemon rollout plan`

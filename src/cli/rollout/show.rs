@@ -13,6 +13,7 @@ use crate::cli::client::Client;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::global::{Format, Global};
 use crate::cli::output::{line, pairs, print, print_json, table, text};
+use crate::config::SHADOW_MISMATCH;
 use crate::rollout::words::{share, span};
 
 /// `omnidaemon rollout get`
@@ -127,7 +128,7 @@ fn waits(rollout: &Value) -> String {
 fn gates(rollout: &Value) -> Table {
     let mut rows = table(&["gate", "type", "verdict", ">async", ">sync", ">value", "interval", ">needs"]);
     for gate in rollout["gates"].as_array().into_iter().flatten() {
-        let is_ratio = gate["type"].as_str().is_some_and(|kind| kind.ends_with("_ratio"));
+        let is_ratio = gate["type"].as_str().is_some_and(|kind| kind.ends_with("_ratio") || kind == SHADOW_MISMATCH);
         let number = |value: &Value| match value.as_f64() {
             Some(number) if is_ratio => share(number),
             _ => text(value),

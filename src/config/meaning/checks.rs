@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::plan;
+use super::{plan, shadow};
 use crate::config::own::is_own;
 use crate::config::problem::{Origin, Problem, Report};
 use crate::config::yaml::Node;
@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, root: &Node, report: &mut Report) {
     external_topics(config, root, report);
     drain(config, root, report);
     plan::check(config, root, report);
+    shadow::check(config, root, report);
 }
 
 /// The place of a key, or of the nearest section above it that was written.
@@ -27,7 +28,7 @@ pub(super) fn place<'n>(root: &'n Node, path: &[&str]) -> Option<&'n Origin> {
     (1..=path.len()).rev().find_map(|length| root.find(&path[..length])).map(|node| &node.origin)
 }
 
-fn problem(root: &Node, path: &[&str], message: impl Into<String>, hint: &str) -> Problem {
+pub(super) fn problem(root: &Node, path: &[&str], message: impl Into<String>, hint: &str) -> Problem {
     Problem::new(message, hint).of(path.join(".")).at(place(root, path))
 }
 

@@ -12,6 +12,7 @@ mod programs;
 mod rollout;
 mod routes;
 mod section;
+mod shadow;
 mod topics;
 mod values;
 mod windows;

@@ -4,13 +4,14 @@
 use super::addresses::{secret_url, sticky_key};
 use super::gates::{breaker, gates, prometheus};
 use super::section::Section;
+use super::shadow::shadow;
 use super::values::{Wrong, count, duration, percent, share, text, word};
 use super::windows::windows;
 use crate::cohort::Weight;
 use crate::config::yaml::Value;
 use crate::config::{
-    Baseline, Gate, GateKind, MinSamples, Notice, Notify, OnFail, Pin, Rollout, RolloutMode, Step, StickyKey,
-    samples_to_certify,
+    Baseline, Gate, GateKind, Limits, MinSamples, Notice, Notify, OnFail, Pin, Rollout, RolloutMode, SHADOW_MISMATCH,
+    Shadow, Step, StickyKey, samples_to_certify,
 };
 
 const HOUR: u64 = 3600;
@@ -23,6 +24,7 @@ pub(super) fn rollout(mut section: Section<'_>, route: &str) -> Rollout {
     let modes = word(&[("gated", RolloutMode::Gated), ("manual", RolloutMode::Manual)]);
     let mode = section.read("mode", RolloutMode::Gated, modes);
     let default = Rollout::new(route, allowed(&mut section), mode);
+    let shadow = shadow(section.section("shadow"));
     let rollout = Rollout {
         steps: steps(&mut section, default.steps),
         salt: section.read("salt", default.salt, text),
@@ -41,14 +43,14 @@ pub(super) fn rollout(mut section: Section<'_>, route: &str) -> Rollout {
             default.on_fail,
             word(&[("rollback", OnFail::Rollback), ("pause", OnFail::Pause)]),
         ),
-        gates: gates(&mut section).unwrap_or(default.gates),
+        gates: all_gates(&mut section, default.gates, shadow.as_ref()),
         breaker: breaker(section.section("breaker"), default.breaker),
         prometheus: prometheus(&mut section),
         windows: windows(&mut section),
         notify: notify(&mut section),
+        shadow,
         ..default
     };
-    shadow(section.section("shadow"));
     check(&section, &rollout);
     if mode == RolloutMode::Gated {
         warn(&section, &rollout);
@@ -122,16 +124,18 @@ fn min_samples(mut samples: Section<'_>, default: MinSamples) -> MinSamples {
     }
 }
 
-/// The keys of shadow traffic can be written already; what this release has of it is that there is none.
-fn shadow(mut shadow: Section<'_>) {
-    let none = |text: &str| match percent(text)? {
-        Weight::ZERO => Ok(()),
-        _ => Err(Wrong::new("shadow traffic is not in this release", "write `percent: 0`, or delete `shadow`")),
-    };
-    shadow.read("percent", (), none);
-    shadow.read("side_effects", (), word(&[("refused", ()), ("allowed", ())]));
-    shadow.section("compare").list("ignore", Vec::new(), text);
-    shadow.optional("max_mismatch", share(1.0));
+/// Those of the file or the default ones, and after them that of shadow traffic.
+fn all_gates(rollout: &mut Section<'_>, default: Vec<Gate>, shadow: Option<&Shadow>) -> Vec<Gate> {
+    let mut all = gates(rollout).unwrap_or(default);
+    if let Some(shadow) = shadow {
+        if all.iter().any(|gate| gate.name == SHADOW_MISMATCH) {
+            let message = format!("has a gate `{SHADOW_MISMATCH}`: one of that name stands there by itself");
+            rollout.problem("gates", message, "write another `name`, and its limit as `shadow.max_mismatch`");
+        }
+        let limits = Limits { max: Some(shadow.max_mismatch), ..Limits::default() };
+        all.push(Gate { name: SHADOW_MISMATCH.to_owned(), kind: GateKind::ShadowMismatch(limits) });
+    }
+    all
 }
 
 fn notify(rollout: &mut Section<'_>) -> Vec<Notify> {
@@ -174,7 +178,8 @@ fn check(section: &Section<'_>, rollout: &Rollout) {
 
 /// What is odd in a plan that is climbed.
 fn warn(section: &Section<'_>, rollout: &Rollout) {
-    let strictest = rollout.gates.iter().rev().filter_map(|gate| Some((gate, gate.kind.limits()?.max?)));
+    let counted = rollout.gates.iter().rev().filter(|gate| !matches!(gate.kind, GateKind::ShadowMismatch(_)));
+    let strictest = counted.filter_map(|gate| Some((gate, gate.kind.limits()?.max?)));
     let needed = strictest.map(|(gate, max)| (samples_to_certify(max), &gate.name, max)).max_by_key(|most| most.0);
     if let Some((needed, gate, max)) = needed.filter(|most| most.0 > rollout.min_samples.asynchronous) {
         let max = (max * 1e6).round() / 1e4;

@@ -1,4 +1,4 @@
-//! Gates that ask for a share: failed, answered with a 4xx, deferred, slow.
+//! Gates that ask for a share: failed, answered with a 4xx, deferred, slow; of copies, answered otherwise.
 //!
 //! PASS is held against the requests that have an outcome, FAIL against all that were canaried: tasks that fail at once
 //! end before those that succeed slowly, and to take what is out for lost would turn a healthy canary back in its first
@@ -183,6 +183,9 @@ impl<'a> Case<'a> {
 
     /// What PASS asks.
     fn asked(&self) -> Vec<Finding> {
+        if is_of_copies(&self.gate.kind) && self.look.full {
+            return vec![Finding { holds: true, text: "nothing to shadow at 100 %".into(), needs: None }];
+        }
         let limit = self.max().map(|max| self.limit(max));
         let margin = match (self.against, self.limits.margin) {
             (Against::Live(bad, of) | Against::Frozen(bad, of), Some(margin)) => Some(self.margin(bad, of, margin)),
@@ -215,6 +218,9 @@ impl<'a> Case<'a> {
 
     /// That there are enough outcomes, and not too many to come; nothing where all is well.
     fn samples(&self) -> Option<Finding> {
+        if is_of_copies(&self.gate.kind) {
+            return None; // they are requests of the other path: the bound alone asks for enough
+        }
         let ended = self.evidence.ended;
         let missing = self.min.asynchronous.saturating_sub(ended);
         let text = words::too_early(ended, self.min, self.look)?;
@@ -242,7 +248,8 @@ impl<'a> Case<'a> {
             let frozen = if matches!(self.against, Against::Frozen(..)) { " before" } else { "" };
             format!("{} of {} sync{frozen}", words::count(bad), words::count(of))
         });
-        let told = format!("{} of {} async {}", words::count(bad), words::count(ended), what(&self.gate.kind));
+        let who = if is_of_copies(&self.gate.kind) { "copies" } else { "async" };
+        let told = format!("{} of {} {who} {}", words::count(bad), words::count(ended), what(&self.gate.kind));
         let missing = needs.map(|needs| format!("needs {} more", words::count(needs)));
         let parts: Vec<String> = [told].into_iter().chain(beside).chain(findings).chain(missing).collect();
         Report {
@@ -250,7 +257,8 @@ impl<'a> Case<'a> {
             kind: self.gate.kind.as_str(),
             verdict,
             why: format!("{}: {}", self.gate.name, parts.join(", ")),
-            needs,
+            // What it needs are copies, and nobody is to wait for as many canaried requests.
+            needs: needs.filter(|_| !is_of_copies(&self.gate.kind)),
             asynchronous: Some((bad, ended)),
             sync,
             value: (ended > 0).then(|| stats::share(bad, ended)),
@@ -284,6 +292,7 @@ impl Counted {
         let due = evidence.canaried().saturating_sub(*cancelled);
         let (bad, ended, all) = match kind {
             GateKind::DeferredRatio(_) => (evidence.deferred, *accepted, *accepted),
+            GateKind::ShadowMismatch(_) => (evidence.mismatched, evidence.compared, evidence.copied),
             GateKind::SlowRatio { threshold, of: Latency::Acknowledgement, .. } => {
                 let (bad, of) = slow(&evidence.acknowledged, *threshold);
                 (bad, of, of)
@@ -322,10 +331,15 @@ fn defers(kind: &GateKind) -> bool {
     matches!(kind, GateKind::DeferredRatio(_))
 }
 
+fn is_of_copies(kind: &GateKind) -> bool {
+    matches!(kind, GateKind::ShadowMismatch(_))
+}
+
 fn what(kind: &GateKind) -> String {
     match kind {
         GateKind::ClientErrorRatio(_) => "got a 4xx".into(),
         GateKind::DeferredRatio(_) => "were deferred".into(),
+        GateKind::ShadowMismatch(_) => "were answered otherwise".into(),
         GateKind::SlowRatio { threshold, of: Latency::EndToEnd, .. } => {
             format!("took over {}", exact(*threshold))
         }

@@ -25,7 +25,8 @@ fn evidence((failed, total): (u64, u64), (sync_failed, sync): (u64, u64)) -> Evi
 
 fn look<'a>(evidence: &'a Evidence, news: &'a Evidence, samples: &'a BTreeMap<String, Sample>) -> Look<'a> {
     let (baseline, queue_depth, queue_oldest) = (None, None, None);
-    Look { evidence, news, late: &[], baseline, mature: true, healthy: false, samples, queue_depth, queue_oldest }
+    let (mature, healthy, full) = (true, false, false);
+    Look { evidence, news, late: &[], baseline, mature, healthy, full, samples, queue_depth, queue_oldest }
 }
 
 /// A first look at evidence that came all at once.
@@ -55,6 +56,32 @@ fn it_says_what_it_waits_for() {
         "errors: 0 of 1,000 async failed, 0 of 120 sync, upper bound of the difference 0.35 % ≤ 0.5 %, 120 of 300 sync \
          requests"
     );
+}
+
+#[test]
+fn copies_are_judged_by_themselves_and_at_100_percent_there_are_none() {
+    let gate = named("shadow_mismatch", GateKind::ShadowMismatch(Limits { max: Some(0.01), ..Limits::default() }));
+    let copies = |copied, compared, mismatched| Evidence { copied, compared, mismatched, ..evidence((0, 9), (0, 9)) };
+    let waits = first(&gate, MIN, &copies(150, 143, 0));
+    assert_eq!(
+        waits.why,
+        "shadow_mismatch: 0 of 143 copies were answered otherwise, upper bound 2.4 % > 1 %, needs 204 more"
+    );
+    assert_eq!((waits.verdict, waits.needs), (Verdict::Inconclusive, None), "204 copies, not canaried requests");
+    assert_eq!(first(&gate, MIN, &copies(347, 347, 0)).verdict, Verdict::Pass, "whatever min_samples says");
+    let fails = first(&gate, MIN, &copies(400, 400, 31));
+    assert_eq!(fails.why, "shadow_mismatch: 31 of 400 copies were answered otherwise, lower bound 4 % > 1 %");
+    assert_eq!(first(&gate, MIN, &copies(8, 8, 8)).verdict, Verdict::Fail);
+    assert_eq!(first(&gate, MIN, &copies(1_000, 8, 8)).verdict, Verdict::Inconclusive, "992 may be the same");
+
+    let at_full = |seen: &Evidence| {
+        let samples = BTreeMap::new();
+        judge(&gate, MIN, &mut Memory::default(), &Look { full: true, ..look(seen, seen, &samples) })
+    };
+    let none = at_full(&copies(0, 0, 0));
+    assert_eq!(none.verdict, Verdict::Pass);
+    assert_eq!(none.why, "shadow_mismatch: 0 of 0 copies were answered otherwise, nothing to shadow at 100 %");
+    assert_eq!(at_full(&copies(400, 400, 31)).verdict, Verdict::Fail, "clients that are kept out have copies too");
 }
 
 #[test]

@@ -91,6 +91,7 @@ impl Command {
             .args(&self.line[1..])
             .env("OMNIDAEMON_TASK_ID", attempt.task.id.as_str())
             .env("OMNIDAEMON_ATTEMPT", attempt.number.to_string())
+            .envs(attempt.task.is_shadow().then_some(("OMNIDAEMON_SHADOW", "1")))
             .env("IDEMPOTENCY_KEY", OsStr::from_bytes(attempt.idempotency_key().as_bytes()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -7,7 +7,7 @@ use http_body_util::Full;
 
 use super::client::{Client, Trouble, judge, send};
 use super::{Attempt, Handler, IDEMPOTENCY_KEY, as_json};
-use crate::task::{Answer, Failure, FailureKind};
+use crate::task::{Answer, Failure, FailureKind, SHADOW};
 
 /// The `http` handler.
 pub(super) struct Http {
@@ -39,6 +39,9 @@ impl Http {
             .header("x-omnidaemon-task-id", task.id.as_str());
         if let Some(url) = &attempt.progress_url {
             request = request.header("x-omnidaemon-progress-url", url);
+        }
+        if task.is_shadow() {
+            request = request.header(SHADOW, "1");
         }
         request
             .body(Full::new(task.payload.clone()))

@@ -101,6 +101,7 @@ fn a_million_healthy_requests_do_not_blind_it() {
             baseline,
             mature: true,
             healthy: true,
+            full: false,
             samples: &samples,
             queue_depth,
             queue_oldest,

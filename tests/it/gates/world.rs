@@ -171,6 +171,7 @@ pub(crate) fn glance(
         baseline: None,
         mature: true,
         healthy: false,
+        full: false,
         samples: &BTreeMap::new(),
         queue_depth: Some(0),
         queue_oldest: None,

@@ -33,6 +33,7 @@ pub struct SeenRequest {
     pub id: Option<String>,
     pub idempotency_key: Option<String>,
     pub attempt: Option<String>,
+    pub shadow: Option<String>,
     /// None while it is being answered, and when its connection was broken before that.
     pub status: Option<u16>,
 }

@@ -8,6 +8,7 @@
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
+//! shadow.rs    copies that are answered alike, and otherwise
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
@@ -17,6 +18,7 @@ mod clocks;
 mod counts;
 mod prometheus;
 mod replicas;
+mod shadow;
 mod story;
 mod traffic;
 

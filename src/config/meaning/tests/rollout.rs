@@ -3,7 +3,8 @@
 use super::*;
 use crate::cohort::Weight;
 use crate::config::{
-    Baseline, Gate, GateKind, Latency, Limits, MinSamples, Notice, OnEmpty, OnFail, Pin, Rollout, RolloutMode, Step,
+    Baseline, Gate, GateKind, Latency, Limits, MinSamples, Notice, OnEmpty, OnFail, Pin, Rollout, RolloutMode, Shadow,
+    Step,
 };
 
 fn rollout(what: &str) -> String {
@@ -141,7 +142,6 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         (rollout("maturity: 1"), "rollout.maturity: `1` has no `%`: write `1%`"),
         (rollout("min_samples: {async: 0}"), "rollout.min_samples.async: 0 is below 1"),
         (rollout("min_samples: 300"), "rollout.min_samples: is the value `300`, not a section"),
-        (rollout("shadow: {percent: 5}"), "shadow.percent: shadow traffic is not in this release: write `percent: 0`"),
         (rollout("pin: {async: [qa]}"), "rollout.pin: has nothing to go by: pins are values of the sticky keys: write"),
         (
             rollout("sticky: {keys: [header:x]}, pin: {sync: [a, canary], async: [canary]}"),
@@ -277,4 +277,71 @@ fn a_plan_that_can_be_but_is_odd_is_warned_about_only_where_it_is_climbed() {
         meant(&rollout(fine));
     }
     meant(&with_route("wait: 0s, on_wait_timeout: hold, rollout: {percent: 10}"));
+}
+
+/// A route whose topic's handler is a program, and its `shadow`.
+fn copied(route: &str, shadow: &str) -> String {
+    with_route(&format!("{route}rollout: {{shadow: {{{shadow}}}}}"))
+        .replace("handler: upstream", "handler: {command: [/bin/cat]}")
+}
+
+#[test]
+fn a_share_of_the_sync_path_is_copied_and_none_is_the_default() {
+    assert_eq!(meant(&rollout("shadow: {percent: 0, compare: {ignore: [/timestamp]}}")).shadow, None);
+    assert_eq!(meant(&copied("methods: [POST, GET], ", "side_effects: refused")).shadow, None);
+    let most = Shadow { percent: Weight::FULL, side_effects: true, ignore: vec![], max_mismatch: 0.01 };
+    assert_eq!(meant(&copied("", "percent: 100, side_effects: allowed")).shadow.as_ref(), Some(&most));
+    let ignoring = "percent: 0.5%, side_effects: allowed, max_mismatch: 2%, compare: {ignore: [/a~1b/0, '/']}";
+    let percent = Weight::from_basis_points(50);
+    let expected = Shadow { percent, ignore: vec!["/a~1b/0".into(), "/".into()], max_mismatch: 0.02, ..most };
+    assert_eq!(meant(&copied("", ignoring)).shadow, Some(expected));
+    let gated = meant(&copied("", "percent: 5, side_effects: allowed, max_mismatch: 0.1%"));
+    let names: Vec<_> = gated.gates.iter().map(|gate| gate.name.as_str()).collect();
+    assert_eq!(names, ["errors", "client_errors", "deferred", "shadow_mismatch"], "its gate stands at the end");
+    assert_eq!(gated.gates[3].kind, GateKind::ShadowMismatch(Limits { max: Some(0.001), ..Limits::default() }));
+}
+
+#[test]
+fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
+    let upstream = rollout("shadow: {percent: 5, side_effects: allowed}");
+    let post = copied("", "percent: 5");
+    for (text, expected) in [
+        (
+            upstream,
+            "f:3:62: routes.r.rollout.shadow.percent: copies to `t`, whose handler is the upstream: it would run them \
+             twice: give the topic another handler, or write `percent: 0`",
+        ),
+        (
+            post,
+            "shadow.percent: runs a copy of POST requests, which may do what they do twice: write `side_effects: allowed`",
+        ),
+        (
+            copied("methods: [GET, POST], ", "percent: 5, side_effects: refused"),
+            "shadow.percent: runs a copy of POST requests",
+        ),
+        (
+            copied("methods: [GET], ", "percent: 5"),
+            "shadow.percent: copies POST alone, and `methods` has none: add POST to it, or write `percent: 0`",
+        ),
+        (
+            copied(
+                "",
+                "percent: 5, side_effects: allowed}, gates: [{name: shadow_mismatch, type: queue_depth, max: 1}], pin: {",
+            ),
+            "rollout.gates: has a gate `shadow_mismatch`: one of that name stands there by itself: write another `name`",
+        ),
+        (rollout("shadow: {percent: 101}"), "shadow.percent: 101 is over 100"),
+        (rollout("shadow: {side_effects: none}"), "shadow.side_effects: `none` is not one of the words known here"),
+        (rollout("shadow: {max_mismatch: 5}"), "shadow.max_mismatch: `5` has no `%`"),
+        (
+            rollout("shadow: {compare: {ignore: [timestamp]}}"),
+            "shadow.compare.ignore: `timestamp` is no JSON pointer to a part of an answer: write one such as `/timestamp`",
+        ),
+        (rollout("shadow: {compare: {ignore: ['']}}"), "compare.ignore: `` is no JSON pointer to a part"),
+        (rollout("shadow: {compare: {ignore: [/a, /b~2]}}"), "compare.ignore: `/b~2` has a `~` that is neither"),
+        (rollout("shadow: {compare: {ignore: [/a~]}}"), "compare.ignore: `/a~` has a `~` that is neither"),
+    ] {
+        let (_, problems, _) = read(&text);
+        assert!(problems.len() == 1 && problems[0].contains(expected), "{text}\n{problems:?}\n{expected}");
+    }
 }

@@ -1,0 +1,172 @@
+//! Whether two answers to one request are the same: statuses, and bodies as JSON where both are, else byte for byte.
+//!
+//! JSON is compared by what it says: the order of keys is nothing, 1 is 1.0. What is ignored is as if it were in neither
+//! of the two. A difference is told by its place, never by its values.
+
+use http::StatusCode;
+use serde_json::{Number, Value};
+
+/// Where two answers differ first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Their statuses.
+    Status,
+    /// Their bodies, at this JSON pointer; the empty one is the whole of it.
+    Body(String),
+}
+
+/// Where a copy's answer differs from that of the request itself, at none of the JSON pointers of `ignore`.
+#[must_use]
+pub fn difference(of: (StatusCode, &[u8]), copy: (StatusCode, &[u8]), ignore: &[String]) -> Option<Difference> {
+    if of.0 != copy.0 {
+        return Some(Difference::Status);
+    }
+    let json = |body: &[u8]| serde_json::from_slice::<Value>(body);
+    match (json(of.1), json(copy.1)) {
+        (Ok(one), Ok(other)) => {
+            let mut walk = Walk { at: String::new(), ignore };
+            walk.differ(Some(&one), Some(&other)).then_some(Difference::Body(walk.at))
+        }
+        _ => (of.1 != copy.1).then(|| Difference::Body(String::new())),
+    }
+}
+
+/// A walk through two documents at once.
+struct Walk<'i> {
+    /// The pointer of where it is; of the difference, once that is found.
+    at: String,
+    ignore: &'i [String],
+}
+
+// === impl Walk ===
+
+impl Walk<'_> {
+    /// Whether the two differ here or below; none is what is not there.
+    fn differ(&mut self, one: Option<&Value>, other: Option<&Value>) -> bool {
+        if self.ignore.contains(&self.at) {
+            return false;
+        }
+        match (one, other) {
+            (Some(Value::Object(one)), Some(Value::Object(other))) => {
+                let added = other.keys().filter(|key| !one.contains_key(*key));
+                one.keys().chain(added).any(|key| self.differ_below(key, one.get(key), other.get(key)))
+            }
+            (Some(Value::Array(one)), Some(Value::Array(other))) => (0..one.len().max(other.len()))
+                .any(|index| self.differ_below(&index.to_string(), one.get(index), other.get(index))),
+            (Some(Value::Number(one)), Some(Value::Number(other))) => !same_number(one, other),
+            (one, other) => one != other,
+        }
+    }
+
+    fn differ_below(&mut self, key: &str, one: Option<&Value>, other: Option<&Value>) -> bool {
+        let here = self.at.len();
+        self.at.push('/');
+        for character in key.chars() {
+            match character {
+                '~' => self.at.push_str("~0"),
+                '/' => self.at.push_str("~1"),
+                other => self.at.push(other),
+            }
+        }
+        let differ = self.differ(one, other);
+        if !differ {
+            self.at.truncate(here);
+        }
+        differ
+    }
+}
+
+/// Whole numbers are held against each other as such: as floats, large ones would be the same.
+fn same_number(one: &Number, other: &Number) -> bool {
+    one == other || (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(one: &str, other: &str, ignore: &[&str]) -> Option<String> {
+        let ignore: Vec<String> = ignore.iter().map(|&pointer| pointer.to_owned()).collect();
+        let of = |body: &str| difference((StatusCode::OK, one.as_bytes()), (StatusCode::OK, body.as_bytes()), &ignore);
+        of(other).map(|difference| match difference {
+            Difference::Body(at) => at,
+            Difference::Status => unreachable!("both are 200"),
+        })
+    }
+
+    #[test]
+    fn json_is_compared_by_what_it_says() {
+        for (one, other) in [
+            (r#"{"a": 1, "b": [true, null]}"#, r#"{"b":[true,null],"a":1.0}"#),
+            ("-0.0", "0"),
+            ("[]", " [ ] "),
+            ("\"\\u00e9\"", "\"é\""),
+            ("not json", "not json"),
+            ("", ""),
+        ] {
+            assert_eq!(at(one, other, &[]), None, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_by_its_place() {
+        for (one, other, place) in [
+            (r#"{"a": {"b": [1, 2]}}"#, r#"{"a": {"b": [1, 3]}}"#, "/a/b/1"),
+            (r#"{"a": 1}"#, r#"{"a": 1, "x/y~": null}"#, "/x~1y~0"),
+            (r#"{"a": null}"#, "{}", "/a"),
+            ("[1]", "[1, 2]", "/1"),
+            ("[]", "{}", ""),
+            ("1", "\"1\"", ""),
+            ("9007199254740993", "9007199254740992", ""),
+            ("text", "\"text\"", ""),
+            ("text", "texts", ""),
+        ] {
+            assert_eq!(at(one, other, &[]).as_deref(), Some(place), "{one} {other}");
+            assert_eq!(at(other, one, &[]).as_deref(), Some(place), "{other} {one}");
+        }
+        let differ = difference((StatusCode::OK, b"1"), (StatusCode::CREATED, b"1"), &[]);
+        assert_eq!(differ, Some(Difference::Status));
+    }
+
+    #[test]
+    fn what_is_ignored_is_in_neither() {
+        let (one, other) = (r#"{"t": 1, "a": [{"id": 1}, 2], "x/y": {"z": 1}}"#, r#"{"a": [{"id": 9}, 2, 3]}"#);
+        assert_eq!(at(one, other, &["/t", "/a/0/id", "/a/2", "/x~1y"]), None);
+        assert_eq!(at(one, other, &["/t", "/a/0/id", "/a/2"]).as_deref(), Some("/x~1y"));
+        assert_eq!(at(one, other, &["/t", "/a/0", "/x~1y"]).as_deref(), Some("/a/2"));
+        assert_eq!(at("[1]", "[2]", &["/00", "/0/0"]).as_deref(), Some("/0"), "no other place is meant");
+    }
+
+    fn document() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-c/~]{0,3}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c/~]{0,2}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// The place of a difference is one that a pointer finds, and to ignore all places in turn makes two the same.
+        #[test]
+        fn to_ignore_every_difference_leaves_none(one in document(), other in document()) {
+            let (one_text, other_text) = (one.to_string(), other.to_string());
+            prop_assert_eq!(at(&one_text, &one_text, &[]), None);
+            let mut ignore: Vec<String> = Vec::new();
+            while let Some(place) = at(&one_text, &other_text, &ignore.iter().map(String::as_str).collect::<Vec<_>>()) {
+                prop_assert!(one.pointer(&place) != other.pointer(&place), "{}", place);
+                prop_assert!(!ignore.contains(&place), "{} is ignored", place);
+                ignore.push(place);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The gate of shadow traffic: copies that are answered as the sync path answers let a rollout climb, others turn it back.
+
+use serde_json::{Value, json};
+
+use super::traffic::Traffic;
+use super::{events, rollout, until, until_phase, until_weight};
+use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+use crate::stores::{Store, on_both_stores};
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: '<store>'}
+routes:
+  invoke:
+    path: /invoke
+    topic: t
+    wait: 10s
+    rollout:
+      percent: 100
+      steps: [25, 100]
+      mode: gated
+      interval: 300ms
+      soak: 1s
+      min_samples: {async: 20, sync: 20}
+      gates: [{name: errors, type: error_ratio, max: 15%}]
+      shadow: {percent: 50, side_effects: allowed, compare: {ignore: [/execution_time_ms]}, max_mismatch: 15%}
+topics:
+  t: {handler: {http: '<copies>/invoke'}, timeout: 30s}
+workers: {count: 4, concurrency: 4}
+";
+
+on_both_stores!(
+    copies_that_are_answered_alike_let_it_climb_to_where_there_are_none,
+    copies_that_are_answered_otherwise_turn_it_back,
+);
+
+async fn start(store: &Store, upstream: &Upstream, copies: &Upstream) -> Omnidaemon {
+    let config = CONFIG.replace("<copies>", &copies.url());
+    Omnidaemon::with_config(&config).upstream(upstream).set("store", store.url()).start().await
+}
+
+fn gate(rollout: &Value) -> Value {
+    let gates = rollout["gates"].as_array().expect("gates");
+    gates.iter().find(|gate| gate["gate"] == "shadow_mismatch").cloned().expect("it stands there by itself")
+}
+
+async fn copies_that_are_answered_alike_let_it_climb_to_where_there_are_none(store: Store) {
+    let (upstream, copies) = (Upstream::start().await, Upstream::start().await);
+    let omni = start(&store, &upstream, &copies).await;
+    let traffic = Traffic::on(vec![omni.client()]);
+    let passing = until(&omni, "passing its gate", |rollout| gate(rollout)["verdict"] == "pass").await;
+    assert_eq!(gate(&passing)["type"], "shadow_mismatch");
+    assert!(passing["evidence"]["compared"].as_u64() > Some(10), "{passing:#}");
+    assert_eq!(passing["evidence"]["mismatched"], 0, "{passing:#}");
+    let healthy =
+        until(&omni, "healthy at 100 %", |rollout| rollout["phase"] == "healthy" && rollout["weight"] == 100.0);
+    let why = gate(&healthy.await)["why"].as_str().expect("why").to_owned();
+    assert!(why.ends_with("nothing to shadow at 100 %"), "{why}");
+    let verdict = [("route", "invoke"), ("gate", "shadow_mismatch")];
+    assert_eq!(omni.metric("omnidaemon_gate_verdict", &verdict).await, 1.0);
+    let told = traffic.stop().await;
+    assert_eq!(told.failed(), 0, "{told:?}");
+    let shown = omni.cli(&["rollout", "get"]).await;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("shadow_mismatch"), "{shown:?}");
+}
+
+async fn copies_that_are_answered_otherwise_turn_it_back(store: Store) {
+    let (upstream, copies) = (Upstream::start().await, Upstream::start().await);
+    let omni = start(&store, &upstream, &copies).await;
+    until_weight(&omni, 25.0).await;
+    let traffic = Traffic::on(vec![omni.client()]);
+    traffic.ask(json!({"replayed": {"tool": "another"}}));
+    let degraded = until_phase(&omni, "degraded").await;
+    assert!(degraded["reason"].as_str().is_some_and(|why| why.contains("shadow_mismatch")), "{degraded:#}");
+    assert_eq!(events(&omni).await.last().map(String::as_str), Some("rollback"));
+    let told = traffic.stop().await;
+    assert_eq!(told.failed(), 0, "no client had an error: {told:?}");
+    // shadows are of the sync path, whatever the weight
+    let traffic = Traffic::on(vec![omni.client()]);
+    eventually(PATIENCE, "copies run at 0 % too", async || {
+        omni.metric("omnidaemon_shadow_total", &[("outcome", "match")]).await > 5.0
+    })
+    .await;
+    traffic.stop().await;
+    assert_eq!(rollout(&omni).await["phase"], "degraded");
+}
