@@ -36,8 +36,21 @@ pub struct LiveRoute {
     pub weight: Weight,
     /// The epoch of its rollout: from one change of weight to the next.
     pub epoch: u64,
+    /// Whether shadow traffic is copied.
+    pub copies: bool,
     /// Its counts.
     pub cells: Arc<RouteCells>,
+}
+
+/// What a rollout says of its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The desired weight.
+    pub weight: Weight,
+    /// As in [`LiveRoute`].
+    pub epoch: u64,
+    /// As in [`LiveRoute`].
+    pub copies: bool,
 }
 
 /// Where the current snapshot is.
@@ -48,14 +61,14 @@ pub struct Snapshots {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// The snapshot of `config` with weight and epoch of its routes, in their order; each weight is clamped to its route's
+    /// The snapshot of `config` with what runs on its routes, in their order; each weight is clamped to its route's
     /// `percent`.
     #[must_use]
-    pub fn new(generation: u64, config: Arc<Config>, running: &[(Weight, u64)], metrics: &Metrics) -> Self {
+    pub fn new(generation: u64, config: Arc<Config>, running: &[Running], metrics: &Metrics) -> Self {
         let live = |(index, route): (usize, &Route)| {
-            let (weight, epoch) = running.get(index).copied().unwrap_or_default();
+            let Running { weight, epoch, copies } = running.get(index).copied().unwrap_or_default();
             let cells = metrics.requests.route(&route.name);
-            LiveRoute { index, weight: weight.min(route.rollout.percent), epoch, cells }
+            LiveRoute { index, weight: weight.min(route.rollout.percent), epoch, copies, cells }
         };
         Self {
             generation,

@@ -32,7 +32,7 @@ const VERBS: &str = "promote, pause, resume, abort, retry, set-weight";
 
 /// `GET rollouts`
 pub(super) async fn list(State(parts): State<Parts>) -> Json<Value> {
-    let (view, snapshot) = (parts.rollouts.looked_up(&parts.circuit).await, parts.snapshots.load());
+    let (view, snapshot) = (parts.rollouts.looked_up(&parts.circuit, None).await, parts.snapshots.load());
     Json(snapshot.routes.iter().map(|live| Seen::new(&parts, &snapshot, live, &view).document()).collect())
 }
 
@@ -44,7 +44,7 @@ pub(super) fn briefs(parts: &Parts, snapshot: &Snapshot) -> Vec<Value> {
 
 /// `GET rollouts/{route}`
 pub(super) async fn one(State(parts): State<Parts>, Path(name): Path<String>) -> Answer {
-    let view = parts.rollouts.looked_up(&parts.circuit).await;
+    let view = parts.rollouts.looked_up(&parts.circuit, Some(&name)).await;
     document(&parts, &name, &view).map(Json)
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn explain(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let view = parts.rollouts.looked_up(&parts.circuit).await;
+    let view = parts.rollouts.looked_up(&parts.circuit, Some(&name)).await;
     let explanation = with(&parts, &name, &view, |seen| seen.explanation().cloned())?;
     let not_yet = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the stored rollout state is not loaded yet");
     let explanation = explanation.ok_or_else(not_yet)?;

@@ -42,11 +42,10 @@ pub use self::reload::{ReloadStatus, Reloader};
 use self::round::Round;
 use self::view::Order;
 pub use self::view::{ActError, Acted, ReplicaView, Rollouts, RouteView, View};
-use crate::cohort::Weight;
 use crate::config::{Config, Route, deadline};
 use crate::metrics::Metrics;
-use crate::rollout::{self, Decision, Event, Happened, Plan, State, Verb, running};
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::rollout::{self, Decision, Event, Happened, Plan, State, Verb, copies, running};
+use crate::snapshot::{Running, Snapshot, Snapshots};
 use crate::store::{Change, Circuit, RolloutRecord, StoreError};
 use crate::task::UnixMs;
 
@@ -92,8 +91,8 @@ pub struct Controller {
     inbox: Inbox,
 }
 
-/// What the snapshot says: a configuration, and weight and epoch of its routes in their order.
-type Published = (Arc<Config>, Vec<(Weight, u64)>);
+/// What the snapshot says: a configuration, and what runs on its routes in their order.
+type Published = (Arc<Config>, Vec<Running>);
 
 /// What wakes the loop.
 struct Inbox {
@@ -308,10 +307,14 @@ impl Controller {
     fn publish(&mut self) {
         let weight = |route: &Route| {
             let state = self.rollouts.get(&route.name).map(|rollout| &rollout.state);
-            state.map_or((Weight::ZERO, 0), |state| (running(state, route.rollout.percent), state.epoch))
+            let running = |state: &State| {
+                let (weight, epoch) = (running(state, route.rollout.percent), state.epoch);
+                Running { weight, epoch, copies: copies(state) }
+            };
+            state.map(running).unwrap_or_default()
         };
-        let weights: Vec<(Weight, u64)> = self.config.routes.iter().map(weight).collect();
-        for (route, (weight, epoch)) in self.config.routes.iter().zip(&weights) {
+        let weights: Vec<Running> = self.config.routes.iter().map(weight).collect();
+        for (route, Running { weight, epoch, .. }) in self.config.routes.iter().zip(&weights) {
             self.metrics.set_rollout(&route.name, weight.percent(), route.rollout.percent.percent());
             if let Some(rollout) = self.rollouts.get_mut(&route.name) {
                 rollout.own.begin(*epoch, &route.name, &self.metrics);

@@ -12,6 +12,7 @@ use crate::cohort::Weight;
 use crate::config::Route;
 use crate::rollout::evidence::Evidence;
 use crate::rollout::{self, Event};
+use crate::snapshot::Running;
 use crate::store::{Meeting, Presence, RolloutRecord, StoreError};
 
 /// What a meeting brought.
@@ -76,7 +77,7 @@ impl Controller {
         let mut counts = Vec::new();
         let mut plans = String::new();
         let running = self.published.as_ref().map_or(&[][..], |(_, weights)| weights);
-        for (route, (weight, epoch)) in self.config.routes.iter().zip(running) {
+        for (route, Running { weight, epoch, .. }) in self.config.routes.iter().zip(running) {
             let plan = digest(&format!("{:?}", route.rollout));
             plans.push_str(&plan);
             about
@@ -130,6 +131,18 @@ impl Controller {
         if self.term.is_some() {
             self.plan().await;
             self.lead(evidence, &plans).await;
+        } else {
+            self.watch_others(&plans);
+        }
+    }
+
+    /// Knows who lags without leading.
+    fn watch_others(&mut self, plans: &Plans) {
+        for route in &self.config.clone().routes {
+            let laggards = self.laggards(route, plans);
+            if let Some(rollout) = self.rollouts.get_mut(&route.name) {
+                rollout.watch.laggards = laggards;
+            }
         }
     }
 
@@ -195,7 +208,11 @@ impl Controller {
     /// Live replicas that do not run what the leader decided, by name and why.
     pub(super) fn laggards(&self, route: &Route, plans: &Plans) -> Vec<String> {
         let Some(rollout) = self.rollouts.get(&route.name) else { return Vec::new() };
-        let (own, epoch) = (digest(&format!("{:?}", route.rollout)), rollout.state.epoch);
+        // what the leader's file says is what is decided by
+        let leader = self.leader.as_ref().filter(|_| self.term.is_none());
+        let theirs = leader.and_then(|leader| plans.get(&(leader.clone(), route.name.clone())).cloned());
+        let own = theirs.unwrap_or_else(|| digest(&format!("{:?}", route.rollout)));
+        let epoch = rollout.state.epoch;
         let stopped = rollout.state.weight == Weight::ZERO;
         let lags = |replica: &ReplicaView| {
             if stopped {

@@ -111,13 +111,14 @@ impl Rollouts {
         self.views.borrow().clone()
     }
 
-    /// The same with the evidence that a leader elsewhere judges, as far as the store tells it.
-    pub async fn looked_up(&self, circuit: &Circuit) -> Arc<View> {
+    /// The same with the evidence that a leader elsewhere judges, as far as the store tells it; of one route, or of all.
+    pub async fn looked_up(&self, circuit: &Circuit, one: Option<&str>) -> Arc<View> {
         let mut view = self.view();
         if !view.store || view.leader.as_ref().is_none_or(|leader| *leader == view.process) {
             return view;
         }
-        for (route, known) in &mut Arc::make_mut(&mut view).routes {
+        let routes = Arc::make_mut(&mut view).routes.iter_mut();
+        for (route, known) in routes.filter(|(route, _)| one.is_none_or(|one| one == *route)) {
             let Cohort { from, to, .. } = known.state.cohort;
             let epochs: Vec<u64> = (from..=to.max(from)).collect();
             let stored = circuit.call(circuit.store().evidence(route, &epochs)).await;

@@ -195,7 +195,7 @@ impl Context<'_> {
             live.cells.unkeyed(self.connection.thread.index);
         }
         let watch = Unanswered::on(self, live, side);
-        let (key, shadow) = (idempotency::key(request.headers()), shadow::picked(route, side));
+        let (key, shadow) = (idempotency::key(request.headers()), shadow::picked(self, live, route, request.headers()));
         let (path, mut response) = match (key, shadow, side) {
             (Some(key), shadow, _) => {
                 if shadow.is_some() {

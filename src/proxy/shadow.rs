@@ -23,6 +23,7 @@ use super::body::{Outgoing, Reply, Tap};
 use super::canary::unfit;
 use super::capture::{Sent, capture};
 use super::collect::{Collected, Held, Hoard, collect};
+use super::headers::PATH;
 use super::idempotency::was_served;
 use super::pass;
 use super::respond::{self, Problem};
@@ -30,9 +31,9 @@ use super::service::{Context, Thread};
 use crate::cohort;
 use crate::config::{Route, Shadow, deadline};
 use crate::metrics::{Fallback, Metrics, ShadowOutcome};
-use crate::route::{Assigned, Difference, Parsed, difference, parse_body};
+use crate::route::{Difference, Parsed, difference, is_kept_out, parse_body};
 use crate::snapshot::LiveRoute;
-use crate::store::{Queue, Refusal, StoreError};
+use crate::store::{Circuit, Queue, Refusal, StoreError};
 use crate::task::{SHADOW, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// Copies that one thread has under way at a time.
@@ -40,10 +41,19 @@ const MOST: usize = 256;
 /// What they hold of bodies at a time: less than requests of clients may.
 const HELD_MOST: usize = 64 * 1024 * 1024;
 
+/// Answers that are compared at a time, per thread: both are read whole.
+const COMPARED_MOST: usize = 2;
+/// The part of the topic's backlog that copies may add to: over it, nothing but clients' own tasks gets in.
+const BACKLOG_SHARE: u64 = 10;
+
+/// How long a copy that was given up can be looked at.
+const CANCELLED_KEPT: Duration = Duration::from_hours(1);
+
 /// What one thread has under way.
 pub(super) struct Shadows {
     hoard: Hoard,
     places: Arc<Semaphore>,
+    comparing: Arc<Semaphore>,
 }
 
 /// Counts what came of a picked request when it is dropped: wherever its way ends.
@@ -77,10 +87,17 @@ struct Answered {
     most: usize,
 }
 
-/// Picks some of the requests of the sync path.
-pub(super) fn picked(route: &Route, side: Assigned) -> Option<&Shadow> {
-    let shadow = route.rollout.shadow.as_ref().filter(|_| side == Assigned::Sync)?;
-    shadow.percent.covers(cohort::bucket(rand::random())).then_some(shadow)
+/// Picks some of the requests of the sync path; none of a client that is kept out of the other, or that chose its path.
+pub(super) fn picked<'r>(
+    context: &Context<'_>,
+    live: &LiveRoute,
+    route: &'r Route,
+    headers: &HeaderMap,
+) -> Option<&'r Shadow> {
+    let shadow = route.rollout.shadow.as_ref().filter(|_| live.copies)?;
+    let is_picked = shadow.percent.covers(cohort::bucket(rand::random()));
+    let is_bound = is_kept_out(&route.rollout, headers) || context.trusted && headers.contains_key(&PATH);
+    (is_picked && !is_bound).then_some(shadow)
 }
 
 /// Counts a picked request that is not copied, since its client says with a key that it must not run twice.
@@ -112,13 +129,16 @@ pub(super) async fn serve(
     let mut shares = (hoard.hold(), hoard.hold());
     let (outcome, rest) = match collect(body, context.snapshot.config.proxy.max_body, &mut shares.0).await {
         Collected::Whole(body) => {
-            let Some((task, queue, deadline)) = copied(context, route, &head, &body) else {
+            let request = Request::from_parts(head.clone(), Outgoing::whole(body.clone()));
+            // read while the upstream works on it
+            let (response, copied) =
+                tokio::join!(biased; pass::serve(context, request), async { copied(context, route, &head, &body) });
+            let Some((task, queue, deadline)) = copied else {
                 fate.is(ShadowOutcome::Ineligible);
-                return pass::serve(context, Request::from_parts(head, Outgoing::whole(body))).await;
+                return response;
             };
             let (thread, ignore) = (context.connection.thread.clone(), shadow.ignore.clone());
             let copy = Copy { thread, task, queue, deadline, ignore, fate, shares, _place: place };
-            let response = pass::serve(context, Request::from_parts(head, Outgoing::whole(body))).await;
             return copy.listen(response, context.snapshot.config.results.max_result);
         }
         Collected::Outgrown(rest) => (ShadowOutcome::Ineligible, rest),
@@ -144,7 +164,8 @@ fn copied(context: &Context<'_>, route: &Route, head: &Parts, body: &Bytes) -> O
     if let Some(request) = &mut task.request {
         request.headers.insert(HeaderName::from_static(SHADOW), HeaderValue::from_static("1"));
     }
-    Some((task, captured.queue, deadline(captured.config, false)))
+    let queue = Queue { max_backlog: captured.queue.max_backlog.div_ceil(BACKLOG_SHARE), ..captured.queue };
+    Some((task, queue, deadline(captured.config, false)))
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {
@@ -163,7 +184,8 @@ fn refused(error: &StoreError) -> ShadowOutcome {
 
 impl Default for Shadows {
     fn default() -> Self {
-        Self { hoard: Hoard::new(HELD_MOST), places: Arc::new(Semaphore::new(MOST)) }
+        let [places, comparing] = [MOST, COMPARED_MOST].map(|most| Arc::new(Semaphore::new(most)));
+        Self { hoard: Hoard::new(HELD_MOST), places, comparing }
     }
 }
 
@@ -219,6 +241,7 @@ impl Copy {
         }
         let (circuit, id) = (self.thread.parts.circuit.clone(), self.task.id.clone());
         self.task.created = UnixMs::from(jiff::Timestamp::now()); // it did not wait while its original was served
+        let outages = circuit.outages();
         let waiter = circuit.store().waiters().register(&id);
         if let Err(error) = circuit.enqueue(&self.task, &self.queue).await {
             return self.fate.is(refused(&error));
@@ -229,20 +252,34 @@ impl Copy {
         drop(self.shares.0);
         match timeout(self.deadline, draining.run_until_cancelled(waiter)).await {
             Ok(Some(Some(record))) if record.status != Status::Cancelled => {
-                self.fate.is(compare(&self.fate.route, &record, (status, body), self.ignore).await);
+                let comparing = self.thread.shadows.comparing.clone();
+                self.fate.is(compare(&self.fate.route, &record, (status, body), self.ignore, &comparing).await);
                 if record.status == Status::Failed {
                     // It is told by now, and nobody is to look into it twice; an error: it stays.
                     let _ = circuit.call(circuit.store().discard(&self.queue, id.as_str())).await;
                 }
             }
             Ok(Some(_)) => self.fate.is(ShadowOutcome::Lost),
-            Ok(None) => self.fate.is(ShadowOutcome::Draining),
+            Ok(None) => {
+                self.fate.is(ShadowOutcome::Draining);
+                give_up(&circuit, &id).await;
+            }
             Err(_) => {
-                tell(&self.fate.route, &id, "deadline", None);
-                self.fate.is(ShadowOutcome::Mismatch);
+                // without the store nobody ran it, or could have said so
+                let is_known = circuit.outages() == outages && !circuit.is_open();
+                self.fate.is(if is_known { ShadowOutcome::Mismatch } else { ShadowOutcome::Lost });
+                if is_known {
+                    tell(&self.fate.route, &id, "deadline", None);
+                }
+                give_up(&circuit, &id).await;
             }
         }
     }
+}
+
+/// Takes the work off the workers for which nobody waits any more; what cannot be reached runs for nothing.
+async fn give_up(circuit: &Circuit, id: &TaskId) {
+    let _ = circuit.call(circuit.store().cancel(id, CANCELLED_KEPT)).await;
 }
 
 /// Holds what a client of the canary would have got against what the sync path's got. Large answers take a while: not on
@@ -252,7 +289,9 @@ async fn compare(
     record: &TaskRecord,
     (status, body): (StatusCode, Bytes),
     ignore: Vec<String>,
+    comparing: &Semaphore,
 ) -> ShadowOutcome {
+    let _permit = comparing.acquire().await;
     let (head, reply) = respond::outcome(record).into_parts();
     let copied = reply.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let compared = tokio::task::spawn_blocking(move || difference((status, &body), (head.status, &copied), &ignore));

@@ -157,15 +157,12 @@ pub fn slower_than(took: &Took, seconds: f64) -> u64 {
 }
 
 /// Of how many clients such requests are: as many as the groups that have any make likely (linear counting; Whang,
-/// Vander-Zanden, Taylor 1990), and never more than there are requests.
+/// Vander-Zanden, Taylor 1990). None where every group has some: they are too many to be told apart.
 #[must_use]
-pub fn clients(by: &By) -> u64 {
-    let (requests, empty) = (by.iter().sum(), by.iter().filter(|requests| **requests == 0).count());
+pub fn clients(by: &By) -> Option<u64> {
+    let empty = by.iter().filter(|requests| **requests == 0).count();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // at most 111
-    match empty {
-        0 => requests,
-        empty => ((GROUPS as f64 * (GROUPS as f64 / empty as f64).ln()).round() as u64).min(requests),
-    }
+    (empty > 0).then(|| (GROUPS as f64 * (GROUPS as f64 / empty as f64).ln()).round() as u64)
 }
 
 fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
@@ -183,9 +180,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_clients_are_counted_and_many_are_not_made_fewer_than_likely() {
-        let of = |groups: usize, each: u64| clients(&std::array::from_fn(|at| if at < groups { each } else { 0 }));
-        assert_eq!([of(0, 0), of(1, 900), of(2, 900), of(4, 1)], [0, 1, 2, 4]);
-        assert_eq!([of(16, 1), of(16, 900), of(31, 900), of(32, 900)], [16, 22, 111, 28_800]);
+    fn few_clients_are_counted_and_too_many_are_not() {
+        let of = |groups: usize| clients(&std::array::from_fn(|at| u64::from(at < groups) * 900));
+        assert_eq!([0, 1, 2, 4, 16, 31, 32].map(of), [Some(0), Some(1), Some(2), Some(4), Some(22), Some(111), None]);
     }
 }

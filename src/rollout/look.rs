@@ -18,6 +18,8 @@ use crate::config::{Baseline, Gate, MinSamples, SHADOW_MISMATCH};
 const EPOCH: Duration = Duration::from_mins(15);
 /// How many of them are judged together: an hour, and the one that is under way.
 const EPOCHS: u64 = 5;
+/// By which part of itself at least a closed cohort is extended.
+const GROWTH: u64 = 8;
 /// Good evaluations after which a rollout that was blind goes on.
 const SIGHTED: u32 = 3;
 /// How long evidence may be gone where no Prometheus has a grace of its own.
@@ -257,10 +259,12 @@ impl Turn<'_> {
             .iter()
             .any(|report| report.kind == SHADOW_MISMATCH && report.verdict == Verdict::Inconclusive);
         let lacks_sync = judged.sync.total < self.min_samples().sync;
-        let enough = needed.unwrap_or(judged.canaried() / 4).max(1);
-        if since.canaried() >= enough
-            || (lacks_copies && since.compared >= (judged.compared / 4).max(1))
-            || (lacks_sync && since.sync.total > 0 && since.canaried() > 0)
+        // by a share of what there is, so that a long doubt makes dozens of epochs and not thousands
+        let grows = |new: u64, old: u64| new >= (old / GROWTH).max(1);
+        let enough = since.canaried() >= needed.unwrap_or_default() && grows(since.canaried(), judged.canaried());
+        if enough
+            || (lacks_copies && grows(since.compared, judged.compared))
+            || (lacks_sync && since.canaried() > 0 && grows(since.sync.total, judged.sync.total))
         {
             self.close();
         }

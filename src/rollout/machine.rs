@@ -131,6 +131,12 @@ pub fn running(state: &State, percent: Weight) -> Weight {
     state.weight.min(percent)
 }
 
+/// Whether requests of the sync path may be copied to the async one: not once that was turned back.
+#[must_use]
+pub fn copies(state: &State) -> bool {
+    !matches!(state.phase, Phase::RollingBack | Phase::Degraded)
+}
+
 /// A decision in the making.
 pub(super) struct Turn<'a> {
     pub(super) state: State,

@@ -25,6 +25,6 @@ mod tests;
 pub mod verb;
 pub mod words;
 
-pub use self::machine::{Beat, Decision, Event, Happened, Observation, Plan, decide, running};
+pub use self::machine::{Beat, Decision, Event, Happened, Observation, Plan, copies, decide, running};
 pub use self::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
 pub use self::verb::{Action, Refusal, Verb};

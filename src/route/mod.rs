@@ -23,7 +23,7 @@ pub use self::order::{BadOrder, BadWebhook, Sink, order, sink};
 pub use self::path::{BadPath, canonical};
 pub use self::prefer::Prefer;
 pub use self::progress::parse_progress;
-pub use self::split::{Assigned, Split, assign, ineligible, is_json, sticky_key};
+pub use self::split::{Assigned, Split, assign, ineligible, is_json, is_kept_out, sticky_key};
 pub use self::wait::{BadWait, wait_of};
 use crate::config::{Config, PathPattern, Route};
 

@@ -61,6 +61,13 @@ fn pinned(pin: &Pin, key: &[u8]) -> Option<Assigned> {
     }
 }
 
+/// Whether a request's client is kept out of the async path.
+#[must_use]
+pub fn is_kept_out(rollout: &Rollout, headers: &HeaderMap) -> bool {
+    let is_pinned = |key: &[u8]| rollout.pin.sync.iter().any(|pinned| pinned.as_bytes() == key);
+    sticky_key(rollout, headers).is_some_and(|(_, key)| is_pinned(key))
+}
+
 /// What names the client of a request: the first of the sticky keys that it has, and its value.
 #[must_use]
 pub fn sticky_key<'r, 'h>(rollout: &'r Rollout, headers: &'h HeaderMap) -> Option<(&'r StickyKey, &'h [u8])> {
@@ -189,6 +196,8 @@ mod tests {
             assert_eq!((assigned("out", points), assigned("first", points)), (Assigned::Sync, Assigned::Async));
         }
         assert_eq!((assigned("out", 0), assigned("first", 0)), (Assigned::Sync, Assigned::Sync));
+        let kept_out = |who| is_kept_out(&rollout, &headers(&[("from", who)]));
+        assert_eq!(["out", "first", "outer"].map(kept_out), [true, false, false]);
         // A value that only begins like a pinned one is another client.
         assert_eq!(assigned("outer", 10_000), Assigned::Async);
         assert_eq!(side(&rollout, Weight::FULL, &HeaderMap::new(), || u64::MAX), Assigned::Async);

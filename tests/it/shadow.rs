@@ -127,7 +127,8 @@ async fn a_copy_that_is_answered_otherwise_is_a_mismatch_told_by_its_place(store
 
 async fn at_the_first_backpressure_copies_are_dropped_and_clients_served(store: Store) {
     let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
-    let few = config.replace("timeout: 30s", "timeout: 30s, max_backlog: 3");
+    // a tenth of the backlog may be copies
+    let few = config.replace("timeout: 30s", "timeout: 10m, max_backlog: 30");
     let mut scene = Scene::start(&few, &store).await;
     for _ in 0..5 {
         assert_eq!(scene.call(json!({})).await.status, 200);
@@ -136,7 +137,7 @@ async fn at_the_first_backpressure_copies_are_dropped_and_clients_served(store: 
     scene.until("queued", 3.0).await;
 
     // more than a thread has under way
-    scene.omni.edit_config(|yaml| yaml.replace("max_backlog: 3", "max_backlog: 1000"));
+    scene.omni.edit_config(|yaml| yaml.replace("max_backlog: 30", "max_backlog: 10000"));
     scene.omni.wait_until_config_applied().await;
     for _ in 0..260 {
         assert_eq!(scene.call(json!({})).await.status, 200);
@@ -208,6 +209,42 @@ async fn a_program_is_told_that_it_runs_a_copy_and_one_that_does_not_end_in_time
         std::fs::read_to_string(&told).is_ok_and(|told| told == "copy=1\n")
     })
     .await;
+}
+
+#[tokio::test]
+async fn clients_that_are_kept_out_or_choose_their_path_are_not_copied() {
+    let config = CONFIG.replace("threads: 1}", "threads: 1, trusted: [127.0.0.0/8]}");
+    let config = config.replace(
+        "      shadow:",
+        "      sticky: {keys: [header:x-client-id]}\n      pin: {sync: [billing]}\n      shadow:",
+    );
+    let scene = Scene::start(&config, &Store::Sqlite).await;
+    let call = |name: &'static str, value: &'static str| {
+        let request = scene.omni.client().request(Method::POST, "/invoke").json(&json!({"task": "t"}));
+        Answer::to(request.header(name, value))
+    };
+    for (name, value) in [("x-client-id", "billing"), ("x-omnidaemon-path", "sync"), ("x-client-id", "other")] {
+        assert_eq!(call(name, value).await.status, 200);
+    }
+    scene.until("match", 1.0).await;
+    scene.until("queued", 1.0).await;
+    assert_eq!(scene.upstream.seen().await.requests.len(), 3);
+}
+
+#[tokio::test]
+async fn a_copy_whose_store_goes_is_lost_and_no_mismatch() {
+    let mut redis = RedisServer::start().await;
+    let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
+    let config = config.replace("timeout: 30s", "timeout: 4s");
+    let config = config.replace("<copies>", "http://127.0.0.1:9").replace("<sink>", "127.0.0.1:9");
+    let upstream = Upstream::start().await;
+    let omni = Omnidaemon::with_config(&config).upstream(&upstream).set("store", redis.url()).start().await;
+    let count = async |outcome| omni.metric("omnidaemon_shadow_total", &[("outcome", outcome)]).await;
+    assert_eq!(omni.client().post("/invoke", &json!({"task": "t"})).await.status, 200);
+    eventually(PATIENCE, "it is queued", async || count("queued").await == 1.0).await;
+    redis.kill9();
+    eventually(PATIENCE, "it is given up", async || count("lost").await == 1.0).await;
+    assert_eq!(count("mismatch").await, 0.0);
 }
 
 #[tokio::test]

@@ -120,13 +120,13 @@ impl<'a> Case<'a> {
     fn remember(&self, memory: &mut Memory) {
         let Look { news, late, .. } = *self.look;
         if matches!(self.against, Against::Live(..)) {
-            let share = self.async_share(&Counted::of(&self.gate.kind, news));
+            let now = self.async_share(&Counted::of(&self.gate.kind, news));
             let mut told = Told::default();
-            let mut more = self.scored(news, share, &mut told);
+            let mut more = self.scored(news, now, &mut told);
             for Late { news, whole } in late.iter().rev() {
-                // it is over: its share is known, and says nothing of the present one
+                // Its share is known. At a higher one now, the sync failures that these are met by are few.
                 let whole = Counted::of(&self.gate.kind, whole);
-                let share = stats::share(whole.all, whole.all + whole.sync.1);
+                let share = stats::share(whole.all, whole.all + whole.sync.1).max(now);
                 sequential::add(&mut more, &self.scored(news, share, &mut told));
             }
             sequential::add(&mut memory.since_start, &more);
@@ -139,12 +139,20 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What the failures of both paths say, one of each client, where that share of the requests was async.
+    /// What the failures of both paths say, where that share of the requests was async: all of them, or one of each
+    /// client, whichever speaks less against the async path. So a client that tries again and again turns nothing back, and
+    /// neither does one that has most of the sync path's requests, which the share is of.
     fn scored(&self, news: &Evidence, share: f64, told: &mut Told) -> Scores {
         let Counted { bad, sync, .. } = Counted::of(&self.gate.kind, news);
-        let bad = told.once(bad, bad_by(&self.gate.kind, &news.asynchronous), |told| &mut told.asynchronous);
-        let sync = told.once(sync.0, bad_by(&self.gate.kind, &news.sync), |told| &mut told.sync);
-        sequential::scored(bad, bad + sync, share, self.limits.tolerated_ratio)
+        let scored = |bad, sync| sequential::scored(bad, bad + sync, share, self.limits.tolerated_ratio);
+        let of_all = scored(bad, sync.0);
+        let by = bad_by(&self.gate.kind, &news.asynchronous).zip(bad_by(&self.gate.kind, &news.sync));
+        let once = by.and_then(|(of_async, of_sync)| {
+            Some((once(&mut told.asynchronous, bad, of_async)?, once(&mut told.sync, sync.0, of_sync)?))
+        });
+        let Some((bad, sync)) = once else { return of_all };
+        let of_each = scored(bad, sync);
+        std::array::from_fn(|at| of_all[at].min(of_each[at]))
     }
 
     /// Which share of the news' requests was async.
@@ -267,21 +275,6 @@ impl<'a> Case<'a> {
     }
 }
 
-// === impl Told ===
-
-impl Told {
-    /// Of `bad` requests, those of clients that nothing tells apart, and one of every other client that was not told of yet.
-    fn once(&mut self, bad: u64, by: Option<&By>, path: impl Fn(&mut Self) -> &mut By) -> u64 {
-        let (Some(by), told) = (by, path(self)) else { return bad };
-        let mut new = *by;
-        for (new, told) in new.iter_mut().zip(told) {
-            let known = std::mem::replace(told, *told + *new) > 0;
-            *new = if known { 0 } else { *new };
-        }
-        bad.saturating_sub(by.iter().sum()) + clients(&new)
-    }
-}
-
 // === impl Counted ===
 
 impl Counted {
@@ -312,6 +305,17 @@ fn on_path(kind: &GateKind, counts: &Counts) -> (u64, u64) {
         GateKind::SlowRatio { threshold, .. } => slow(&counts.took, *threshold),
         _ => (0, 0),
     }
+}
+
+/// Of `bad` requests, those of clients that nothing tells apart, and one of every other client that was not `told` of yet.
+/// None where those are too many to be told apart.
+fn once(told: &mut By, bad: u64, by: &By) -> Option<u64> {
+    let before = clients(told)?;
+    for (told, more) in told.iter_mut().zip(by) {
+        *told += more;
+    }
+    let (grouped, new) = (by.iter().sum(), clients(told)? - before);
+    Some(bad.saturating_sub(grouped) + new.min(grouped))
 }
 
 /// Which clients they were of, where a client's next request is likely to go the same way.

@@ -229,20 +229,53 @@ fn a_client_that_fails_again_and_again_is_one_failure_of_a_look() {
         "nothing tells them apart"
     );
 
-    // of the sync path too, and whatever the epoch
-    let mut now = evidence((12, 3_000), (300, 27_000));
-    now.sync.failed_by[3] = 300;
-    assert_eq!(first(&gate, MIN, &now).verdict, Verdict::Fail, "twelve clients and one");
+    // the same client in every epoch
+    let mut now = evidence((12, 3_000), (30, 27_000));
     now.asynchronous.failed_by[3] = 12;
-    assert_ne!(first(&gate, MIN, &now).verdict, Verdict::Fail);
-    let samples = BTreeMap::new();
-    let late = vec![Late { news: now, whole: now }; 20];
+    let (samples, late) = (BTreeMap::new(), vec![Late { news: now, whole: now }; 20]);
     let look = Look { late: &late, ..look(&now, &now, &samples) };
-    assert_ne!(
-        judge(&gate, MIN, &mut Memory::default(), &look).verdict,
-        Verdict::Fail,
-        "the same client in every epoch"
-    );
+    assert_ne!(judge(&gate, MIN, &mut Memory::default(), &look).verdict, Verdict::Fail);
+}
+
+/// Whether a healthy canary that looks like this again and again is turned back.
+fn turned_back(gate: &Gate, now: &Evidence, late: &[Late]) -> bool {
+    let (mut memory, mut whole, samples) = (Memory::default(), Evidence::default(), BTreeMap::new());
+    (0..40).any(|_| {
+        whole.add(now);
+        let look = Look { late, ..look(&whole, now, &samples) };
+        judge(gate, MIN, &mut memory, &look).verdict == Verdict::Fail
+    })
+}
+
+#[test]
+fn a_few_clients_with_most_of_the_requests_or_of_the_failures_turn_nothing_back() {
+    let gate = errors(None, Some(0.005));
+    // a client that stays on the sync path makes most of all requests
+    let mut now = evidence((1, 50), (39, 1_950));
+    (now.asynchronous.failed_by[1], now.sync.failed_by[2], now.sync.failed_by[3]) = (1, 38, 1);
+    assert!(!turned_back(&gate, &now, &[]));
+    // all groups have failures on one path, and only some on the other
+    let mut now = evidence((400, 18_000), (44, 2_000));
+    now.asynchronous.failed_by.fill(12);
+    now.sync.failed_by[..22].fill(2);
+    assert!(!turned_back(&gate, &now, &[]));
+    // and a sick one is seen there as well as ever
+    let mut now = evidence((60, 2_000), (180, 18_000));
+    now.sync.failed_by.fill(5);
+    now.asynchronous.failed_by[..20].fill(3);
+    assert!(turned_back(&gate, &now, &[]));
+}
+
+#[test]
+fn failures_that_come_after_a_raise_meet_few_of_the_sync_path_and_turn_nothing_back() {
+    // 50 %, then 95 %; 1 % of 2,000 requests a look fail on both paths, and tasks take several looks
+    let late = |failed| {
+        let news = Evidence { accepted: 0, ..evidence((failed, 1_000), (0, 0)) };
+        [Late { news, whole: evidence((1_000, 100_000), (1_000, 100_000)) }]
+    };
+    let now = Evidence { accepted: 1_900, ..evidence((0, 0), (1, 100)) };
+    assert!(!turned_back(&errors(None, Some(0.005)), &now, &late(10)));
+    assert!(turned_back(&errors(None, Some(0.005)), &now, &late(80)), "eight times as many");
 }
 
 #[test]

@@ -355,7 +355,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     drop(place.open());
     place.bare().pragma_update(None, "user_version", 99).expect("set");
     let refusal = place.refusal().to_string();
-    assert!(refusal.contains("has schema 99, this release reads 3"), "{refusal}");
+    assert!(refusal.contains("has schema 99, this release reads 4"), "{refusal}");
     let version: i64 = place.bare().pragma_query_value(None, "user_version", |row| row.get(0)).expect("read");
     assert_eq!(version, 99);
 }
