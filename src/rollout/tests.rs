@@ -186,6 +186,21 @@ proptest! {
     }
 
     #[test]
+    fn a_weight_is_judged_by_the_requests_that_came_at_it(start in 0u8..=100, acts in walk()) {
+        let mut world = World::new(start);
+        let mut since = world.state.epoch;
+        for act in &acts {
+            let before = world.state.clone();
+            world.act(act);
+            if world.state.weight != before.weight {
+                since = world.state.epoch;
+            }
+            let counted = world.state.fails > before.fails || world.state.passes > before.passes;
+            prop_assert!(!counted || before.cohort.from >= since, "{before:?} after {act:?}, at that weight since {since}");
+        }
+    }
+
+    #[test]
     fn an_abort_holds_until_retry(start in 0u8..=100, before in walk(), after in walk()) {
         let mut world = World::new(start);
         for act in &before {
