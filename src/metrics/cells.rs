@@ -9,7 +9,7 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-use super::{Path, names};
+use super::{OTHER, Path, TASKS, names};
 use crate::cohort::GROUPS;
 use crate::task::{BUCKETS, DURATION_BUCKETS, Took, bucket};
 
@@ -176,7 +176,9 @@ impl Collector for RequestCells {
                 collect_codes(name, route, path, &mut counts);
                 durations.push(collect_durations(name, route, path));
             }
-            unkeyed.push(counted(route.sum(Path::Sync, |cell| &cell.unkeyed), &[("route", name)]));
+            if name != OTHER && name != TASKS {
+                unkeyed.push(counted(route.sum(Path::Sync, |cell| &cell.unkeyed), &[("route", name)]));
+            }
         }
         vec![
             family(names::REQUESTS, REQUESTS_HELP, proto::MetricType::COUNTER, counts),

@@ -21,7 +21,7 @@ pub enum ShadowOutcome {
     Crowded,
     /// The store is gone.
     StoreUnavailable,
-    /// The queue is at `max_backlog`.
+    /// As much as copies may add to waits already.
     Backpressure,
     /// The store is there and took nothing in.
     StoreRefused,

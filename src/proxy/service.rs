@@ -195,7 +195,8 @@ impl Context<'_> {
             live.cells.unkeyed(self.connection.thread.index);
         }
         let watch = Unanswered::on(self, live, side);
-        let (key, shadow) = (idempotency::key(request.headers()), shadow::picked(self, live, route, request.headers()));
+        let (key, shadow) =
+            (idempotency::key(request.headers()), shadow::picked(self, live, route, side, request.headers()));
         let (path, mut response) = match (key, shadow, side) {
             (Some(key), shadow, _) => {
                 if shadow.is_some() {

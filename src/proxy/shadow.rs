@@ -31,9 +31,9 @@ use super::service::{Context, Thread};
 use crate::cohort;
 use crate::config::{Route, Shadow, deadline};
 use crate::metrics::{Fallback, Metrics, ShadowOutcome};
-use crate::route::{Difference, Parsed, difference, is_kept_out, parse_body};
+use crate::route::{Assigned, Difference, Parsed, difference, is_kept_out, parse_body};
 use crate::snapshot::LiveRoute;
-use crate::store::{Circuit, Queue, Refusal, StoreError};
+use crate::store::{Cancelled, Circuit, Queue, Refusal, StoreError};
 use crate::task::{SHADOW, Status, Task, TaskId, TaskRecord, UnixMs};
 
 /// Copies that one thread has under way at a time.
@@ -92,9 +92,10 @@ pub(super) fn picked<'r>(
     context: &Context<'_>,
     live: &LiveRoute,
     route: &'r Route,
+    side: Assigned,
     headers: &HeaderMap,
 ) -> Option<&'r Shadow> {
-    let shadow = route.rollout.shadow.as_ref().filter(|_| live.copies)?;
+    let shadow = route.rollout.shadow.as_ref().filter(|_| live.copies && side == Assigned::Sync)?;
     let is_picked = shadow.percent.covers(cohort::bucket(rand::random()));
     let is_bound = is_kept_out(&route.rollout, headers) || context.trusted && headers.contains_key(&PATH);
     (is_picked && !is_bound).then_some(shadow)
@@ -130,9 +131,12 @@ pub(super) async fn serve(
     let (outcome, rest) = match collect(body, context.snapshot.config.proxy.max_body, &mut shares.0).await {
         Collected::Whole(body) => {
             let request = Request::from_parts(head.clone(), Outgoing::whole(body.clone()));
-            // read while the upstream works on it
-            let (response, copied) =
-                tokio::join!(biased; pass::serve(context, request), async { copied(context, route, &head, &body) });
+            // read once the upstream has it
+            let copied = async {
+                tokio::task::yield_now().await;
+                copied(context, route, &head, &body)
+            };
+            let (response, copied) = tokio::join!(biased; pass::serve(context, request), copied);
             let Some((task, queue, deadline)) = copied else {
                 fate.is(ShadowOutcome::Ineligible);
                 return response;
@@ -262,7 +266,7 @@ impl Copy {
             Ok(Some(_)) => self.fate.is(ShadowOutcome::Lost),
             Ok(None) => {
                 self.fate.is(ShadowOutcome::Draining);
-                give_up(&circuit, &id).await;
+                give_up(&circuit, &self.queue, &id).await;
             }
             Err(_) => {
                 // without the store nobody ran it, or could have said so
@@ -271,15 +275,17 @@ impl Copy {
                 if is_known {
                     tell(&self.fate.route, &id, "deadline", None);
                 }
-                give_up(&circuit, &id).await;
+                give_up(&circuit, &self.queue, &id).await;
             }
         }
     }
 }
 
 /// Takes the work off the workers for which nobody waits any more; what cannot be reached runs for nothing.
-async fn give_up(circuit: &Circuit, id: &TaskId) {
-    let _ = circuit.call(circuit.store().cancel(id, CANCELLED_KEPT)).await;
+async fn give_up(circuit: &Circuit, queue: &Queue, id: &TaskId) {
+    if let Ok(Cancelled::Ended(Status::Failed)) = circuit.call(circuit.store().cancel(id, CANCELLED_KEPT)).await {
+        let _ = circuit.call(circuit.store().discard(queue, id.as_str())).await; // an error: it stays
+    }
 }
 
 /// Holds what a client of the canary would have got against what the sync path's got. Large answers take a while: not on

@@ -19,7 +19,7 @@ const EPOCH: Duration = Duration::from_mins(15);
 /// How many of them are judged together: an hour, and the one that is under way.
 const EPOCHS: u64 = 5;
 /// By which part of itself at least a closed cohort is extended.
-const GROWTH: u64 = 8;
+pub(super) const GROWTH: u64 = 8;
 /// Good evaluations after which a rollout that was blind goes on.
 const SIGHTED: u32 = 3;
 /// How long evidence may be gone where no Prometheus has a grace of its own.

@@ -197,18 +197,41 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
 }
 
 #[tokio::test]
-async fn a_program_is_told_that_it_runs_a_copy_and_one_that_does_not_end_in_time_is_a_mismatch() {
-    let program = "{command: [sh, -c, 'echo \"copy=$OMNIDAEMON_SHADOW\" >> <dir>/told; sleep 60']}, timeout: 1s";
+async fn a_copy_that_does_not_end_in_time_is_a_mismatch() {
+    let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
+    let scene = Scene::start(&config.replace("timeout: 30s", "timeout: 1s"), &Store::Sqlite).await;
+    assert_eq!(scene.call(json!({})).await.status, 200);
+    scene.until("mismatch", 1.0).await;
+    assert!(scene.omni.logs().contain("at=\"deadline\""), "{}", scene.omni.logs().text());
+    let waiting = async || scene.omni.metric("omnidaemon_queue_depth", &[("topic", "t")]).await;
+    eventually(PATIENCE, "it is taken off the queue", async || waiting().await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_program_is_told_that_it_runs_a_copy() {
+    let program = "{command: [sh, -c, 'echo \"copy=$OMNIDAEMON_SHADOW\" >> <dir>/told; cat']}, timeout: 30s";
     let config = CONFIG.replace("{http: '<copies>/invoke'}, timeout: 30s", program);
     let scene = Scene::start(&config, &Store::Sqlite).await;
     assert_eq!(scene.call(json!({})).await.status, 200);
     scene.until("mismatch", 1.0).await;
-    assert!(scene.omni.logs().contain("at=\"deadline\""), "{}", scene.omni.logs().text());
     let told = scene.omni.dir().join("told");
     eventually(PATIENCE, "the program is told", async || {
         std::fs::read_to_string(&told).is_ok_and(|told| told == "copy=1\n")
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_goes_async_is_no_shadow_whatever_the_share() {
+    let scene = Scene::start(&CONFIG.replace("mode: manual", "mode: manual\n      percent: 100"), &Store::Sqlite).await;
+    for key in [None, Some("k")] {
+        let request = scene.omni.client().request(Method::POST, "/invoke").json(&json!({"task": "t"}));
+        let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+        let answer = Answer::to(request).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-omnidaemon-path")), (200, Some("async")), "{key:?}");
+    }
+    assert_eq!(scene.omni.metric("omnidaemon_shadow_total", &[("route", "invoke")]).await, 0.0);
+    assert!(scene.upstream.seen().await.requests.is_empty());
 }
 
 #[tokio::test]
@@ -235,7 +258,7 @@ async fn clients_that_are_kept_out_or_choose_their_path_are_not_copied() {
 async fn a_copy_whose_store_goes_is_lost_and_no_mismatch() {
     let mut redis = RedisServer::start().await;
     let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
-    let config = config.replace("timeout: 30s", "timeout: 4s");
+    let config = config.replace("timeout: 30s", "timeout: 10s");
     let config = config.replace("<copies>", "http://127.0.0.1:9").replace("<sink>", "127.0.0.1:9");
     let upstream = Upstream::start().await;
     let omni = Omnidaemon::with_config(&config).upstream(&upstream).set("store", redis.url()).start().await;

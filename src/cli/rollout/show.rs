@@ -108,6 +108,11 @@ fn head(rollout: &Value) -> Vec<(&'static str, String)> {
         ("waiting for", waits(rollout)),
         ("soak", format!("{done} of {of_soak}")),
     ];
+    let counted = |field: &str| rollout["evidence"][field].as_u64().unwrap_or_default();
+    if counted("copied") > 0 {
+        let [copied, compared, mismatched] = ["copied", "compared", "mismatched"].map(counted);
+        rows.push(("copies", format!("{compared} of {copied} compared, {mismatched} answered otherwise")));
+    }
     let odd = [("held", "held", "true"), ("saved", "saved", "false"), ("store", "store answers", "false")];
     rows.extend(odd.iter().filter(|(field, _, odd)| of(field) == *odd).map(|(field, name, _)| (*name, of(field))));
     if !rollout["frozen"].is_null() {
@@ -219,9 +224,11 @@ mod tests {
             "{rows:?}"
         );
         assert!(rows.contains(&("soak", "1 min of 30 min".to_owned())), "{rows:?}");
-        assert!(!rows.iter().any(|(name, _)| ["held", "saved", "standing still"].contains(name)), "{rows:?}");
+        assert!(!rows.iter().any(|(name, _)| ["held", "saved", "standing still", "copies"].contains(name)), "{rows:?}");
         let mut odd = rollout;
         (odd["held"], odd["saved"]) = (true.into(), false.into());
+        odd["evidence"] = json!({"copied": 23, "compared": 21, "mismatched": 2});
+        assert!(head(&odd).contains(&("copies", "21 of 23 compared, 2 answered otherwise".to_owned())));
         assert!(head(&odd).iter().any(|row| *row == ("saved", "false".to_owned())));
     }
 }

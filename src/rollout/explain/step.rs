@@ -6,6 +6,7 @@ use super::{Because, Standing, Waiting, Way};
 use crate::cohort::Weight;
 use crate::rollout::evidence::Evidence;
 use crate::rollout::gate::{Report, Verdict};
+use crate::rollout::look::GROWTH;
 use crate::rollout::words::{share, span};
 
 // === impl Standing ===
@@ -92,7 +93,9 @@ impl Standing<'_> {
         let needs = open.iter().map(|report| report.needs).collect::<Option<Vec<u64>>>();
         let most = needs.and_then(|needs| needs.into_iter().max());
         let waiting_for = if most.is_some() { Waiting::Samples } else { Waiting::Gates };
-        let countdown = most.and_then(|most| self.time_for(most));
+        // its cohort grows by no less
+        let growth = self.evidence.map_or(0, |evidence| evidence.canaried() / GROWTH);
+        let countdown = most.and_then(|most| self.time_for(most.max(growth)));
         Some(Because::new(waiting_for, Way::Promote, text).goes_on_in(countdown))
     }
 

@@ -19,7 +19,7 @@ routes:
     rollout:
       percent: 50
       steps: [50]
-      interval: 1s
+      interval: 3s
       soak: 1h
       min_samples: {async: 25, sync: 25}
       sticky: {keys: [header:x-client-id]}
