@@ -94,14 +94,14 @@ fn counted(route: &str, metrics: &Metrics) -> Evidence {
             client_errors_by,
         }
     };
-    let (sync, asynchronous) = (counts(Path::Sync), counts(Path::Async));
+    // of the async path, a process knows how long its clients waited, and who was turned away
+    let Counts { took: acknowledged, failed_by, client_errors_by, .. } = counts(Path::Async);
     let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
     let mismatched = metrics.shadows(route, ShadowOutcome::Mismatch);
     Evidence {
-        sync,
-        // of the async path, a process knows only who was turned away
-        asynchronous,
-        acknowledged: asynchronous.took,
+        sync: counts(Path::Sync),
+        asynchronous: Counts { failed_by, client_errors_by, ..Counts::default() },
+        acknowledged,
         refused: metrics.outcomes(route, TaskOutcome::Refused),
         rejected: metrics.outcomes(route, TaskOutcome::Rejected),
         deferred: metrics.outcomes(route, TaskOutcome::Deferred),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::round::Plans;
 use super::{Controller, prometheus};
 use crate::config::{Gate, GateKind, Route};
 use crate::rollout::evidence::Evidence;
@@ -39,12 +38,10 @@ pub(super) struct Sampled {
 // === impl Controller ===
 
 impl Controller {
-    pub(super) async fn lead(&mut self, mut evidence: BTreeMap<String, (Vec<u64>, Vec<Evidence>)>, plans: &Plans) {
+    pub(super) async fn lead(&mut self, mut evidence: BTreeMap<String, (Vec<u64>, Vec<Evidence>)>) {
         let config = self.config.clone();
         for route in &config.routes {
-            let laggards = self.laggards(route, plans);
             let Some(rollout) = self.rollouts.get_mut(&route.name) else { continue };
-            rollout.watch.laggards.clone_from(&laggards);
             if rollout.version.is_none() {
                 continue; // somebody else changed it: the next second knows how
             }
@@ -57,6 +54,7 @@ impl Controller {
             rollout.watch.learn(now, epochs.iter().copied().zip(known));
             let elapsed = rollout.watch.last_beat.replace(now).map_or(Duration::ZERO, |last| now - last);
             let window = rollout.watch.window(now, route.rollout.breaker.window);
+            let laggards = rollout.watch.laggards.clone();
             self.decide(route, Event::Beat(Beat { elapsed, laggards: &laggards, window: &window })).await;
             self.look_if_due(route, now).await;
         }

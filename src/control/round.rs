@@ -128,16 +128,18 @@ impl Controller {
                 rollout.to_plan = true;
             }
         }
-        if self.term.is_some() {
+        let leads = self.term.is_some();
+        if leads {
             self.plan().await;
-            self.lead(evidence, &plans).await;
-        } else {
-            self.watch_others(&plans);
+        }
+        self.note_laggards(&plans);
+        if leads {
+            self.lead(evidence).await;
         }
     }
 
-    /// Knows who lags without leading.
-    fn watch_others(&mut self, plans: &Plans) {
+    /// Whoever is asked knows who lags, the leader or not.
+    fn note_laggards(&mut self, plans: &Plans) {
         for route in &self.config.clone().routes {
             let laggards = self.laggards(route, plans);
             if let Some(rollout) = self.rollouts.get_mut(&route.name) {
@@ -206,7 +208,7 @@ impl Controller {
     }
 
     /// Live replicas that do not run what the leader decided, by name and why.
-    pub(super) fn laggards(&self, route: &Route, plans: &Plans) -> Vec<String> {
+    fn laggards(&self, route: &Route, plans: &Plans) -> Vec<String> {
         let Some(rollout) = self.rollouts.get(&route.name) else { return Vec::new() };
         // what the leader's file says is what is decided by
         let leader = self.leader.as_ref().filter(|_| self.term.is_none());
@@ -236,7 +238,7 @@ impl Controller {
 }
 
 /// Digests of the rollouts in replicas' files, by process and route.
-pub(super) type Plans = BTreeMap<(String, String), String>;
+type Plans = BTreeMap<(String, String), String>;
 
 fn read_replicas(replicas: &[(String, String)]) -> (Vec<ReplicaView>, Plans) {
     let (mut views, mut plans) = (Vec::new(), Plans::new());

@@ -1,8 +1,8 @@
 //! Shadow traffic: of the requests that the sync path serves, some are run on the async path too, and the two answers are
 //! held against each other.
 //!
-//! The client has its answer from the sync path as ever, and nothing here delays or fails it: its copy is queued once that
-//! answer has ended, nobody waits for it, and it is dropped at the first backpressure. It is a task that says what it is
+//! The client has its answer from the sync path as ever. A picked request is read whole before the upstream is asked; nothing
+//! else delays it, and nothing fails it: its copy is queued once that answer has ended, nobody waits for it, and it is dropped at the first backpressure. It is a task that says what it is
 //! (`x-omnidaemon-shadow`), is tried once, tells nobody, and is of no route and epoch, so that no gate but its own hears
 //! of it. Compared is what a client of the canary would get. Every picked request is counted by what came of
 //! it, wherever its way ends.
@@ -96,9 +96,10 @@ pub(super) fn picked<'r>(
     headers: &HeaderMap,
 ) -> Option<&'r Shadow> {
     let shadow = route.rollout.shadow.as_ref().filter(|_| live.copies && side == Assigned::Sync)?;
+    // few are picked: who is bound to a path is asked of those alone
     let is_picked = shadow.percent.covers(cohort::bucket(rand::random()));
-    let is_bound = is_kept_out(&route.rollout, headers) || context.trusted && headers.contains_key(&PATH);
-    (is_picked && !is_bound).then_some(shadow)
+    let is_bound = || is_kept_out(&route.rollout, headers) || context.trusted && headers.contains_key(&PATH);
+    (is_picked && !is_bound()).then_some(shadow)
 }
 
 /// Counts a picked request that is not copied, since its client says with a key that it must not run twice.
@@ -131,7 +132,7 @@ pub(super) async fn serve(
     let (outcome, rest) = match collect(body, context.snapshot.config.proxy.max_body, &mut shares.0).await {
         Collected::Whole(body) => {
             let request = Request::from_parts(head.clone(), Outgoing::whole(body.clone()));
-            // read once the upstream has it
+            // parsed while the upstream is asked
             let copied = async {
                 tokio::task::yield_now().await;
                 copied(context, route, &head, &body)
