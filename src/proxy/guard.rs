@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::framing::{FramingCheck, FramingReport};
 use super::respond::Problem;
 use crate::route::{canonical, is_plainly_chunked};
 
@@ -21,10 +23,12 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest path and query.
 const MAX_TARGET: usize = 8 * 1024;
 
-/// A client connection, of which the first bytes have been looked at.
+/// A client connection whose bytes are checked before the parser reads them.
 pub(super) struct Guarded {
-    seen: Bytes,
+    /// Bytes that were received and not yet passed on.
+    pending: Bytes,
     stream: TcpStream,
+    framing: FramingCheck,
 }
 
 // === impl Guarded ===
@@ -32,30 +36,71 @@ pub(super) struct Guarded {
 impl Guarded {
     /// Reads as much as it takes to tell HTTP/2 from HTTP/1, and returns which it is.
     pub(super) async fn open(mut stream: TcpStream) -> io::Result<(Self, bool)> {
-        let mut seen = Vec::with_capacity(512);
-        while !seen.is_empty() && seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) || seen.is_empty() {
-            if stream.read_buf(&mut seen).await? == 0 {
+        let mut start = Vec::with_capacity(512);
+        while !start.is_empty() && start.len() < PREFACE.len() && PREFACE.starts_with(&start) || start.is_empty() {
+            if stream.read_buf(&mut start).await? == 0 {
                 break;
             }
         }
-        let http2 = seen.starts_with(PREFACE);
-        Ok((Self { seen: seen.into(), stream }, http2))
+        let http2 = start.starts_with(PREFACE);
+        let mut framing = FramingCheck::new();
+        if http2 {
+            framing.disable();
+        }
+        Ok((Self { pending: start.into(), stream, framing }, http2))
+    }
+
+    /// What the check of this connection's framing reports to the handler of its requests.
+    pub(super) fn framing_report(&self) -> Arc<FramingReport> {
+        self.framing.report()
+    }
+
+    /// Passes on as much of the pending bytes as has been judged.
+    fn pass_pending(&mut self, into: &mut ReadBuf<'_>) {
+        let offered = self.pending.len().min(into.remaining());
+        let passed = self.framing.advance(&self.pending[..offered]);
+        into.put_slice(&self.pending[..passed]);
+        self.pending.advance(passed);
+        if self.pending.is_empty() {
+            self.pending = Bytes::new(); // frees the buffer
+        }
+    }
+
+    /// Receives into `into`, keeping back what must not be passed on yet.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let start = into.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        let received = &into.filled()[start..];
+        let passed = self.framing.advance(received);
+        if passed < received.len() {
+            self.pending = Bytes::copy_from_slice(&received[passed..]);
+            into.set_filled(start + passed);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.seen.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, into);
+        let before = into.filled().len();
+        if into.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        let take = this.seen.len().min(into.remaining());
-        into.put_slice(&this.seen[..take]);
-        this.seen.advance(take);
-        if this.seen.is_empty() {
-            this.seen = Bytes::new(); // frees what was read
+        let unanswered = this.framing.awaits_upgrade_answer();
+        if this.pending.is_empty() {
+            std::task::ready!(this.poll_receive(cx, into))?;
+        } else if !unanswered {
+            this.pass_pending(into);
         }
-        Poll::Ready(Ok(()))
+        if this.pending.is_empty() || into.filled().len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        if this.framing.is_refused() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is framed wrongly")));
+        }
+        // The answer to the upgrade is made in this same task, which reads again behind it.
+        Poll::Pending
     }
 }
 

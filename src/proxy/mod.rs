@@ -1,7 +1,7 @@
 //! The data plane: one current-thread runtime per core, each with its own listener (`SO_REUSEPORT`), its
 //! own pool of upstream connections and its own metric cells, so that a request meets no lock.
 //!
-//! A request's life: `guard.rs` (bytes and framing) → `service.rs` (canonical path, route, deprecation,
+//! A request's life: `framing.rs` and `guard.rs` (bytes and framing) → `service.rs` (canonical path, route, deprecation,
 //! split) → `pass.rs` (sync: streamed to the upstream and back) or `canary.rs` (async: captured, queued,
 //! waited for) or `tasks.rs` (the own endpoints); one with an `Idempotency-Key` by way of `idempotency.rs`,
 //! one that is copied by way of `shadow.rs`. Every status that the proxy itself chooses is in
@@ -14,6 +14,7 @@ mod capture;
 mod collect;
 mod deprecate;
 mod events;
+mod framing;
 mod guard;
 mod headers;
 mod idempotency;

@@ -80,7 +80,8 @@ async fn connection(
     else {
         return;
     };
-    let connection = Rc::new(Connection::new(thread, peer.ip(), tracker));
+    let framing = (!is_http2).then(|| stream.framing_report());
+    let connection = Rc::new(Connection::new(thread, peer.ip(), tracker, framing));
     let service = service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.answer(request).await) }

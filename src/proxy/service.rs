@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::body::{Outgoing, Reply, Timing};
 use super::callers::Callers;
 use super::collect::Hoard;
+use super::framing::FramingReport;
 use super::headers::{self, Forwarding};
 use super::pool::Pool;
 use super::progress::Reports;
@@ -29,6 +30,10 @@ use crate::snapshot::{LiveRoute, Snapshot};
 const CLIENT_LEFT: u16 = 499;
 /// Hexadecimal digits of a request id: 8 of the thread's, 16 of the request's.
 const ID_DIGITS: usize = 24;
+
+/// Why [`FramingReport::is_refused`] refuses a head.
+const AMBIGUOUS_HEAD: &str =
+    "a line of the head ends without CR, or Content-Length is malformed or stands beside Transfer-Encoding";
 
 /// What belongs to one data-plane thread.
 pub(super) struct Thread {
@@ -52,6 +57,10 @@ pub(super) struct Connection {
     pub(super) tracker: TaskTracker,
     peer: IpAddr,
     forwarding: Forwarding,
+    /// What the check of the connection's bytes found; none on HTTP/2.
+    framing: Option<Arc<FramingReport>>,
+    /// How many requests the parser has handed over.
+    requests: Cell<u64>,
 }
 
 /// What belongs to one request.
@@ -108,20 +117,42 @@ impl Thread {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(thread: Rc<Thread>, peer: IpAddr, tracker: TaskTracker) -> Self {
+    pub(super) fn new(
+        thread: Rc<Thread>,
+        peer: IpAddr,
+        tracker: TaskTracker,
+        framing: Option<Arc<FramingReport>>,
+    ) -> Self {
         let forwarding = Forwarding::new(peer, thread.via.clone());
-        Self { thread, tracker, peer, forwarding }
+        Self { thread, tracker, peer, forwarding, framing, requests: Cell::new(0) }
+    }
+
+    /// Answers one request, and says to the check of the connection's bytes what follows an upgrade.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+        let upgrade = self.framing.as_ref().filter(|_| request.headers().contains_key(header::UPGRADE));
+        let response = self.answer_request(request).await;
+        if let Some(framing) = upgrade {
+            framing.record_upgrade_answer(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        }
+        response
+    }
+
+    /// Whether the head of the request that the parser handed over now is framed in one way only.
+    fn check_head(&self) -> Result<(), Problem> {
+        let number = self.requests.replace(self.requests.get() + 1);
+        let refused = self.framing.as_ref().is_some_and(|framing| framing.is_refused(number));
+        if refused { Err(Problem::BadRequest(AMBIGUOUS_HEAD)) } else { Ok(()) }
     }
 
     /// Answers one request. Whatever happens, there is an answer, and it is counted.
-    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Response<Reply> {
+    async fn answer_request(&self, mut request: Request<Incoming>) -> Response<Reply> {
         let started = Instant::now();
         let snapshot = self.thread.parts.snapshots.load();
         let trusted = snapshot.config.proxy.trusted.iter().any(|network| network.contains(self.peer));
         let request_id = headers::given_request_id(request.headers()).unwrap_or_else(|| self.thread.new_request_id());
         let clients = Cell::new(None);
         let context = Context { connection: self, snapshot, trusted, request_id, started, clients };
-        let counted = match context.admit(&mut request) {
+        let counted = match self.check_head().and_then(|()| context.admit(&mut request)) {
             Ok(()) => context.route(request).await,
             Err(problem) => {
                 let mut refused = problem.into_response();

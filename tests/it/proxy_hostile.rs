@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::harness::client::{Answer, RawConnection, raw};
 use crate::harness::scripted::{Scripted, Then};
+use crate::harness::upstream::SeenRequest;
 use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
 
 const CONFIG: &str = "
@@ -201,4 +202,69 @@ async fn half_a_head_on_the_admin_port_does_not_hold_up_an_exit() {
     connection.send(b"GET / HT").await;
     omni.sigterm();
     assert!(omni.wait_exit().await.success());
+}
+
+/// A complete request that must not be seen by the upstream, and that a lenient parser finds in `/pay`'s body.
+const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_cannot_be_smuggled_past_the_framing_check() {
+    let upstream = Upstream::start().await;
+    let pay = format!("POST /pay HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{HIDDEN}", HIDDEN.len());
+    let invoke = "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let chunked = format!("{invoke}transfer-encoding: chunked\r\n\r\n");
+    let both = format!("{invoke}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
+    let reverse = format!("{invoke}transfer-encoding: chunked\r\ncontent-length: nonsense\r\n\r\n0\r\n\r\n");
+    for percent in [0, 100] {
+        let omni = before(&upstream.url(), percent).await;
+        for start in [
+            &format!("{chunked}1\r\n1\r\n0\r\n\n"),
+            &format!("{chunked}1\r\n1\r\n0\r\nx-trailer: y\n\r\n"),
+            &format!("{chunked}1;ext\n1\r\n0\r\n\r\n"),
+            &format!("{chunked}1\r\n1\n0\r\n\r\n"),
+            &both,
+            &reverse,
+            &format!("{invoke}x-a: b\ncontent-length: 1\r\n\r\n1"),
+            &format!("{invoke}content-length: 1\r\n\n1"),
+            &format!("\n{invoke}content-length: 1\r\n\r\n1"),
+        ] {
+            let answers = raw(&omni.addr(), format!("{start}{pay}").as_bytes()).await;
+            let answers = String::from_utf8_lossy(&answers).into_owned();
+            assert!(answers.starts_with("HTTP/1.1 400 "), "{percent} %, {start:?}: {answers}");
+            assert!(answers.contains("application/problem+json"), "{percent} %, {start:?}: {answers}");
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{percent} %, {start:?}: {answers}");
+        }
+        let counted = omni.metrics().await.value("omnidaemon_requests_total", &[("code", "400")]);
+        assert_eq!(counted, 9.0, "each refusal is counted");
+        assert_eq!(omni.metric("omnidaemon_tasks_received_total", &[("topic", "t")]).await, 0.0);
+    }
+    // A chunked body streams through the sync path until its fault: the upstream has the head of that request at most.
+    let arrived = upstream.seen().await.requests;
+    let incomplete = |request: &SeenRequest| request.path == "/invoke" && request.status != Some(200);
+    assert!(arrived.iter().all(incomplete), "{arrived:?}");
+}
+
+#[tokio::test]
+async fn a_refused_head_is_answered_after_the_requests_before_it() {
+    let upstream = Upstream::start().await;
+    let omni = before(&upstream.url(), 0).await;
+    let good = "GET /echo HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answers = raw(&omni.addr(), format!("{good}{good}GET /echo HTTP/1.1\r\nhost: x\n\r\n{good}").as_bytes()).await;
+    let answers = String::from_utf8_lossy(&answers).into_owned();
+    let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["200", "200", "400"], "{answers}");
+}
+
+#[tokio::test]
+async fn a_request_behind_a_declined_upgrade_is_checked() {
+    let upstream = Upstream::start().await;
+    let omni = before(&upstream.url(), 0).await;
+    let ask = "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\n";
+    for (next, status) in [("\r\n", "200"), ("\n", "400")] {
+        let next = format!("{ask}GET /echo HTTP/1.1\r\nhost: x\r\nconnection: close{next}\r\n");
+        let answers = raw(&omni.addr(), next.as_bytes()).await;
+        let answers = String::from_utf8_lossy(&answers).into_owned();
+        let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["200", status], "{answers}");
+    }
 }
