@@ -1,26 +1,32 @@
-//! How often gates are wrong over all looks, and how soon they are right: the tables of `docs/gates.md`.
+//! How often gates are wrong over all looks, and how soon they are right: the tables of
+//! `docs/gates.md`.
 //!
-//! `cargo run --release --example gates` runs it, on all cores, for some minutes. Seeds are fixed: it prints the same
-//! everywhere. A quicker selection runs with the tests (`tests/it/gates/`).
+//! `cargo run --release --example gates` runs it, on all cores, for some minutes. Seeds are fixed:
+//! it prints the same everywhere. A quicker selection runs with the tests (`tests/it/gates/`).
 
 use std::thread;
 
-use omnidaemon::config::{Gate, GateKind, Limits, MinSamples};
-use omnidaemon::rollout::evidence::Evidence;
-use omnidaemon::rollout::gate::{Memory, Verdict};
-use omnidaemon::rollout::sequential::{self, Scores};
-use omnidaemon::rollout::stats::{Bounded, Z95, newcombe_upper, wilson};
+use omnidaemon::config::{GateConfig, GateKind, MinSamples, RatioLimits};
+use omnidaemon::rollout::evidence::RolloutEvidence;
+use omnidaemon::rollout::gate::{GateMemory, Verdict};
+use omnidaemon::rollout::sequential::{self, SequentialScores};
+use omnidaemon::rollout::stats::{
+    BoundedShare, Z_95_ONE_SIDED, newcombe_upper_bound, wilson_interval,
+};
 
 #[path = "../tests/it/gates/world.rs"]
 mod world;
 
-use world::{Detectors, HOUR, Step, Truth, World, glance, step, watch};
+use world::{
+    EVALUATIONS_PER_HOUR, ErrorDetectors, SimulatedTraffic, StepOutcome, TrafficModel,
+    evaluate_without_late_evidence, run_detectors, run_step,
+};
 
-const MIN: MinSamples = MinSamples { asynchronous: 300, sync: 300 };
+const MIN: MinSamples = MinSamples { async_requests: 300, sync_requests: 300 };
 const TRAFFIC: [u64; 3] = [20, 200, 2_000];
 const WEIGHTS: [f64; 3] = [0.1, 0.5, 0.9];
 const WORSE: [f64; 4] = [2.0, 3.0, 5.0, 20.0];
-const MONTH: usize = 24 * 30 * HOUR;
+const MONTH: usize = 24 * 30 * EVALUATIONS_PER_HOUR;
 
 fn main() {
     false_rollbacks();
@@ -34,14 +40,20 @@ fn main() {
 
 fn false_rollbacks() {
     const RUNS: u64 = 1_000;
-    println!("\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} runs)\n");
-    println!("| requests a look | weight | this gate | 95 % interval at each look |\n|---|---|---|---|");
+    println!(
+        "\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} runs)\n"
+    );
+    println!(
+        "| requests a look | weight | this gate | 95 % interval at each look |\n|---|---|---|---|"
+    );
     let gate = errors(None, Some(0.005));
     for (requests, weight) in places() {
-        let truth = Truth::healthy(requests, weight, 0.01);
+        let truth = TrafficModel::healthy(requests, weight, 0.01);
         let runs = each(RUNS, |seed| {
-            let world = &mut World::new(truth, seed);
-            step(&gate, MIN, world, HOUR, |step| step.rolled_back.is_some()).rolled_back.is_some()
+            let world = &mut SimulatedTraffic::new(truth, seed);
+            run_step(&gate, MIN, world, EVALUATIONS_PER_HOUR, |step| step.rolled_back_at.is_some())
+                .rolled_back_at
+                .is_some()
         });
         let naive = each(RUNS, |seed| naively_rolled_back(truth, seed));
         println!("| {requests} | {} | {} | {} |", percent(weight), count(&runs), count(&naive));
@@ -53,37 +65,56 @@ fn false_rollbacks_of_climbs() {
     println!(
         "\n### The same over a climb of 10, 25, 50 and 100 %, 120 looks each (`max: 1%`, `margin: 0.5%`, {RUNS} runs)\n"
     );
-    println!("| requests a look | both paths fail | this gate | 95 % interval at each look |\n|---|---|---|---|");
+    println!(
+        "| requests a look | both paths fail | this gate | 95 % interval at each look |\n|---|---|---|---|"
+    );
     let gate = errors(Some(0.01), Some(0.005));
-    for (requests, base) in TRAFFIC.into_iter().flat_map(|requests| [(requests, 0.001), (requests, 0.005)]) {
+    for (requests, base) in
+        TRAFFIC.into_iter().flat_map(|requests| [(requests, 0.001), (requests, 0.005)])
+    {
         let steps = |seed: u64| [0.1, 0.25, 0.5, 1.0].into_iter().zip(seed * 4..);
         let runs = each(RUNS, |seed| {
             steps(seed).any(|(weight, seed)| {
-                let world = &mut World::new(Truth::healthy(requests, weight, base), seed);
-                step(&gate, MIN, world, HOUR, |step| step.rolled_back.is_some()).rolled_back.is_some()
+                let world =
+                    &mut SimulatedTraffic::new(TrafficModel::healthy(requests, weight, base), seed);
+                run_step(&gate, MIN, world, EVALUATIONS_PER_HOUR, |step| {
+                    step.rolled_back_at.is_some()
+                })
+                .rolled_back_at
+                .is_some()
             })
         });
         let naive = each(RUNS, |seed| {
-            steps(seed).any(|(weight, seed)| naively_rolled_back(Truth::healthy(requests, weight, base), seed))
+            steps(seed).any(|(weight, seed)| {
+                naively_rolled_back(TrafficModel::healthy(requests, weight, base), seed)
+            })
         });
         println!("| {requests} | {} | {} | {} |", percent(base), count(&runs), count(&naive));
     }
 }
 
 /// Whether Newcombe's 95 % interval of the difference is ever above 0.
-fn naively_rolled_back(truth: Truth, seed: u64) -> bool {
-    let (mut world, mut evidence) = (World::new(truth, seed), Evidence::default());
-    (0..HOUR).any(|_| {
-        evidence.add(&world.news());
-        let (asynchronous, sync) = (evidence.asynchronous, evidence.sync);
-        newcombe_upper(bounded(sync.failed, sync.total), bounded(asynchronous.failed, asynchronous.total)) < 0.0
+fn naively_rolled_back(truth: TrafficModel, seed: u64) -> bool {
+    let (mut world, mut evidence) =
+        (SimulatedTraffic::new(truth, seed), RolloutEvidence::default());
+    (0..EVALUATIONS_PER_HOUR).any(|_| {
+        evidence.add(&world.next_evidence());
+        let (asynchronous, sync) = (evidence.async_counts, evidence.sync_counts);
+        newcombe_upper_bound(
+            bounded(sync.failed, sync.total),
+            bounded(asynchronous.failed, asynchronous.total),
+        ) < 0.0
     })
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn bounded(failed: u64, total: u64) -> Bounded {
-    let (lower, upper) = wilson(failed, total, Z95);
-    Bounded { share: if total == 0 { 0.0 } else { failed as f64 / total as f64 }, lower, upper }
+fn bounded(failed: u64, total: u64) -> BoundedShare {
+    let (lower, upper) = wilson_interval(failed, total, Z_95_ONE_SIDED);
+    BoundedShare {
+        observed: if total == 0 { 0.0 } else { failed as f64 / total as f64 },
+        lower,
+        upper,
+    }
 }
 
 fn false_promotions() {
@@ -98,46 +129,74 @@ fn false_promotions() {
     println!("|---|---|---|---|");
     let gate = errors(Some(0.01), None);
     for requests in [10, 100, 1_000] {
-        let truth = Truth::healthy(2 * requests, 0.5, 0.01);
+        let truth = TrafficModel::healthy(2 * requests, 0.5, 0.01);
         let runs = each(RUNS, |seed| {
-            let world = &mut World::new(truth, seed);
-            step(&gate, MIN, world, LOOKS, |step: &Step| step.passed.is_some()).passed.is_some()
+            let world = &mut SimulatedTraffic::new(truth, seed);
+            run_step(&gate, MIN, world, LOOKS, |step: &StepOutcome| step.passed_at.is_some())
+                .passed_at
+                .is_some()
         });
-        let by_wilson = |spread: bool| each(RUNS, |seed| passed_by_wilson(truth, LOOKS, seed, spread));
-        println!("| {requests} | {} | {} | {} |", count(&runs), count(&by_wilson(false)), count(&by_wilson(true)));
+        let by_wilson =
+            |spread: bool| each(RUNS, |seed| passed_by_wilson(truth, LOOKS, seed, spread));
+        println!(
+            "| {requests} | {} | {} | {} |",
+            count(&runs),
+            count(&by_wilson(false)),
+            count(&by_wilson(true))
+        );
     }
 }
 
-fn passed_by_wilson(truth: Truth, looks: usize, seed: u64, spread: bool) -> bool {
-    let (mut world, mut failed, mut total, mut next) = (World::new(truth, seed), 0, 0, MIN.asynchronous);
+fn passed_by_wilson(truth: TrafficModel, looks: usize, seed: u64, spread: bool) -> bool {
+    let (mut world, mut failed, mut total, mut next) =
+        (SimulatedTraffic::new(truth, seed), 0, 0, MIN.async_requests);
     (0..looks).any(|_| {
-        let news = world.news();
-        (failed, total) = (failed + news.asynchronous.failed, total + news.asynchronous.total);
+        let news = world.next_evidence();
+        (failed, total) = (failed + news.async_counts.failed, total + news.async_counts.total);
         let looks = total >= next;
         while looks && spread && next <= total {
             next *= 2;
         }
-        looks && wilson(failed, total, Z95).1 <= 0.01
+        looks && wilson_interval(failed, total, Z_95_ONE_SIDED).1 <= 0.01
     })
 }
 
 fn promotions() {
     const RUNS: u64 = 300;
-    println!("\n### Async outcomes until `max: 1%` passes, half of the runs and nine of ten ({RUNS} runs)\n");
+    println!(
+        "\n### Async outcomes until `max: 1%` passes, half of the runs and nine of ten ({RUNS} runs)\n"
+    );
     println!("| the truth fails | half | nine of ten |\n|---|---|---|");
     let gate = errors(Some(0.01), None);
     for share in [0.0, 0.001, 0.002, 0.003, 0.005, 0.007] {
-        let truth = Truth::healthy(40, 0.5, share);
+        let truth = TrafficModel::healthy(40, 0.5, share);
         let mut passed = each(RUNS, |seed| {
-            let (mut world, mut memory, mut evidence) =
-                (World::new(truth, seed), Memory::default(), Evidence::default());
-            while glance(&gate, MIN, &mut memory, &evidence, &Evidence::default()).verdict != Verdict::Pass {
-                evidence.add(&world.news());
+            let (mut world, mut memory, mut evidence) = (
+                SimulatedTraffic::new(truth, seed),
+                GateMemory::default(),
+                RolloutEvidence::default(),
+            );
+            while evaluate_without_late_evidence(
+                &gate,
+                MIN,
+                &mut memory,
+                &evidence,
+                &RolloutEvidence::default(),
+            )
+            .verdict
+                != Verdict::Pass
+            {
+                evidence.add(&world.next_evidence());
             }
-            evidence.asynchronous.total
+            evidence.async_counts.total
         });
         passed.sort_unstable();
-        println!("| {} | {} | {} |", percent(share), passed[passed.len() / 2], passed[passed.len() * 9 / 10]);
+        println!(
+            "| {} | {} | {} |",
+            percent(share),
+            passed[passed.len() / 2],
+            passed[passed.len() * 9 / 10]
+        );
     }
 }
 
@@ -146,16 +205,22 @@ fn detection() {
     println!(
         "\n### A worse canary rolled back within 120 looks, and the look in the middle (1 % of sync fail, {RUNS} runs)\n"
     );
-    println!("| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | 3× | 5× | 20× |");
+    println!(
+        "| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | 3× | 5× | 20× |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (requests, weight) in places() {
         let mut cells = Vec::new();
         for gate in [errors(None, Some(0.005)), errors(Some(0.01), Some(0.005))] {
             for times in WORSE {
-                let truth = Truth::healthy(requests, weight, 0.01).worse(times);
+                let truth =
+                    TrafficModel::healthy(requests, weight, 0.01).with_failures_times(times);
                 let found = each(RUNS, |seed| {
-                    let world = &mut World::new(truth, seed);
-                    step(&gate, MIN, world, HOUR, |step| step.rolled_back.is_some()).rolled_back
+                    let world = &mut SimulatedTraffic::new(truth, seed);
+                    run_step(&gate, MIN, world, EVALUATIONS_PER_HOUR, |step| {
+                        step.rolled_back_at.is_some()
+                    })
+                    .rolled_back_at
                 });
                 cells.push(found_at(&found));
             }
@@ -171,20 +236,25 @@ fn alarms() {
     );
     println!(
         "| requests a look | weight | fail | alarmed | the highest ln E but one (alarm: {:.1}) |",
-        sequential::speaks_restarted(0.01)
+        sequential::restarted_threshold(0.01)
     );
     println!("|---|---|---|---|---|");
     for (requests, weight) in places() {
         for base in [0.005, 0.01] {
-            let truth = Truth::healthy(requests, weight, base);
+            let truth = TrafficModel::healthy(requests, weight, base);
             let watched = each(RUNS, |seed| {
-                let watched = watch(&mut World::new(truth, seed), 0.01, MONTH);
-                (watched.alarm.is_some(), watched.top)
+                let watched = run_detectors(&mut SimulatedTraffic::new(truth, seed), 0.01, MONTH);
+                (watched.alarm_at.is_some(), watched.highest_log_e)
             });
             let (alarmed, mut tops): (Vec<bool>, Vec<f64>) = watched.into_iter().unzip();
             tops.sort_by(f64::total_cmp);
             let top = tops[tops.len() - 2];
-            println!("| {requests} | {} | {} | {} | {top:.1} |", percent(weight), percent(base), count(&alarmed));
+            println!(
+                "| {requests} | {} | {} | {} | {top:.1} |",
+                percent(weight),
+                percent(base),
+                count(&alarmed)
+            );
         }
     }
 }
@@ -194,45 +264,59 @@ fn after_a_million() {
     println!(
         "\n### After a million healthy requests: alarmed within an hour, and the look in the middle ({RUNS} runs)\n"
     );
-    println!("| requests a look | weight | 2× | 3× | 5× | 20× | 5×, by a test that does not restart |");
+    println!(
+        "| requests a look | weight | 2× | 3× | 5× | 20× | 5×, by a test that does not restart |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (requests, weight) in places() {
-        let truth = Truth::healthy(requests, weight, 0.005);
-        let worse = WORSE.map(|times| found_at(&each(RUNS, |seed| caught_late(truth, times, seed))));
+        let truth = TrafficModel::healthy(requests, weight, 0.005);
+        let worse =
+            WORSE.map(|times| found_at(&each(RUNS, |seed| caught_late(truth, times, seed))));
         let blind = found_at(&each(RUNS, |seed| caught_blind(truth, 5.0, seed)));
         println!("| {requests} | {} | {} | {blind} |", percent(weight), worse.join(" | "));
     }
 }
 
-/// Looks after a million healthy requests until it is noticed that the async path got worse; an hour at most.
-fn caught_late(truth: Truth, times: f64, seed: u64) -> Option<usize> {
-    let (mut world, mut detectors) = (World::new(truth, seed), Detectors::new(0.01));
-    caught(&mut world, times, |world| detectors.hear(world) >= sequential::speaks_restarted(0.01))
-}
-
-/// The same by a test against the sync path that only sums.
-fn caught_blind(truth: Truth, times: f64, seed: u64) -> Option<usize> {
-    let (mut world, mut whole) = (World::new(truth, seed), Scores::default());
+/// Looks after a million healthy requests until it is noticed that the async path got worse; an
+/// hour at most.
+fn caught_late(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
+    let (mut world, mut detectors) =
+        (SimulatedTraffic::new(truth, seed), ErrorDetectors::new(0.01));
     caught(&mut world, times, |world| {
-        let news = world.news();
-        let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
-        sequential::add(&mut whole, &sequential::scored(bad, bad + sync, world.truth.weight, 1.25));
-        sequential::log_e(&whole) >= sequential::speaks(0.01)
+        detectors.observe(world) >= sequential::restarted_threshold(0.01)
     })
 }
 
-fn caught(world: &mut World, times: f64, mut speaks: impl FnMut(&mut World) -> bool) -> Option<usize> {
-    let truth = world.truth;
-    for _ in 0..1_000_000 / truth.requests {
-        speaks(world);
-    }
-    world.truth = truth.worse(times);
-    (1..=HOUR).find(|_| speaks(world))
+/// The same by a test against the sync path that only sums.
+fn caught_blind(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
+    let (mut world, mut whole) = (SimulatedTraffic::new(truth, seed), SequentialScores::default());
+    caught(&mut world, times, |world| {
+        let news = world.next_evidence();
+        let (bad, sync) = (news.async_counts.failed, news.sync_counts.failed);
+        sequential::add_scores(
+            &mut whole,
+            &sequential::score_events(bad, bad + sync, world.model.weight, 1.25),
+        );
+        sequential::log_e_value(&whole) >= sequential::rejection_threshold(0.01)
+    })
 }
 
-fn errors(max: Option<f64>, margin: Option<f64>) -> Gate {
-    let limits = Limits { max, margin, ..Limits::default() };
-    Gate { name: "errors".into(), kind: GateKind::ErrorRatio(limits) }
+fn caught(
+    world: &mut SimulatedTraffic,
+    times: f64,
+    mut speaks: impl FnMut(&mut SimulatedTraffic) -> bool,
+) -> Option<usize> {
+    let truth = world.model;
+    for _ in 0..1_000_000 / truth.requests_per_evaluation {
+        speaks(world);
+    }
+    world.model = truth.with_failures_times(times);
+    (1..=EVALUATIONS_PER_HOUR).find(|_| speaks(world))
+}
+
+fn errors(max: Option<f64>, margin: Option<f64>) -> GateConfig {
+    let limits = RatioLimits { max, margin, ..RatioLimits::default() };
+    GateConfig { name: "errors".into(), kind: GateKind::ErrorRatio(limits) }
 }
 
 fn places() -> impl Iterator<Item = (u64, f64)> {
@@ -244,7 +328,9 @@ fn each<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let run = &run;
     thread::scope(|scope| {
-        let part = |core| scope.spawn(move || (0..runs).skip(core).step_by(cores).map(run).collect::<Vec<T>>());
+        let part = |core| {
+            scope.spawn(move || (0..runs).skip(core).step_by(cores).map(run).collect::<Vec<T>>())
+        };
         let parts: Vec<_> = (0..cores).map(part).collect();
         parts.into_iter().flat_map(|part| part.join().expect("a simulation ends")).collect()
     })

@@ -1,4 +1,5 @@
-//! omnidaemon as a library: a proxy in front of a legacy endpoint whose tasks a function of our own runs.
+//! omnidaemon as a library: a proxy in front of a legacy endpoint whose tasks a function of our own
+//! runs.
 //!
 //! ```console
 //! $ cargo run --example handler -- http://127.0.0.1:9000
@@ -8,8 +9,8 @@
 use async_trait::async_trait;
 use omnidaemon::app::App;
 use omnidaemon::config;
-use omnidaemon::task::{Answer, Failure, FailureKind, Topic};
-use omnidaemon::worker::{Attempt, Handler};
+use omnidaemon::task::{FailureKind, TaskAnswer, TaskFailure, Topic};
+use omnidaemon::worker::{Handler, TaskAttempt};
 use tokio_util::sync::CancellationToken;
 
 /// Greets whoever the payload names.
@@ -17,11 +18,13 @@ struct Greeter;
 
 #[async_trait]
 impl Handler for Greeter {
-    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
+    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
         let payload: serde_json::Value = serde_json::from_slice(&attempt.task.payload)
-            .map_err(|error| Failure::new(FailureKind::Malformed, error.to_string()))?;
+            .map_err(|error| TaskFailure::new(FailureKind::Malformed, error.to_string()))?;
         let name = payload["name"].as_str().unwrap_or("world");
-        Ok(Answer::json(serde_json::json!({"greeting": format!("hello, {name}")}).to_string()))
+        Ok(TaskAnswer::from_json(
+            serde_json::json!({"greeting": format!("hello, {name}")}).to_string(),
+        ))
     }
 }
 
@@ -29,9 +32,9 @@ impl Handler for Greeter {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let upstream = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:9000".into());
     let env = std::env::vars().collect();
-    let loaded = config::from_upstream(&upstream, None, Some("100"), &env)?;
-    let bound = App::new(loaded).handler(Topic::parse("invoke")?, Greeter).bind().await?;
-    println!("listening on http://{}", bound.data());
+    let loaded = config::load_for_upstream(&upstream, None, Some("100"), &env)?;
+    let bound = App::new(loaded).with_handler(Topic::parse("invoke")?, Greeter).bind().await?;
+    println!("listening on http://{}", bound.data_address());
     let shutdown = CancellationToken::new();
     let on_ctrl_c = shutdown.clone();
     tokio::spawn(async move {

@@ -8,7 +8,7 @@
 use std::fmt;
 
 /// Buckets in all; a weight is a number of them.
-pub const BUCKETS: u16 = 10_000;
+pub const COHORT_BUCKETS: u16 = 10_000;
 
 /// A share of traffic in basis points, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,7 +18,7 @@ impl Weight {
     /// No traffic.
     pub const ZERO: Self = Self(0);
     /// All traffic.
-    pub const FULL: Self = Self(BUCKETS);
+    pub const FULL: Self = Self(COHORT_BUCKETS);
 
     /// The weight of a percentage, rounded to a hundredth; none outside 0 to 100.
     #[must_use]
@@ -33,7 +33,7 @@ impl Weight {
     /// The weight of so many basis points; more than 10,000 is 10,000.
     #[must_use]
     pub fn from_basis_points(points: u16) -> Self {
-        Self(points.min(BUCKETS))
+        Self(points.min(COHORT_BUCKETS))
     }
 
     /// In basis points.
@@ -63,7 +63,7 @@ impl fmt::Display for Weight {
 
 /// The number that stands for a client's key under a rollout's salt.
 #[must_use]
-pub fn hash(salt: &str, key: &[u8]) -> u64 {
+pub fn hash_sticky_key(salt: &str, key: &[u8]) -> u64 {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     hash.update(salt.as_bytes());
     hash.update(&[0]);
@@ -73,18 +73,19 @@ pub fn hash(salt: &str, key: &[u8]) -> u64 {
 
 /// The bucket of such a number, or of a random one for a request without a key.
 #[must_use]
-pub fn bucket(hash: u64) -> u16 {
+pub fn cohort_bucket(hash: u64) -> u16 {
     #[allow(clippy::cast_possible_truncation)] // below 10,000
-    let bucket = (hash % u64::from(BUCKETS)) as u16;
+    let bucket = (hash % u64::from(COHORT_BUCKETS)) as u16;
     bucket
 }
 
-/// Groups of clients in all. They tell a few clients that fail from many, and say too little to name one.
-pub const GROUPS: usize = 32;
+/// Groups of clients in all. They tell a few clients that fail from many, and say too little to
+/// name one.
+pub const CLIENT_GROUPS: usize = 32;
 
 /// The group of such a number, 0 to 31: by its highest bits, which the bucket says nothing of.
 #[must_use]
-pub fn group(hash: u64) -> u8 {
+pub fn client_group(hash: u64) -> u8 {
     (hash >> 59).to_le_bytes()[0]
 }
 
@@ -95,22 +96,25 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_same_in_every_release() {
-        let buckets =
-            [("invoke", "client-1"), ("invoke", "client-2"), ("", "")].map(|(salt, key)| of(salt, key.as_bytes()));
-        assert_eq!(buckets, GOLDEN);
+        let buckets = [("invoke", "client-1"), ("invoke", "client-2"), ("", "")]
+            .map(|(salt, key)| bucket_of_key(salt, key.as_bytes()));
+        assert_eq!(buckets, EXPECTED_BUCKETS);
     }
 
-    const GOLDEN: [u16; 3] = [9473, 5019, 1883];
+    const EXPECTED_BUCKETS: [u16; 3] = [9473, 5019, 1883];
 
-    fn of(salt: &str, key: &[u8]) -> u16 {
-        bucket(hash(salt, key))
+    fn bucket_of_key(salt: &str, key: &[u8]) -> u16 {
+        cohort_bucket(hash_sticky_key(salt, key))
     }
 
     #[test]
     fn clients_of_every_bucket_are_in_every_group() {
-        let mut groups = [0; GROUPS];
-        for hash in (0..40_000u32).map(|n| hash("s", &n.to_le_bytes())).filter(|hash| bucket(*hash) < 1_000) {
-            groups[usize::from(group(hash))] += 1;
+        let mut groups = [0; CLIENT_GROUPS];
+        for hash in (0..40_000u32)
+            .map(|n| hash_sticky_key("s", &n.to_le_bytes()))
+            .filter(|hash| cohort_bucket(*hash) < 1_000)
+        {
+            groups[usize::from(client_group(hash))] += 1;
         }
         assert!(groups.iter().all(|clients| (60..200).contains(clients)), "{groups:?}");
     }
@@ -118,7 +122,7 @@ mod tests {
     proptest! {
         #[test]
         fn raising_only_adds_and_the_ends_are_exact(key in ".*", low in 0u16..=10_000, more in 0u16..=10_000) {
-            let at = of("salt", key.as_bytes());
+            let at = bucket_of_key("salt", key.as_bytes());
             let (low, high) = (Weight::from_basis_points(low), Weight::from_basis_points(low.saturating_add(more)));
             prop_assert!(!low.covers(at) || high.covers(at));
             prop_assert!(Weight::FULL.covers(at) && !Weight::ZERO.covers(at));
@@ -128,7 +132,8 @@ mod tests {
     #[test]
     fn the_share_of_clients_is_the_weight() {
         let ten = Weight::from_percent(10.0).expect("in range");
-        let hits = (0..20_000).filter(|n: &u32| ten.covers(of("s", &n.to_le_bytes()))).count();
+        let hits =
+            (0..20_000).filter(|n: &u32| ten.covers(bucket_of_key("s", &n.to_le_bytes()))).count();
         assert!((1_800..2_200).contains(&hits), "{hits}");
     }
 
@@ -137,7 +142,11 @@ mod tests {
         assert_eq!(Weight::from_percent(0.01).map(Weight::basis_points), Some(1));
         assert_eq!(Weight::from_percent(12.5).map(|w| w.to_string()).as_deref(), Some("12.5 %"));
         assert_eq!(
-            (Weight::from_percent(100.1), Weight::from_percent(-1.0), Weight::from_percent(f64::NAN)),
+            (
+                Weight::from_percent(100.1),
+                Weight::from_percent(-1.0),
+                Weight::from_percent(f64::NAN)
+            ),
             (None, None, None)
         );
     }

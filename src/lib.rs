@@ -1,5 +1,5 @@
-//! omnidaemon moves the traffic of a synchronous HTTP endpoint onto a durable task queue, a share at a
-//! time, and turns back when the new path is worse.
+//! omnidaemon moves the traffic of a synchronous HTTP endpoint onto a durable task queue, a share
+//! at a time, and turns back when the new path is worse.
 //!
 //! The floors, from the top; a file imports only from lower ones (`tests/it/floors.rs` holds them):
 //!

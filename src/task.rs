@@ -14,9 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-pub use self::buckets::{BUCKETS, DURATION_BUCKETS, Took, bucket};
-pub use self::life::{Life, Run};
-pub use self::progress::Progress;
+pub use self::buckets::{
+    DURATION_BUCKET_BOUNDS, DURATION_BUCKET_COUNT, DurationCounts, duration_bucket,
+};
+pub use self::life::{AttemptSummary, TaskDetails};
+pub use self::progress::TaskProgress;
 
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +34,7 @@ impl UnixMs {
 
     /// The time as RFC 3339 has it; none beyond the year 9999.
     #[must_use]
-    pub fn rfc3339(self) -> Option<String> {
+    pub fn to_rfc3339(self) -> Option<String> {
         let millis = i64::try_from(self.0).ok()?;
         jiff::Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())
     }
@@ -53,7 +55,7 @@ impl From<jiff::Timestamp> for UnixMs {
 
 /// Why a name from outside was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadName {
+pub enum NameError {
     /// A task id with other characters, or of a wrong length.
     #[error("a task id is 1 to 128 characters of A-Z a-z 0-9 _ -")]
     TaskId,
@@ -78,11 +80,12 @@ impl TaskId {
     /// Reads an id that came from outside.
     ///
     /// # Errors
-    /// [`BadName::TaskId`] for anything that is not `[A-Za-z0-9_-]{1,128}`: checked before any key is built.
-    pub fn parse(text: &str) -> Result<Self, BadName> {
+    /// [`NameError::TaskId`] for anything that is not `[A-Za-z0-9_-]{1,128}`: checked before any
+    /// key is built.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
         let well_formed = (1..=128).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if well_formed { Ok(Self(text.into())) } else { Err(BadName::TaskId) }
+        if well_formed { Ok(Self(text.into())) } else { Err(NameError::TaskId) }
     }
 
     /// The id as text.
@@ -112,11 +115,11 @@ impl Topic {
     /// Reads a topic.
     ///
     /// # Errors
-    /// [`BadName::Topic`] for any other character or length.
-    pub fn parse(text: &str) -> Result<Self, BadName> {
+    /// [`NameError::Topic`] for any other character or length.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
         let well_formed = (1..=200).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        if well_formed { Ok(Self(text.into())) } else { Err(BadName::Topic) }
+        if well_formed { Ok(Self(text.into())) } else { Err(NameError::Topic) }
     }
 
     /// The topic as text.
@@ -140,7 +143,7 @@ impl fmt::Debug for Topic {
 
 /// Where a task stands, as a client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum TaskStatus {
     /// Durable, and waiting for a worker or for its next attempt.
     Queued,
     /// A worker holds its lease.
@@ -153,8 +156,8 @@ pub enum Status {
     Cancelled,
 }
 
-impl Status {
-    /// The word in `GET /task/<id>`.
+impl TaskStatus {
+    /// The word in `READ_TASK /task/<id>`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -194,13 +197,13 @@ impl fmt::Debug for CapturedRequest {
 }
 
 /// The header of a captured request that is a copy: its original was answered by the sync path.
-pub const SHADOW: &str = "x-omnidaemon-shadow";
+pub const SHADOW_HEADER: &str = "x-omnidaemon-shadow";
 
 /// A digest of the API key that created a task; only the same key may see it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Owner(Arc<str>);
+pub struct TaskOwner(Arc<str>);
 
-impl Owner {
+impl TaskOwner {
     /// Wraps the hex digest.
     #[must_use]
     pub fn from_digest(digest: &str) -> Self {
@@ -214,7 +217,7 @@ impl Owner {
     }
 }
 
-impl fmt::Debug for Owner {
+impl fmt::Debug for TaskOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Owner(…)")
     }
@@ -235,12 +238,14 @@ pub struct Task {
     pub correlation_id: Option<String>,
     /// The route it was canaried on; none for `/invoke/async` and the command line.
     pub route: Option<String>,
-    /// The epoch of that route's rollout that it was accepted in, under which its end is counted; none is not counted.
+    /// The epoch of that route's rollout that it was accepted in, under which its end is counted;
+    /// none is not counted.
     pub epoch: Option<u64>,
-    /// The [group](crate::cohort::group) of the client that it is from, where that is known.
-    pub clients: Option<u8>,
+    /// The [group](crate::cohort::client_group) of the client that it is from, where that is
+    /// known.
+    pub client_group: Option<u8>,
     /// The key that may see it; none for a task created without one.
-    pub owner: Option<Owner>,
+    pub owner: Option<TaskOwner>,
     /// Failed attempts after which it is a dead letter, less one: 0 is tried once.
     pub retries: u32,
     /// When it was accepted.
@@ -267,7 +272,7 @@ impl Task {
             correlation_id: None,
             route: None,
             epoch: None,
-            clients: None,
+            client_group: None,
             owner: None,
             retries: 0,
             created,
@@ -281,32 +286,33 @@ impl Task {
     /// Whether it is a copy of a request that the sync path served.
     #[must_use]
     pub fn is_shadow(&self) -> bool {
-        self.request.as_ref().is_some_and(|request| request.headers.contains_key(SHADOW))
+        self.request.as_ref().is_some_and(|request| request.headers.contains_key(SHADOW_HEADER))
     }
 }
 
 /// What a handler gives back.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct TaskAnswer {
     /// The HTTP status, where the handler spoke HTTP.
     pub status: Option<StatusCode>,
     /// End-to-end headers to give to a waiting client; empty unless `verbatim`.
     pub headers: HeaderMap,
     /// The body: anything when `verbatim`, else JSON text.
     pub body: Bytes,
-    /// Whether a waiting client gets status, headers and body as they are; else 200 and the body as JSON.
+    /// Whether a waiting client gets status, headers and body as they are; else 200 and the body
+    /// as JSON.
     pub verbatim: bool,
 }
 
-impl Answer {
+impl TaskAnswer {
     /// An answer that is JSON and nothing else.
     #[must_use]
-    pub fn json(body: impl Into<Bytes>) -> Self {
+    pub fn from_json(body: impl Into<Bytes>) -> Self {
         Self { status: None, headers: HeaderMap::new(), body: body.into(), verbatim: false }
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for TaskAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Answer({:?}, {} bytes)", self.status, self.body.len())
     }
@@ -320,19 +326,19 @@ pub enum FailureKind {
     /// The handler could not be reached.
     Unreachable,
     /// The handler answered with a status that counts as failed.
-    Status,
+    FailedStatus,
     /// The handler was reached and broke off, or what it sent is no valid answer.
-    Broken,
+    BrokenExchange,
     /// The handler ran and failed: exit status, an error of its own. The message is its own too.
-    Handler,
+    HandlerError,
     /// Workers died while running it.
-    Crash,
+    WorkerCrash,
     /// The result cannot be kept: over `results.max_result`, or not readable.
-    Result,
+    UnusableResult,
     /// What was queued cannot be read as a task.
     Malformed,
     /// What was queued is gone: another program took it off the queue.
-    Lost,
+    LostFromQueue,
 }
 
 impl FailureKind {
@@ -342,13 +348,13 @@ impl FailureKind {
         match self {
             Self::Deadline => "deadline",
             Self::Unreachable => "unreachable",
-            Self::Status => "status",
-            Self::Broken => "broken",
-            Self::Handler => "handler",
-            Self::Crash => "crash",
-            Self::Result => "result",
+            Self::FailedStatus => "status",
+            Self::BrokenExchange => "broken",
+            Self::HandlerError => "handler",
+            Self::WorkerCrash => "crash",
+            Self::UnusableResult => "result",
             Self::Malformed => "malformed",
-            Self::Lost => "lost",
+            Self::LostFromQueue => "lost",
         }
     }
 
@@ -358,31 +364,31 @@ impl FailureKind {
         [
             Self::Deadline,
             Self::Unreachable,
-            Self::Status,
-            Self::Broken,
-            Self::Crash,
-            Self::Result,
+            Self::FailedStatus,
+            Self::BrokenExchange,
+            Self::WorkerCrash,
+            Self::UnusableResult,
             Self::Malformed,
-            Self::Lost,
+            Self::LostFromQueue,
         ]
         .into_iter()
         .find(|kind| kind.as_str() == word)
-        .unwrap_or(Self::Handler)
+        .unwrap_or(Self::HandlerError)
     }
 }
 
 /// A failed attempt: the reason for people, and the last answer for the waiting client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct TaskFailure {
     /// What went wrong, for programs.
     pub kind: FailureKind,
     /// What went wrong, for people.
     pub message: String,
     /// The answer that counted as failed, where there was one.
-    pub answer: Option<Answer>,
+    pub answer: Option<TaskAnswer>,
 }
 
-impl Failure {
+impl TaskFailure {
     /// A failure without an answer.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), answer: None }
@@ -391,7 +397,7 @@ impl Failure {
     /// Whether another attempt could end differently.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        !matches!(self.kind, FailureKind::Result | FailureKind::Malformed)
+        !matches!(self.kind, FailureKind::UnusableResult | FailureKind::Malformed)
     }
 }
 
@@ -403,11 +409,11 @@ pub struct TaskRecord {
     /// Its queue.
     pub topic: Topic,
     /// Where it stands.
-    pub status: Status,
+    pub status: TaskStatus,
     /// Attempts begun so far.
     pub attempts: u32,
     /// The key that may see it.
-    pub owner: Option<Owner>,
+    pub owner: Option<TaskOwner>,
     /// When it was accepted.
     pub created: UnixMs,
     /// When it may begin, where it waits for that.
@@ -415,11 +421,11 @@ pub struct TaskRecord {
     /// When it ended.
     pub finished: Option<UnixMs>,
     /// The result, when completed.
-    pub answer: Option<Answer>,
+    pub answer: Option<TaskAnswer>,
     /// The last failure; final when `status` is failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<TaskFailure>,
     /// How far the running attempt has come, where it says so.
-    pub progress: Option<Progress>,
+    pub progress: Option<TaskProgress>,
 }
 
 #[cfg(test)]
@@ -437,10 +443,10 @@ mod tests {
     #[test]
     fn names_from_outside_are_refused_before_they_become_keys() {
         for bad in ["", "a b", "../x", "task*", "a/b", &"x".repeat(129)] {
-            assert_eq!(TaskId::parse(bad), Err(BadName::TaskId), "{bad}");
+            assert_eq!(TaskId::parse(bad), Err(NameError::TaskId), "{bad}");
         }
         for bad in ["", "a b", "t*", "a/b", "a:b", &"x".repeat(201)] {
-            assert_eq!(Topic::parse(bad), Err(BadName::Topic), "{bad}");
+            assert_eq!(Topic::parse(bad), Err(NameError::Topic), "{bad}");
         }
         assert!(Topic::parse("genesis.meta.orchestrate").is_ok());
     }
@@ -456,6 +462,8 @@ mod tests {
             body: Bytes::from_static(b"canary-secret"),
         };
         assert!(!format!("{request:?}").contains("canary-secret"));
-        assert!(!format!("{:?}", Owner::from_digest("canary-secret")).contains("canary-secret"));
+        assert!(
+            !format!("{:?}", TaskOwner::from_digest("canary-secret")).contains("canary-secret")
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The least that a cycle can cost on Redis: bare commands, no promise but at-least-once delivery.
 //!
-//! `XADD`, a share of an `XREADGROUP`, and one script per task that acknowledges, keeps the result and deletes the
-//! entry: what a driver gets out of the server when nobody counts attempts, fences, retries or tells who waits.
+//! `XADD`, a share of an `XREADGROUP`, and one script per task that acknowledges, keeps the result
+//! and deletes the entry: what a driver gets out of the server when nobody counts attempts, fences,
+//! retries or tells who waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +33,8 @@ async fn produce(connection: MultiplexedConnection, plan: &Plan) -> Result<(), F
     let (made, data) = (Arc::new(AtomicUsize::new(0)), payload(plan.payload));
     let mut producers = JoinSet::new();
     for _ in 0..plan.producers {
-        let (mut connection, made, data, tasks) = (connection.clone(), made.clone(), data.clone(), plan.tasks);
+        let (mut connection, made, data, tasks) =
+            (connection.clone(), made.clone(), data.clone(), plan.tasks);
         producers.spawn(async move {
             while made.fetch_add(1, Ordering::Relaxed) < tasks {
                 let mut add = redis::cmd("XADD");
@@ -57,15 +59,26 @@ async fn consume(
     let script = Arc::new(redis::Script::new(END));
     let mut own = client.get_multiplexed_async_connection().await?;
     let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("g").arg("c").arg("COUNT").arg(concurrency).arg("STREAMS").arg(STREAM).arg(">");
+    read.arg("GROUP")
+        .arg("g")
+        .arg("c")
+        .arg("COUNT")
+        .arg(concurrency)
+        .arg("STREAMS")
+        .arg(STREAM)
+        .arg(">");
     let (mut ended, mut running) = (0, JoinSet::new());
     while ended < tasks {
         let entries: Option<StreamReadReply> = read.query_async(&mut own).await?;
-        for entry in entries.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids) {
+        for entry in entries.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids)
+        {
             let (script, mut shared) = (script.clone(), shared.clone());
             running.spawn(async move {
                 let mut call = script.prepare_invoke();
-                call.key(STREAM).key(format!("ideal:result:{}", entry.id)).arg(entry.id).arg("{\"ok\":true}");
+                call.key(STREAM)
+                    .key(format!("ideal:result:{}", entry.id))
+                    .arg(entry.id)
+                    .arg("{\"ok\":true}");
                 call.invoke_async::<u64>(&mut shared).await
             });
         }

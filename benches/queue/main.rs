@@ -1,4 +1,5 @@
-//! One process of the queue benchmark (`benches/compare/queue`): producers and a worker pool over a store, no HTTP.
+//! One process of the queue benchmark (`benches/compare/queue`): producers and a worker pool over a
+//! store, no HTTP.
 //!
 //! ```console
 //! $ cargo bench --bench queue -- --store redis://127.0.0.1:6379 --phase both --tasks 50000
@@ -7,8 +8,9 @@
 //! {"seconds": 1.04}
 //! ```
 //!
-//! `enqueue` makes tasks durable, `drain` runs those that wait, `both` does both at once, `ideal` does both with bare
-//! commands and no promises. A task's handler answers at once; its result is kept. Everything that a worker does is on: leases, renewals, heartbeats, fencing.
+//! `enqueue` makes tasks durable, `drain` runs those that wait, `both` does both at once, `ideal`
+//! does both with bare commands and no promises. A task's handler answers at once; its result is
+//! kept. Everything that a worker does is on: leases, renewals, heartbeats, fencing.
 
 mod ideal;
 
@@ -22,10 +24,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use omnidaemon::config;
 use omnidaemon::metrics::Metrics;
-use omnidaemon::snapshot::{Snapshot, Snapshots};
-use omnidaemon::store::{self, Circuit, Queue};
-use omnidaemon::task::{Answer, Failure, Task, TaskId, Topic, UnixMs};
-use omnidaemon::worker::{Attempt, Handler, Handlers, Pool};
+use omnidaemon::snapshot::{Snapshot, SnapshotHandle};
+use omnidaemon::store::{self, Circuit, TopicQueue};
+use omnidaemon::task::{Task, TaskAnswer, TaskFailure, TaskId, Topic, UnixMs};
+use omnidaemon::worker::{Handler, HandlerRegistry, TaskAttempt, WorkerPool};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -49,9 +51,9 @@ struct NoOp(Arc<AtomicUsize>);
 
 #[async_trait]
 impl Handler for NoOp {
-    async fn handle(&self, _: &Attempt) -> Result<Answer, Failure> {
+    async fn handle(&self, _: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(Answer::json("{\"ok\":true}"))
+        Ok(TaskAnswer::from_json("{\"ok\":true}"))
     }
 }
 
@@ -70,7 +72,7 @@ async fn main() -> Result<(), Failed> {
     let shutdown = CancellationToken::new();
     let running = tokio::spawn({
         let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
-        async move { store.run(shutdown).await }
+        async move { store.run_background(shutdown).await }
     });
     store.ping().await?;
 
@@ -79,15 +81,22 @@ async fn main() -> Result<(), Failed> {
     let ran = Arc::new(AtomicUsize::new(0));
     let pool = {
         let metrics = Arc::new(Metrics::new(1));
-        let snapshots = Snapshots::new(Snapshot::new(1, Arc::clone(&config), &[], &metrics));
-        let handlers = Handlers::new().with(topic.clone(), NoOp(Arc::clone(&ran)));
-        Pool::new("bench.1.1".into(), Arc::clone(&circuit), Arc::new(snapshots), metrics, handlers, Some(1))
+        let snapshots = SnapshotHandle::new(Snapshot::new(1, Arc::clone(&config), &[], &metrics));
+        let handlers = HandlerRegistry::new().with_handler(topic.clone(), NoOp(Arc::clone(&ran)));
+        WorkerPool::new(
+            "bench.1.1".into(),
+            Arc::clone(&circuit),
+            Arc::new(snapshots),
+            metrics,
+            handlers,
+            Some(1),
+        )
     };
     ready()?;
     let begun = Instant::now();
     let worker = (plan.phase != "enqueue").then(|| tokio::spawn(pool.run(shutdown.clone())));
     if plan.phase != "drain" {
-        produce(&circuit, &Queue::new(&topic, &config.topics[&topic]), &plan).await?;
+        produce(&circuit, &TopicQueue::new(&topic, &config.topics[&topic]), &plan).await?;
     }
     while worker.is_some() && ran.load(Ordering::Relaxed) < plan.tasks {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -117,7 +126,7 @@ fn done(seconds: f64) -> Result<(), Failed> {
 }
 
 /// Enqueues all tasks, by as many producers at a time as the plan says.
-async fn produce(circuit: &Arc<Circuit>, queue: &Queue, plan: &Plan) -> Result<(), Failed> {
+async fn produce(circuit: &Arc<Circuit>, queue: &TopicQueue, plan: &Plan) -> Result<(), Failed> {
     let (made, payload) = (Arc::new(AtomicUsize::new(0)), payload(plan.payload));
     let mut producers = JoinSet::new();
     for _ in 0..plan.producers {
@@ -127,7 +136,8 @@ async fn produce(circuit: &Arc<Circuit>, queue: &Queue, plan: &Plan) -> Result<(
             while made.fetch_add(1, Ordering::Relaxed) < plan.tasks {
                 let now = UnixMs::from(jiff::Timestamp::now());
                 let id = TaskId::new(now, rand::random());
-                let task = Task { retries: 3, ..Task::new(id, queue.topic.clone(), payload.clone(), now) };
+                let task =
+                    Task { retries: 3, ..Task::new(id, queue.topic.clone(), payload.clone(), now) };
                 circuit.call(circuit.store().enqueue(&task, &queue)).await?;
             }
             Ok::<(), Failed>(())
@@ -145,7 +155,7 @@ fn payload(bytes: usize) -> String {
     format!("{{\"text\":\"{}\"}}", "x".repeat(bytes.saturating_sub(frame.len())))
 }
 
-fn load(plan: &Plan) -> Result<config::Loaded, Failed> {
+fn load(plan: &Plan) -> Result<config::LoadedConfig, Failed> {
     let file = tempfile::NamedTempFile::new()?;
     let text = format!(
         "upstream: {{url: http://127.0.0.1:9}}\n\
@@ -156,7 +166,8 @@ fn load(plan: &Plan) -> Result<config::Loaded, Failed> {
         plan.store, plan.concurrency
     );
     std::fs::write(file.path(), text)?;
-    Ok(config::load(file.path(), &BTreeMap::new().into_iter().collect()).map_err(|problems| problems.to_string())?)
+    Ok(config::load_file(file.path(), &BTreeMap::new().into_iter().collect())
+        .map_err(|problems| problems.to_string())?)
 }
 
 // === impl Plan ===

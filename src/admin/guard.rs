@@ -8,49 +8,60 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
-use super::Parts;
-use super::api::Problem;
-use crate::config::{Admin, Secret};
+use super::AdminServices;
+use super::api::ApiProblem;
+use crate::config::{AdminConfig, Secret};
 
 /// Lets a request through, or says why not.
-pub(super) async fn check(State(parts): State<Parts>, request: Request, next: Next) -> Response {
+pub(super) async fn authorize_request(
+    State(parts): State<AdminServices>,
+    request: Request,
+    next: Next,
+) -> Response {
     let config = parts.snapshots.load().config.clone();
-    match judge(&config.admin, request.method(), request.headers()) {
+    match check_access(&config.admin, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn judge(admin: &Admin, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_access(
+    admin: &AdminConfig,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<(), ApiProblem> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !knows(admin, host) {
-        let detail = format!("this admin plane does not answer for {host:?}: list the name in admin.hosts");
-        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
+    if !is_known_host(admin, host) {
+        let detail =
+            format!("this admin plane does not answer for {host:?}: list the name in admin.hosts");
+        return Err(ApiProblem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
     if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers, host) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "changes are not taken from another site's page"));
+        return Err(ApiProblem::new(
+            StatusCode::FORBIDDEN,
+            "changes are not taken from another site's page",
+        ));
     }
-    if admin.token.as_ref().is_none_or(|token| carries(headers, token)) {
+    if admin.token.as_ref().is_none_or(|token| carries_token(headers, token)) {
         return Ok(());
     }
     match &admin.read_token {
-        Some(token) if carries(headers, token) => match *method {
+        Some(token) if carries_token(headers, token) => match *method {
             Method::GET | Method::HEAD => Ok(()),
-            _ => Err(Problem::new(
+            _ => Err(ApiProblem::new(
                 StatusCode::FORBIDDEN,
                 "this token may only look: send `admin.token` to change things",
             )),
         },
         _ => {
-            let detail =
-                "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
-            Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+            let detail = "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
+            Err(ApiProblem::new(StatusCode::UNAUTHORIZED, detail))
         }
     }
 }
 
 /// Whether a Host is the listener's address, a loopback name, or a configured one.
-fn knows(admin: &Admin, host: &str) -> bool {
+fn is_known_host(admin: &AdminConfig, host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -59,7 +70,10 @@ fn knows(admin: &Admin, host: &str) -> bool {
     let address = bare.parse::<IpAddr>().ok();
     name.eq_ignore_ascii_case("localhost")
         || address.is_some_and(|ip| ip.is_loopback() || ip == admin.listen.ip())
-        || admin.hosts.iter().any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
+        || admin
+            .allowed_hosts
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
 }
 
 fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
@@ -70,7 +84,7 @@ fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
 }
 
 /// Compares digests, so that the time it takes says nothing about the token.
-fn carries(headers: &HeaderMap, token: &Secret) -> bool {
+fn carries_token(headers: &HeaderMap, token: &Secret) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     Sha256::digest(given.as_bytes()) == Sha256::digest(token.expose().as_bytes())
@@ -80,43 +94,57 @@ fn carries(headers: &HeaderMap, token: &Secret) -> bool {
 mod tests {
     use super::*;
 
-    fn judged(method: &Method, pairs: &[(&'static str, &str)], token: Option<&str>) -> Option<StatusCode> {
-        let admin = Admin {
+    fn access_status(
+        method: &Method,
+        pairs: &[(&'static str, &str)],
+        token: Option<&str>,
+    ) -> Option<StatusCode> {
+        let admin = AdminConfig {
             listen: "127.0.0.1:8001".parse().expect("an address"),
             token: token.map(Secret::new),
             read_token: token.map(|_| Secret::new("l00k")),
-            hosts: vec!["ops.example".into()],
+            allowed_hosts: vec!["ops.example".into()],
         };
         let headers = pairs
             .iter()
             .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
             .collect();
-        judge(&admin, method, &headers).err().map(|problem| problem.status)
+        check_access(&admin, method, &headers).err().map(|problem| problem.status)
     }
 
     #[test]
     fn only_known_host_names_are_answered() {
-        for host in ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "ops.example", "OPS.example:443"] {
-            assert_eq!(judged(&Method::GET, &[("host", host)], None), None, "{host}");
+        for host in
+            ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "ops.example", "OPS.example:443"]
+        {
+            assert_eq!(access_status(&Method::GET, &[("host", host)], None), None, "{host}");
         }
         for host in ["evil", "evil:8001", "", "127.0.0.1.evil"] {
-            assert_eq!(judged(&Method::GET, &[("host", host)], None), Some(StatusCode::MISDIRECTED_REQUEST), "{host}");
+            assert_eq!(
+                access_status(&Method::GET, &[("host", host)], None),
+                Some(StatusCode::MISDIRECTED_REQUEST),
+                "{host}"
+            );
         }
     }
 
     #[test]
     fn another_sites_page_changes_nothing() {
         let host = ("host", "localhost:8001");
-        let post = |pairs: &[(&'static str, &str)]| judged(&Method::POST, pairs, None);
+        let post = |pairs: &[(&'static str, &str)]| access_status(&Method::POST, pairs, None);
         assert_eq!(post(&[host, ("origin", "http://evil")]), Some(StatusCode::FORBIDDEN));
         assert_eq!(post(&[host, ("sec-fetch-site", "cross-site")]), Some(StatusCode::FORBIDDEN));
-        assert_eq!(post(&[host, ("origin", "http://localhost:8001"), ("sec-fetch-site", "same-origin")]), None);
+        assert_eq!(
+            post(&[host, ("origin", "http://localhost:8001"), ("sec-fetch-site", "same-origin")]),
+            None
+        );
         assert_eq!(post(&[host]), None);
     }
 
     #[test]
     fn the_token_is_asked_for_where_there_is_one() {
-        let get = |pairs: &[(&'static str, &str)]| judged(&Method::GET, pairs, Some("t0ken"));
+        let get =
+            |pairs: &[(&'static str, &str)]| access_status(&Method::GET, pairs, Some("t0ken"));
         let host = ("host", "localhost");
         assert_eq!(get(&[host]), Some(StatusCode::UNAUTHORIZED));
         assert_eq!(get(&[host, ("authorization", "Bearer wrong")]), Some(StatusCode::UNAUTHORIZED));
@@ -126,11 +154,11 @@ mod tests {
     #[test]
     fn the_read_token_looks_and_changes_nothing() {
         let pairs = [("host", "localhost"), ("authorization", "Bearer l00k")];
-        for (method, refused) in [(Method::GET, None), (Method::HEAD, None)]
-            .into_iter()
-            .chain([Method::POST, Method::PUT, Method::DELETE].map(|method| (method, Some(StatusCode::FORBIDDEN))))
-        {
-            assert_eq!(judged(&method, &pairs, Some("t0ken")), refused, "{method}");
+        for (method, refused) in [(Method::GET, None), (Method::HEAD, None)].into_iter().chain(
+            [Method::POST, Method::PUT, Method::DELETE]
+                .map(|method| (method, Some(StatusCode::FORBIDDEN))),
+        ) {
+            assert_eq!(access_status(&method, &pairs, Some("t0ken")), refused, "{method}");
         }
     }
 }

@@ -14,83 +14,99 @@ use rustls::RootCertStore;
 use serde_json::Value;
 
 use super::exit::CliError;
-use super::global::Global;
-use super::output::text;
-use crate::config::{self, Env, Loaded, Secret};
-use crate::outbound::{innermost, native_roots, tls};
+use super::global::GlobalArgs;
+use super::output::format_field;
+use crate::config::{self, EnvVars, LoadedConfig, Secret};
+use crate::outbound::{build_tls_config, format_root_cause, load_native_roots};
 
 /// Where the admin plane is when nothing says otherwise.
-const DEFAULT: &str = "http://127.0.0.1:8001";
+const DEFAULT_ADMIN_URL: &str = "http://127.0.0.1:8001";
 /// The longest that an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What asks one server.
-pub(super) struct Client {
+pub(super) struct AdminClient {
     http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    base: String,
+    base_url: String,
     token: Option<Secret>,
 }
 
 /// Status, content type and body of an answer.
-type Exchanged = (StatusCode, Option<HeaderValue>, Bytes);
+type RawAdminResponse = (StatusCode, Option<HeaderValue>, Bytes);
 
 // === impl Client ===
 
-impl Client {
-    /// A client of the server that the arguments, the environment or the configuration file name, in this order.
-    pub(super) fn new(global: &Global) -> Result<Self, CliError> {
-        let loaded = configuration(global);
+impl AdminClient {
+    /// A client of the server that the arguments, the environment or the configuration file name,
+    /// in this order.
+    pub(super) fn new(global: &GlobalArgs) -> Result<Self, CliError> {
+        let loaded = load_usable_config(global);
         let listen = loaded.as_ref().map(|loaded| loaded.config.admin.listen);
         let token = global.token.clone().filter(|token| !token.is_empty()).map(Secret::new);
         let given = global.admin.clone().filter(|url| !url.is_empty());
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(connector(given.as_deref())),
-            base: base(given.as_deref().unwrap_or(&listen.map_or(DEFAULT.to_owned(), reachable)))?,
+            http: Http::builder(TokioExecutor::new()).build(build_connector(given.as_deref())),
+            base_url: normalize_base_url(
+                given
+                    .as_deref()
+                    .unwrap_or(&listen.map_or(DEFAULT_ADMIN_URL.to_owned(), local_admin_url)),
+            )?,
             token: token.or_else(|| loaded.and_then(|loaded| loaded.config.admin.token)),
         })
     }
 
     /// Whether anything answers.
-    pub(super) async fn find(&self) -> Result<(), CliError> {
-        match self.ask(Method::GET, "livez", Bytes::new()).await {
+    pub(super) async fn check_reachable(&self) -> Result<(), CliError> {
+        match self.request_json(Method::GET, "livez", Bytes::new()).await {
             Err(error @ CliError::Unreachable { .. }) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// `GET /admin/v1/{path}`
+    /// `READ_TASK /admin/v1/{path}`
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
-        self.ask(Method::GET, &format!("admin/v1/{path}"), Bytes::new()).await
+        self.request_json(Method::GET, &format!("admin/v1/{path}"), Bytes::new()).await
     }
 
     /// `POST /admin/v1/{path}` with a JSON body.
     pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
-        self.ask(Method::POST, &format!("admin/v1/{path}"), body).await
+        self.request_json(Method::POST, &format!("admin/v1/{path}"), body).await
     }
 
     /// `DELETE /admin/v1/{path}`
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
-        self.ask(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
+        self.request_json(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
     }
 
-    /// `GET /{path}`: a text, such as `/metrics`.
-    pub(super) async fn text(&self, path: &str) -> Result<String, CliError> {
-        let (status, _, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+    /// `READ_TASK /{path}`: a text, such as `/metrics`.
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, CliError> {
+        let (status, _, body) = self.send_request(Method::GET, path, Bytes::new()).await?;
         if status.is_success() {
             return Ok(String::from_utf8_lossy(&body).into_owned());
         }
-        Err(CliError::Stranger { address: self.base.clone() })
+        Err(CliError::NotOmnidaemon { address: self.base_url.clone() })
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
-        let (status, kind, body) = self.exchange(method, path, body).await?;
-        self.read(status, kind.as_ref(), &body)
+    async fn request_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Value, CliError> {
+        let (status, kind, body) = self.send_request(method, path, body).await?;
+        self.parse_response(status, kind.as_ref(), &body)
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Exchanged, CliError> {
-        let mut request = Request::builder().method(method).uri(format!("{}/{path}", self.base));
+    async fn send_request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<RawAdminResponse, CliError> {
+        let mut request =
+            Request::builder().method(method).uri(format!("{}/{path}", self.base_url));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
@@ -98,60 +114,88 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(body)).map_err(|error| {
-            CliError::Usage(format!("{} with this token or path is not a request: {error}", self.base))
+            CliError::Usage(format!(
+                "{} with this token or path is not a request: {error}",
+                self.base_url
+            ))
         })?;
         let answered = async {
-            let response = self.http.request(request).await.map_err(|error| self.unreachable(&innermost(&error)))?;
-            let (status, kind) = (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
-            let body = response.into_body().collect().await.map_err(|error| self.unreachable(&innermost(&error)))?;
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|error| self.unreachable_error(&format_root_cause(&error)))?;
+            let (status, kind) =
+                (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| self.unreachable_error(&format_root_cause(&error)))?;
             Ok((status, kind, body.to_bytes()))
         };
-        let late = |_| Err(self.unreachable(&format!("nothing within {TIMEOUT:?}")));
-        tokio::time::timeout(TIMEOUT, answered).await.unwrap_or_else(late)
+        let late = |_| Err(self.unreachable_error(&format!("nothing within {RESPONSE_TIMEOUT:?}")));
+        tokio::time::timeout(RESPONSE_TIMEOUT, answered).await.unwrap_or_else(late)
     }
 
-    /// The answer's document; a refusal of ours is a problem document, so anything else is somebody else's.
-    fn read(&self, status: StatusCode, kind: Option<&HeaderValue>, body: &[u8]) -> Result<Value, CliError> {
-        let address = self.base.clone();
+    /// The answer's document; a refusal of ours is a problem document, so anything else is somebody
+    /// else's.
+    fn parse_response(
+        &self,
+        status: StatusCode,
+        kind: Option<&HeaderValue>,
+        body: &[u8],
+    ) -> Result<Value, CliError> {
+        let address = self.base_url.clone();
         let document: Option<Value> = serde_json::from_slice(body).ok();
         let is_problem = kind.is_some_and(|kind| kind == "application/problem+json");
         match document {
             Some(document) if status.is_success() => Ok(document),
-            Some(problem) if is_problem => Err(CliError::Refused { address, status, detail: text(&problem["detail"]) }),
-            _ => Err(CliError::Stranger { address }),
+            Some(problem) if is_problem => Err(CliError::AdminRefused {
+                address,
+                status,
+                detail: format_field(&problem["detail"]),
+            }),
+            _ => Err(CliError::NotOmnidaemon { address }),
         }
     }
 
-    fn unreachable(&self, reason: &str) -> CliError {
-        CliError::Unreachable { address: self.base.clone(), reason: reason.to_owned() }
+    fn unreachable_error(&self, reason: &str) -> CliError {
+        CliError::Unreachable { address: self.base_url.clone(), reason: reason.to_owned() }
     }
 }
 
-/// The configuration file, where it is there and right; a wrong one is named and not used, as a server may well
-/// run on what it said before.
-pub(super) fn configuration(global: &Global) -> Option<Loaded> {
+/// The configuration file, where it is there and right; a wrong one is named and not used, as a
+/// server may well run on what it said before.
+pub(super) fn load_usable_config(global: &GlobalArgs) -> Option<LoadedConfig> {
     if !global.config.exists() {
         return None;
     }
-    let env: Env = std::env::vars().collect();
-    config::load(&global.config, &env)
+    let env: EnvVars = std::env::vars().collect();
+    config::load_file(&global.config, &env)
         .inspect_err(|problems| {
-            let (file, count) = (&problems.file, problems.list.len());
+            let (file, count) = (&problems.file, problems.problems.len());
             eprintln!("{file} is not used, it has mistakes ({count}): `omnidaemon config check` shows them");
         })
         .ok()
 }
 
-fn base(url: &str) -> Result<String, CliError> {
+fn normalize_base_url(url: &str) -> Result<String, CliError> {
     let trimmed = url.trim_end_matches('/');
     let parsed = trimmed.parse::<Uri>().ok();
-    let usable = parsed.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    let wrong = || CliError::Usage(format!("{url:?} is not an address of an admin plane: write it like {DEFAULT}"));
+    let usable = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
+    let wrong = || {
+        CliError::Usage(format!(
+            "{url:?} is not an address of an admin plane: write it like {DEFAULT_ADMIN_URL}"
+        ))
+    };
     if usable { Ok(trimmed.to_owned()) } else { Err(wrong()) }
 }
 
 /// The URL at which a listener of this machine can be called.
-fn reachable(listen: SocketAddr) -> String {
+fn local_admin_url(listen: SocketAddr) -> String {
     let ip = match listen.ip() {
         ip if !ip.is_unspecified() => ip,
         ip if ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
@@ -161,13 +205,17 @@ fn reachable(listen: SocketAddr) -> String {
 }
 
 /// Plain or TLS; the system's certificates are only read where they are needed.
-fn connector(url: Option<&str>) -> HttpsConnector<HttpConnector> {
+fn build_connector(url: Option<&str>) -> HttpsConnector<HttpConnector> {
     let is_https = url.is_some_and(|url| url.starts_with("https:"));
-    let roots = if is_https { native_roots() } else { RootCertStore::empty() };
+    let roots = if is_https { load_native_roots() } else { RootCertStore::empty() };
     let mut http = HttpConnector::new();
     http.enforce_http(false);
-    http.set_connect_timeout(Some(CONNECT));
-    HttpsConnectorBuilder::new().with_tls_config(tls(roots)).https_or_http().enable_http1().wrap_connector(http)
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    HttpsConnectorBuilder::new()
+        .with_tls_config(build_tls_config(roots))
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http)
 }
 
 #[cfg(test)]
@@ -176,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_listener_on_every_address_is_called_on_loopback() {
-        let url = |listen: &str| reachable(listen.parse().expect("an address"));
+        let url = |listen: &str| local_admin_url(listen.parse().expect("an address"));
         assert_eq!(url("0.0.0.0:8001"), "http://127.0.0.1:8001");
         assert_eq!(url("[::]:8001"), "http://[::1]:8001");
         assert_eq!(url("10.0.0.7:9"), "http://10.0.0.7:9");
@@ -184,9 +232,9 @@ mod tests {
 
     #[test]
     fn only_http_urls_are_addresses() {
-        assert_eq!(base("http://h:1/").ok().as_deref(), Some("http://h:1"));
+        assert_eq!(normalize_base_url("http://h:1/").ok().as_deref(), Some("http://h:1"));
         for bad in ["h:1", "ftp://h", "http://", "not a url"] {
-            assert!(matches!(base(bad), Err(CliError::Usage(_))), "{bad}");
+            assert!(matches!(normalize_base_url(bad), Err(CliError::Usage(_))), "{bad}");
         }
     }
 }

@@ -1,20 +1,20 @@
 //! How a command ends: its exit status, and what it says when it cannot do what was asked.
 //!
-//! The codes are an interface, for scripts; `omnidaemon --help` lists them. What an error says goes to
-//! stderr, names the thing and says what to do.
+//! The codes are an interface, for scripts; `omnidaemon --help` lists them. What an error says goes
+//! to stderr, names the thing and says what to do.
 
 use std::io;
 use std::process::ExitCode;
 
 use http::StatusCode;
 
-use crate::admin::Refused;
+use crate::admin::DeadLetterRefusal;
 use crate::app::AppError;
-use crate::config::Problems;
+use crate::config::ConfigProblems;
 use crate::store::StoreError;
 
 /// The exit codes, as `--help` shows them.
-pub(super) const EXIT_CODES: &str = "\
+pub(super) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0    done; for health: healthy; for task result: completed
   1    failed; for health: not healthy; for task result: failed or cancelled
@@ -28,7 +28,7 @@ Exit codes:
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exit {
+pub(super) enum CliExit {
     /// It did what was asked.
     Ok = 0,
     /// It, or what it asked about, failed.
@@ -54,7 +54,7 @@ pub(super) enum Exit {
 pub(super) enum CliError {
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] Problems),
+    Config(#[from] ConfigProblems),
     /// An argument cannot be used.
     #[error("{0}")]
     Usage(String),
@@ -71,13 +71,13 @@ pub(super) enum CliError {
     },
     /// What answers there is something else.
     #[error("{address} answers, but is no omnidaemon admin plane: check --admin")]
-    Stranger {
+    NotOmnidaemon {
         /// The URL that was tried.
         address: String,
     },
     /// The admin plane said no.
     #[error("{address} says: {detail}")]
-    Refused {
+    AdminRefused {
         /// The URL of the server.
         address: String,
         /// Its status.
@@ -98,10 +98,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     App(#[from] AppError),
     /// A file cannot be read or written.
-    #[error("{what}: {error}")]
+    #[error("{action}: {error}")]
     File {
         /// What was tried, with the path.
-        what: String,
+        action: String,
         /// The system's reason.
         error: io::Error,
     },
@@ -112,9 +112,10 @@ pub(super) enum CliError {
 
 // === impl Exit ===
 
-impl Exit {
-    /// `rollout status` of one that was turned back; its codes are its own, in a script that asks nothing else.
-    pub(super) const TURNED_BACK: Self = Self::Usage;
+impl CliExit {
+    /// `rollout status` of one that was turned back; its codes are its own, in a script that asks
+    /// nothing else.
+    pub(super) const ROLLED_BACK: Self = Self::Usage;
     /// `rollout status` of one that is paused.
     pub(super) const PAUSED: Self = Self::NotFound;
 
@@ -124,49 +125,53 @@ impl Exit {
     }
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<CliExit> for ExitCode {
+    fn from(exit: CliExit) -> Self {
         Self::from(exit as u8)
     }
 }
 
 // === impl CliError ===
 
-impl From<Refused> for CliError {
-    fn from(refused: Refused) -> Self {
+impl From<DeadLetterRefusal> for CliError {
+    fn from(refused: DeadLetterRefusal) -> Self {
         match refused {
-            Refused::NotFound(detail) => Self::NotFound(detail),
-            Refused::Conflict(detail) => Self::Failed(detail),
+            DeadLetterRefusal::NotFound(detail) => Self::NotFound(detail),
+            DeadLetterRefusal::Conflict(detail) => Self::Failed(detail),
         }
     }
 }
 
 impl CliError {
     /// The exit status that goes with it.
-    pub(super) fn exit(&self) -> Exit {
+    pub(super) fn exit_status(&self) -> CliExit {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::App(AppError::Config(_)) => Exit::Usage,
-            Self::Unreachable { .. } | Self::Stranger { .. } => Exit::Unreachable,
-            Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND => Exit::NotFound,
-            Self::Refused { status, .. } if *status == StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
-            Self::NotFound(_) => Exit::NotFound,
-            Self::Refused { .. }
+            Self::Config(_) | Self::Usage(_) | Self::App(AppError::Config(_)) => CliExit::Usage,
+            Self::Unreachable { .. } | Self::NotOmnidaemon { .. } => CliExit::Unreachable,
+            Self::AdminRefused { status, .. } if *status == StatusCode::NOT_FOUND => {
+                CliExit::NotFound
+            }
+            Self::AdminRefused { status, .. } if *status == StatusCode::UNPROCESSABLE_ENTITY => {
+                CliExit::Usage
+            }
+            Self::NotFound(_) => CliExit::NotFound,
+            Self::AdminRefused { .. }
             | Self::Failed(_)
             | Self::Store(_)
             | Self::App(_)
             | Self::File { .. }
-            | Self::Io(_) => Exit::Failed,
+            | Self::Io(_) => CliExit::Failed,
         }
     }
 }
 
 /// Says on stderr what went wrong, and returns the process's exit status.
-pub(super) fn conclude(ended: Result<Exit, CliError>) -> ExitCode {
+pub(super) fn report_outcome(ended: Result<CliExit, CliError>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {error}");
-            error.exit().into()
+            error.exit_status().into()
         }
     }
 }
@@ -178,26 +183,32 @@ mod tests {
     #[test]
     fn the_documented_codes_are_those_of_the_type() {
         let all = [
-            Exit::Ok,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::NotFound,
-            Exit::Unfinished,
-            Exit::Unreachable,
-            Exit::Partial,
-            Exit::TimedOut,
-            Exit::Interrupted,
+            CliExit::Ok,
+            CliExit::Failed,
+            CliExit::Usage,
+            CliExit::NotFound,
+            CliExit::Unfinished,
+            CliExit::Unreachable,
+            CliExit::Partial,
+            CliExit::TimedOut,
+            CliExit::Interrupted,
         ];
-        let documented: Vec<i32> =
-            EXIT_CODES.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
-        assert_eq!(documented, all.map(Exit::code));
+        let documented: Vec<i32> = EXIT_CODES_HELP
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+            .collect();
+        assert_eq!(documented, all.map(CliExit::code));
     }
 
     #[test]
     fn what_the_server_does_not_know_is_not_there_and_what_it_cannot_read_is_a_wrong_argument() {
-        let refused = |status| CliError::Refused { address: String::new(), status, detail: String::new() }.exit();
-        assert_eq!(refused(StatusCode::NOT_FOUND), Exit::NotFound);
-        assert_eq!(refused(StatusCode::UNPROCESSABLE_ENTITY), Exit::Usage);
-        assert_eq!(refused(StatusCode::UNAUTHORIZED), Exit::Failed);
+        let refused = |status| {
+            CliError::AdminRefused { address: String::new(), status, detail: String::new() }
+                .exit_status()
+        };
+        assert_eq!(refused(StatusCode::NOT_FOUND), CliExit::NotFound);
+        assert_eq!(refused(StatusCode::UNPROCESSABLE_ENTITY), CliExit::Usage);
+        assert_eq!(refused(StatusCode::UNAUTHORIZED), CliExit::Failed);
     }
 }

@@ -1,4 +1,5 @@
-//! `omnidaemon metrics`: what the server has counted since it started, as lines to grep and tables to read.
+//! `omnidaemon metrics`: what the server has counted since it started, as lines to grep and tables
+//! to read.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, stdout};
@@ -8,13 +9,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::client::Client;
-use super::exit::{CliError, Exit};
-use super::global::{Format, Global};
-use super::output::{line, print, print_json, table, text};
-use super::scrape::Scrape;
+use super::client::AdminClient;
+use super::exit::{CliError, CliExit};
+use super::global::{GlobalArgs, OutputFormat};
+use super::output::{format_field, print_json, print_line, print_table, table_with_headings};
+use super::scrape::MetricsScrape;
 use crate::metrics::names;
-use crate::rollout::words::share;
+use crate::rollout::words::format_share;
 
 /// `omnidaemon metrics`
 #[derive(Args)]
@@ -33,42 +34,44 @@ pub(super) struct MetricsArgs {
     interval: Duration,
 }
 
-pub(super) async fn run(args: MetricsArgs, global: &Global) -> Result<Exit, CliError> {
-    let client = Client::new(global)?;
+pub(super) async fn run(args: MetricsArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
+    let client = AdminClient::new(global)?;
     loop {
-        let seen = look(&client, &args).await;
-        if args.watch && global.format == Format::Table && stdout().is_terminal() {
+        let seen = fetch_metrics(&client, &args).await;
+        if args.watch && global.format == OutputFormat::Table && stdout().is_terminal() {
             print!("\x1b[2J\x1b[H"); // a new page
         }
         match seen {
-            Ok(seen) => show(&seen, &args, global.format),
+            Ok(seen) => print_metrics(&seen, &args, global.format),
             Err(error @ CliError::Unreachable { .. }) if args.watch => eprintln!("{error}"),
             Err(error) => return Err(error),
         }
         if !args.watch {
-            return Ok(Exit::Ok);
+            return Ok(CliExit::Ok);
         }
         sleep(args.interval.max(Duration::from_millis(100))).await;
     }
 }
 
-async fn look(client: &Client, args: &MetricsArgs) -> Result<Value, CliError> {
-    let scrape = Scrape::parse(&client.text("metrics").await?);
-    let known = scrape.values(names::QUEUE_DEPTH, "topic");
+async fn fetch_metrics(client: &AdminClient, args: &MetricsArgs) -> Result<Value, CliError> {
+    let scrape = MetricsScrape::parse(&client.get_text("metrics").await?);
+    let known = scrape.label_values(names::QUEUE_DEPTH, "topic");
     let wanted: BTreeSet<String> = match &args.topic {
         Some(topic) if !known.contains(topic) => {
-            return Err(CliError::NotFound(format!("there is no topic {topic:?} in the configuration")));
+            return Err(CliError::NotFound(format!(
+                "there is no topic {topic:?} in the configuration"
+            )));
         }
         Some(topic) => [topic.clone()].into(),
         None => known,
     };
-    let topics: Vec<Value> = wanted.iter().map(|topic| counted(&scrape, &[topic])).collect();
+    let topics: Vec<Value> = wanted.iter().map(|topic| count_topics(&scrape, &[topic])).collect();
     let all: Vec<&String> = wanted.iter().collect();
-    let mut seen = counted(&scrape, &all);
+    let mut seen = count_topics(&scrape, &all);
     seen["topics"] = topics.into();
     if args.topic.is_none() {
-        let routes = scrape.values(names::ROLLOUT_WEIGHT, "route");
-        seen["routes"] = routes.iter().map(|route| of_route(&scrape, route)).collect();
+        let routes = scrape.label_values(names::ROLLOUT_WEIGHT, "route");
+        seen["routes"] = routes.iter().map(|route| count_route(&scrape, route)).collect();
     }
     if args.detailed {
         seen["workers"] = client.get("workers").await?;
@@ -77,19 +80,20 @@ async fn look(client: &Client, args: &MetricsArgs) -> Result<Value, CliError> {
 }
 
 /// What was counted of some topics together.
-fn counted(scrape: &Scrape, topics: &[&String]) -> Value {
-    let sum =
-        |name: &str| -> f64 { topics.iter().filter_map(|topic| scrape.sum(name, &[("topic", topic.as_str())])).sum() };
+fn count_topics(scrape: &MetricsScrape, topics: &[&String]) -> Value {
+    let sum = |name: &str| -> f64 {
+        topics.iter().filter_map(|topic| scrape.sum(name, &[("topic", topic.as_str())])).sum()
+    };
     let (processed, failed) = (sum(names::TASKS_PROCESSED), sum(names::TASKS_FAILED));
     let attempts = sum(&format!("{}_count", names::PROCESSING_DURATION));
     let took = sum(&format!("{}_sum", names::PROCESSING_DURATION));
     let mut counted = json!({
-        "received": whole(sum(names::TASKS_RECEIVED)),
-        "processed": whole(processed),
-        "failed": whole(failed),
-        "failure_rate": quotient(failed, processed + failed),
-        "queue_depth": whole(sum(names::QUEUE_DEPTH)),
-        "avg_duration_seconds": quotient(took, attempts),
+        "received": whole_number(sum(names::TASKS_RECEIVED)),
+        "processed": whole_number(processed),
+        "failed": whole_number(failed),
+        "failure_rate": divide_if_counted(failed, processed + failed),
+        "queue_depth": whole_number(sum(names::QUEUE_DEPTH)),
+        "avg_duration_seconds": divide_if_counted(took, attempts),
     });
     if let [topic] = topics {
         counted["topic"] = topic.as_str().into();
@@ -98,25 +102,29 @@ fn counted(scrape: &Scrape, topics: &[&String]) -> Value {
     counted
 }
 
-fn of_route(scrape: &Scrape, route: &str) -> Value {
+fn count_route(scrape: &MetricsScrape, route: &str) -> Value {
     let percent = |name| scrape.sum(name, &[("route", route)]);
     let paths = ["sync", "async"].map(|path| {
         let labels = [("route", route), ("path", path)];
         let with_code = |first: char| {
             scrape.sum_where(names::REQUESTS, |of| {
-                let is_it = labels.iter().all(|(label, value)| of.get(*label).is_some_and(|has| has == value));
+                let is_it = labels
+                    .iter()
+                    .all(|(label, value)| of.get(*label).is_some_and(|has| has == value));
                 is_it && of.get("code").is_some_and(|code| code.starts_with(first))
             })
         };
         let requests = scrape.sum(names::REQUESTS, &labels).unwrap_or_default();
-        let took = scrape.sum(&format!("{}_sum", names::REQUEST_DURATION), &labels).unwrap_or_default();
-        let timed = scrape.sum(&format!("{}_count", names::REQUEST_DURATION), &labels).unwrap_or_default();
+        let took =
+            scrape.sum(&format!("{}_sum", names::REQUEST_DURATION), &labels).unwrap_or_default();
+        let timed =
+            scrape.sum(&format!("{}_count", names::REQUEST_DURATION), &labels).unwrap_or_default();
         json!({
             "path": path,
-            "requests": whole(requests),
-            "error_rate": quotient(with_code('5').unwrap_or_default(), requests),
-            "client_error_rate": quotient(with_code('4').unwrap_or_default(), requests),
-            "avg_duration_seconds": quotient(took, timed),
+            "requests": whole_number(requests),
+            "error_rate": divide_if_counted(with_code('5').unwrap_or_default(), requests),
+            "client_error_rate": divide_if_counted(with_code('4').unwrap_or_default(), requests),
+            "avg_duration_seconds": divide_if_counted(took, timed),
         })
     });
     json!({
@@ -127,61 +135,83 @@ fn of_route(scrape: &Scrape, route: &str) -> Value {
     })
 }
 
-fn show(seen: &Value, args: &MetricsArgs, format: Format) {
-    if format == Format::Json {
+fn print_metrics(seen: &Value, args: &MetricsArgs, format: OutputFormat) {
+    if format == OutputFormat::Json {
         return print_json(seen);
     }
-    // One name and number a line: `$(( $(omnidaemon metrics | grep processed) / 24 ))` is arithmetic in a shell.
+    // One name and number a line: `$(( $(omnidaemon metrics | grep processed) / 24 ))` is
+    // arithmetic in a shell.
     for field in ["received", "processed", "failed"] {
-        line(format_args!("{field}={}", text(&seen[field])));
+        print_line(format_args!("{field}={}", format_field(&seen[field])));
     }
-    line(format_args!("failure_rate={}", rate(&seen["failure_rate"])));
-    line(format_args!("queue_depth={}", text(&seen["queue_depth"])));
-    line(format_args!("avg_duration={}", seconds(&seen["avg_duration_seconds"])));
-    let mut tables = vec![topics(seen)];
+    print_line(format_args!("failure_rate={}", format_rate(&seen["failure_rate"])));
+    print_line(format_args!("queue_depth={}", format_field(&seen["queue_depth"])));
+    print_line(format_args!("avg_duration={}", format_seconds(&seen["avg_duration_seconds"])));
+    let mut tables = vec![topics_table(seen)];
     if args.topic.is_none() {
-        tables.push(paths(seen, args.detailed));
+        tables.push(paths_table(seen, args.detailed));
     }
     if args.detailed {
-        tables.push(workers(seen));
+        tables.push(workers_table(seen));
     }
     for table in tables.iter().filter(|table| !table.is_empty()) {
-        line("");
-        print(table);
+        print_line("");
+        print_table(table);
     }
 }
 
-fn topics(seen: &Value) -> comfy_table::Table {
-    let headings =
-        ["topic", ">received", ">processed", ">failed", ">failure rate", ">queued", ">oldest", ">avg duration"];
-    let mut rows = table(&headings);
+fn topics_table(seen: &Value) -> comfy_table::Table {
+    let headings = [
+        "topic",
+        ">received",
+        ">processed",
+        ">failed",
+        ">failure rate",
+        ">queued",
+        ">oldest",
+        ">avg duration",
+    ];
+    let mut rows = table_with_headings(&headings);
     for topic in seen["topics"].as_array().into_iter().flatten() {
         let [name, received, processed, failed, queued] =
-            ["topic", "received", "processed", "failed", "queue_depth"].map(|field| text(&topic[field]));
-        let (oldest, took) = (seconds(&topic["oldest_seconds"]), seconds(&topic["avg_duration_seconds"]));
-        rows.add_row([name, received, processed, failed, rate(&topic["failure_rate"]), queued, oldest, took]);
+            ["topic", "received", "processed", "failed", "queue_depth"]
+                .map(|field| format_field(&topic[field]));
+        let (oldest, took) = (
+            format_seconds(&topic["oldest_seconds"]),
+            format_seconds(&topic["avg_duration_seconds"]),
+        );
+        rows.add_row([
+            name,
+            received,
+            processed,
+            failed,
+            format_rate(&topic["failure_rate"]),
+            queued,
+            oldest,
+            took,
+        ]);
     }
     rows
 }
 
-fn paths(seen: &Value, detailed: bool) -> comfy_table::Table {
+fn paths_table(seen: &Value, detailed: bool) -> comfy_table::Table {
     let mut headings = vec!["route", ">weight", "path", ">requests", ">5xx", ">4xx"];
     if detailed {
         headings.push(">avg duration");
     }
-    let mut rows = table(&headings);
+    let mut rows = table_with_headings(&headings);
     for route in seen["routes"].as_array().into_iter().flatten() {
         for path in route["paths"].as_array().into_iter().flatten() {
             let mut row = vec![
-                text(&route["route"]),
-                format!("{} %", text(&route["weight"])),
-                text(&path["path"]),
-                text(&path["requests"]),
-                rate(&path["error_rate"]),
-                rate(&path["client_error_rate"]),
+                format_field(&route["route"]),
+                format!("{} %", format_field(&route["weight"])),
+                format_field(&path["path"]),
+                format_field(&path["requests"]),
+                format_rate(&path["error_rate"]),
+                format_rate(&path["client_error_rate"]),
             ];
             if detailed {
-                row.push(seconds(&path["avg_duration_seconds"]));
+                row.push(format_seconds(&path["avg_duration_seconds"]));
             }
             rows.add_row(row);
         }
@@ -189,29 +219,31 @@ fn paths(seen: &Value, detailed: bool) -> comfy_table::Table {
     rows
 }
 
-fn workers(seen: &Value) -> comfy_table::Table {
-    let mut rows = table(&["process", ">active", ">busy"]);
+fn workers_table(seen: &Value) -> comfy_table::Table {
+    let mut rows = table_with_headings(&["process", ">active", ">busy"]);
     for worker in seen["workers"].as_array().into_iter().flatten() {
-        rows.add_row(["process", "active", "busy"].map(|field| text(&worker[field])));
+        rows.add_row(["process", "active", "busy"].map(|field| format_field(&worker[field])));
     }
     rows
 }
 
 /// A share, as people read it; nothing where nothing was counted.
-fn rate(value: &Value) -> String {
-    value.as_f64().map_or_else(|| "-".to_owned(), share)
+fn format_rate(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), format_share)
 }
 
-fn seconds(value: &Value) -> String {
-    value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{}s", text(&seconds.into())))
+fn format_seconds(value: &Value) -> String {
+    value
+        .as_f64()
+        .map_or_else(|| "-".to_owned(), |seconds| format!("{}s", format_field(&seconds.into())))
 }
 
-fn quotient(part: f64, of: f64) -> Option<f64> {
+fn divide_if_counted(part: f64, of: f64) -> Option<f64> {
     (of > 0.0).then(|| part / of)
 }
 
 /// A count as a whole number.
-fn whole(count: f64) -> Value {
+fn whole_number(count: f64) -> Value {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts stay far below 2^53
     let count = count.max(0.0) as u64;
     count.into()
@@ -221,7 +253,7 @@ fn whole(count: f64) -> Value {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "\
+    const EXPOSITION: &str = "\
 omnidaemon_queue_depth{topic=\"a\"} 3
 omnidaemon_queue_depth{topic=\"b\"} 0
 omnidaemon_tasks_received_total{topic=\"a\"} 1250
@@ -236,19 +268,28 @@ omnidaemon_requests_total{code=\"502\",path=\"sync\",route=\"invoke\"} 10
 
     #[test]
     fn topics_are_counted_alone_and_together() {
-        let scrape = Scrape::parse(TEXT);
+        let scrape = MetricsScrape::parse(EXPOSITION);
         let [a, b] = ["a".to_owned(), "b".to_owned()];
-        let all = counted(&scrape, &[&a, &b]);
+        let all = count_topics(&scrape, &[&a, &b]);
         assert_eq!((&all["processed"], &all["queue_depth"]), (&json!(1225), &json!(3)));
-        assert_eq!((rate(&all["failure_rate"]), seconds(&all["avg_duration_seconds"])), ("1.8 %".into(), "45s".into()));
-        let none = counted(&scrape, &[&b]);
-        assert_eq!((rate(&none["failure_rate"]), seconds(&none["avg_duration_seconds"])), ("-".into(), "-".into()));
+        assert_eq!(
+            (format_rate(&all["failure_rate"]), format_seconds(&all["avg_duration_seconds"])),
+            ("1.8 %".into(), "45s".into())
+        );
+        let none = count_topics(&scrape, &[&b]);
+        assert_eq!(
+            (format_rate(&none["failure_rate"]), format_seconds(&none["avg_duration_seconds"])),
+            ("-".into(), "-".into())
+        );
     }
 
     #[test]
     fn a_route_is_counted_by_path() {
-        let route = of_route(&Scrape::parse(TEXT), "invoke");
-        assert_eq!((&route["weight"], &route["paths"][0]["error_rate"]), (&json!(10.0), &json!(0.1)));
+        let route = count_route(&MetricsScrape::parse(EXPOSITION), "invoke");
+        assert_eq!(
+            (&route["weight"], &route["paths"][0]["error_rate"]),
+            (&json!(10.0), &json!(0.1))
+        );
         assert_eq!(route["paths"][1]["requests"], 0);
     }
 }

@@ -20,21 +20,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::exit::{CliError, EXIT_CODES, Exit, conclude};
-use self::global::Global;
+use self::exit::{CliError, CliExit, EXIT_CODES_HELP, report_outcome};
+use self::global::GlobalArgs;
 
 /// Moves a synchronous HTTP endpoint onto a durable task queue, a share of the traffic at a time.
 #[derive(Parser)]
-#[command(name = "omnidaemon", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "omnidaemon", version, about, after_help = EXIT_CODES_HELP, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalArgs,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     Serve(serve::ServeArgs),
     Worker(serve::WorkerArgs),
     Runner(serve::RunnerArgs),
@@ -61,26 +61,26 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start::logging(&cli.command);
-    start::process();
+    start::init_logging(&cli.command);
+    start::prepare_process();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => conclude(runtime.block_on(run(cli))),
-        Err(error) => conclude(Err(error.into())),
+        Ok(runtime) => report_outcome(runtime.block_on(run_command(cli))),
+        Err(error) => report_outcome(Err(error.into())),
     }
 }
 
-async fn run(cli: Cli) -> Result<Exit, CliError> {
+async fn run_command(cli: Cli) -> Result<CliExit, CliError> {
     let global = &cli.global;
     match cli.command {
-        Command::Serve(args) => serve::serve(args, global).await,
-        Command::Worker(args) => serve::worker(args, global).await,
-        Command::Runner(args) => serve::runner(args, global).await,
-        Command::Demo(args) => demo::run(args, global).await,
-        Command::Health(args) => health::run(args, global).await,
-        Command::Metrics(args) => metrics::run(args, global).await,
-        Command::Rollout(command) => rollout::run(command, global).await,
-        Command::Task(command) => task::run(command, global).await,
-        Command::Bus(command) => bus::run(command, global).await,
-        Command::Config(command) => config::run(command, global).await,
+        CliCommand::Serve(args) => serve::run_serve(args, global).await,
+        CliCommand::Worker(args) => serve::run_worker(args, global).await,
+        CliCommand::Runner(args) => serve::run_runner(args, global).await,
+        CliCommand::Demo(args) => demo::run(args, global).await,
+        CliCommand::Health(args) => health::run(args, global).await,
+        CliCommand::Metrics(args) => metrics::run(args, global).await,
+        CliCommand::Rollout(command) => rollout::run(command, global).await,
+        CliCommand::Task(command) => task::run(command, global).await,
+        CliCommand::Bus(command) => bus::run(command, global).await,
+        CliCommand::Config(command) => config::run(command, global).await,
     }
 }

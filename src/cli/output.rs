@@ -1,5 +1,5 @@
-//! What commands write to stdout: JSON for programs; for people lines, and plain aligned columns that `grep`
-//! and `awk` can read too.
+//! What commands write to stdout: JSON for programs; for people lines, and plain aligned columns
+//! that `grep` and `awk` can read too.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -7,20 +7,23 @@ use std::io::Write as _;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use serde_json::Value;
 
-use super::exit::Exit;
-use super::global::colour;
+use super::exit::CliExit;
+use super::global::stdout_allows_colour;
 
 /// Writes a line. A reader that has seen enough, such as `head`, ends the command quietly.
-pub(super) fn line(text: impl Display) {
+pub(super) fn print_line(text: impl Display) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(Exit::Ok.code());
+        std::process::exit(CliExit::Ok.code());
     }
 }
 
-/// A table with these headings; those that begin with `>` are of numbers, which are set to the right.
-pub(super) fn table(headings: &[&str]) -> Table {
-    let mut table = bare();
-    let heading = |text: &&str| Cell::new(text.trim_start_matches('>').to_uppercase()).add_attribute(Attribute::Dim);
+/// A table with these headings; those that begin with `>` are of numbers, which are set to the
+/// right.
+pub(super) fn table_with_headings(headings: &[&str]) -> Table {
+    let mut table = plain_table();
+    let heading = |text: &&str| {
+        Cell::new(text.trim_start_matches('>').to_uppercase()).add_attribute(Attribute::Dim)
+    };
     table.set_header(headings.iter().map(heading));
     for (column, text) in table.column_iter_mut().zip(headings) {
         if text.starts_with('>') {
@@ -31,42 +34,44 @@ pub(super) fn table(headings: &[&str]) -> Table {
 }
 
 /// A table of names and values, without headings.
-pub(super) fn pairs<N: AsRef<str>>(rows: impl IntoIterator<Item = (N, String)>) -> Table {
-    let mut table = bare();
+pub(super) fn name_value_table<N: AsRef<str>>(
+    rows: impl IntoIterator<Item = (N, String)>,
+) -> Table {
+    let mut table = plain_table();
     for (name, value) in rows {
         table.add_row([Cell::new(name.as_ref()).add_attribute(Attribute::Bold), Cell::new(value)]);
     }
     table
 }
 
-fn bare() -> Table {
+fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if !colour() {
+    if !stdout_allows_colour() {
         table.force_no_tty();
     }
     table
 }
 
 /// A cell that is green when all is well and red when it is not.
-pub(super) fn verdict(text: &str, well: bool) -> Cell {
+pub(super) fn verdict_cell(text: &str, well: bool) -> Cell {
     Cell::new(text).fg(if well { Color::Green } else { Color::Red })
 }
 
 /// Writes a table to stdout.
-pub(super) fn print(table: &Table) {
+pub(super) fn print_table(table: &Table) {
     for row in table.lines() {
-        line(row.trim_end());
+        print_line(row.trim_end());
     }
 }
 
 /// Writes a document to stdout.
 pub(super) fn print_json(document: &Value) {
-    line(format_args!("{document:#}"));
+    print_line(format_args!("{document:#}"));
 }
 
 /// A field as people read it: strings bare, nothing as `-`, fractions to the hundredth.
-pub(super) fn text(value: &Value) -> String {
+pub(super) fn format_field(value: &Value) -> String {
     match value {
         Value::Number(number) if number.is_f64() => {
             ((number.as_f64().unwrap_or_default() * 100.0).round() / 100.0).to_string()
@@ -85,13 +90,15 @@ mod tests {
 
     #[test]
     fn fields_are_written_as_people_read_them() {
-        let shown = [json!(null), json!("a b"), json!(10.0), json!(0.123_456), json!(7), json!(true)].map(|v| text(&v));
+        let shown =
+            [json!(null), json!("a b"), json!(10.0), json!(0.123_456), json!(7), json!(true)]
+                .map(|v| format_field(&v));
         assert_eq!(shown, ["-", "a b", "10", "0.12", "7", "true"]);
     }
 
     #[test]
     fn tables_are_plain_aligned_columns_where_nobody_looks() {
-        let mut table = table(&["topic", ">queued"]);
+        let mut table = table_with_headings(&["topic", ">queued"]);
         table.add_row(["genesis.qa", "12"]).add_row(["t", "3"]);
         let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
         assert_eq!(lines, [" TOPIC       QUEUED", " genesis.qa      12", " t                3"]);

@@ -4,48 +4,60 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The samples of one exposition.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scrape(Vec<Sample>);
+pub(super) struct MetricsScrape(Vec<ScrapeSample>);
 
 /// A series' labels.
-pub(super) type Labels = BTreeMap<String, String>;
+pub(super) type SampleLabels = BTreeMap<String, String>;
 
 /// One series and its value.
 #[derive(Clone, Debug)]
-struct Sample {
+struct ScrapeSample {
     name: String,
-    labels: Labels,
+    labels: SampleLabels,
     value: f64,
 }
 
 // === impl Scrape ===
 
-impl Scrape {
+impl MetricsScrape {
     /// Reads a text; lines that are no samples are passed over.
     pub(super) fn parse(text: &str) -> Self {
-        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(Sample::parse).collect())
+        Self(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .filter_map(ScrapeSample::parse)
+                .collect(),
+        )
     }
 
     /// The sum of the series of `name` that have all of `labels`; none without any.
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        self.sum_where(name, |of| labels.iter().all(|(label, value)| of.get(*label).is_some_and(|has| has == value)))
+        self.sum_where(name, |of| {
+            labels.iter().all(|(label, value)| of.get(*label).is_some_and(|has| has == value))
+        })
     }
 
     /// The sum of the series of `name` whose labels please `filter`; none without any.
-    pub(super) fn sum_where(&self, name: &str, filter: impl Fn(&Labels) -> bool) -> Option<f64> {
+    pub(super) fn sum_where(
+        &self,
+        name: &str,
+        filter: impl Fn(&SampleLabels) -> bool,
+    ) -> Option<f64> {
         let pleasing = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
         pleasing.map(|sample| sample.value).reduce(|sum, value| sum + value)
     }
 
     /// The values that `label` has among the series of `name`.
-    pub(super) fn values(&self, name: &str, label: &str) -> BTreeSet<String> {
+    pub(super) fn label_values(&self, name: &str, label: &str) -> BTreeSet<String> {
         let series = self.0.iter().filter(|sample| sample.name == name);
         series.filter_map(|sample| sample.labels.get(label).cloned()).collect()
     }
 
-    /// The cumulative buckets of the histogram `name` with these labels: upper bound and count, rising.
-    pub(super) fn buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
+    /// The cumulative buckets of the histogram `name` with these labels: upper bound and count,
+    /// rising.
+    pub(super) fn histogram_buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
         let name = format!("{name}_bucket");
-        let bounds = self.values(&name, "le");
+        let bounds = self.label_values(&name, "le");
         let bucket = |bound: &String| {
             let labels = [labels, &[("le", bound.as_str())]].concat();
             Some((bound.parse().ok()?, self.sum(&name, &labels)?))
@@ -58,13 +70,13 @@ impl Scrape {
 
 // === impl Sample ===
 
-impl Sample {
+impl ScrapeSample {
     /// `name{label="value",…} value [timestamp]`
     fn parse(line: &str) -> Option<Self> {
         let (name, rest) = line.split_at(line.find(['{', ' '])?);
         let (labels, rest) = match rest.strip_prefix('{') {
-            Some(rest) => labels(rest)?,
-            None => (Labels::new(), rest),
+            Some(rest) => parse_labels(rest)?,
+            None => (SampleLabels::new(), rest),
         };
         let value = rest.split_whitespace().next()?.parse().ok()?;
         Some(Self { name: name.to_owned(), labels, value })
@@ -72,22 +84,22 @@ impl Sample {
 }
 
 /// The labels up to the closing brace, and what follows it.
-fn labels(mut text: &str) -> Option<(Labels, &str)> {
-    let mut labels = Labels::new();
+fn parse_labels(mut text: &str) -> Option<(SampleLabels, &str)> {
+    let mut labels = SampleLabels::new();
     loop {
         text = text.trim_start_matches([',', ' ']);
         if let Some(rest) = text.strip_prefix('}') {
             return Some((labels, rest));
         }
         let (name, rest) = text.split_once("=\"")?;
-        let (value, rest) = quoted(rest)?;
+        let (value, rest) = parse_quoted(rest)?;
         labels.insert(name.to_owned(), value);
         text = rest;
     }
 }
 
 /// The text up to the closing quote, unescaped, and what follows it.
-fn quoted(text: &str) -> Option<(String, &str)> {
+fn parse_quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
     loop {
@@ -109,20 +121,23 @@ mod tests {
     #[test]
     fn series_are_read_and_summed_by_label() {
         let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\\n\"} 2 1700000000\na{x=\"1\",y=\"\"} 3e1\na{x=\"2\"} 9\nb 7\nnot one\n";
-        let scrape = Scrape::parse(text);
+        let scrape = MetricsScrape::parse(text);
         assert_eq!(scrape.sum("a", &[("x", "1")]), Some(32.0));
         assert_eq!((scrape.sum("a", &[]), scrape.sum("b", &[])), (Some(41.0), Some(7.0)));
         assert_eq!(scrape.sum("a", &[("y", "q\"}, z\n")]), Some(2.0));
         assert_eq!((scrape.sum("nothing", &[]), scrape.sum("a", &[("x", "3")])), (None, None));
         assert_eq!(scrape.sum_where("a", |labels| labels["x"].as_str() > "1"), Some(9.0));
-        assert_eq!(scrape.values("a", "x").into_iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(scrape.label_values("a", "x").into_iter().collect::<Vec<_>>(), ["1", "2"]);
     }
 
     #[test]
     fn buckets_rise_by_their_bounds() {
-        let scrape = Scrape::parse(
+        let scrape = MetricsScrape::parse(
             "h_bucket{r=\"i\",le=\"10\"} 3\nh_bucket{r=\"i\",le=\"2.5\"} 1\nh_bucket{r=\"i\",le=\"+Inf\"} 4\nh_bucket{r=\"o\",le=\"2.5\"} 9\n",
         );
-        assert_eq!(scrape.buckets("h", &[("r", "i")]), [(2.5, 1.0), (10.0, 3.0), (f64::INFINITY, 4.0)]);
+        assert_eq!(
+            scrape.histogram_buckets("h", &[("r", "i")]),
+            [(2.5, 1.0), (10.0, 3.0), (f64::INFINITY, 4.0)]
+        );
     }
 }

@@ -9,17 +9,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{CliError, Exit};
-use super::global::Global;
+use super::exit::{CliError, CliExit};
+use super::global::GlobalArgs;
 use crate::app::App;
-use crate::config::{self, Env, Loaded};
-use crate::worker::{Supervisor, end_with_parent};
+use crate::config::{self, EnvVars, LoadedConfig};
+use crate::worker::{Supervisor, terminate_with_parent};
 
 /// How much longer than its own drain a worker process may take before it is killed.
-const KILL_AFTER: Duration = Duration::from_secs(5);
+const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// How long after a Ctrl-C another one is meant as a second one.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+const SECOND_INTERRUPT_AFTER: Duration = Duration::from_secs(1);
 
 /// Run the proxy, with its workers.
 #[derive(Args)]
@@ -57,70 +57,76 @@ pub(super) struct RunnerArgs {
     admin_listen: Option<SocketAddr>,
 }
 
-pub(super) async fn serve(args: ServeArgs, global: &Global) -> Result<Exit, CliError> {
-    let env = environment();
+pub(super) async fn run_serve(args: ServeArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
+    let env = read_environment();
     let app = match &args.upstream {
-        Some(url) => {
-            App::new(warned(config::from_upstream(url, args.path.as_deref(), args.percent.as_deref(), &env)?, url))
-        }
-        None => App::new(load(global, &env)?).watching(global.config.clone(), env),
+        Some(url) => App::new(log_warnings(
+            config::load_for_upstream(url, args.path.as_deref(), args.percent.as_deref(), &env)?,
+            url,
+        )),
+        None => App::new(load_config(global, &env)?).with_config_file(global.config.clone(), env),
     };
-    let hang_up = app.hang_up();
+    let hang_up = app.reload_sender();
     let bound = app.bind().await?;
-    let shutdown = on_signals(Some(hang_up))?;
+    let shutdown = shutdown_on_signals(Some(hang_up))?;
     bound.run(shutdown).await?;
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
-pub(super) async fn worker(args: WorkerArgs, global: &Global) -> Result<Exit, CliError> {
-    let env = environment();
-    let loaded = load(global, &env)?;
+pub(super) async fn run_worker(args: WorkerArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
+    let env = read_environment();
+    let loaded = load_config(global, &env)?;
     let supervisor = Supervisor {
-        count: args.count,
+        fixed_count: args.count,
         program: std::env::current_exe()?,
         args: vec!["--config".into(), global.config.display().to_string()],
-        drain: loaded.config.workers.drain + KILL_AFTER,
+        drain: loaded.config.workers.drain_timeout + KILL_GRACE,
     };
-    let app = App::new(loaded).watching(global.config.clone(), env);
-    let shutdown = on_signals(Some(app.hang_up()))?;
+    let app = App::new(loaded).with_config_file(global.config.clone(), env);
+    let shutdown = shutdown_on_signals(Some(app.reload_sender()))?;
     app.run_supervisor(supervisor, args.admin_listen, shutdown).await?;
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
-pub(super) async fn runner(args: RunnerArgs, global: &Global) -> Result<Exit, CliError> {
-    end_with_parent()?;
-    let env = environment();
-    let app = App::new(load(global, &env)?).watching(global.config.clone(), env);
-    let shutdown = on_signals(Some(app.hang_up()))?;
+pub(super) async fn run_runner(args: RunnerArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
+    terminate_with_parent()?;
+    let env = read_environment();
+    let app = App::new(load_config(global, &env)?).with_config_file(global.config.clone(), env);
+    let shutdown = shutdown_on_signals(Some(app.reload_sender()))?;
     tracing::info!(name = args.name, "runner starts");
     app.run_worker(args.admin_listen, shutdown).await?;
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
 /// The environment as a map.
-pub(super) fn environment() -> Env {
+pub(super) fn read_environment() -> EnvVars {
     std::env::vars().collect()
 }
 
-fn load(global: &Global, env: &Env) -> Result<Loaded, CliError> {
+fn load_config(global: &GlobalArgs, env: &EnvVars) -> Result<LoadedConfig, CliError> {
     let path: &PathBuf = &global.config;
-    Ok(warned(config::load(path, env)?, &path.display().to_string()))
+    Ok(log_warnings(config::load_file(path, env)?, &path.display().to_string()))
 }
 
-fn warned(loaded: Loaded, file: &str) -> Loaded {
+fn log_warnings(loaded: LoadedConfig, file: &str) -> LoadedConfig {
     for warning in &loaded.warnings {
-        tracing::warn!("{}", warning.in_file(file));
+        tracing::warn!("{}", warning.render_line(file));
     }
     loaded
 }
 
-/// A token that SIGTERM and SIGINT cancel. A further SIGTERM changes nothing: one shutdown sends a worker process
-/// several (the service manager, the supervisor, the kernel when the supervisor has ended). A person who repeats
-/// Ctrl-C after [`IMPATIENCE`] ends the process at once. SIGHUP goes to `hang_up`; without one it is a SIGTERM, as
-/// a terminal that closes means it.
-pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<CancellationToken, CliError> {
-    let (mut term, mut int, mut hup) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+/// A token that SIGTERM and SIGINT cancel. A further SIGTERM changes nothing: one shutdown sends a
+/// worker process several (the service manager, the supervisor, the kernel when the supervisor has
+/// ended). A person who repeats Ctrl-C after [`SECOND_INTERRUPT_AFTER`] ends the process at once.
+/// SIGHUP goes to `hang_up`; without one it is a SIGTERM, as a terminal that closes means it.
+pub(super) fn shutdown_on_signals(
+    hang_up: Option<mpsc::Sender<()>>,
+) -> Result<CancellationToken, CliError> {
+    let (mut term, mut int, mut hup) = (
+        listen_for_signal(SignalKind::terminate())?,
+        listen_for_signal(SignalKind::interrupt())?,
+        listen_for_signal(SignalKind::hangup())?,
+    );
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
@@ -129,9 +135,9 @@ pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<Cancellati
             tokio::select! {
                 _ = term.recv() => {}
                 _ = int.recv() => {
-                    if interrupted.get_or_insert_with(Instant::now).elapsed() >= IMPATIENCE {
+                    if interrupted.get_or_insert_with(Instant::now).elapsed() >= SECOND_INTERRUPT_AFTER {
                         tracing::warn!("a second Ctrl-C: ending at once");
-                        std::process::exit(Exit::Interrupted.code());
+                        std::process::exit(CliExit::Interrupted.code());
                     }
                 }
                 _ = hup.recv() => {
@@ -147,6 +153,6 @@ pub(super) fn on_signals(hang_up: Option<mpsc::Sender<()>>) -> Result<Cancellati
     Ok(shutdown)
 }
 
-fn listen(kind: SignalKind) -> Result<Signal, CliError> {
+fn listen_for_signal(kind: SignalKind) -> Result<Signal, CliError> {
     Ok(signal(kind)?)
 }

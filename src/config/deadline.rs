@@ -5,30 +5,30 @@ use std::time::Duration;
 use super::TopicConfig;
 
 /// The longest pause before another attempt.
-pub const LONGEST_BACKOFF: Duration = Duration::from_hours(1);
+pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
 
-/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each, at most
-/// [`LONGEST_BACKOFF`].
+/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each, at
+/// most [`MAX_BACKOFF`].
 #[must_use]
-pub fn backoff(attempt: u32, retry_delay: Duration) -> Duration {
+pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
     let factor = 2u32.saturating_pow(attempt.saturating_sub(1));
-    retry_delay.saturating_mul(factor).min(LONGEST_BACKOFF)
+    retry_delay.saturating_mul(factor).min(MAX_BACKOFF)
 }
 
-/// From a canaried request to the latest end of its task: the `timeout` of each attempt and the pauses between them.
-/// It is tried once, unless its route sets `retry_canaried`.
+/// From a canaried request to the latest end of its task: the `timeout` of each attempt and the
+/// pauses between them. It is tried once, unless its route sets `retry_canaried`.
 #[must_use]
-pub fn deadline(topic: &TopicConfig, retry_canaried: bool) -> Duration {
+pub fn max_task_duration(topic: &TopicConfig, retry_canaried: bool) -> Duration {
     let retries = if retry_canaried { topic.retries } else { 0 };
     (1..=retries).fold(topic.timeout, |sum, attempt| {
-        sum.saturating_add(backoff(attempt, topic.retry_delay)).saturating_add(topic.timeout)
+        sum.saturating_add(retry_backoff(attempt, topic.retry_delay)).saturating_add(topic.timeout)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ContentForm, GroupStart, HandlerConfig};
+    use crate::config::{ContentForm, GroupStartPosition, HandlerConfig};
 
     #[test]
     fn a_deadline_is_all_attempts_and_the_pauses_between_them() {
@@ -38,14 +38,14 @@ mod tests {
             retries,
             retry_delay: Duration::from_secs(retry_delay),
             agent: String::new(),
-            content: ContentForm::String,
+            content_form: ContentForm::String,
             max_backlog: 1,
             reclaim_idle: Duration::ZERO,
-            start: GroupStart::New,
+            group_start: GroupStartPosition::NewEntries,
         };
-        assert_eq!(deadline(&topic(60, 3, 5), false).as_secs(), 60);
-        assert_eq!(deadline(&topic(60, 3, 5), true).as_secs(), 4 * 60 + 5 + 10 + 20);
-        assert_eq!(deadline(&topic(60, 2, 7200), true).as_secs(), 3 * 60 + 2 * 3600);
-        assert_eq!(backoff(u32::MAX, Duration::from_millis(1)), LONGEST_BACKOFF);
+        assert_eq!(max_task_duration(&topic(60, 3, 5), false).as_secs(), 60);
+        assert_eq!(max_task_duration(&topic(60, 3, 5), true).as_secs(), 4 * 60 + 5 + 10 + 20);
+        assert_eq!(max_task_duration(&topic(60, 2, 7200), true).as_secs(), 3 * 60 + 2 * 3600);
+        assert_eq!(retry_backoff(u32::MAX, Duration::from_millis(1)), MAX_BACKOFF);
     }
 }

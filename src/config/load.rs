@@ -1,7 +1,7 @@
 //! A file, or the arguments that stand for one, and the environment → a checked configuration.
 //!
-//! The stages run in turn over one report, so that one reading finds everything. Nothing here changes
-//! anything: whoever reloads keeps the old configuration when this one is refused.
+//! The stages run in turn over one report, so that one reading finds everything. Nothing here
+//! changes anything: whoever reloads keeps the old configuration when this one is refused.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,85 +10,94 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::expand::{Env, expand, files_kept};
-use super::meaning::mean;
-use super::problem::{Problem, Problems, Report};
+use super::expand::{EnvVars, expand_references, expand_variables_only};
+use super::meaning::parse_config;
+use super::problem::{ConfigDiagnostics, ConfigProblem, ConfigProblems};
 use super::{Config, overrides, yaml};
 
 /// The file that comes with the repository, whose programs it names.
-const SHIPPED: &str = include_str!("../../config/omnidaemon.yaml");
+const SHIPPED_CONFIG: &str = include_str!("../../config/omnidaemon.yaml");
 
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// What the operator means.
     pub config: Config,
     /// What deserves a second look, such as a variable that shadows an edited key.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
     /// Names the text it was read from: 16 hexadecimal digits of its SHA-256.
-    pub digest: String,
+    pub content_digest: String,
 }
 
 /// Loads a file.
 ///
 /// # Errors
 /// Everything that is wrong with the file, or why it cannot be read.
-pub fn load(path: &Path, env: &Env) -> Result<Loaded, Problems> {
+pub fn load_file(path: &Path, env: &EnvVars) -> Result<LoadedConfig, ConfigProblems> {
     let file = path.display().to_string();
-    let bytes = read(path).map_err(|error| {
+    let bytes = read_bounded(path).map_err(|error| {
         let problem = match error.kind() {
-            io::ErrorKind::NotFound => Problem::new(
+            io::ErrorKind::NotFound => ConfigProblem::new(
                 "no such file",
                 "write one with `omnidaemon config init`, or do without: `omnidaemon serve --upstream URL`",
             ),
-            _ => Problem::new(format!("cannot be read: {error}"), "check the path and its permissions"),
+            _ => ConfigProblem::new(format!("cannot be read: {error}"), "check the path and its permissions"),
         };
-        Problems { file: file.clone(), list: vec![problem] }
+        ConfigProblems { file: file.clone(), problems: vec![problem] }
     })?;
-    let (loaded, mut report) = interpret(&bytes, env);
-    report.sort();
-    loaded.ok_or(Problems { file, list: report.problems })
+    let (loaded, mut report) = run_stages(&bytes, env);
+    report.sort_by_position();
+    loaded.ok_or(ConfigProblems { file, problems: report.problems })
 }
 
-/// Loads what `serve --upstream URL [--path PATH] [--percent N]` says, without a file.
+/// Loads what `serve --upstream URL [--path PATH_HEADER] [--percent N]` says, without a file.
 ///
 /// # Errors
-/// As [`load`].
-pub fn from_upstream(url: &str, path: Option<&str>, percent: Option<&str>, env: &Env) -> Result<Loaded, Problems> {
+/// As [`load_file`].
+pub fn load_for_upstream(
+    url: &str,
+    path: Option<&str>,
+    percent: Option<&str>,
+    env: &EnvVars,
+) -> Result<LoadedConfig, ConfigProblems> {
     let text = format!(
         "upstream: {{url: {url}}}\n\
          routes: {{invoke: {{path: {path}, topic: invoke, rollout: {{percent: {percent}, mode: manual}}}}}}\n\
          topics: {{invoke: {{handler: upstream}}}}\n",
-        url = quoted(url),
-        path = quoted(path.unwrap_or("/invoke")),
-        percent = quoted(percent.unwrap_or("0")),
+        url = quote_yaml_scalar(url),
+        path = quote_yaml_scalar(path.unwrap_or("/invoke")),
+        percent = quote_yaml_scalar(percent.unwrap_or("0")),
     );
-    let (loaded, mut report) = interpret(text.as_bytes(), env);
-    report.sort();
+    let (loaded, mut report) = run_stages(text.as_bytes(), env);
+    report.sort_by_position();
     // Nobody wrote these lines.
-    let without_line = |problem| Problem { line: None, column: None, ..problem };
-    let loaded =
-        loaded.map(|loaded| Loaded { warnings: loaded.warnings.into_iter().map(without_line).collect(), ..loaded });
+    let without_line = |problem| ConfigProblem { line: None, column: None, ..problem };
+    let loaded = loaded.map(|loaded| LoadedConfig {
+        warnings: loaded.warnings.into_iter().map(without_line).collect(),
+        ..loaded
+    });
     let list = report.problems.into_iter().map(without_line).collect();
-    loaded.ok_or(Problems { file: "arguments".into(), list })
+    loaded.ok_or(ConfigProblems { file: "arguments".into(), problems: list })
 }
 
 /// A YAML scalar that is `text` and nothing else, with nothing to expand.
-fn quoted(text: &str) -> String {
+fn quote_yaml_scalar(text: &str) -> String {
     let text = text.replace('$', "$$");
     serde_json::Value::String(text).to_string()
 }
 
 /// What `config init` writes: the shipped file, with what only works in the repository as comments.
 #[must_use]
-pub fn template() -> String {
+pub fn render_init_file() -> String {
     let mut example = false;
-    let mut out = String::with_capacity(SHIPPED.len());
-    for line in SHIPPED.lines() {
+    let mut out = String::with_capacity(SHIPPED_CONFIG.len());
+    for line in SHIPPED_CONFIG.lines() {
         match line.trim_start() {
             mark if mark.starts_with("# <examples>") => {
                 example = true;
-                out.push_str("  # Programs take a task on stdin and write its result to stdout, such as:\n");
+                out.push_str(
+                    "  # Programs take a task on stdin and write its result to stdout, such as:\n",
+                );
             }
             "# </examples>" => example = false,
             _ if example => {
@@ -103,48 +112,55 @@ pub fn template() -> String {
 }
 
 /// Runs the stages; none when there are problems.
-fn interpret(bytes: &[u8], env: &Env) -> (Option<Loaded>, Report) {
-    let mut report = Report::default();
-    let Some(mut root) = yaml::parse(bytes, &mut report.problems) else { return (None, report) };
-    let source = store_url(&root).and_then(|text| files_kept(text, env));
-    expand(&mut root, env, &mut report.problems);
-    let expanded = store_url(&root).map(str::to_owned);
-    overrides::apply(&mut root, env, &mut report);
-    let mut config = mean(&root, &mut report);
-    if let Some(source) = source.filter(|_| store_url(&root) == expanded.as_deref()) {
-        config.store.url.read_from(source);
+fn run_stages(bytes: &[u8], env: &EnvVars) -> (Option<LoadedConfig>, ConfigDiagnostics) {
+    let mut report = ConfigDiagnostics::default();
+    let Some(mut root) = yaml::parse_document(bytes, &mut report.problems) else {
+        return (None, report);
+    };
+    let source = find_store_url(&root).and_then(|text| expand_variables_only(text, env));
+    expand_references(&mut root, env, &mut report.problems);
+    let expanded = find_store_url(&root).map(str::to_owned);
+    overrides::apply_overrides(&mut root, env, &mut report);
+    let mut config = parse_config(&root, &mut report);
+    if let Some(source) = source.filter(|_| find_store_url(&root) == expanded.as_deref()) {
+        config.store.url.set_file_template(source);
     }
-    report.sort();
-    let loaded = Loaded { config, warnings: report.warnings.clone(), digest: digest(bytes) };
+    report.sort_by_position();
+    let loaded = LoadedConfig {
+        config,
+        warnings: report.warnings.clone(),
+        content_digest: content_digest(bytes),
+    };
     (report.problems.is_empty().then_some(loaded), report)
 }
 
 /// The text at `store.url`.
-fn store_url(root: &yaml::Node) -> Option<&str> {
-    match &root.find(&["store", "url"])?.value {
-        yaml::Value::Text(text) => Some(text),
+fn find_store_url(root: &yaml::YamlNode) -> Option<&str> {
+    match &root.find_path(&["store", "url"])?.value {
+        yaml::YamlValue::Text(text) => Some(text),
         _ => None,
     }
 }
 
 /// The file's bytes; of one that is too large, enough to show that.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(yaml::MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// The first 16 hex digits of the SHA-256 of a file's bytes.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(super) fn content_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
 }
 
-/// The fields that differ and that a running process cannot change; a reload with one of them is refused.
+/// The fields that differ and that a running process cannot change; a reload with one of them is
+/// refused.
 #[must_use]
-pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+pub fn find_restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     let fields = [
         ("proxy.listen", old.proxy.listen != new.proxy.listen),
         ("proxy.threads", old.proxy.threads != new.proxy.threads),
@@ -163,27 +179,33 @@ mod tests {
 
     use super::*;
     use crate::cohort::Weight;
-    use crate::config::{Baseline, HandlerConfig, Pin, Rollout, RolloutMode, StoreUrl};
+    use crate::config::{
+        BaselineMode, HandlerConfig, PinConfig, RolloutConfig, RolloutMode, StoreUrl,
+    };
     use proptest::prelude::*;
 
-    fn env(variables: &[(&str, &str)]) -> Env {
+    fn env_from(variables: &[(&str, &str)]) -> EnvVars {
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn shipped(variables: &[(&str, &str)]) -> Loaded {
-        load(Path::new("config/omnidaemon.yaml"), &env(variables)).expect("the shipped file is right")
+    fn load_shipped(variables: &[(&str, &str)]) -> LoadedConfig {
+        load_file(Path::new("config/omnidaemon.yaml"), &env_from(variables))
+            .expect("the shipped file is right")
     }
 
     #[test]
     fn the_shipped_file_loads_without_and_with_the_variables_of_the_playbook() {
-        let plain = shipped(&[]);
+        let plain = load_shipped(&[]);
         assert_eq!(plain.warnings, []);
         assert_eq!((plain.config.workers.count, plain.config.results.ttl.as_secs()), (5, 86_400));
         assert!(matches!(plain.config.store.url, StoreUrl::Sqlite(_)));
         let topics: Vec<_> = plain.config.topics.keys().map(ToString::to_string).collect();
-        assert_eq!(topics, ["genesis.build", "genesis.deploy", "genesis.meta.orchestrate", "genesis.qa"]);
+        assert_eq!(
+            topics,
+            ["genesis.build", "genesis.deploy", "genesis.meta.orchestrate", "genesis.qa"]
+        );
 
-        let set = shipped(&[
+        let set = load_shipped(&[
             ("REDIS_URL", "redis://user:canary@redis:6379/0"),
             ("WORKER_COUNT", "10"),
             ("OMNIDAEMON_RESULT_TTL", "3600"),
@@ -193,43 +215,71 @@ mod tests {
             ("LOG_LEVEL", "debug"),
         ]);
         assert_eq!((set.config.workers.count, set.config.results.ttl.as_secs()), (10, 3600));
-        assert!(matches!(set.config.store.url, StoreUrl::Redis(_)) && set.config.admin.token.is_some());
-        assert!(set.config.topics.values().all(|topic| topic.retries == 7 && topic.retry_delay.as_secs() == 2));
+        assert!(
+            matches!(set.config.store.url, StoreUrl::Redis(_)) && set.config.admin.token.is_some()
+        );
+        assert!(
+            set.config
+                .topics
+                .values()
+                .all(|topic| topic.retries == 7 && topic.retry_delay.as_secs() == 2)
+        );
         let shadowed: Vec<_> = set.warnings.iter().map(|warning| warning.field.as_str()).collect();
         let orchestrate = "topics.genesis.meta.orchestrate";
-        let expected = [format!("{orchestrate}.retries"), format!("{orchestrate}.retry_delay"), "workers.count".into()];
+        let expected = [
+            format!("{orchestrate}.retries"),
+            format!("{orchestrate}.retry_delay"),
+            "workers.count".into(),
+        ];
         assert_eq!(shadowed, [&expected[0], &expected[1], &expected[2], "results.ttl"]);
         assert!(!format!("{set:?}").contains("canary"));
-        assert_eq!(plain.digest, set.digest);
+        assert_eq!(plain.content_digest, set.content_digest);
     }
 
     #[test]
     fn the_rollout_in_comments_of_the_shipped_file_is_right_and_says_the_defaults() {
-        let rollout = |loaded: Loaded| loaded.config.routes.into_iter().next().expect("a route").rollout;
-        let plain = rollout(shipped(&[]));
+        let rollout = |loaded: LoadedConfig| {
+            loaded.config.routes.into_iter().next().expect("a route").rollout
+        };
+        let plain = rollout(load_shipped(&[]));
         assert_eq!((plain.mode, plain.percent.basis_points()), (RolloutMode::Gated, 1_000));
         // Commented keys begin in lower case, and prose does not.
         let uncomment = |line: &str| match line.strip_prefix("      # ") {
-            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '-') => format!("      {key}\n"),
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '-') => {
+                format!("      {key}\n")
+            }
             _ => format!("{line}\n"),
         };
-        let (loaded, report) = interpret(SHIPPED.lines().map(uncomment).collect::<String>().as_bytes(), &Env::new());
+        let (loaded, report) = run_stages(
+            SHIPPED_CONFIG.lines().map(uncomment).collect::<String>().as_bytes(),
+            &EnvVars::new(),
+        );
         assert_eq!((&report.problems, &report.warnings), (&vec![], &vec![]));
         let said = rollout(loaded.expect("no problems"));
-        assert_eq!((said.sticky.len(), said.pin.asynchronous.len()), (1, 1));
-        assert_eq!((said.windows.len(), said.notify.len()), (1, 1));
-        let (sticky, pin, windows, notify) = (vec![], Pin::default(), vec![], vec![]);
-        assert_eq!(Rollout { sticky, pin, windows, notify, ..said }, plain);
+        assert_eq!((said.sticky_keys.len(), said.pin.async_key_values.len()), (1, 1));
+        assert_eq!((said.promotion_windows.len(), said.notifications.len()), (1, 1));
+        let (sticky, pin, windows, notify) = (vec![], PinConfig::default(), vec![], vec![]);
+        assert_eq!(
+            RolloutConfig {
+                sticky_keys: sticky,
+                pin,
+                promotion_windows: windows,
+                notifications: notify,
+                ..said
+            },
+            plain
+        );
     }
 
     #[test]
     fn the_playbooks_rollout_takes_four_days() {
-        let loaded = load(Path::new("config/rollout-playbook.yaml"), &Env::new()).expect("the file is right");
+        let loaded = load_file(Path::new("config/rollout-playbook.yaml"), &EnvVars::new())
+            .expect("the file is right");
         assert_eq!(loaded.warnings, []);
         let rollout = &loaded.config.routes[0].rollout;
         let mut days = vec![];
         let mut weight = Weight::ZERO;
-        while let Some(next) = rollout.next_after(weight) {
+        while let Some(next) = rollout.next_weight_after(weight) {
             days.push((
                 next.percent().to_string(),
                 rollout.soak_at(next).as_secs() / 86_400,
@@ -238,29 +288,35 @@ mod tests {
             weight = next;
         }
         let day = |weight: &str, baseline| (weight.to_owned(), 1, baseline);
-        let live = ["10", "25", "50"].map(|weight| day(weight, Baseline::Live));
-        assert_eq!(days, [&live[..], &[day("100", Baseline::Frozen)]].concat());
-        assert_eq!(loaded.config.topics, shipped(&[]).config.topics);
+        let live = ["10", "25", "50"].map(|weight| day(weight, BaselineMode::Live));
+        assert_eq!(days, [&live[..], &[day("100", BaselineMode::Frozen)]].concat());
+        assert_eq!(loaded.config.topics, load_shipped(&[]).config.topics);
     }
 
     #[test]
     fn the_shipped_programs_run() {
-        let payload = r#"{"payload": {"repo_url": "https://github.com/user/business", "tests": ["unit"]}}"#;
-        let handlers = shipped(&[]).config.topics.into_values().map(|topic| topic.handler);
+        let payload =
+            r#"{"payload": {"repo_url": "https://github.com/user/business", "tests": ["unit"]}}"#;
+        let handlers = load_shipped(&[]).config.topics.into_values().map(|topic| topic.handler);
         let commands = handlers.filter_map(|handler| match handler {
             HandlerConfig::Command(words) => Some(words),
             _ => None,
         });
         for words in commands {
             let mut command = Command::new(&words[0]);
-            command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command
+                .args(&words[1..])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             let mut child = command.spawn().expect("a program that is there");
             let mut stdin = child.stdin.take().expect("its stdin");
             io::Write::write_all(&mut stdin, payload.as_bytes()).expect("it reads its task");
             drop(stdin);
             let output = child.wait_with_output().expect("it ends");
             assert!(output.status.success() && !output.stderr.is_empty(), "{words:?}");
-            let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("its result is JSON");
+            let result: serde_json::Value =
+                serde_json::from_slice(&output.stdout).expect("its result is JSON");
             assert!(result["status"].is_string(), "{words:?}");
         }
     }
@@ -270,22 +326,32 @@ mod tests {
         for (name, value, expected) in [
             ("WORKER_COUNT", "many", "WORKER_COUNT: workers.count: `many` is not a whole number"),
             ("OMNIDAEMON_RESULT_TTL", "0", "OMNIDAEMON_RESULT_TTL: results.ttl: `0s` is too short"),
-            ("OMNIDAEMON__WORKERS__CUONT", "1", "OMNIDAEMON__WORKERS__CUONT: workers.cuont: is not a known key: did"),
-            ("OMNIDAEMON__ROUTES__INVOKE__ROLLOUT__PERCENT", "110", "routes.invoke.rollout.percent: 110 is over 100"),
+            (
+                "OMNIDAEMON__WORKERS__CUONT",
+                "1",
+                "OMNIDAEMON__WORKERS__CUONT: workers.cuont: is not a known key: did",
+            ),
+            (
+                "OMNIDAEMON__ROUTES__INVOKE__ROLLOUT__PERCENT",
+                "110",
+                "routes.invoke.rollout.percent: 110 is over 100",
+            ),
             ("REDIS_URL", "canary", "REDIS_URL: store.url: is not a store's URL"),
         ] {
-            let refused = load(Path::new("config/omnidaemon.yaml"), &env(&[(name, value)]));
+            let refused =
+                load_file(Path::new("config/omnidaemon.yaml"), &env_from(&[(name, value)]));
             let report = refused.expect_err("a wrong variable").to_string();
             assert!(report.contains(expected) && report.ends_with("\n1 problem"), "{report}");
             assert!(!report.contains("canary"));
         }
-        let loaded = shipped(&[("OMNIDAEMON__PROXY__TRUSTED", "10.0.0.0/8, ::1")]);
-        assert_eq!(loaded.config.proxy.trusted.len(), 2);
+        let loaded = load_shipped(&[("OMNIDAEMON__PROXY__TRUSTED", "10.0.0.0/8, ::1")]);
+        assert_eq!(loaded.config.proxy.trusted_networks.len(), 2);
     }
 
     #[test]
     fn a_file_that_cannot_be_read_says_the_way_out() {
-        let missing = load(Path::new("nowhere.yaml"), &Env::new()).expect_err("no file").to_string();
+        let missing =
+            load_file(Path::new("nowhere.yaml"), &EnvVars::new()).expect_err("no file").to_string();
         assert_eq!(
             missing.lines().next(),
             Some(
@@ -293,31 +359,51 @@ mod tests {
                  `omnidaemon serve --upstream URL`"
             )
         );
-        let directory = load(Path::new("src"), &Env::new()).expect_err("a directory").to_string();
+        let directory =
+            load_file(Path::new("src"), &EnvVars::new()).expect_err("a directory").to_string();
         assert!(directory.starts_with("src: cannot be read: "), "{directory}");
     }
 
     #[test]
     fn no_file_is_needed_for_one_upstream() {
-        let none = Env::new();
-        let loaded = from_upstream("http://127.0.0.1:9000", None, None, &none).expect("an upstream");
+        let none = EnvVars::new();
+        let loaded =
+            load_for_upstream("http://127.0.0.1:9000", None, None, &none).expect("an upstream");
         let route = &loaded.config.routes[0];
-        assert_eq!((route.path.text.as_str(), route.rollout.percent.basis_points()), ("/invoke", 0));
-        assert_eq!(route.rollout.mode, RolloutMode::Manual, "who asks for a share on the command line sees it at once");
-        let loaded = from_upstream("https://api", Some("/v1/{a}"), Some("12.5%"), &env(&[("WORKER_COUNT", "2")]));
+        assert_eq!(
+            (route.path.source_text.as_str(), route.rollout.percent.basis_points()),
+            ("/invoke", 0)
+        );
+        assert_eq!(
+            route.rollout.mode,
+            RolloutMode::Manual,
+            "who asks for a share on the command line sees it at once"
+        );
+        let loaded = load_for_upstream(
+            "https://api",
+            Some("/v1/{a}"),
+            Some("12.5%"),
+            &env_from(&[("WORKER_COUNT", "2")]),
+        );
         let config = loaded.expect("a path and a share").config;
-        assert_eq!((config.routes[0].rollout.percent.basis_points(), config.workers.count), (1250, 2));
-        let odd = from_upstream("http://a\"}, b: ${HOME} {\n", Some("x"), Some("110"), &none).expect_err("nonsense");
-        let fields: Vec<_> = odd.list.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(
+            (config.routes[0].rollout.percent.basis_points(), config.workers.count),
+            (1250, 2)
+        );
+        let odd = load_for_upstream("http://a\"}, b: ${HOME} {\n", Some("x"), Some("110"), &none)
+            .expect_err("nonsense");
+        let fields: Vec<_> = odd.problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["upstream.url", "routes.invoke.path", "routes.invoke.rollout.percent"]);
-        assert!(odd.to_string().contains("arguments: routes.invoke.rollout.percent: 110 is over 100"));
+        assert!(
+            odd.to_string().contains("arguments: routes.invoke.rollout.percent: 110 is over 100")
+        );
     }
 
     #[test]
     fn what_needs_a_restart_is_named() {
-        let old = shipped(&[]).config;
-        assert_eq!(restart_only_changes(&old, &old), [""; 0]);
-        let changed = shipped(&[
+        let old = load_shipped(&[]).config;
+        assert_eq!(find_restart_only_changes(&old, &old), [""; 0]);
+        let changed = load_shipped(&[
             ("REDIS_URL", "redis://h"),
             ("OMNIDAEMON__PROXY__THREADS", "3"),
             ("OMNIDAEMON__PROXY__LISTEN", "127.0.0.1:8010"),
@@ -326,26 +412,26 @@ mod tests {
             ("WORKER_COUNT", "1"),
         ]);
         assert_eq!(
-            restart_only_changes(&old, &changed.config),
+            find_restart_only_changes(&old, &changed.config),
             ["proxy.listen", "proxy.threads", "admin.listen", "store.url", "store.timeout"]
         );
     }
 
     #[test]
     fn the_template_is_the_shipped_file_without_the_programs_of_the_repository() {
-        let (mut expected, text) = (shipped(&[]).config, template());
+        let (mut expected, text) = (load_shipped(&[]).config, render_init_file());
         expected.topics.retain(|_, topic| !matches!(topic.handler, HandlerConfig::Command(_)));
-        let (loaded, report) = interpret(text.as_bytes(), &Env::new());
+        let (loaded, report) = run_stages(text.as_bytes(), &EnvVars::new());
         assert_eq!((loaded.map(|loaded| loaded.config), report.warnings), (Some(expected), vec![]));
         assert!(!text.contains("examples>"), "no mark is left: {text}");
         let uncommented = text.replace("  # genesis.", "  genesis.").replace("  #   ", "    ");
-        let (loaded, _) = interpret(uncommented.as_bytes(), &Env::new());
-        assert_eq!(loaded.map(|loaded| loaded.config), Some(shipped(&[]).config));
+        let (loaded, _) = run_stages(uncommented.as_bytes(), &EnvVars::new());
+        assert_eq!(loaded.map(|loaded| loaded.config), Some(load_shipped(&[]).config));
     }
 
     /// Lines of the shipped file in another order, cut short, or with odd values.
-    fn mangled() -> impl Strategy<Value = String> {
-        let lines: Vec<&str> = SHIPPED.lines().collect();
+    fn mangled_config_text() -> impl Strategy<Value = String> {
+        let lines: Vec<&str> = SHIPPED_CONFIG.lines().collect();
         let line = prop_oneof![
             8 => proptest::sample::select(lines),
             1 => Just("    x: [1, {y: ~}]"),
@@ -360,10 +446,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_loaded_or_refused_with_reasons(text in prop_oneof![mangled(), any::<String>()], value in any::<String>()) {
-            let variables = env(&[("WORKER_COUNT", &value), ("OMNIDAEMON__TOPICS", &value), (&format!("OMNIDAEMON__{value}"), "x")]);
-            for variables in [Env::new(), variables] {
-                let (loaded, report) = interpret(text.as_bytes(), &variables);
+        fn any_text_is_loaded_or_refused_with_reasons(text in prop_oneof![mangled_config_text(), any::<String>()], value in any::<String>()) {
+            let variables = env_from(&[("WORKER_COUNT", &value), ("OMNIDAEMON__TOPICS", &value), (&format!("OMNIDAEMON__{value}"), "x")]);
+            for variables in [EnvVars::new(), variables] {
+                let (loaded, report) = run_stages(text.as_bytes(), &variables);
                 prop_assert_eq!(loaded.is_none(), !report.problems.is_empty());
             }
         }

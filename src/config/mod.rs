@@ -1,11 +1,13 @@
-//! What the operator means: a checked, complete configuration, without an `Option` that cannot be none.
+//! What the operator means: a checked, complete configuration, without an `Option` that cannot be
+//! none.
 //!
-//! A file is read in stages: text → located tree (`yaml/`) → expanded values and overrides (`expand.rs`,
-//! `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one list of problems, so
-//! that a file's mistakes are all reported at once, each with line, field and what to write instead. The
-//! names and defaults here are those of `config/omnidaemon.yaml`. `watch.rs` tells when to read again, `own.rs`
-//! whether an upstream's name is this process, `windows.rs` when a weight may be raised, `deadline.rs` how long a task
-//! may take, `shadow.rs` what is copied.
+//! A file is read in stages: text → located tree (`yaml/`) → expanded values and overrides
+//! (`expand.rs`, `overrides.rs`) → this (`meaning/`); `load.rs` runs them. Every stage adds to one
+//! list of problems, so that a file's mistakes are all reported at once, each with line, field and
+//! what to write instead. The names and defaults here are those of `config/omnidaemon.yaml`.
+//! `watch.rs` tells when to read again, `own.rs` whether an upstream's name is this process,
+//! `windows.rs` when a weight may be raised, `deadline.rs` how long a task may take, `shadow.rs`
+//! what is copied.
 
 mod deadline;
 mod expand;
@@ -29,33 +31,38 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-pub use self::deadline::{LONGEST_BACKOFF, backoff, deadline};
-pub use self::expand::Env;
-pub use self::load::{Loaded, from_upstream, load, restart_only_changes, template};
-pub use self::own::own_upstreams;
-pub use self::problem::{Problem, Problems};
-pub use self::rollout::{
-    Baseline, Breaker, Gate, GateKind, Latency, Limits, MinSamples, Notice, Notify, OnEmpty, OnFail, Pin, Prometheus,
-    Rollout, RolloutMode, SHADOW_MISMATCH, Step, StickyKey, default_gates, samples_to_certify,
+pub use self::deadline::{MAX_BACKOFF, max_task_duration, retry_backoff};
+pub use self::expand::EnvVars;
+pub use self::load::{
+    LoadedConfig, find_restart_only_changes, load_file, load_for_upstream, render_init_file,
 };
-pub use self::shadow::Shadow;
-pub use self::watch::changes;
-pub use self::webhooks::{WebhookHost, Webhooks, is_public};
-pub use self::windows::{Window, is_open, next_opening};
+pub use self::own::find_self_upstreams;
+pub use self::problem::{ConfigProblem, ConfigProblems};
+pub use self::rollout::{
+    BaselineMode, BreakerConfig, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind,
+    LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
+    PrometheusConfig, RatioLimits, RolloutConfig, RolloutMode, SHADOW_MISMATCH_GATE, StepConfig,
+    StickyKey, default_gates, min_samples_to_certify,
+};
+pub use self::shadow::ShadowConfig;
+pub use self::watch::watch_for_changes;
+pub use self::webhooks::{AllowedWebhookHost, WebhooksConfig, is_public_address};
+pub use self::windows::{PromotionWindow, is_promotion_allowed, next_promotion_opening};
 use crate::task::Topic;
 
-/// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its files say by now.
+/// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its
+/// files say by now.
 #[derive(Clone)]
 pub struct Secret {
     text: String,
     /// The text as it was written, where it refers to files.
-    source: Option<String>,
+    file_template: Option<String>,
 }
 
 impl Secret {
     /// Wraps a secret.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), source: None }
+        Self { text: text.into(), file_template: None }
     }
 
     /// The secret itself; never log what this returns.
@@ -67,21 +74,23 @@ impl Secret {
     /// A URL with its user info masked.
     #[must_use]
     pub fn masked_url(&self) -> String {
-        masked(&self.text)
+        mask_user_info(&self.text)
     }
 
     /// The secret with its `${file:…}` references read anew, for what has rotated since.
     ///
     /// # Errors
     /// Which file cannot be read, and why.
-    pub fn current(&self) -> Result<String, String> {
-        self.source.as_deref().map_or_else(|| Ok(self.text.clone()), expand::read_again)
+    pub fn read_current(&self) -> Result<String, String> {
+        self.file_template
+            .as_deref()
+            .map_or_else(|| Ok(self.text.clone()), expand::expand_file_references)
     }
 }
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.source, &other.source) {
+        match (&self.file_template, &other.file_template) {
             (Some(one), Some(other)) => one == other,
             _ => self.text == other.text,
         }
@@ -100,40 +109,40 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The data plane.
-    pub proxy: Proxy,
+    pub proxy: ProxyConfig,
     /// The admin plane.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// The legacy endpoint.
-    pub upstream: Upstream,
+    pub upstream: UpstreamConfig,
     /// Where tasks and rollout state live.
-    pub store: Store,
+    pub store: StoreConfig,
     /// Routes in the order of the file; the first match wins.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// Topics by name.
     pub topics: BTreeMap<Topic, TopicConfig>,
     /// The embedded workers, and the default of `omnidaemon worker`.
-    pub workers: Workers,
+    pub workers: WorkersConfig,
     /// How results are kept.
-    pub results: Results,
+    pub results: ResultsConfig,
     /// Who may be told of a task's end.
-    pub webhooks: Webhooks,
+    pub webhooks: WebhooksConfig,
 }
 
 /// `proxy:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Proxy {
+pub struct ProxyConfig {
     /// The data port. Restart-only.
     pub listen: SocketAddr,
     /// Data-plane threads; 0 is one per core. Restart-only.
     pub threads: usize,
     /// Largest body of a task, bytes.
-    pub max_body: usize,
+    pub max_body_bytes: usize,
     /// Where `/task/<id>` is served, without a slash at the end.
     pub task_path: String,
     /// Peers whose `X-Forwarded-*` and `x-omnidaemon-path` count; empty is nobody.
-    pub trusted: Vec<Cidr>,
+    pub trusted_networks: Vec<Cidr>,
     /// The longest a shutdown takes.
-    pub drain: Duration,
+    pub drain_timeout: Duration,
     /// How long `/readyz` says 503 before the proxy stops accepting.
     pub drain_delay: Duration,
     /// Whether `/metrics` is also served on the data port (`expose: [metrics]`).
@@ -148,22 +157,22 @@ pub struct Proxy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     /// The network's address.
-    pub network: IpAddr,
+    pub network_address: IpAddr,
     /// Leading bits that count.
-    pub prefix: u8,
+    pub prefix_length: u8,
 }
 
 impl Cidr {
     /// Whether `peer` is in the network; an IPv4-mapped IPv6 peer counts as IPv4.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
-        match (self.network, peer.to_canonical()) {
+        match (self.network_address, peer.to_canonical()) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32 - u32::from(self.prefix.min(32));
+                let shift = 32 - u32::from(self.prefix_length.min(32));
                 shift == 32 || u32::from(net) >> shift == u32::from(ip) >> shift
             }
             (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128 - u32::from(self.prefix.min(128));
+                let shift = 128 - u32::from(self.prefix_length.min(128));
                 shift == 128 || u128::from(net) >> shift == u128::from(ip) >> shift
             }
             _ => false,
@@ -173,7 +182,7 @@ impl Cidr {
 
 /// `admin:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// The admin port. Restart-only.
     pub listen: SocketAddr,
     /// The bearer token of `/admin/v1`; without one the listener must be loopback.
@@ -181,12 +190,12 @@ pub struct Admin {
     /// A bearer token that may look, and change nothing.
     pub read_token: Option<Secret>,
     /// Host names accepted beside the listener's own.
-    pub hosts: Vec<String>,
+    pub allowed_hosts: Vec<String>,
 }
 
 /// `upstream:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// One or several servers, tried in turn.
     pub urls: Vec<UpstreamUrl>,
     /// The longest a connect may take.
@@ -210,8 +219,13 @@ impl UpstreamUrl {
     /// `host` or `host:port`, as it goes into a Host header.
     #[must_use]
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == if self.tls { 443 } else { 80 } {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
     }
 }
 
@@ -223,13 +237,13 @@ impl fmt::Display for UpstreamUrl {
 
 /// `store:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Store {
+pub struct StoreConfig {
     /// Which store. Restart-only.
     pub url: StoreUrl,
     /// How long a store call may take before the store counts as unreachable.
     pub timeout: Duration,
     /// What a 202 waits for beyond the store's own acknowledgement.
-    pub durability: Durability,
+    pub durability: StoreDurability,
     /// Partitions of a topic on a Redis Cluster.
     pub partitions: u16,
 }
@@ -237,7 +251,7 @@ pub struct Store {
 /// `store.url`
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// `sqlite:PATH`: one process, no other server.
+    /// `sqlite:PATH_HEADER`: one process, no other server.
     Sqlite(PathBuf),
     /// `redis://` or `rediss://`.
     Redis(Secret),
@@ -249,9 +263,9 @@ pub enum StoreUrl {
 
 impl StoreUrl {
     /// Keeps what the URL was read from.
-    fn read_from(&mut self, source: String) {
+    fn set_file_template(&mut self, source: String) {
         if let Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) = self {
-            url.source = Some(source);
+            url.file_template = Some(source);
         }
     }
 }
@@ -267,13 +281,15 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-            Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) => f.write_str(&masked(url.expose())),
+            Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) => {
+                f.write_str(&mask_user_info(url.expose()))
+            }
         }
     }
 }
 
 /// A URL with what stands between `//` and the last `@` of the authority masked.
-fn masked(url: &str) -> String {
+fn mask_user_info(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     match rest[..end].rfind('@') {
@@ -284,16 +300,16 @@ fn masked(url: &str) -> String {
 
 /// `store.durability`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
+pub enum StoreDurability {
     /// As the store persists.
     Default,
     /// Redis: also WAIT for a replica, and WAITAOF where the server has it.
-    Wait,
+    WaitForReplica,
 }
 
 /// One entry of `routes:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Route {
+pub struct RouteConfig {
     /// Its key in the file; the `route` label.
     pub name: String,
     /// The path it answers for.
@@ -303,54 +319,54 @@ pub struct Route {
     /// The topic of its tasks.
     pub topic: Topic,
     /// How long a canaried request waits for its result.
-    pub wait: Duration,
+    pub client_wait: Duration,
     /// What happens then.
-    pub on_wait_timeout: OnWaitTimeout,
+    pub on_wait_timeout: WaitTimeoutAction,
     /// What happens when the store died before it said whether the task is durable.
-    pub on_unknown: OnUnknown,
+    pub on_unknown_enqueue: UnknownEnqueueAction,
     /// Whether a canaried request may be tried more than once.
     pub retry_canaried: bool,
     /// Headers that are not captured.
     pub drop_headers: Vec<HeaderName>,
     /// Who goes async.
-    pub rollout: Rollout,
+    pub rollout: RolloutConfig,
     /// How clients are told to move on.
-    pub deprecation: Deprecation,
+    pub deprecation: DeprecationConfig,
 }
 
 /// A path of literal and `{named}` segments, such as `/agents/{agent}/invoke`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPattern {
     /// As written.
-    pub text: String,
+    pub source_text: String,
     /// The segments after the first slash; none is a `{named}` one, which any one segment matches.
     pub segments: Vec<Option<String>>,
 }
 
 /// `on_wait_timeout`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnWaitTimeout {
+pub enum WaitTimeoutAction {
     /// 202 with a poll URL.
     Accepted,
     /// Waits on, as the sync path would.
-    Hold,
+    KeepWaiting,
 }
 
 /// `on_unknown`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnUnknown {
+pub enum UnknownEnqueueAction {
     /// Serves the request sync and cancels the task when the store is back.
-    Sync,
+    ServeSync,
     /// 503.
     Refuse,
 }
 
 /// `deprecation:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Deprecation {
+pub struct DeprecationConfig {
     /// What legacy clients get.
     pub mode: DeprecationMode,
-    /// Since when, for the `Deprecation` header (RFC 9745).
+    /// Since when, for the `DeprecationConfig` header (RFC 9745).
     pub deprecated_at: Option<jiff::Timestamp>,
     /// When it ends, for the `Sunset` header (RFC 8594).
     pub sunset_at: Option<jiff::Timestamp>,
@@ -359,7 +375,7 @@ pub struct Deprecation {
     /// The page that explains it.
     pub link: Option<String>,
     /// Whether `redirect` is 308 rather than 307.
-    pub permanent: bool,
+    pub permanent_redirect: bool,
 }
 
 /// `deprecation.mode`
@@ -402,13 +418,14 @@ pub struct TopicConfig {
     /// The consumer group's name on Redis.
     pub agent: String,
     /// How `content` is written on Redis.
-    pub content: ContentForm,
+    pub content_form: ContentForm,
     /// Waiting tasks over which new ones are refused.
     pub max_backlog: u64,
-    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of them runs is its own.
+    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of
+    /// them runs is its own.
     pub reclaim_idle: Duration,
     /// Where the consumer group begins on Redis.
-    pub start: GroupStart,
+    pub group_start: GroupStartPosition,
 }
 
 /// `handler:`
@@ -435,31 +452,31 @@ pub enum ContentForm {
 
 /// `start:`: where a consumer group begins in a stream that others have read before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupStart {
+pub enum GroupStartPosition {
     /// At the first entry: nothing is skipped.
-    Beginning,
+    FirstEntry,
     /// After what was there when the group was first made: others have done that.
-    New,
+    NewEntries,
 }
 
 /// `workers:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Workers {
+pub struct WorkersConfig {
     /// Workers; 0 runs none in this process.
     pub count: usize,
     /// Tasks that each runs at a time.
     pub concurrency: usize,
     /// How long running tasks may go on at shutdown.
-    pub drain: Duration,
+    pub drain_timeout: Duration,
 }
 
 /// `results:`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Results {
+pub struct ResultsConfig {
     /// How long a finished task can be read.
     pub ttl: Duration,
     /// The largest result that is kept, bytes.
-    pub max_result: usize,
+    pub max_result_bytes: usize,
 }
 
 #[cfg(test)]
@@ -474,9 +491,18 @@ mod tests {
 
     #[test]
     fn networks_contain_their_addresses_and_no_others() {
-        let ten = Cidr { network: "10.0.0.0".parse().expect("ip"), prefix: 8 };
-        assert!(ten.contains("10.9.9.9".parse().expect("ip")) && ten.contains("::ffff:10.1.1.1".parse().expect("ip")));
-        assert!(!ten.contains("11.0.0.1".parse().expect("ip")) && !ten.contains("::1".parse().expect("ip")));
-        assert!(Cidr { network: "0.0.0.0".parse().expect("ip"), prefix: 0 }.contains("1.2.3.4".parse().expect("ip")));
+        let ten = Cidr { network_address: "10.0.0.0".parse().expect("ip"), prefix_length: 8 };
+        assert!(
+            ten.contains("10.9.9.9".parse().expect("ip"))
+                && ten.contains("::ffff:10.1.1.1".parse().expect("ip"))
+        );
+        assert!(
+            !ten.contains("11.0.0.1".parse().expect("ip"))
+                && !ten.contains("::1".parse().expect("ip"))
+        );
+        assert!(
+            Cidr { network_address: "0.0.0.0".parse().expect("ip"), prefix_length: 0 }
+                .contains("1.2.3.4".parse().expect("ip"))
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Whether an upstream is this very process, found by resolving its name: a request to it would come round and round.
+//! Whether an upstream is this very process, found by resolving its name: a request to it would
+//! come round and round.
 //!
-//! What the text of a file can tell, `meaning/checks.rs` refuses; a name, or an interface's address behind
-//! `listen: 0.0.0.0`, takes the system to tell. A name that does not resolve, or not in time, is no mistake here.
+//! What the text of a file can tell, `meaning/checks.rs` refuses; a name, or an interface's address
+//! behind `listen: 0.0.0.0`, takes the system to tell. A name that does not resolve, or not in
+//! time, is no mistake here.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -9,48 +11,60 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::{Config, UpstreamUrl};
 
 /// The longest that all names may take to resolve.
-const LOOKUP: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The upstreams of `config` that arrive at its own ports.
-pub async fn own_upstreams(config: &Config) -> Vec<Problem> {
-    let listens = [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")];
+pub async fn find_self_upstreams(config: &Config) -> Vec<ConfigProblem> {
+    let listens =
+        [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")];
     let mut found = Vec::new();
     let looking = async {
         for url in &config.upstream.urls {
-            for (listen, name) in listens.into_iter().filter(|(listen, _)| listen.port() == url.port) {
-                if resolves_to(url, listen).await {
-                    found.push(is_own(url, listen, name).of("upstream"));
+            for (listen, name) in
+                listens.into_iter().filter(|(listen, _)| listen.port() == url.port)
+            {
+                if resolves_to_listener(url, listen).await {
+                    found.push(self_upstream_problem(url, listen, name).with_field("upstream"));
                 }
             }
         }
     };
-    let _ = timeout(LOOKUP, looking).await;
+    let _ = timeout(LOOKUP_TIMEOUT, looking).await;
     found
 }
 
 /// The problem of an upstream that is one of our listeners.
-pub(super) fn is_own(url: &UpstreamUrl, listen: SocketAddr, name: &str) -> Problem {
+pub(super) fn self_upstream_problem(
+    url: &UpstreamUrl,
+    listen: SocketAddr,
+    name: &str,
+) -> ConfigProblem {
     let message = format!("{url} is {name}, which listens on {listen}");
-    Problem::new(message, "write the address of the legacy endpoint, or listen on another port")
+    ConfigProblem::new(
+        message,
+        "write the address of the legacy endpoint, or listen on another port",
+    )
 }
 
-async fn resolves_to(url: &UpstreamUrl, listen: SocketAddr) -> bool {
+async fn resolves_to_listener(url: &UpstreamUrl, listen: SocketAddr) -> bool {
     let addresses = lookup_host((url.host.as_str(), url.port)).await;
-    addresses.is_ok_and(|mut addresses| addresses.any(|address| arrives(address.ip(), listen.ip())))
+    addresses.is_ok_and(|mut addresses| {
+        addresses.any(|address| ip_reaches_listener(address.ip(), listen.ip()))
+    })
 }
 
 /// Whether a connection to `ip` reaches a listener on `own`.
-fn arrives(ip: IpAddr, own: IpAddr) -> bool {
+fn ip_reaches_listener(ip: IpAddr, own: IpAddr) -> bool {
     let (ip, any) = (ip.to_canonical(), own.is_unspecified());
-    ip == own.to_canonical() || any && (ip.is_ipv4() || own.is_ipv6()) && is_local(ip)
+    ip == own.to_canonical() || any && (ip.is_ipv4() || own.is_ipv6()) && is_local_address(ip)
 }
 
 /// Only an address of this machine can be bound to.
-fn is_local(ip: IpAddr) -> bool {
+fn is_local_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -58,8 +72,11 @@ fn is_local(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn arrives(ip: &str, own: &str) -> bool {
-        super::arrives(ip.parse().expect("an address"), own.parse().expect("an address"))
+    fn parsed_ip_reaches_listener(ip: &str, own: &str) -> bool {
+        super::ip_reaches_listener(
+            ip.parse().expect("an address"),
+            own.parse().expect("an address"),
+        )
     }
 
     #[test]
@@ -72,10 +89,11 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
             ("192.0.2.1", "192.0.2.1"),
         ] {
-            assert!(arrives(ip, own), "{ip} {own}");
+            assert!(parsed_ip_reaches_listener(ip, own), "{ip} {own}");
         }
-        for (ip, own) in [("192.0.2.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.2"), ("::1", "0.0.0.0")] {
-            assert!(!arrives(ip, own), "{ip} {own}");
+        for (ip, own) in [("192.0.2.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.2"), ("::1", "0.0.0.0")]
+        {
+            assert!(!parsed_ip_reaches_listener(ip, own), "{ip} {own}");
         }
     }
 
@@ -83,7 +101,7 @@ mod tests {
     async fn a_name_is_resolved_and_one_that_is_nobodys_is_no_mistake() {
         let url = |host: &str| UpstreamUrl { tls: false, host: host.into(), port: 8000 };
         let listen = "127.0.0.1:8000".parse().expect("an address");
-        assert!(resolves_to(&url("localhost"), listen).await);
-        assert!(!resolves_to(&url("no-such-host.invalid"), listen).await);
+        assert!(resolves_to_listener(&url("localhost"), listen).await);
+        assert!(!resolves_to_listener(&url("no-such-host.invalid"), listen).await);
     }
 }

@@ -1,9 +1,9 @@
 //! Tells when the configuration file has new content.
 //!
-//! The parent directory is watched, not the file: editors replace files, and a Kubernetes ConfigMap swaps
-//! a symlink beside it. Events only say when to look, and a poll looks anyway, for file systems without
-//! events; what counts is the digest of the content. It must be the same for a moment before it is told,
-//! so that a file that is being written is not read halfway.
+//! The parent directory is watched, not the file: editors replace files, and a Kubernetes ConfigMap
+//! swaps a symlink beside it. Events only say when to look, and a poll looks anyway, for file
+//! systems without events; what counts is the digest of the content. It must be the same for a
+//! moment before it is told, so that a file that is being written is not read halfway.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,24 +14,29 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::load::{digest, read};
+use super::load::{content_digest, read_bounded};
 
-const POLL: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// How long content must stay the same.
-const SETTLED: Duration = Duration::from_millis(100);
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
-/// Sends to `changed` whenever the content of `path` differs from the one before, at first from the one that
-/// `loaded` is the [digest](super::Loaded::digest) of; until `shutdown`, or until nobody listens. A file that
-/// is gone is no change: it is waited for.
-pub async fn changes(path: PathBuf, loaded: String, changed: mpsc::Sender<()>, shutdown: CancellationToken) {
-    let _ = shutdown.run_until_cancelled(watch(path, loaded, changed)).await;
+/// Sends to `changed` whenever the content of `path` differs from the one before, at first from the
+/// one that `loaded` is the [digest](super::LoadedConfig::content_digest) of; until `shutdown`, or
+/// until nobody listens. A file that is gone is no change: it is waited for.
+pub async fn watch_for_changes(
+    path: PathBuf,
+    loaded: String,
+    changed: mpsc::Sender<()>,
+    shutdown: CancellationToken,
+) {
+    let _ = shutdown.run_until_cancelled(watch_loop(path, loaded, changed)).await;
 }
 
-async fn watch(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) {
+async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) {
     let (wake, mut woken) = mpsc::channel(1);
-    let _watcher = watch_parent(&path, wake)
+    let _watcher = watch_parent_dir(&path, wake)
         .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "config file is polled, not watched"));
-    let mut polls = interval(POLL);
+    let mut polls = interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gone = false;
     while !changed.is_closed() {
@@ -39,7 +44,7 @@ async fn watch(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) {
             _ = polls.tick() => {}
             Some(()) = woken.recv() => {}
         }
-        let now = settled(&path).await;
+        let now = await_stable_digest(&path).await;
         if now.is_none() && !gone {
             tracing::warn!(path = %path.display(), "config file is gone: the running config is kept");
         }
@@ -54,11 +59,11 @@ async fn watch(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) {
 }
 
 /// The digest of the content once it has stopped changing; none while there is no file.
-async fn settled(path: &Path) -> Option<String> {
-    let mut before = current(path).await;
+async fn await_stable_digest(path: &Path) -> Option<String> {
+    let mut before = read_digest(path).await;
     loop {
-        sleep(SETTLED).await;
-        let now = current(path).await;
+        sleep(SETTLE_TIME).await;
+        let now = read_digest(path).await;
         if now == before {
             return now;
         }
@@ -66,15 +71,21 @@ async fn settled(path: &Path) -> Option<String> {
     }
 }
 
-async fn current(path: &Path) -> Option<String> {
+async fn read_digest(path: &Path) -> Option<String> {
     let path = path.to_owned();
-    tokio::task::spawn_blocking(move || read(&path).ok().map(|bytes| digest(&bytes))).await.ok().flatten()
+    tokio::task::spawn_blocking(move || {
+        read_bounded(&path).ok().map(|bytes| content_digest(&bytes))
+    })
+    .await
+    .ok()
+    .flatten()
 }
 
-fn watch_parent(path: &Path, wake: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn watch_parent_dir(path: &Path, wake: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        if event.is_ok_and(|event| is_write(&event)) {
+        if event.is_ok_and(|event| may_change_content(&event)) {
             // A full channel has its wake-up already.
             let _ = wake.try_send(());
         }
@@ -84,7 +95,7 @@ fn watch_parent(path: &Path, wake: mpsc::Sender<()>) -> notify::Result<Recommend
 }
 
 /// Whether something may have changed: our own reading is an event too.
-fn is_write(event: &Event) -> bool {
+fn may_change_content(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
         _ => true,
@@ -102,10 +113,10 @@ mod tests {
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(30);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// A watched file in a directory of its own.
-    struct Watched {
+    struct WatchedConfigFile {
         dir: TempDir,
         file: PathBuf,
         changed: mpsc::Receiver<()>,
@@ -113,31 +124,40 @@ mod tests {
         task: JoinHandle<()>,
     }
 
-    impl Watched {
-        /// Watches `name`, which has `content`, and waits until that has been told: then it is being watched.
+    impl WatchedConfigFile {
+        /// Watches `name`, which has `content`, and waits until that has been told: then it is
+        /// being watched.
         async fn start(dir: TempDir, name: &str, content: &str) -> Self {
             let (sender, changed) = mpsc::channel(1);
             let (file, shutdown) = (dir.path().join(name), CancellationToken::new());
-            let task = tokio::spawn(changes(file.clone(), digest(b"loaded before"), sender, shutdown.clone()));
+            let task = tokio::spawn(watch_for_changes(
+                file.clone(),
+                content_digest(b"loaded before"),
+                sender,
+                shutdown.clone(),
+            ));
             let mut watched = Self { dir, file, changed, shutdown, task };
-            assert_eq!(watched.told().await, content);
+            assert_eq!(watched.await_change().await, content);
             watched
         }
 
         /// Waits to be told, and gives what is in the file then.
-        async fn told(&mut self) -> String {
-            timeout(DEADLINE, self.changed.recv()).await.expect("told in time").expect("still watched");
+        async fn await_change(&mut self) -> String {
+            timeout(TEST_TIMEOUT, self.changed.recv())
+                .await
+                .expect("told in time")
+                .expect("still watched");
             fs::read_to_string(&self.file).expect("a file")
         }
 
         async fn stop(mut self) {
             assert!(self.changed.try_recv().is_err(), "told of what is no change");
             self.shutdown.cancel();
-            timeout(DEADLINE, self.task).await.expect("stops").expect("without a panic");
+            timeout(TEST_TIMEOUT, self.task).await.expect("stops").expect("without a panic");
         }
     }
 
-    fn dir_with(content: &str) -> TempDir {
+    fn dir_with_config(content: &str) -> TempDir {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("c.yaml"), content).expect("a file");
         dir
@@ -145,31 +165,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_plain_save_is_told_and_the_same_content_is_not() {
-        let mut watched = Watched::start(dir_with("a"), "c.yaml", "a").await;
+        let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         fs::write(&watched.file, "a").expect("saved unchanged");
         fs::write(&watched.file, "b").expect("saved");
-        assert_eq!(watched.told().await, "b");
+        assert_eq!(watched.await_change().await, "b");
         fs::write(watched.dir.path().join("other.yaml"), "x").expect("another file");
         fs::write(&watched.file, "b").expect("saved unchanged");
         fs::write(&watched.file, "c").expect("saved");
-        assert_eq!(watched.told().await, "c");
+        assert_eq!(watched.await_change().await, "c");
         watched.stop().await;
     }
 
     #[tokio::test]
     async fn an_atomic_rename_is_told() {
-        let mut watched = Watched::start(dir_with("a"), "c.yaml", "a").await;
+        let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         for content in ["b", "c"] {
             let next = watched.dir.path().join(".c.yaml.swp");
             fs::write(&next, content).expect("written beside");
             fs::rename(&next, &watched.file).expect("moved over");
-            assert_eq!(watched.told().await, content);
+            assert_eq!(watched.await_change().await, content);
         }
         watched.stop().await;
     }
 
     /// Points `..data` to a new directory with the file in it, as a kubelet does.
-    fn swap(dir: &Path, version: &str, content: &str) {
+    fn swap_config_map(dir: &Path, version: &str, content: &str) {
         fs::create_dir(dir.join(version)).expect("a version");
         fs::write(dir.join(version).join("c.yaml"), content).expect("its file");
         symlink(version, dir.join("..data_tmp")).expect("a link to it");
@@ -179,33 +199,33 @@ mod tests {
     #[tokio::test]
     async fn a_config_map_swap_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
-        swap(dir.path(), "..2024_1", "a");
+        swap_config_map(dir.path(), "..2024_1", "a");
         symlink("..data/c.yaml", dir.path().join("c.yaml")).expect("the file");
-        let mut watched = Watched::start(dir, "c.yaml", "a").await;
-        swap(watched.dir.path(), "..2024_2", "b");
+        let mut watched = WatchedConfigFile::start(dir, "c.yaml", "a").await;
+        swap_config_map(watched.dir.path(), "..2024_2", "b");
         fs::remove_dir_all(watched.dir.path().join("..2024_1")).expect("the old version goes");
-        assert_eq!(watched.told().await, "b");
+        assert_eq!(watched.await_change().await, "b");
         watched.stop().await;
     }
 
     #[tokio::test]
     async fn a_deleted_file_is_waited_for() {
-        let mut watched = Watched::start(dir_with("a"), "c.yaml", "a").await;
+        let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         fs::remove_file(&watched.file).expect("deleted");
-        assert_eq!(settled(&watched.file).await, None);
+        assert_eq!(await_stable_digest(&watched.file).await, None);
         assert!(watched.changed.try_recv().is_err(), "told of a file that is gone");
         fs::write(&watched.file, "b").expect("back");
-        assert_eq!(watched.told().await, "b");
+        assert_eq!(watched.await_change().await, "b");
         watched.stop().await;
     }
 
     #[tokio::test]
     async fn a_file_that_is_linked_from_elsewhere_is_polled() {
-        let (dir, elsewhere) = (tempfile::tempdir().expect("a directory"), dir_with("a"));
+        let (dir, elsewhere) = (tempfile::tempdir().expect("a directory"), dir_with_config("a"));
         symlink(elsewhere.path().join("c.yaml"), dir.path().join("c.yaml")).expect("a link");
-        let mut watched = Watched::start(dir, "c.yaml", "a").await;
+        let mut watched = WatchedConfigFile::start(dir, "c.yaml", "a").await;
         fs::write(elsewhere.path().join("c.yaml"), "b").expect("saved without an event here");
-        assert_eq!(watched.told().await, "b");
+        assert_eq!(watched.await_change().await, "b");
         watched.stop().await;
     }
 
@@ -215,27 +235,35 @@ mod tests {
         let inner = dir.path().join("inner");
         fs::create_dir(&inner).expect("a directory");
         fs::write(inner.join("c.yaml"), "a").expect("a file");
-        let mut watched = Watched::start(dir, "inner/c.yaml", "a").await;
+        let mut watched = WatchedConfigFile::start(dir, "inner/c.yaml", "a").await;
         for content in ["b", "c"] {
             fs::remove_dir_all(&inner).expect("gone, and its watch");
             fs::create_dir(&inner).expect("a directory again");
             fs::write(&watched.file, content).expect("a file");
-            assert_eq!(watched.told().await, content);
+            assert_eq!(watched.await_change().await, content);
         }
         watched.stop().await;
     }
 
     #[tokio::test]
     async fn a_file_that_was_loaded_as_it_is_is_not_told() {
-        let dir = dir_with("a");
+        let dir = dir_with_config("a");
         let (sender, mut changed) = mpsc::channel(1);
         let (file, shutdown) = (dir.path().join("c.yaml"), CancellationToken::new());
-        let task = tokio::spawn(changes(file.clone(), digest(b"a"), sender, shutdown.clone()));
-        assert_eq!(settled(&file).await, Some(digest(b"a")));
+        let task = tokio::spawn(watch_for_changes(
+            file.clone(),
+            content_digest(b"a"),
+            sender,
+            shutdown.clone(),
+        ));
+        assert_eq!(await_stable_digest(&file).await, Some(content_digest(b"a")));
         fs::write(&file, "b").expect("saved");
-        timeout(DEADLINE, changed.recv()).await.expect("told in time").expect("still watched");
-        assert_eq!((fs::read_to_string(&file).expect("a file").as_str(), changed.try_recv().is_err()), ("b", true));
+        timeout(TEST_TIMEOUT, changed.recv()).await.expect("told in time").expect("still watched");
+        assert_eq!(
+            (fs::read_to_string(&file).expect("a file").as_str(), changed.try_recv().is_err()),
+            ("b", true)
+        );
         shutdown.cancel();
-        timeout(DEADLINE, task).await.expect("stops").expect("without a panic");
+        timeout(TEST_TIMEOUT, task).await.expect("stops").expect("without a panic");
     }
 }

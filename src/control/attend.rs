@@ -7,37 +7,40 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, TaskOutcome};
-use crate::snapshot::Snapshots;
-use crate::store::{Circuit, Queue};
+use crate::snapshot::SnapshotHandle;
+use crate::store::{Circuit, TopicQueue};
 
-const EVERY: Duration = Duration::from_secs(1);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Attends to the configured queues, every second until `shutdown`.
-pub async fn attend_queues(
-    snapshots: Arc<Snapshots>,
+pub async fn reconcile_external_queues(
+    snapshots: Arc<SnapshotHandle>,
     circuit: Arc<Circuit>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(RECONCILE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let config = snapshots.load().config.clone();
-        let queues: Vec<Queue> = config.topics.iter().map(|(topic, config)| Queue::new(topic, config)).collect();
-        match circuit.call(circuit.store().attend(&queues, config.results.ttl)).await {
+        let queues: Vec<TopicQueue> =
+            config.topics.iter().map(|(topic, config)| TopicQueue::new(topic, config)).collect();
+        match circuit.call(circuit.store().reconcile_external(&queues, config.results.ttl)).await {
             Ok(dead) => {
                 for dead in dead {
-                    metrics.task_failed(dead.topic.as_str());
+                    metrics.count_task_failed(dead.topic.as_str());
                     if dead.trimmed {
-                        metrics.task_trimmed(dead.topic.as_str());
+                        metrics.count_task_trimmed(dead.topic.as_str());
                     }
                     if let Some(route) = dead.route {
-                        metrics.task_outcome(&route, TaskOutcome::Failed);
+                        metrics.count_task_outcome(&route, TaskOutcome::Failed);
                     }
                 }
             }
             Err(error) if error.is_outage() => {}
-            Err(error) => tracing::warn!(%error, "tasks of other consumers could not be looked after"),
+            Err(error) => {
+                tracing::warn!(%error, "tasks of other consumers could not be looked after");
+            }
         }
     }
 }

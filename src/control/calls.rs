@@ -1,4 +1,5 @@
-//! The controller's HTTP client: queries to Prometheus, and notifications. A request has one deadline, and a small answer.
+//! The controller's HTTP client: queries to Prometheus, and notifications. A request has one
+//! deadline, and a small answer.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -14,17 +15,20 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
-use crate::outbound::{innermost, native_roots, tls};
-use crate::rollout::words::exact;
+use crate::outbound::{build_tls_config, format_root_cause, load_native_roots};
+use crate::rollout::words::format_exact_span;
 
 /// The largest answer that is read, bytes.
-const LARGEST: usize = 4 * 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type ControlHttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// One for the process: it keeps connections, and the system's certificates are read once.
-static CLIENT: LazyLock<Http> = LazyLock::new(|| {
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls(native_roots())).https_or_http().enable_http1();
+static HTTP_CLIENT: LazyLock<ControlHttpClient> = LazyLock::new(|| {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(build_tls_config(load_native_roots()))
+        .https_or_http()
+        .enable_http1();
     Client::builder(TokioExecutor::new()).build(connector.build())
 });
 
@@ -32,14 +36,19 @@ static CLIENT: LazyLock<Http> = LazyLock::new(|| {
 ///
 /// # Errors
 /// When the URL is none.
-pub(super) fn request(method: http::Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
-    let (url, user) = split_user(url);
+pub(super) fn build_request(
+    method: http::Method,
+    url: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, String> {
+    let (url, user) = split_user_info(url);
     let uri: Uri = url.parse().map_err(|_| "its URL cannot be read".to_owned())?;
     let mut request = Request::new(Full::new(body));
     (*request.method_mut(), *request.uri_mut()) = (method, uri);
     if let Some(user) = user {
         let value = format!("Basic {}", BASE64_STANDARD.encode(user));
-        let mut value = HeaderValue::try_from(value).map_err(|_| "its user info cannot be sent".to_owned())?;
+        let mut value =
+            HeaderValue::try_from(value).map_err(|_| "its user info cannot be sent".to_owned())?;
         value.set_sensitive(true);
         request.headers_mut().insert(header::AUTHORIZATION, value);
     }
@@ -50,19 +59,26 @@ pub(super) fn request(method: http::Method, url: &str, body: Bytes) -> Result<Re
 ///
 /// # Errors
 /// Why there is none, without the URL.
-pub(super) async fn send(request: Request<Full<Bytes>>, limit: Duration) -> Result<(StatusCode, Bytes), String> {
+pub(super) async fn send_request(
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), String> {
     let answered = async {
-        let response = CLIENT.request(request).await.map_err(|error| innermost(&error))?;
+        let response =
+            HTTP_CLIENT.request(request).await.map_err(|error| format_root_cause(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     };
-    let late = |_| Err(format!("no answer within {}", exact(limit)));
+    let late = |_| Err(format!("no answer within {}", format_exact_span(limit)));
     timeout(limit, answered).await.unwrap_or_else(late)
 }
 
 /// A URL without its user info, and that.
-fn split_user(url: &str) -> (String, Option<String>) {
+fn split_user_info(url: &str) -> (String, Option<String>) {
     let Some((scheme, rest)) = url.split_once("://") else { return (url.to_owned(), None) };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     match rest[..end].rfind('@') {

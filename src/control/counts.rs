@@ -1,29 +1,30 @@
-//! What this process saw of a route's requests in the present epoch, from the counters that the data plane keeps anyway: the hot
-//! path does nothing for it.
+//! What this process saw of a route's requests in the present epoch, from the counters that the
+//! data plane keeps anyway: the hot path does nothing for it.
 //!
-//! Cumulative within an epoch, so that what is sent twice counts once. Requests that are under way while an epoch begins
-//! count in the one that they end in. What was served sync while the store was gone counts nowhere: the async path had no
-//! part in it, and would seem to fail more often than its share of the requests.
+//! Cumulative within an epoch, so that what is sent twice counts once. Requests that are under way
+//! while an epoch begins count in the one that they end in. What was served sync while the store
+//! was gone counts nowhere: the async path had no part in it, and would seem to fail more often
+//! than its share of the requests.
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Fallback, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
-use crate::rollout::evidence::{Counts, Evidence};
+use crate::metrics::{FallbackReason, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
+use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::store::StoredEvidence;
 
 /// A route's counters, from where an epoch began.
 #[derive(Default)]
-pub(super) struct Own {
+pub(super) struct ProcessCounts {
     epoch: u64,
     /// What was counted before, and what does not count.
-    base: Evidence,
+    uncounted: RolloutEvidence,
     /// All that was counted when it was last sent.
-    last: Evidence,
+    last_reported: RolloutEvidence,
 }
 
 /// As one process sends them to the store.
 #[derive(Serialize, Deserialize)]
-struct Sent {
+struct ReportedCounts {
     /// Sync: total, failed, client errors.
     sync: [u64; 3],
     sync_took: Vec<u64>,
@@ -44,138 +45,183 @@ struct Sent {
 
 // === impl Own ===
 
-impl Own {
+impl ProcessCounts {
     /// Begins to count in `epoch`, unless that has begun.
-    pub(super) fn begin(&mut self, epoch: u64, route: &str, metrics: &Metrics) {
+    pub(super) fn start_epoch(&mut self, epoch: u64, route: &str, metrics: &Metrics) {
         if self.epoch != epoch {
-            let base = counted(route, metrics);
-            *self = Self { epoch, base, last: base };
+            let base = read_process_counts(route, metrics);
+            *self = Self { epoch, uncounted: base, last_reported: base };
         }
     }
 
-    /// The epoch that is counted in, and what was counted so far, as text. `is_gone` is whether the store is; to be called
-    /// every second.
-    pub(super) fn send(&mut self, route: &str, metrics: &Metrics, is_gone: bool) -> (u64, String) {
-        let now = counted(route, metrics);
-        let news = now.since(&std::mem::replace(&mut self.last, now));
-        if is_gone || news.unavailable > 0 {
-            self.base.sync.add(&news.sync);
+    /// The epoch that is counted in, and what was counted so far, as text. `is_gone` is whether the
+    /// store is; to be called every second.
+    pub(super) fn report_counts(
+        &mut self,
+        route: &str,
+        metrics: &Metrics,
+        is_gone: bool,
+    ) -> (u64, String) {
+        let now = read_process_counts(route, metrics);
+        let news = now.delta_since(&std::mem::replace(&mut self.last_reported, now));
+        if is_gone || news.store_unavailable > 0 {
+            self.uncounted.sync_counts.add(&news.sync_counts);
         }
-        let since = now.since(&self.base);
-        let Evidence { sync, asynchronous, acknowledged, refused, rejected, deferred, unavailable, .. } = since;
-        let by = [sync.failed_by, sync.client_errors_by, asynchronous.failed_by, asynchronous.client_errors_by];
-        let sent = Sent {
+        let since = now.delta_since(&self.uncounted);
+        let RolloutEvidence {
+            sync_counts: sync,
+            async_counts: asynchronous,
+            acknowledgement_times: acknowledged,
+            refused_requests: refused,
+            rejected_requests: rejected,
+            deferred_requests: deferred,
+            store_unavailable: unavailable,
+            ..
+        } = since;
+        let by = [
+            sync.failed_by_group,
+            sync.client_errors_by_group,
+            asynchronous.failed_by_group,
+            asynchronous.client_errors_by_group,
+        ];
+        let sent = ReportedCounts {
             sync: [sync.total, sync.failed, sync.client_errors],
-            sync_took: write_each(&sync.took),
-            acknowledged: write_each(&acknowledged),
+            sync_took: trim_trailing_zeros(&sync.durations),
+            acknowledged: trim_trailing_zeros(&acknowledged),
             refused,
             rejected,
             deferred,
             unavailable,
-            by: by.map(|by| write_each(&by)),
-            shadow: [since.copied, since.compared, since.mismatched],
+            by: by.map(|by| trim_trailing_zeros(&by)),
+            shadow: [since.shadow_copied, since.shadow_compared, since.shadow_mismatched],
         };
         (self.epoch, serde_json::to_string(&sent).unwrap_or_default())
     }
 }
 
 /// All that the process has counted since it began.
-fn counted(route: &str, metrics: &Metrics) -> Evidence {
-    let cells = metrics.requests.route(route);
+fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
+    let cells = metrics.request_counters.route_counters(route);
     let counts = |path| {
-        let PathTotals { answered, server_errors, client_errors, took, client_errors_by, server_errors_by } =
-            cells.totals(path);
-        Counts {
+        let PathTotals {
+            responses: answered,
+            server_errors,
+            client_errors,
+            duration_counts: took,
+            client_errors_by_group: client_errors_by,
+            server_errors_by_group: server_errors_by,
+        } = cells.path_totals(path);
+        EvidenceCounts {
             total: answered,
             failed: server_errors,
             client_errors,
-            took,
-            failed_by: server_errors_by,
-            client_errors_by,
+            durations: took,
+            failed_by_group: server_errors_by,
+            client_errors_by_group: client_errors_by,
         }
     };
     // of the async path, a process knows how long its clients waited, and who was turned away
-    let Counts { took: acknowledged, failed_by, client_errors_by, .. } = counts(Path::Async);
-    let unavailable = [Fallback::StoreUnavailable, Fallback::Unknown];
-    let mismatched = metrics.shadows(route, ShadowOutcome::Mismatch);
-    Evidence {
-        sync: counts(Path::Sync),
-        asynchronous: Counts { failed_by, client_errors_by, ..Counts::default() },
-        acknowledged,
-        refused: metrics.outcomes(route, TaskOutcome::Refused),
-        rejected: metrics.outcomes(route, TaskOutcome::Rejected),
-        deferred: metrics.outcomes(route, TaskOutcome::Deferred),
-        unavailable: unavailable.map(|reason| metrics.fallbacks(route, reason)).iter().sum(),
-        copied: metrics.shadows(route, ShadowOutcome::Queued),
-        compared: metrics.shadows(route, ShadowOutcome::Match) + mismatched,
-        mismatched,
-        ..Evidence::default()
+    let EvidenceCounts {
+        durations: acknowledged,
+        failed_by_group: failed_by,
+        client_errors_by_group: client_errors_by,
+        ..
+    } = counts(Path::Async);
+    let unavailable = [FallbackReason::StoreUnavailable, FallbackReason::EnqueueUnknown];
+    let mismatched = metrics.read_shadow_outcomes(route, ShadowOutcome::Mismatch);
+    RolloutEvidence {
+        sync_counts: counts(Path::Sync),
+        async_counts: EvidenceCounts {
+            failed_by_group: failed_by,
+            client_errors_by_group: client_errors_by,
+            ..EvidenceCounts::default()
+        },
+        acknowledgement_times: acknowledged,
+        refused_requests: metrics.read_task_outcomes(route, TaskOutcome::Refused),
+        rejected_requests: metrics.read_task_outcomes(route, TaskOutcome::Rejected),
+        deferred_requests: metrics.read_task_outcomes(route, TaskOutcome::Deferred),
+        store_unavailable: unavailable
+            .map(|reason| metrics.read_fallbacks(route, reason))
+            .iter()
+            .sum(),
+        shadow_copied: metrics.read_shadow_outcomes(route, ShadowOutcome::Queued),
+        shadow_compared: metrics.read_shadow_outcomes(route, ShadowOutcome::Match) + mismatched,
+        shadow_mismatched: mismatched,
+        ..RolloutEvidence::default()
     }
 }
 
-/// An epoch's evidence: what the store counted, and what the processes did. Counts that cannot be read (of another
-/// release) are left out.
-pub(super) fn evidence(stored: &StoredEvidence) -> Evidence {
-    let mut sum = Evidence::default();
-    for (process, text) in &stored.counts {
-        match serde_json::from_str::<Sent>(text) {
+/// An epoch's evidence: what the store counted, and what the processes did. Counts that cannot be
+/// read (of another release) are left out.
+pub(super) fn combine_evidence(stored: &StoredEvidence) -> RolloutEvidence {
+    let mut sum = RolloutEvidence::default();
+    for (process, text) in &stored.replica_counts {
+        match serde_json::from_str::<ReportedCounts>(text) {
             Ok(sent) => sum.add(&sent.into()),
             Err(error) => tracing::debug!(process, %error, "counts of a replica cannot be read"),
         }
     }
-    let ended = Counts {
+    let ended = EvidenceCounts {
         total: stored.completed + stored.failed,
         failed: stored.failed,
         client_errors: stored.client_errors,
-        took: stored.took,
-        failed_by: stored.failed_by,
-        client_errors_by: stored.client_errors_by,
+        durations: stored.latency_buckets,
+        failed_by_group: stored.failed_by_group,
+        client_errors_by_group: stored.client_errors_by_group,
     };
-    sum.asynchronous.add(&ended);
-    sum.accepted += stored.accepted;
-    sum.cancelled += stored.cancelled;
+    sum.async_counts.add(&ended);
+    sum.accepted_tasks += stored.accepted;
+    sum.cancelled_tasks += stored.cancelled;
     sum
 }
 
 /// Counts without the zeros at the end.
-pub(super) fn write_each(counts: &[u64]) -> Vec<u64> {
+pub(super) fn trim_trailing_zeros(counts: &[u64]) -> Vec<u64> {
     let filled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
     counts[..filled].to_vec()
 }
 
-/// The reverse of [`write_each`].
-pub(super) fn read_each<const N: usize>(numbers: &[u64]) -> [u64; N] {
+/// The reverse of [`trim_trailing_zeros`].
+pub(super) fn pad_with_zeros<const N: usize>(numbers: &[u64]) -> [u64; N] {
     std::array::from_fn(|at| numbers.get(at).copied().unwrap_or_default())
 }
 
 // === impl Sent ===
 
-impl From<Sent> for Evidence {
-    fn from(sent: Sent) -> Self {
+impl From<ReportedCounts> for RolloutEvidence {
+    fn from(sent: ReportedCounts) -> Self {
         let [total, failed, client_errors] = sent.sync;
         let (refused, rejected) = (sent.refused, sent.rejected);
         let [copied, compared, mismatched] = sent.shadow;
-        let [failed_by, client_errors_by, refused_by, rejected_by] = sent.by.map(|by| read_each(&by));
-        let taskless = Counts {
+        let [failed_by, client_errors_by, refused_by, rejected_by] =
+            sent.by.map(|by| pad_with_zeros(&by));
+        let taskless = EvidenceCounts {
             total: refused + rejected,
             failed: refused,
             client_errors: rejected,
-            failed_by: refused_by,
-            client_errors_by: rejected_by,
-            ..Counts::default()
+            failed_by_group: refused_by,
+            client_errors_by_group: rejected_by,
+            ..EvidenceCounts::default()
         };
-        let took = read_each(&sent.sync_took);
+        let took = pad_with_zeros(&sent.sync_took);
         Self {
-            sync: Counts { total, failed, client_errors, took, failed_by, client_errors_by },
-            asynchronous: taskless,
-            acknowledged: read_each(&sent.acknowledged),
-            refused,
-            rejected,
-            deferred: sent.deferred,
-            unavailable: sent.unavailable,
-            copied,
-            compared,
-            mismatched,
+            sync_counts: EvidenceCounts {
+                total,
+                failed,
+                client_errors,
+                durations: took,
+                failed_by_group: failed_by,
+                client_errors_by_group: client_errors_by,
+            },
+            async_counts: taskless,
+            acknowledgement_times: pad_with_zeros(&sent.acknowledged),
+            refused_requests: refused,
+            rejected_requests: rejected,
+            deferred_requests: sent.deferred,
+            store_unavailable: sent.unavailable,
+            shadow_copied: copied,
+            shadow_compared: compared,
+            shadow_mismatched: mismatched,
             ..Self::default()
         }
     }
@@ -188,27 +234,40 @@ mod tests {
     #[test]
     fn what_was_served_sync_while_the_store_was_gone_counts_nowhere() {
         let metrics = Metrics::new(1);
-        let mut own = Own::default();
-        own.begin(1, "invoke", &metrics);
+        let mut own = ProcessCounts::default();
+        own.start_epoch(1, "invoke", &metrics);
         let mut second = |requests: usize, unavailable: usize, is_gone| {
-            (0..requests).for_each(|_| metrics.requests.route("invoke").answered(0, Path::Sync, 200));
-            (0..unavailable).for_each(|_| metrics.fell_back("invoke", Fallback::StoreUnavailable));
-            let sent: Sent = serde_json::from_str(&own.send("invoke", &metrics, is_gone).1).expect("readable");
+            (0..requests).for_each(|_| {
+                metrics.request_counters.route_counters("invoke").count_response(
+                    0,
+                    Path::Sync,
+                    200,
+                );
+            });
+            (0..unavailable)
+                .for_each(|_| metrics.count_fallback("invoke", FallbackReason::StoreUnavailable));
+            let sent: ReportedCounts =
+                serde_json::from_str(&own.report_counts("invoke", &metrics, is_gone).1)
+                    .expect("readable");
             (sent.sync[0], sent.unavailable)
         };
         assert_eq!(second(10, 0, false), (10, 0));
         assert_eq!(second(100, 4, false), (10, 4));
-        assert_eq!(second(100, 0, true), (10, 4), "no canaried request came by, and it was gone all the same");
+        assert_eq!(
+            second(100, 0, true),
+            (10, 4),
+            "no canaried request came by, and it was gone all the same"
+        );
         assert_eq!(second(5, 0, false), (15, 4));
     }
 
     #[test]
     fn whose_failures_they_are_is_told_of_both_paths() {
         let metrics = Metrics::new(2);
-        let cells = metrics.requests.route("invoke");
-        let mut own = Own::default();
-        cells.blame(0, Path::Sync, 500, Some(9));
-        own.begin(1, "invoke", &metrics);
+        let cells = metrics.request_counters.route_counters("invoke");
+        let mut own = ProcessCounts::default();
+        cells.count_error_by_group(0, Path::Sync, 500, Some(9));
+        own.start_epoch(1, "invoke", &metrics);
         let both = [
             (Path::Sync, 500, Some(9)),
             (Path::Sync, 500, None),
@@ -216,17 +275,23 @@ mod tests {
             (Path::Async, 503, Some(31)),
         ];
         for (path, code, clients) in both {
-            (0..2).for_each(|thread| cells.blame(thread, path, code, clients));
+            (0..2).for_each(|thread| cells.count_error_by_group(thread, path, code, clients));
         }
-        let counts = vec![("a".to_owned(), own.send("invoke", &metrics, false).1)];
-        let mut stored = StoredEvidence { counts, ..StoredEvidence::default() };
-        stored.failed_by[31] = 1;
-        let known = evidence(&stored);
-        let of = |by: &[u64]| by.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
-        assert_eq!(of(&known.sync.failed_by), [(9, 2)]);
-        assert_eq!(of(&known.sync.client_errors_by), [(0, 2)]);
-        assert_eq!(of(&known.asynchronous.failed_by), [(31, 3)], "refused, and failed as a task");
-        assert_eq!(of(&known.asynchronous.client_errors_by), []);
+        let counts = vec![("a".to_owned(), own.report_counts("invoke", &metrics, false).1)];
+        let mut stored = StoredEvidence { replica_counts: counts, ..StoredEvidence::default() };
+        stored.failed_by_group[31] = 1;
+        let known = combine_evidence(&stored);
+        let of = |by: &[u64]| {
+            by.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&known.sync_counts.failed_by_group), [(9, 2)]);
+        assert_eq!(of(&known.sync_counts.client_errors_by_group), [(0, 2)]);
+        assert_eq!(
+            of(&known.async_counts.failed_by_group),
+            [(31, 3)],
+            "refused, and failed as a task"
+        );
+        assert_eq!(of(&known.async_counts.client_errors_by_group), []);
     }
 
     #[test]
@@ -236,14 +301,29 @@ mod tests {
                 r#"{{"sync":[9,1,2],"sync_took":[9],"acknowledged":[5],"refused":1{rejected},"deferred":4,"unavailable":0}}"#
             )
         };
-        let counts =
-            vec![("new".to_owned(), counts(r#","rejected":3,"shadow":[9,7,2]"#)), ("old".to_owned(), counts(""))];
-        let stored =
-            StoredEvidence { accepted: 10, completed: 6, client_errors: 1, counts, ..StoredEvidence::default() };
-        let known = evidence(&stored);
-        let Counts { total, failed, client_errors, .. } = known.asynchronous;
-        assert_eq!((total, failed, client_errors), (11, 2, 4), "six tasks, two refused, three rejected");
-        assert_eq!((known.canaried(), known.open()), (15, 4));
-        assert_eq!((known.copied, known.compared, known.mismatched), (9, 7, 2), "copies are none of them");
+        let counts = vec![
+            ("new".to_owned(), counts(r#","rejected":3,"shadow":[9,7,2]"#)),
+            ("old".to_owned(), counts("")),
+        ];
+        let stored = StoredEvidence {
+            accepted: 10,
+            completed: 6,
+            client_errors: 1,
+            replica_counts: counts,
+            ..StoredEvidence::default()
+        };
+        let known = combine_evidence(&stored);
+        let EvidenceCounts { total, failed, client_errors, .. } = known.async_counts;
+        assert_eq!(
+            (total, failed, client_errors),
+            (11, 2, 4),
+            "six tasks, two refused, three rejected"
+        );
+        assert_eq!((known.canaried_requests(), known.open_tasks()), (15, 4));
+        assert_eq!(
+            (known.shadow_copied, known.shadow_compared, known.shadow_mismatched),
+            (9, 7, 2),
+            "copies are none of them"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Tells the webhooks of `rollout.notify` what happened: each event a few times, until it is taken.
 //!
-//! A notification is not a record: the history is. It is given up after the last try, with a line in the log.
+//! A notification is not a record: the history is. It is given up after the last try, with a line
+//! in the log.
 
 use std::time::Duration;
 
@@ -9,52 +10,63 @@ use http::{HeaderValue, Method, header};
 use tokio::time::sleep;
 
 use super::{calls, state};
-use crate::config::{Notice, Route, Secret};
-use crate::rollout::{Happened, Phase};
+use crate::config::{NotificationTrigger, RouteConfig, Secret};
+use crate::rollout::{RolloutEvent, RolloutPhase};
 
 /// Before each try.
-const PAUSES: [Duration; 5] =
-    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2)];
+const RETRY_DELAYS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+];
 /// The longest that one try may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What an event is, to those who are told.
-fn notice(happened: &Happened) -> Option<Notice> {
-    match (happened.event, &happened.phase) {
-        ("rollback" | "abort", _) => Some(Notice::Rollback),
-        ("pause", _) => Some(Notice::Paused),
-        ("step", Phase::Healthy) => Some(Notice::Healthy),
-        ("step" | "promote", _) => Some(Notice::Step),
+fn classify_event(happened: &RolloutEvent) -> Option<NotificationTrigger> {
+    match (happened.kind, &happened.phase) {
+        ("rollback" | "abort", _) => Some(NotificationTrigger::RolledBack),
+        ("pause", _) => Some(NotificationTrigger::Paused),
+        ("step", RolloutPhase::Healthy) => Some(NotificationTrigger::TargetReached),
+        ("step" | "promote", _) => Some(NotificationTrigger::StepCompleted),
         _ => None,
     }
 }
 
 /// Tells whoever asked for it, beside everything else.
-pub(super) fn tell(route: &Route, happened: &[Happened]) {
+pub(super) fn notify_webhooks(route: &RouteConfig, happened: &[RolloutEvent]) {
     for happened in happened {
-        let Some(notice) = notice(happened) else { continue };
-        let told = route.rollout.notify.iter().filter(|notify| notify.on.contains(&notice));
-        let mut event = state::write_happened(&route.name, happened);
-        event["text"] = said(&route.name, happened).into();
+        let Some(notice) = classify_event(happened) else { continue };
+        let told =
+            route.rollout.notifications.iter().filter(|notify| notify.triggers.contains(&notice));
+        let mut event = state::event_to_json(&route.name, happened);
+        event["text"] = format_event_text(&route.name, happened).into();
         let body = Bytes::from(event.to_string());
         for notify in told {
-            tokio::spawn(post(notify.webhook.clone(), body.clone(), route.name.clone()));
+            tokio::spawn(post_with_retries(
+                notify.webhook_url.clone(),
+                body.clone(),
+                route.name.clone(),
+            ));
         }
     }
 }
 
 /// One line for people, under the key that chat services show.
-fn said(route: &str, happened: &Happened) -> String {
-    let Happened { event, by, reason, from, to, .. } = happened;
+fn format_event_text(route: &str, happened: &RolloutEvent) -> String {
+    let RolloutEvent { kind: event, actor: by, reason, from_weight: from, to_weight: to, .. } =
+        happened;
     let moved = if from == to { format!("at {to}") } else { format!("from {from} to {to}") };
     format!("{route}: {event} {moved}, by {by}: {reason}")
 }
 
-async fn post(webhook: Secret, body: Bytes, route: String) {
+async fn post_with_retries(webhook: Secret, body: Bytes, route: String) {
     let mut why = String::new();
-    for pause in PAUSES {
+    for pause in RETRY_DELAYS {
         sleep(pause).await;
-        match try_to_post(&webhook, body.clone()).await {
+        match post_once(&webhook, body.clone()).await {
             Ok(()) => return,
             Err(error) => why = error,
         }
@@ -62,9 +74,11 @@ async fn post(webhook: Secret, body: Bytes, route: String) {
     tracing::warn!(route, why, "a webhook of rollout.notify could not be told");
 }
 
-async fn try_to_post(webhook: &Secret, body: Bytes) -> Result<(), String> {
-    let mut request = calls::request(Method::POST, &webhook.current()?, body)?;
-    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, _) = calls::send(request, LIMIT).await?;
+async fn post_once(webhook: &Secret, body: Bytes) -> Result<(), String> {
+    let mut request = calls::build_request(Method::POST, &webhook.read_current()?, body)?;
+    request
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (status, _) = calls::send_request(request, ATTEMPT_TIMEOUT).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
 }

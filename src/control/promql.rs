@@ -1,9 +1,10 @@
-//! Which metrics a query names: enough of the language's tokens to tell them from functions, labels and keywords.
+//! Which metrics a query names: enough of the language's tokens to tell them from functions, labels
+//! and keywords.
 
 use std::collections::BTreeSet;
 
 /// Words that are no metric wherever they stand.
-const KEYWORDS: [&str; 16] = [
+const PROMQL_KEYWORDS: [&str; 16] = [
     "by",
     "without",
     "on",
@@ -22,27 +23,32 @@ const KEYWORDS: [&str; 16] = [
     "end",
 ];
 /// Words that a list of labels follows.
-const LABELS_FOLLOW: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+const LABEL_LIST_KEYWORDS: [&str; 6] =
+    ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
 /// The metrics that `query` names, in order.
 #[must_use]
-pub fn metrics_of(query: &str) -> BTreeSet<String> {
+pub fn extract_metric_names(query: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut rest = query;
     while let Some(first) = rest.chars().next() {
         rest = match first {
-            '{' => after_close(&rest[1..], '}'),
-            '[' => after_close(&rest[1..], ']'),
-            '"' | '\'' | '`' => after_quote(&rest[1..], first),
+            '{' => skip_past_close(&rest[1..], '}'),
+            '[' => skip_past_close(&rest[1..], ']'),
+            '"' | '\'' | '`' => skip_past_quote(&rest[1..], first),
             '#' => rest.split_once('\n').map_or("", |(_, rest)| rest),
             '0'..='9' => rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.'),
-            first if is_name(first) => {
-                let (name, after) = rest.split_at(rest.find(|c| !is_name(c)).unwrap_or(rest.len()));
+            first if is_name_char(first) => {
+                let (name, after) =
+                    rest.split_at(rest.find(|c| !is_name_char(c)).unwrap_or(rest.len()));
                 let (word, next) = (name.to_ascii_lowercase(), after.trim_start());
-                if LABELS_FOLLOW.contains(&word.as_str()) && next.starts_with('(') {
-                    after_close(&next[1..], ')')
+                if LABEL_LIST_KEYWORDS.contains(&word.as_str()) && next.starts_with('(') {
+                    skip_past_close(&next[1..], ')')
                 } else {
-                    if !KEYWORDS.contains(&word.as_str()) && !next.starts_with('(') && !is_aggregation(next) {
+                    if !PROMQL_KEYWORDS.contains(&word.as_str())
+                        && !next.starts_with('(')
+                        && !is_aggregation(next)
+                    {
                         found.insert(name.to_owned());
                     }
                     after
@@ -62,16 +68,16 @@ fn is_aggregation(next: &str) -> bool {
     })
 }
 
-fn is_name(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
 /// What follows the closing bracket, strings between aside.
-fn after_close(mut text: &str, close: char) -> &str {
+fn skip_past_close(mut text: &str, close: char) -> &str {
     while let Some(first) = text.chars().next() {
         text = &text[first.len_utf8()..];
         match first {
-            '"' | '\'' | '`' => text = after_quote(text, first),
+            '"' | '\'' | '`' => text = skip_past_quote(text, first),
             first if first == close => break,
             _ => {}
         }
@@ -79,7 +85,7 @@ fn after_close(mut text: &str, close: char) -> &str {
     text
 }
 
-fn after_quote(text: &str, quote: char) -> &str {
+fn skip_past_quote(text: &str, quote: char) -> &str {
     let mut escaped = false;
     for (at, c) in text.char_indices() {
         match c {
@@ -104,7 +110,10 @@ mod tests {
                 vec!["http_requests_total"],
             ),
             ("sum(a) without (x) + on (y) group_left (z) b offset 5m", vec!["a", "b"]),
-            ("histogram_quantile(0.95, sum by(le)(rate(job:d_bucket[5m:30s])))", vec!["job:d_bucket"]),
+            (
+                "histogram_quantile(0.95, sum by(le)(rate(job:d_bucket[5m:30s])))",
+                vec!["job:d_bucket"],
+            ),
             ("a > bool 3 and b unless c or vector(1)", vec!["a", "b", "c"]),
             ("up == Inf # up_down\n", vec!["up"]),
             ("label_replace(up, \"a\", '$1', `b`, \"x\\\"y\")", vec!["up"]),
@@ -112,14 +121,18 @@ mod tests {
             ("{__name__=\"x\"}", vec![]),
             ("", vec![]),
         ] {
-            assert_eq!(metrics_of(query).into_iter().collect::<Vec<_>>(), expected, "{query}");
+            assert_eq!(
+                extract_metric_names(query).into_iter().collect::<Vec<_>>(),
+                expected,
+                "{query}"
+            );
         }
     }
 
     #[test]
     fn a_query_that_is_cut_off_ends() {
         for query in ["sum(a{b=\"", "a[5m", "\"", "é", "a by ("] {
-            let _ = metrics_of(query);
+            let _ = extract_metric_names(query);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Hot reload: the file changed, or SIGHUP asked for it → read → checked → handed to the controller.
+//! Hot reload: the file changed, or SIGHUP asked for it → read → checked → handed to the
+//! controller.
 //!
 //! A reload that fails changes nothing and says why: in the log, in
 //! `omnidaemon_config_last_reload_successful` and in the admin API.
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Configs;
-use crate::config::{self, Config, Env, Problems};
+use super::ConfigSender;
+use crate::config::{self, Config, ConfigProblems, EnvVars};
 use crate::metrics::Metrics;
 
 /// How the last reload went.
@@ -20,28 +21,28 @@ pub struct ReloadStatus {
 }
 
 /// The file and what is done with it, not yet running.
-pub struct Reloader {
+pub struct ConfigReloader {
     /// The file.
-    pub path: PathBuf,
+    pub config_path: PathBuf,
     /// The environment that its values are expanded from.
-    pub env: Env,
+    pub env: EnvVars,
     /// The configuration in force.
-    pub current: Arc<Config>,
+    pub current_config: Arc<Config>,
     /// The digest of its text.
-    pub digest: String,
+    pub current_digest: String,
     /// Where a new one goes.
-    pub configs: Configs,
+    pub config_sender: ConfigSender,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
     /// Where it is told.
-    pub status: Arc<ReloadStatus>,
+    pub reload_status: Arc<ReloadStatus>,
 }
 
 /// Why a new configuration is not taken.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum ReloadRefusal {
     #[error(transparent)]
-    Invalid(#[from] Problems),
+    Invalid(#[from] ConfigProblems),
     #[error("{0} cannot change while running: change it back, or restart")]
     RestartOnly(String),
 }
@@ -55,18 +56,23 @@ impl ReloadStatus {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, error: Option<String>) {
+    fn set_last_error(&self, error: Option<String>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 }
 
 // === impl Reloader ===
 
-impl Reloader {
+impl ConfigReloader {
     /// Reloads when the file changes, and at each message of `hangups`, until `shutdown`.
     pub async fn run(mut self, mut hangups: mpsc::Receiver<()>, shutdown: CancellationToken) {
         let (sender, mut edits) = mpsc::channel(1);
-        let watch = config::changes(self.path.clone(), self.digest.clone(), sender, shutdown.clone());
+        let watch = config::watch_for_changes(
+            self.config_path.clone(),
+            self.current_digest.clone(),
+            sender,
+            shutdown.clone(),
+        );
         let follow = async {
             loop {
                 tokio::select! {
@@ -75,39 +81,41 @@ impl Reloader {
                     () = shutdown.cancelled() => return,
                     else => return,
                 }
-                self.reload().await;
+                self.reload_config().await;
             }
         };
         tokio::join!(watch, follow);
     }
 
-    async fn reload(&mut self) {
-        match self.read() {
+    async fn reload_config(&mut self) {
+        match self.load_config() {
             Ok(config) => {
-                self.current = config.clone();
+                self.current_config = config.clone();
                 let (published, is_published) = oneshot::channel();
-                if self.configs.send((config, published)).await.is_ok() && is_published.await.is_ok() {
-                    tracing::info!(path = %self.path.display(), "config applied");
+                if self.config_sender.send((config, published)).await.is_ok()
+                    && is_published.await.is_ok()
+                {
+                    tracing::info!(path = %self.config_path.display(), "config applied");
                     self.metrics.config_reload_ok.set(1);
-                    self.status.set(None);
+                    self.reload_status.set_last_error(None);
                 }
             }
             Err(refused) => {
-                tracing::error!(path = %self.path.display(), error = %refused, "config refused, the running one stays");
+                tracing::error!(path = %self.config_path.display(), error = %refused, "config refused, the running one stays");
                 self.metrics.config_reload_ok.set(0);
-                self.status.set(Some(refused.to_string()));
+                self.reload_status.set_last_error(Some(refused.to_string()));
             }
         }
     }
 
-    fn read(&self) -> Result<Arc<Config>, Refused> {
-        let loaded = config::load(&self.path, &self.env)?;
-        let fixed = config::restart_only_changes(&self.current, &loaded.config);
+    fn load_config(&self) -> Result<Arc<Config>, ReloadRefusal> {
+        let loaded = config::load_file(&self.config_path, &self.env)?;
+        let fixed = config::find_restart_only_changes(&self.current_config, &loaded.config);
         if !fixed.is_empty() {
-            return Err(Refused::RestartOnly(fixed.join(", ")));
+            return Err(ReloadRefusal::RestartOnly(fixed.join(", ")));
         }
         for warning in &loaded.warnings {
-            tracing::warn!("{}", warning.in_file(&self.path.display().to_string()));
+            tracing::warn!("{}", warning.render_line(&self.config_path.display().to_string()));
         }
         Ok(Arc::new(loaded.config))
     }

@@ -1,7 +1,8 @@
 //! How a rollout's state and history are written down: JSON with a schema version; N reads N−1.
 //!
-//! A mirror of `rollout::State`, so that a change of that is a choice here: what an older process cannot read, it does not
-//! act on. Counts are arrays, durations milliseconds, weights basis points.
+//! A mirror of `rollout::State`, so that a change of that is a choice here: what an older process
+//! cannot read, it does not act on. Counts are arrays, durations milliseconds, weights basis
+//! points.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,30 +10,32 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::counts::{read_each, write_each};
+use super::counts::{pad_with_zeros, trim_trailing_zeros};
 use crate::cohort::Weight;
-use crate::rollout::evidence::{Counts, Evidence};
-use crate::rollout::gate::{Memory, Report, Verdict};
-use crate::rollout::sequential::Scores;
-use crate::rollout::{Cohort, Happened, Pause, Phase, Progress, State};
+use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
+use crate::rollout::gate::{GateMemory, GateReport, Verdict};
+use crate::rollout::sequential::SequentialScores;
+use crate::rollout::{
+    EpochRange, PausablePhase, PauseReason, RolloutEvent, RolloutPhase, RolloutState,
+};
 use crate::store::StoreError;
 use crate::task::UnixMs;
 
-const VERSION: u8 = 2;
+const STATE_SCHEMA_VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredRolloutState {
     v: u8,
     weight_bp: u16,
     changed_ms: u64,
     reason: String,
     /// All that follows is of schema version 2.
     #[serde(flatten)]
-    more: Option<More>,
+    more: Option<StoredRolloutV2>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct More {
+struct StoredRolloutV2 {
     epoch: u64,
     phase: String,
     pause: Option<String>,
@@ -50,28 +53,29 @@ struct More {
     healthy: u64,
     passes: u32,
     fails: u32,
-    baseline: Option<Numbers>,
-    memory: BTreeMap<String, StoredMemory>,
-    seen: Vec<StoredEvidence>,
+    baseline: Option<StoredCounts>,
+    memory: BTreeMap<String, StoredGateMemory>,
+    seen: Vec<SeenEvidenceRecord>,
     gates: u64,
     frozen: Option<String>,
-    reports: Vec<StoredReport>,
+    reports: Vec<StoredGateReport>,
 }
 
-/// Counts: total, failed, client errors, then the buckets; by group of clients, the failed and the client errors.
-type Numbers = [Vec<u64>; 3];
+/// Counts: total, failed, client errors, then the buckets; by group of clients, the failed and the
+/// client errors.
+type StoredCounts = [Vec<u64>; 3];
 
 #[derive(Serialize, Deserialize)]
-struct StoredMemory {
-    since_start: Scores,
-    since_worst: Scores,
-    over_limit: Scores,
+struct StoredGateMemory {
+    since_start: SequentialScores,
+    since_worst: SequentialScores,
+    over_limit: SequentialScores,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredEvidence {
-    sync: Numbers,
-    asynchronous: Numbers,
+struct SeenEvidenceRecord {
+    sync: StoredCounts,
+    asynchronous: StoredCounts,
     acknowledged: Vec<u64>,
     /// Accepted, cancelled, refused, deferred, unavailable.
     rest: [u64; 5],
@@ -83,7 +87,7 @@ struct StoredEvidence {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredReport {
+struct StoredGateReport {
     gate: String,
     kind: String,
     verdict: String,
@@ -96,40 +100,46 @@ struct StoredReport {
 }
 
 /// The state as text.
-pub(super) fn write(state: &State) -> String {
+pub(super) fn serialize_state(state: &RolloutState) -> String {
     let (phase, pause) = match &state.phase {
-        Phase::Paused { why, then } => (Phase::from(*then), Some(why.as_str().to_owned())),
+        RolloutPhase::Paused { reason: why, resume_to: then } => {
+            (RolloutPhase::from(*then), Some(why.as_str().to_owned()))
+        }
         phase => (phase.clone(), None),
     };
-    let Cohort { from, to, closed } = state.cohort;
-    let more = More {
+    let EpochRange { from_epoch: from, to_epoch: to, closed_for: closed } = state.cohort;
+    let more = StoredRolloutV2 {
         epoch: state.epoch,
         phase: phase.as_str().to_owned(),
         pause,
-        since_ms: state.since.0,
-        by: state.by.clone(),
-        held: state.held,
-        soaked_ms: ms(state.soaked),
-        waited_ms: ms(state.waited),
-        blind_ms: ms(state.blind),
-        sighted: state.sighted,
-        cohort: (from, to, closed.map(ms)),
-        first: state.first,
-        prior: state.prior,
-        healthy: state.healthy,
-        passes: state.passes,
-        fails: state.fails,
-        baseline: state.baseline.as_ref().map(numbers),
-        memory: state.memory.iter().map(|(gate, memory)| (gate.clone(), memory.into())).collect(),
-        seen: state.seen.iter().map(Into::into).collect(),
-        gates: state.gates,
-        frozen: state.frozen.clone(),
-        reports: state.reports.iter().map(Into::into).collect(),
+        since_ms: state.phase_since.0,
+        by: state.actor.clone(),
+        held: state.manual_hold,
+        soaked_ms: to_millis(state.soak_elapsed),
+        waited_ms: to_millis(state.phase_waited),
+        blind_ms: to_millis(state.sources_down_for),
+        sighted: state.sources_up_streak,
+        cohort: (from, to, closed.map(to_millis)),
+        first: state.first_epoch,
+        prior: state.previous_step_epoch,
+        healthy: state.healthy_since_epoch,
+        passes: state.pass_streak,
+        fails: state.fail_streak,
+        baseline: state.sync_baseline.as_ref().map(counts_to_stored),
+        memory: state
+            .gate_memory
+            .iter()
+            .map(|(gate, memory)| (gate.clone(), memory.into()))
+            .collect(),
+        seen: state.seen_evidence.iter().map(Into::into).collect(),
+        gates: state.gates_digest,
+        frozen: state.blocked_reason.clone(),
+        reports: state.gate_reports.iter().map(Into::into).collect(),
     };
-    let stored = Stored {
-        v: VERSION,
+    let stored = StoredRolloutState {
+        v: STATE_SCHEMA_VERSION,
         weight_bp: state.weight.basis_points(),
-        changed_ms: state.changed.0,
+        changed_ms: state.weight_changed_at.0,
         reason: state.reason.clone(),
         more: Some(more),
     };
@@ -137,138 +147,156 @@ pub(super) fn write(state: &State) -> String {
 }
 
 /// The state of a text.
-pub(super) fn read(text: &str) -> Result<State, StoreError> {
-    let stored: Stored = serde_json::from_str(text).map_err(|error| malformed(&error.to_string()))?;
-    if stored.v > VERSION {
-        return Err(malformed(&format!("rollout state of schema version {}", stored.v)));
+pub(super) fn parse_state(text: &str) -> Result<RolloutState, StoreError> {
+    let stored: StoredRolloutState =
+        serde_json::from_str(text).map_err(|error| malformed_error(&error.to_string()))?;
+    if stored.v > STATE_SCHEMA_VERSION {
+        return Err(malformed_error(&format!("rollout state of schema version {}", stored.v)));
     }
     let weight = Weight::from_basis_points(stored.weight_bp);
-    let fresh = State { weight, reason: stored.reason, ..State::fresh(UnixMs(stored.changed_ms)) };
+    let fresh = RolloutState {
+        weight,
+        reason: stored.reason,
+        ..RolloutState::new(UnixMs(stored.changed_ms))
+    };
     if stored.v > 1 && stored.more.is_none() {
-        return Err(malformed("a rollout state with a field that cannot be read"));
+        return Err(malformed_error("a rollout state with a field that cannot be read"));
     }
     let Some(more) = stored.more else {
         // schema version 1 knew no gates: all its rollouts were manual
-        return Ok(State { phase: Phase::Manual, ..fresh });
+        return Ok(RolloutState { phase: RolloutPhase::Manual, ..fresh });
     };
-    let phase = phase(&more.phase, more.pause.as_deref()).ok_or_else(|| malformed("a phase that is none"))?;
+    let phase = parse_phase(&more.phase, more.pause.as_deref())
+        .ok_or_else(|| malformed_error("a phase that is none"))?;
     let duration = Duration::from_millis;
     let (from, to, closed) = more.cohort;
-    Ok(State {
+    Ok(RolloutState {
         epoch: more.epoch,
         phase,
-        since: UnixMs(more.since_ms),
-        by: more.by,
-        held: more.held,
-        soaked: duration(more.soaked_ms),
-        waited: duration(more.waited_ms),
-        blind: duration(more.blind_ms),
-        sighted: more.sighted,
-        cohort: Cohort { from, to, closed: closed.map(duration) },
-        first: more.first,
-        prior: more.prior,
-        healthy: more.healthy,
-        passes: more.passes,
-        fails: more.fails,
-        baseline: more.baseline.as_ref().map(counts),
-        memory: more.memory.into_iter().map(|(gate, memory)| (gate, memory.into())).collect(),
-        seen: more.seen.into_iter().map(Into::into).collect(),
-        gates: more.gates,
-        frozen: more.frozen,
-        reports: more.reports.into_iter().map(StoredReport::into_report).collect(),
+        phase_since: UnixMs(more.since_ms),
+        actor: more.by,
+        manual_hold: more.held,
+        soak_elapsed: duration(more.soaked_ms),
+        phase_waited: duration(more.waited_ms),
+        sources_down_for: duration(more.blind_ms),
+        sources_up_streak: more.sighted,
+        cohort: EpochRange { from_epoch: from, to_epoch: to, closed_for: closed.map(duration) },
+        first_epoch: more.first,
+        previous_step_epoch: more.prior,
+        healthy_since_epoch: more.healthy,
+        pass_streak: more.passes,
+        fail_streak: more.fails,
+        sync_baseline: more.baseline.as_ref().map(counts_from_stored),
+        gate_memory: more.memory.into_iter().map(|(gate, memory)| (gate, memory.into())).collect(),
+        seen_evidence: more.seen.into_iter().map(Into::into).collect(),
+        gates_digest: more.gates,
+        blocked_reason: more.frozen,
+        gate_reports: more.reports.into_iter().map(StoredGateReport::into_report).collect(),
         ..fresh
     })
 }
 
 /// A line of the history as JSON; what the API shows, and notifications say of `route`.
-pub(super) fn write_happened(route: &str, happened: &Happened) -> Value {
-    let gates: Vec<_> = happened.reports.iter().map(StoredReport::from).collect();
+pub(super) fn event_to_json(route: &str, happened: &RolloutEvent) -> Value {
+    let gates: Vec<_> = happened.gate_reports.iter().map(StoredGateReport::from).collect();
     json!({
         "route": route,
         "at_ms": happened.at.0,
-        "event": happened.event,
-        "by": happened.by,
+        "event": happened.kind,
+        "by": happened.actor,
         "reason": happened.reason,
-        "from": happened.from.percent(),
-        "to": happened.to.percent(),
+        "from": happened.from_weight.percent(),
+        "to": happened.to_weight.percent(),
         "epoch": happened.epoch,
         "phase": happened.phase.as_str(),
         "gates": gates,
     })
 }
 
-fn malformed(why: &str) -> StoreError {
+fn malformed_error(why: &str) -> StoreError {
     StoreError::Malformed(why.to_owned())
 }
 
-fn ms(duration: Duration) -> u64 {
+fn to_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn phase(word: &str, pause: Option<&str>) -> Option<Phase> {
-    let phase = Phase::GOING.into_iter().find(|phase| phase.as_str() == word)?;
+fn parse_phase(word: &str, pause: Option<&str>) -> Option<RolloutPhase> {
+    let phase = RolloutPhase::UNPAUSED.into_iter().find(|phase| phase.as_str() == word)?;
     let Some(pause) = pause else { return Some(phase) };
-    let why = Pause::ALL.into_iter().find(|why| why.as_str() == pause)?;
-    let then: Progress = phase.progress()?;
-    Some(Phase::Paused { why, then })
+    let why = PauseReason::ALL.into_iter().find(|why| why.as_str() == pause)?;
+    let then: PausablePhase = phase.as_pausable()?;
+    Some(RolloutPhase::Paused { reason: why, resume_to: then })
 }
 
-fn numbers(counts: &Counts) -> Numbers {
+fn counts_to_stored(counts: &EvidenceCounts) -> StoredCounts {
     let mut numbers = vec![counts.total, counts.failed, counts.client_errors];
-    numbers.extend(write_each(&counts.took));
-    [numbers, write_each(&counts.failed_by), write_each(&counts.client_errors_by)]
+    numbers.extend(trim_trailing_zeros(&counts.durations));
+    [
+        numbers,
+        trim_trailing_zeros(&counts.failed_by_group),
+        trim_trailing_zeros(&counts.client_errors_by_group),
+    ]
 }
 
-fn counts([numbers, failed_by, client_errors_by]: &Numbers) -> Counts {
+fn counts_from_stored([numbers, failed_by, client_errors_by]: &StoredCounts) -> EvidenceCounts {
     let at = |place: usize| numbers.get(place).copied().unwrap_or_default();
-    Counts {
+    EvidenceCounts {
         total: at(0),
         failed: at(1),
         client_errors: at(2),
-        took: read_each(numbers.get(3..).unwrap_or_default()),
-        failed_by: read_each(failed_by),
-        client_errors_by: read_each(client_errors_by),
+        durations: pad_with_zeros(numbers.get(3..).unwrap_or_default()),
+        failed_by_group: pad_with_zeros(failed_by),
+        client_errors_by_group: pad_with_zeros(client_errors_by),
     }
 }
 
 // === impl StoredMemory ===
 
-impl From<&Memory> for StoredMemory {
-    fn from(memory: &Memory) -> Self {
-        let Memory { since_start, since_worst, over_limit } = *memory;
+impl From<&GateMemory> for StoredGateMemory {
+    fn from(memory: &GateMemory) -> Self {
+        let GateMemory {
+            scores_from_start: since_start,
+            restarting_scores: since_worst,
+            ceiling_scores: over_limit,
+        } = *memory;
         Self { since_start, since_worst, over_limit }
     }
 }
 
-impl From<StoredMemory> for Memory {
-    fn from(stored: StoredMemory) -> Self {
-        let StoredMemory { since_start, since_worst, over_limit } = stored;
-        Self { since_start, since_worst, over_limit }
+impl From<StoredGateMemory> for GateMemory {
+    fn from(stored: StoredGateMemory) -> Self {
+        let StoredGateMemory { since_start, since_worst, over_limit } = stored;
+        Self {
+            scores_from_start: since_start,
+            restarting_scores: since_worst,
+            ceiling_scores: over_limit,
+        }
     }
 }
 
 // === impl StoredEvidence ===
 
-impl From<&Evidence> for StoredEvidence {
-    fn from(evidence: &Evidence) -> Self {
-        let Evidence {
-            sync,
-            asynchronous,
-            accepted,
-            cancelled,
-            refused,
-            rejected,
-            deferred,
-            acknowledged,
-            unavailable,
-            copied,
-            compared,
-            mismatched,
+impl From<&RolloutEvidence> for SeenEvidenceRecord {
+    fn from(evidence: &RolloutEvidence) -> Self {
+        let RolloutEvidence {
+            sync_counts: sync,
+            async_counts: asynchronous,
+            accepted_tasks: accepted,
+            cancelled_tasks: cancelled,
+            refused_requests: refused,
+            rejected_requests: rejected,
+            deferred_requests: deferred,
+            acknowledgement_times: acknowledged,
+            store_unavailable: unavailable,
+            shadow_copied: copied,
+            shadow_compared: compared,
+            shadow_mismatched: mismatched,
         } = evidence;
         Self {
-            sync: numbers(sync),
-            asynchronous: numbers(asynchronous),
-            acknowledged: write_each(acknowledged),
+            sync: counts_to_stored(sync),
+            asynchronous: counts_to_stored(asynchronous),
+            acknowledged: trim_trailing_zeros(acknowledged),
             rest: [*accepted, *cancelled, *refused, *deferred, *unavailable],
             rejected: *rejected,
             shadow: [*copied, *compared, *mismatched],
@@ -276,35 +304,37 @@ impl From<&Evidence> for StoredEvidence {
     }
 }
 
-impl From<StoredEvidence> for Evidence {
-    fn from(stored: StoredEvidence) -> Self {
+impl From<SeenEvidenceRecord> for RolloutEvidence {
+    fn from(stored: SeenEvidenceRecord) -> Self {
         let [accepted, cancelled, refused, deferred, unavailable] = stored.rest;
-        let acknowledged = read_each(&stored.acknowledged);
-        let (sync, asynchronous) = (counts(&stored.sync), counts(&stored.asynchronous));
+        let acknowledged = pad_with_zeros(&stored.acknowledged);
+        let (sync, asynchronous) =
+            (counts_from_stored(&stored.sync), counts_from_stored(&stored.asynchronous));
         let rejected = stored.rejected;
         let [copied, compared, mismatched] = stored.shadow;
         Self {
-            sync,
-            asynchronous,
-            accepted,
-            cancelled,
-            refused,
-            rejected,
-            deferred,
-            acknowledged,
-            unavailable,
-            copied,
-            compared,
-            mismatched,
+            sync_counts: sync,
+            async_counts: asynchronous,
+            accepted_tasks: accepted,
+            cancelled_tasks: cancelled,
+            refused_requests: refused,
+            rejected_requests: rejected,
+            deferred_requests: deferred,
+            acknowledgement_times: acknowledged,
+            store_unavailable: unavailable,
+            shadow_copied: copied,
+            shadow_compared: compared,
+            shadow_mismatched: mismatched,
         }
     }
 }
 
 // === impl StoredReport ===
 
-impl StoredReport {
-    /// Kinds and verdicts that this release does not know are shown as doubt: nothing is decided by a stored report.
-    fn into_report(self) -> Report {
+impl StoredGateReport {
+    /// Kinds and verdicts that this release does not know are shown as doubt: nothing is decided by
+    /// a stored report.
+    fn into_report(self) -> GateReport {
         let kinds = [
             "error_ratio",
             "client_error_ratio",
@@ -316,23 +346,36 @@ impl StoredReport {
         ];
         let verdicts = [Verdict::Pass, Verdict::Fail, Verdict::Error];
         let Self { gate, kind, verdict, why, needs, asynchronous, sync, value, interval } = self;
-        Report {
-            gate,
-            kind: kinds.into_iter().find(|known| *known == kind).unwrap_or("prometheus"),
-            verdict: verdicts.into_iter().find(|known| known.as_str() == verdict).unwrap_or(Verdict::Inconclusive),
-            why,
-            needs,
-            asynchronous,
-            sync,
+        GateReport {
+            gate_name: gate,
+            gate_kind: kinds.into_iter().find(|known| *known == kind).unwrap_or("prometheus"),
+            verdict: verdicts
+                .into_iter()
+                .find(|known| known.as_str() == verdict)
+                .unwrap_or(Verdict::Inconclusive),
+            explanation: why,
+            needed_outcomes: needs,
+            async_bad_of_total: asynchronous,
+            sync_bad_of_total: sync,
             value,
             interval,
         }
     }
 }
 
-impl From<&Report> for StoredReport {
-    fn from(report: &Report) -> Self {
-        let Report { gate, kind, verdict, why, needs, asynchronous, sync, value, interval } = report.clone();
+impl From<&GateReport> for StoredGateReport {
+    fn from(report: &GateReport) -> Self {
+        let GateReport {
+            gate_name: gate,
+            gate_kind: kind,
+            verdict,
+            explanation: why,
+            needed_outcomes: needs,
+            async_bad_of_total: asynchronous,
+            sync_bad_of_total: sync,
+            value,
+            interval,
+        } = report.clone();
         let (kind, verdict) = (kind.to_owned(), verdict.as_str().to_owned());
         Self { gate, kind, verdict, why, needs, asynchronous, sync, value, interval }
     }
@@ -341,31 +384,53 @@ impl From<&Report> for StoredReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cohort::GROUPS;
-    use crate::config::{Rollout, RolloutMode};
-    use crate::rollout::{self, Beat, CONTROLLER, Event, Observation, Plan};
-    use crate::task::BUCKETS;
+    use crate::cohort::CLIENT_GROUPS;
+    use crate::config::{RolloutConfig, RolloutMode};
+    use crate::rollout::{
+        self, CONTROLLER_ACTOR, RolloutInput, RolloutObservation, RolloutPlan, Tick,
+    };
+    use crate::task::DURATION_BUCKET_COUNT;
 
     #[test]
     fn state_is_read_back_and_a_later_schema_is_refused() {
-        let mut state = State {
+        let mut state = RolloutState {
             weight: Weight::FULL,
             epoch: 3,
-            phase: Phase::Paused { why: Pause::AwaitingApproval, then: Progress::Gating },
-            soaked: Duration::from_mins(7),
-            cohort: Cohort { from: 2, to: 3, closed: Some(Duration::from_secs(1)) },
-            baseline: Some(Counts { total: 7, took: [1; BUCKETS], ..Counts::default() }),
-            by: "ann".into(),
-            ..State::fresh(UnixMs(7))
+            phase: RolloutPhase::Paused {
+                reason: PauseReason::AwaitingApproval,
+                resume_to: PausablePhase::Gating,
+            },
+            soak_elapsed: Duration::from_mins(7),
+            cohort: EpochRange {
+                from_epoch: 2,
+                to_epoch: 3,
+                closed_for: Some(Duration::from_secs(1)),
+            },
+            sync_baseline: Some(EvidenceCounts {
+                total: 7,
+                durations: [1; DURATION_BUCKET_COUNT],
+                ..EvidenceCounts::default()
+            }),
+            actor: "ann".into(),
+            ..RolloutState::new(UnixMs(7))
         };
-        state.memory.insert("errors".into(), Memory { since_start: [-1.5, 0.0, 2.0], ..Memory::default() });
-        let failed = Counts { failed: 4, ..Counts::default() };
-        let copies = Evidence { copied: 9, compared: 8, mismatched: 7, ..Evidence::default() };
-        state.seen = vec![Evidence { asynchronous: failed, ..Evidence::default() }, copies];
-        assert_eq!(read(&write(&state)), Ok(state.clone()));
-        assert!(read(&write(&state).replace("\"v\":2", "\"v\":3")).is_err());
+        state.gate_memory.insert(
+            "errors".into(),
+            GateMemory { scores_from_start: [-1.5, 0.0, 2.0], ..GateMemory::default() },
+        );
+        let failed = EvidenceCounts { failed: 4, ..EvidenceCounts::default() };
+        let copies = RolloutEvidence {
+            shadow_copied: 9,
+            shadow_compared: 8,
+            shadow_mismatched: 7,
+            ..RolloutEvidence::default()
+        };
+        state.seen_evidence =
+            vec![RolloutEvidence { async_counts: failed, ..RolloutEvidence::default() }, copies];
+        assert_eq!(parse_state(&serialize_state(&state)), Ok(state.clone()));
+        assert!(parse_state(&serialize_state(&state).replace("\"v\":2", "\"v\":3")).is_err());
         assert!(
-            read(&write(&state).replace("\"epoch\":3", "\"epoch\":true")).is_err(),
+            parse_state(&serialize_state(&state).replace("\"epoch\":3", "\"epoch\":true")).is_err(),
             "never a manual one by mistake"
         );
     }
@@ -373,47 +438,71 @@ mod tests {
     /// A process that is killed after any event goes on as if nothing had been.
     #[test]
     fn at_every_point_of_a_climb_the_state_is_read_back_as_it_was() {
-        let rollout = Rollout::new("invoke", Weight::FULL, RolloutMode::Gated);
-        let plan = Plan { route: "invoke", rollout: &rollout, deadline: Duration::from_hours(1) };
-        let counts = Counts {
-            total: 400,
-            took: [3; BUCKETS],
-            failed_by: [0; GROUPS],
-            client_errors_by: [1; GROUPS],
-            ..Counts::default()
+        let rollout = RolloutConfig::new("invoke", Weight::FULL, RolloutMode::Gated);
+        let plan = RolloutPlan {
+            route: "invoke",
+            config: &rollout,
+            task_deadline: Duration::from_hours(1),
         };
-        let news = Evidence { sync: counts, asynchronous: counts, accepted: 400, ..Evidence::default() };
-        let (mut state, mut known) = (State::fresh(UnixMs(1)), BTreeMap::<u64, Evidence>::new());
+        let counts = EvidenceCounts {
+            total: 400,
+            durations: [3; DURATION_BUCKET_COUNT],
+            failed_by_group: [0; CLIENT_GROUPS],
+            client_errors_by_group: [1; CLIENT_GROUPS],
+            ..EvidenceCounts::default()
+        };
+        let news = RolloutEvidence {
+            sync_counts: counts,
+            async_counts: counts,
+            accepted_tasks: 400,
+            ..RolloutEvidence::default()
+        };
+        let (mut state, mut known) =
+            (RolloutState::new(UnixMs(1)), BTreeMap::<u64, RolloutEvidence>::new());
         let mut phases = std::collections::BTreeSet::new();
         for at in 0..300 {
             known.entry(state.epoch).or_default().add(&news);
-            let evidence: Vec<Evidence> =
-                state.epochs().iter().map(|epoch| known.get(epoch).copied().unwrap_or_default()).collect();
-            let observation = Observation {
+            let evidence: Vec<RolloutEvidence> = state
+                .evidence_epochs()
+                .iter()
+                .map(|epoch| known.get(epoch).copied().unwrap_or_default())
+                .collect();
+            let observation = RolloutObservation {
                 elapsed: Duration::from_mins(7),
-                laggards: &[],
-                evidence: &evidence,
-                samples: &BTreeMap::new(),
+                lagging_replicas: &[],
+                epoch_evidence: &evidence,
+                prometheus_samples: &BTreeMap::new(),
                 queue_depth: Some(1),
                 queue_oldest: Some(Duration::from_secs(1)),
             };
-            let window = Evidence::default();
-            let beat = Beat { elapsed: Duration::from_secs(1), laggards: &[], window: &window };
+            let window = RolloutEvidence::default();
+            let beat = Tick {
+                elapsed: Duration::from_secs(1),
+                lagging_replicas: &[],
+                breaker_evidence: &window,
+            };
             let event = match at {
-                0 => Event::Planned,
-                at if at % 2 == 0 => Event::Look(observation),
-                _ => Event::Beat(beat),
+                0 => RolloutInput::ConfigLoaded,
+                at if at % 2 == 0 => RolloutInput::EvaluationDue(observation),
+                _ => RolloutInput::Tick(beat),
             };
             state = rollout::decide(&state, plan, event, UnixMs(at)).expect("no order").state;
-            assert_eq!(read(&write(&state)).as_ref(), Ok(&state));
+            assert_eq!(parse_state(&serialize_state(&state)).as_ref(), Ok(&state));
             phases.insert(state.phase.as_str());
         }
-        assert_eq!(phases.into_iter().collect::<Vec<_>>(), ["gating", "healthy", "shifting", "soaking"]);
+        assert_eq!(
+            phases.into_iter().collect::<Vec<_>>(),
+            ["gating", "healthy", "shifting", "soaking"]
+        );
     }
 
     #[test]
     fn a_state_of_schema_version_1_is_a_manual_rollout() {
-        let state = read(r#"{"v":1,"weight_bp":2500,"changed_ms":7,"reason":"x"}"#).expect("readable");
-        assert_eq!((state.weight.basis_points(), state.phase, state.by.as_str()), (2500, Phase::Manual, CONTROLLER));
+        let state = parse_state(r#"{"v":1,"weight_bp":2500,"changed_ms":7,"reason":"x"}"#)
+            .expect("readable");
+        assert_eq!(
+            (state.weight.basis_points(), state.phase, state.actor.as_str()),
+            (2500, RolloutPhase::Manual, CONTROLLER_ACTOR)
+        );
     }
 }

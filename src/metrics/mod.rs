@@ -1,27 +1,28 @@
-//! Metric handles. Names are in `names.rs`; what the data plane counts per request is in `cells.rs`.
+//! Metric handles. Names are in `names.rs`; what the data plane counts per request is in
+//! `cells.rs`.
 //!
 //! Labels come from the configuration, never from a request, and every series exists at 0 from the
-//! moment its route or topic does. Counters are per process; gauges of shared things are equal on every
-//! `serve`, so dashboards take their maximum.
+//! moment its route or topic does. Counters are per process; gauges of shared things are equal on
+//! every `serve`, so dashboards take their maximum.
 
 mod cells;
 pub mod names;
 mod shadow;
 
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-pub use self::cells::{PathTotals, RequestCells, RouteCells};
+pub use self::cells::{PathTotals, RequestCounters, RouteCounters};
 pub use self::shadow::ShadowOutcome;
 
-use crate::task::DURATION_BUCKETS;
+use crate::task::DURATION_BUCKET_BOUNDS;
 
 /// The `route` label of requests that no route names.
-pub const OTHER: &str = "_other";
+pub const UNMATCHED_ROUTE_LABEL: &str = "_other";
 /// The `route` label of the task endpoints.
-pub const TASKS: &str = "_tasks";
+pub const TASKS_ROUTE_LABEL: &str = "_tasks";
 
 /// Which way a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Path {
 
 /// Why a request of the async cohort was served sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallback {
+pub enum FallbackReason {
     /// Not a request that can be captured.
     Ineligible,
     /// The store is gone.
@@ -55,12 +56,17 @@ pub enum Fallback {
     /// The store is there and took nothing in.
     StoreRefused,
     /// The store died before it said whether the task is durable.
-    Unknown,
+    EnqueueUnknown,
 }
 
-impl Fallback {
-    const ALL: [Self; 5] =
-        [Self::Ineligible, Self::StoreUnavailable, Self::Backpressure, Self::StoreRefused, Self::Unknown];
+impl FallbackReason {
+    const ALL: [Self; 5] = [
+        Self::Ineligible,
+        Self::StoreUnavailable,
+        Self::Backpressure,
+        Self::StoreRefused,
+        Self::EnqueueUnknown,
+    ];
 
     /// The `reason` label.
     #[must_use]
@@ -70,7 +76,7 @@ impl Fallback {
             Self::StoreUnavailable => "store_unavailable",
             Self::Backpressure => "backpressure",
             Self::StoreRefused => "store_refused",
-            Self::Unknown => "unknown",
+            Self::EnqueueUnknown => "unknown",
         }
     }
 }
@@ -86,15 +92,23 @@ pub enum TaskOutcome {
     Cancelled,
     /// Its client was told to poll.
     Deferred,
-    /// The store refused it, or its fate there is not known and its client was told so (`on_unknown: refuse`).
+    /// The store refused it, or its fate there is not known and its client was told so
+    /// (`on_unknown: refuse`).
     Refused,
-    /// The proxy answered it with a 4xx: its envelope names what is not configured, or its body did not come.
+    /// The proxy answered it with a 4xx: its envelope names what is not configured, or its body did
+    /// not come.
     Rejected,
 }
 
 impl TaskOutcome {
-    const ALL: [Self; 6] =
-        [Self::Completed, Self::Failed, Self::Cancelled, Self::Deferred, Self::Refused, Self::Rejected];
+    const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Deferred,
+        Self::Refused,
+        Self::Rejected,
+    ];
 
     /// The `outcome` label.
     #[must_use]
@@ -126,12 +140,12 @@ pub struct Metrics {
     /// Worker processes that died unasked.
     pub workers_crashed: IntCounter,
     /// Per-thread counts of requests.
-    pub requests: RequestCells,
+    pub request_counters: RequestCounters,
     task_outcomes: IntCounterVec,
     rollout_weight: GaugeVec,
     rollout_percent: GaugeVec,
     gate_verdict: GaugeVec,
-    fallback: IntCounterVec,
+    fallbacks: IntCounterVec,
     unknown_enqueues: IntCounterVec,
     deprecated_requests: IntCounterVec,
     /// 1 or 0.
@@ -139,9 +153,9 @@ pub struct Metrics {
     deliveries: IntCounterVec,
     /// Deliveries that wait.
     pub outbox_depth: IntGauge,
-    idempotent: IntCounterVec,
+    idempotent_requests: IntCounterVec,
     tasks_trimmed: IntCounterVec,
-    shadow: IntCounterVec,
+    shadow_outcomes: IntCounterVec,
 }
 
 // === impl Metrics ===
@@ -152,40 +166,66 @@ impl Metrics {
     /// # Panics
     /// Never: the names are constants that are registered once, in a registry of their own.
     #[must_use]
+    #[allow(clippy::too_many_lines)] // one collector after the other
     pub fn new(threads: usize) -> Self {
         let registry = Registry::new();
-        let requests = RequestCells::new(threads);
+        let requests = RequestCounters::new(threads);
         let metrics = Self {
             tasks_received: counter_vec(names::TASKS_RECEIVED, "Tasks accepted", &["topic"]),
             tasks_processed: counter_vec(names::TASKS_PROCESSED, "Tasks completed", &["topic"]),
-            tasks_failed: counter_vec(names::TASKS_FAILED, "Tasks that failed for good", &["topic"]),
+            tasks_failed: counter_vec(
+                names::TASKS_FAILED,
+                "Tasks that failed for good",
+                &["topic"],
+            ),
             processing_duration: HistogramVec::new(
                 HistogramOpts::new(names::PROCESSING_DURATION, "Seconds an attempt took")
-                    .buckets(DURATION_BUCKETS.to_vec()),
+                    .buckets(DURATION_BUCKET_BOUNDS.to_vec()),
                 &["topic"],
             )
             .expect("a valid name"),
-            queue_depth: IntGaugeVec::new(Opts::new(names::QUEUE_DEPTH, "Waiting tasks"), &["topic"])
-                .expect("a valid name"),
-            queue_oldest: gauge_vec(names::QUEUE_OLDEST, "Age of the oldest waiting task, seconds", &["topic"]),
+            queue_depth: IntGaugeVec::new(
+                Opts::new(names::QUEUE_DEPTH, "Waiting tasks"),
+                &["topic"],
+            )
+            .expect("a valid name"),
+            queue_oldest: gauge_vec(
+                names::QUEUE_OLDEST,
+                "Age of the oldest waiting task, seconds",
+                &["topic"],
+            ),
             workers_active: gauge(names::WORKERS_ACTIVE, "Live worker slots of this process"),
-            workers_busy: gauge(names::WORKERS_BUSY, "Worker slots of this process that run a task"),
-            workers_crashed: IntCounter::new(names::WORKERS_CRASHED, "Worker processes that died unasked")
-                .expect("a valid name"),
-            requests: requests.clone(),
+            workers_busy: gauge(
+                names::WORKERS_BUSY,
+                "Worker slots of this process that run a task",
+            ),
+            workers_crashed: IntCounter::new(
+                names::WORKERS_CRASHED,
+                "Worker processes that died unasked",
+            )
+            .expect("a valid name"),
+            request_counters: requests.clone(),
             task_outcomes: counter_vec(
                 names::TASK_OUTCOMES,
                 "How canaried requests ended, and what their clients noticed",
                 &["route", "outcome"],
             ),
-            rollout_weight: gauge_vec(names::ROLLOUT_WEIGHT, "The running weight, percent", &["route"]),
-            rollout_percent: gauge_vec(names::ROLLOUT_PERCENT, "The allowed share, percent", &["route"]),
+            rollout_weight: gauge_vec(
+                names::ROLLOUT_WEIGHT,
+                "The running weight, percent",
+                &["route"],
+            ),
+            rollout_percent: gauge_vec(
+                names::ROLLOUT_PERCENT,
+                "The allowed share, percent",
+                &["route"],
+            ),
             gate_verdict: gauge_vec(
                 names::GATE_VERDICT,
                 "What a gate said last: 1 pass, 0 inconclusive, -1 fail, NaN error",
                 &["route", "gate"],
             ),
-            fallback: counter_vec(
+            fallbacks: counter_vec(
                 names::FALLBACK,
                 "Requests of the async cohort that were served sync",
                 &["route", "reason"],
@@ -200,10 +240,17 @@ impl Metrics {
                 "Calls of a deprecated route",
                 &["route", "mode"],
             ),
-            config_reload_ok: gauge(names::CONFIG_RELOAD_OK, "1 when the last reload was applied, 0 when refused"),
-            deliveries: counter_vec(names::DELIVERIES, "Tries to tell of a task's end", &["kind", "outcome"]),
+            config_reload_ok: gauge(
+                names::CONFIG_RELOAD_OK,
+                "1 when the last reload was applied, 0 when refused",
+            ),
+            deliveries: counter_vec(
+                names::DELIVERIES,
+                "Tries to tell of a task's end",
+                &["kind", "outcome"],
+            ),
             outbox_depth: gauge(names::OUTBOX_DEPTH, "Deliveries that wait"),
-            idempotent: counter_vec(
+            idempotent_requests: counter_vec(
                 names::IDEMPOTENT_REQUESTS,
                 "Requests with an idempotency key",
                 &["route", "outcome"],
@@ -213,8 +260,8 @@ impl Metrics {
                 "Tasks that failed because a foreign publisher trimmed them",
                 &["topic"],
             ),
-            shadow: counter_vec(
-                names::SHADOW,
+            shadow_outcomes: counter_vec(
+                names::SHADOW_REQUESTS,
                 "Requests that shadow traffic picked, by what came of them and their copies",
                 &["route", "outcome"],
             ),
@@ -226,11 +273,11 @@ impl Metrics {
                 metrics.deliveries.with_label_values(&[kind, outcome]);
             }
         }
-        metrics.register();
+        metrics.register_collectors();
         metrics
     }
 
-    fn register(&self) {
+    fn register_collectors(&self) {
         let collectors: [Box<dyn prometheus::core::Collector>; 23] = [
             Box::new(self.tasks_received.clone()),
             Box::new(self.tasks_processed.clone()),
@@ -241,20 +288,20 @@ impl Metrics {
             Box::new(self.workers_active.clone()),
             Box::new(self.workers_busy.clone()),
             Box::new(self.workers_crashed.clone()),
-            Box::new(self.requests.clone()),
+            Box::new(self.request_counters.clone()),
             Box::new(self.task_outcomes.clone()),
             Box::new(self.rollout_weight.clone()),
             Box::new(self.rollout_percent.clone()),
             Box::new(self.gate_verdict.clone()),
-            Box::new(self.fallback.clone()),
+            Box::new(self.fallbacks.clone()),
             Box::new(self.unknown_enqueues.clone()),
             Box::new(self.deprecated_requests.clone()),
             Box::new(self.config_reload_ok.clone()),
             Box::new(self.deliveries.clone()),
             Box::new(self.outbox_depth.clone()),
-            Box::new(self.idempotent.clone()),
+            Box::new(self.idempotent_requests.clone()),
             Box::new(self.tasks_trimmed.clone()),
-            Box::new(self.shadow.clone()),
+            Box::new(self.shadow_outcomes.clone()),
         ];
         for collector in collectors {
             self.registry.register(collector).expect("each name is registered once");
@@ -268,8 +315,8 @@ impl Metrics {
 
     /// Makes a route's series exist.
     pub fn declare_route(&self, route: &str) {
-        for reason in Fallback::ALL {
-            self.fallback.with_label_values(&[route, reason.as_str()]);
+        for reason in FallbackReason::ALL {
+            self.fallbacks.with_label_values(&[route, reason.as_str()]);
         }
         for outcome in TaskOutcome::ALL {
             self.task_outcomes.with_label_values(&[route, outcome.as_str()]);
@@ -278,20 +325,22 @@ impl Metrics {
             self.deprecated_requests.with_label_values(&[route, mode]);
         }
         for outcome in ["claimed", "replayed", "conflict", "mismatch", "unclaimed"] {
-            self.idempotent.with_label_values(&[route, outcome]);
+            self.idempotent_requests.with_label_values(&[route, outcome]);
         }
         for outcome in ShadowOutcome::ALL {
-            self.shadow.with_label_values(&[route, outcome.as_str()]);
+            self.shadow_outcomes.with_label_values(&[route, outcome.as_str()]);
         }
         self.unknown_enqueues.with_label_values(&[route]);
         self.rollout_weight.with_label_values(&[route]);
         self.rollout_percent.with_label_values(&[route]);
-        let _ = self.requests.route(route);
+        let _ = self.request_counters.route_counters(route);
     }
 
     /// Makes a topic's series exist.
     pub fn declare_topic(&self, topic: &str) {
-        for counter in [&self.tasks_received, &self.tasks_processed, &self.tasks_failed, &self.tasks_trimmed] {
+        for counter in
+            [&self.tasks_received, &self.tasks_processed, &self.tasks_failed, &self.tasks_trimmed]
+        {
             counter.with_label_values(&[topic]);
         }
         self.processing_duration.with_label_values(&[topic]);
@@ -300,84 +349,87 @@ impl Metrics {
     }
 
     /// Counts an accepted task.
-    pub fn task_received(&self, topic: &str) {
+    pub fn count_task_received(&self, topic: &str) {
         self.tasks_received.with_label_values(&[topic]).inc();
     }
 
     /// Counts a completed task.
-    pub fn task_processed(&self, topic: &str) {
+    pub fn count_task_processed(&self, topic: &str) {
         self.tasks_processed.with_label_values(&[topic]).inc();
     }
 
     /// Counts a task that failed for good.
-    pub fn task_failed(&self, topic: &str) {
+    pub fn count_task_failed(&self, topic: &str) {
         self.tasks_failed.with_label_values(&[topic]).inc();
     }
 
     /// Counts a task, failed already, that a foreign publisher trimmed.
-    pub fn task_trimmed(&self, topic: &str) {
+    pub fn count_task_trimmed(&self, topic: &str) {
         self.tasks_trimmed.with_label_values(&[topic]).inc();
     }
 
     /// Records how long an attempt took.
-    pub fn attempt_took(&self, topic: &str, took: std::time::Duration) {
+    pub fn observe_attempt_duration(&self, topic: &str, took: std::time::Duration) {
         self.processing_duration.with_label_values(&[topic]).observe(took.as_secs_f64());
     }
 
     /// Sets a topic's queue gauges.
-    pub fn set_queue(&self, topic: &str, queued: u64, oldest: std::time::Duration) {
+    pub fn set_queue_gauges(&self, topic: &str, queued: u64, oldest: std::time::Duration) {
         self.queue_depth.with_label_values(&[topic]).set(i64::try_from(queued).unwrap_or(i64::MAX));
         self.queue_oldest.with_label_values(&[topic]).set(oldest.as_secs_f64());
     }
 
     /// A topic's queue gauges as they were set last: waiting tasks, and the age of the oldest.
     #[must_use]
-    pub fn queue(&self, topic: &str) -> (u64, std::time::Duration) {
+    pub fn read_queue_gauges(&self, topic: &str) -> (u64, std::time::Duration) {
         let depth = self.queue_depth.with_label_values(&[topic]).get();
         let oldest = self.queue_oldest.with_label_values(&[topic]).get();
-        (u64::try_from(depth).unwrap_or_default(), std::time::Duration::try_from_secs_f64(oldest).unwrap_or_default())
+        (
+            u64::try_from(depth).unwrap_or_default(),
+            std::time::Duration::try_from_secs_f64(oldest).unwrap_or_default(),
+        )
     }
 
     /// Counts how a canaried request ended.
-    pub fn task_outcome(&self, route: &str, outcome: TaskOutcome) {
+    pub fn count_task_outcome(&self, route: &str, outcome: TaskOutcome) {
         self.task_outcomes.with_label_values(&[route, outcome.as_str()]).inc();
     }
 
     /// Counts a request of the async cohort that was served sync.
-    pub fn fell_back(&self, route: &str, reason: Fallback) {
-        self.fallback.with_label_values(&[route, reason.as_str()]).inc();
+    pub fn count_fallback(&self, route: &str, reason: FallbackReason) {
+        self.fallbacks.with_label_values(&[route, reason.as_str()]).inc();
     }
 
     /// How many canaried requests of a route ended so in this process.
     #[must_use]
-    pub fn outcomes(&self, route: &str, outcome: TaskOutcome) -> u64 {
+    pub fn read_task_outcomes(&self, route: &str, outcome: TaskOutcome) -> u64 {
         self.task_outcomes.with_label_values(&[route, outcome.as_str()]).get()
     }
 
     /// How many requests of a route's async cohort this process served sync for that reason.
     #[must_use]
-    pub fn fallbacks(&self, route: &str, reason: Fallback) -> u64 {
-        self.fallback.with_label_values(&[route, reason.as_str()]).get()
+    pub fn read_fallbacks(&self, route: &str, reason: FallbackReason) -> u64 {
+        self.fallbacks.with_label_values(&[route, reason.as_str()]).get()
     }
 
     /// How many requests of a route, or their copies, shadow traffic counted so in this process.
     #[must_use]
-    pub fn shadows(&self, route: &str, outcome: ShadowOutcome) -> u64 {
-        self.shadow.with_label_values(&[route, outcome.as_str()]).get()
+    pub fn read_shadow_outcomes(&self, route: &str, outcome: ShadowOutcome) -> u64 {
+        self.shadow_outcomes.with_label_values(&[route, outcome.as_str()]).get()
     }
 
     /// Counts a request whose enqueue was never answered.
-    pub fn unknown_enqueue(&self, route: &str) {
+    pub fn count_unknown_enqueue(&self, route: &str) {
         self.unknown_enqueues.with_label_values(&[route]).inc();
     }
 
     /// Counts a call of a deprecated route.
-    pub fn deprecated(&self, route: &str, mode: &str) {
+    pub fn count_deprecated_request(&self, route: &str, mode: &str) {
         self.deprecated_requests.with_label_values(&[route, mode]).inc();
     }
 
     /// Sets a route's rollout gauges, percent.
-    pub fn set_rollout(&self, route: &str, weight: f64, percent: f64) {
+    pub fn set_rollout_gauges(&self, route: &str, weight: f64, percent: f64) {
         self.rollout_weight.with_label_values(&[route]).set(weight);
         self.rollout_percent.with_label_values(&[route]).set(percent);
     }
@@ -391,28 +443,28 @@ impl Metrics {
     }
 
     /// Sets what a gate said last: 1, 0, -1 or NaN.
-    pub fn set_gate(&self, route: &str, gate: &str, verdict: f64) {
+    pub fn set_gate_verdict(&self, route: &str, gate: &str, verdict: f64) {
         self.gate_verdict.with_label_values(&[route, gate]).set(verdict);
     }
 
     /// Counts a try to tell of a task's end, by its kind and how it went.
-    pub fn delivery(&self, kind: &str, outcome: &str) {
+    pub fn count_delivery(&self, kind: &str, outcome: &str) {
         self.deliveries.with_label_values(&[kind, outcome]).inc();
     }
 
     /// Counts a request with an idempotency key, by what came of its claim.
-    pub fn idempotent(&self, route: &str, outcome: &str) {
-        self.idempotent.with_label_values(&[route, outcome]).inc();
+    pub fn count_idempotent_request(&self, route: &str, outcome: &str) {
+        self.idempotent_requests.with_label_values(&[route, outcome]).inc();
     }
 
     /// Counts a request that shadow traffic picked, or its copy, by what came of it.
-    pub fn shadow(&self, route: &str, outcome: ShadowOutcome) {
-        self.shadow.with_label_values(&[route, outcome.as_str()]).inc();
+    pub fn count_shadow_outcome(&self, route: &str, outcome: ShadowOutcome) {
+        self.shadow_outcomes.with_label_values(&[route, outcome.as_str()]).inc();
     }
 
     /// Everything in the Prometheus text format.
     #[must_use]
-    pub fn exposition(&self) -> String {
+    pub fn render_exposition(&self) -> String {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");
@@ -443,22 +495,33 @@ mod tests {
         metrics.declare_route("invoke");
         metrics.declare_topic("t");
         metrics.declare_gates([("invoke", "errors")].into_iter());
-        let text = metrics.exposition();
-        for name in names::ALL {
-            assert!(text.contains(&format!("\n{name}")) || text.starts_with(name), "{name} is missing in {text}");
+        let text = metrics.render_exposition();
+        for name in names::ALL_METRICS {
+            assert!(
+                text.contains(&format!("\n{name}")) || text.starts_with(name),
+                "{name} is missing in {text}"
+            );
         }
-        assert!(text.contains("omnidaemon_fallback_total{reason=\"ineligible\",route=\"invoke\"} 0"), "{text}");
+        assert!(
+            text.contains("omnidaemon_fallback_total{reason=\"ineligible\",route=\"invoke\"} 0"),
+            "{text}"
+        );
     }
 
     #[test]
     fn requests_of_all_threads_are_summed() {
         let metrics = Metrics::new(2);
-        let route = metrics.requests.route("invoke");
-        route.answered(0, Path::Sync, 200);
-        route.answered(1, Path::Sync, 200);
-        route.took(1, Path::Async, std::time::Duration::from_millis(30));
-        let text = metrics.exposition();
-        assert!(text.contains("omnidaemon_requests_total{code=\"200\",path=\"sync\",route=\"invoke\"} 2"), "{text}");
+        let route = metrics.request_counters.route_counters("invoke");
+        route.count_response(0, Path::Sync, 200);
+        route.count_response(1, Path::Sync, 200);
+        route.observe_duration(1, Path::Async, std::time::Duration::from_millis(30));
+        let text = metrics.render_exposition();
+        assert!(
+            text.contains(
+                "omnidaemon_requests_total{code=\"200\",path=\"sync\",route=\"invoke\"} 2"
+            ),
+            "{text}"
+        );
         assert!(
             text.contains("omnidaemon_request_duration_seconds_bucket{path=\"async\",route=\"invoke\",le=\"0.05\"} 1"),
             "{text}"

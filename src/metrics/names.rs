@@ -53,10 +53,10 @@ pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
 pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 
 /// Requests that shadow traffic picked, by what came of them.
-pub const SHADOW: &str = "omnidaemon_shadow_total";
+pub const SHADOW_REQUESTS: &str = "omnidaemon_shadow_total";
 
 /// All of them.
-pub const ALL: [&str; 25] = [
+pub const ALL_METRICS: [&str; 25] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -81,5 +81,5 @@ pub const ALL: [&str; 25] = [
     OUTBOX_DEPTH,
     IDEMPOTENT_REQUESTS,
     TASKS_TRIMMED,
-    SHADOW,
+    SHADOW_REQUESTS,
 ];

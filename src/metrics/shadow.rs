@@ -12,13 +12,13 @@ pub enum ShadowOutcome {
     /// Not a request that can be copied.
     Ineligible,
     /// The sync path gave no answer to compare with: it failed, or the client left.
-    Unanswered,
+    NoSyncAnswer,
     /// The sync path's answer is compressed.
-    Encoded,
+    CompressedAnswer,
     /// The sync path's answer is over `results.max_result`.
-    TooLarge,
+    AnswerTooLarge,
     /// Too many copies are under way, or they hold too much.
-    Crowded,
+    TooManyCopies,
     /// The store is gone.
     StoreUnavailable,
     /// As much as copies may add to waits already.
@@ -26,7 +26,7 @@ pub enum ShadowOutcome {
     /// The store is there and took nothing in.
     StoreRefused,
     /// The copy was cancelled, or the store lost it.
-    Lost,
+    CopyLost,
     /// This process is ending.
     Draining,
 }
@@ -37,14 +37,14 @@ impl ShadowOutcome {
         Self::Match,
         Self::Mismatch,
         Self::Ineligible,
-        Self::Unanswered,
-        Self::Encoded,
-        Self::TooLarge,
-        Self::Crowded,
+        Self::NoSyncAnswer,
+        Self::CompressedAnswer,
+        Self::AnswerTooLarge,
+        Self::TooManyCopies,
         Self::StoreUnavailable,
         Self::Backpressure,
         Self::StoreRefused,
-        Self::Lost,
+        Self::CopyLost,
         Self::Draining,
     ];
 
@@ -56,14 +56,14 @@ impl ShadowOutcome {
             Self::Match => "match",
             Self::Mismatch => "mismatch",
             Self::Ineligible => "ineligible",
-            Self::Unanswered => "unanswered",
-            Self::Encoded => "encoded",
-            Self::TooLarge => "too_large",
-            Self::Crowded => "crowded",
+            Self::NoSyncAnswer => "unanswered",
+            Self::CompressedAnswer => "encoded",
+            Self::AnswerTooLarge => "too_large",
+            Self::TooManyCopies => "crowded",
             Self::StoreUnavailable => "store_unavailable",
             Self::Backpressure => "backpressure",
             Self::StoreRefused => "store_refused",
-            Self::Lost => "lost",
+            Self::CopyLost => "lost",
             Self::Draining => "draining",
         }
     }

@@ -1,9 +1,10 @@
-//! `GET /task/<id>/events`: a task on its way, as server-sent events.
+//! `READ_TASK /task/<id>/events`: a task on its way, as server-sent events.
 //!
-//! `status` whenever it or the number of attempts changes, `progress` when the handler says so, `end` with the
-//! document of `GET /task/<id>`, and then the stream ends. `interrupted` says that it ends for another reason (the
-//! store is gone, this server drains); the client connects again, as browsers do by themselves. The end's id is
-//! `end`: who comes back with it has seen all, and is told by 204 not to come again.
+//! `status` whenever it or the number of attempts changes, `progress` when the handler says so,
+//! `end` with the document of `READ_TASK /task/<id>`, and then the stream ends. `interrupted` says
+//! that it ends for another reason (the store is gone, this server drains); the client connects
+//! again, as browsers do by themselves. The end's id is `end`: who comes back with it has seen all,
+//! and is told by 204 not to come again.
 
 use std::fmt::Write as _;
 use std::pin::Pin;
@@ -18,104 +19,114 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::body::Reply;
-use super::respond::{self, Problem};
-use super::service::Context;
-use super::tasks::find;
-use crate::store::{Circuit, Glance, Seen, Standing, Waiter, Watch};
+use super::body::ResponseBody;
+use super::respond::{self, ProxyProblem};
+use super::service::RequestContext;
+use super::tasks::find_owned_task;
+use crate::store::{Circuit, TaskEndWaiter, TaskLookup, TaskState, TaskWatcher, WatchUpdate};
 use crate::task::{TaskId, TaskRecord};
 
 /// How often a comment shows that the stream lives.
-const BEAT: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a client should wait before it connects again, ms.
-const RETRY: u32 = 3000;
+const RECONNECT_DELAY_MS: u32 = 3000;
 /// The id of the last event.
-const END: &str = "end";
+const END_EVENT_ID: &str = "end";
 
 /// What a stream goes on from.
-struct Events {
+struct TaskEventStream {
     circuit: Arc<Circuit>,
     id: TaskId,
-    watch: Watch,
-    waiter: Pin<Box<Waiter>>,
+    status_watch: TaskWatcher,
+    end_waiter: Pin<Box<TaskEndWaiter>>,
     draining: CancellationToken,
-    beat: Interval,
+    keepalive_timer: Interval,
     /// What is to be sent at once.
-    first: Option<TaskRecord>,
-    told: Option<Standing>,
-    number: u64,
-    over: bool,
+    first_record: Option<TaskRecord>,
+    last_sent: Option<TaskState>,
+    last_event_number: u64,
+    is_over: bool,
 }
 
 /// What ends a pause between two events.
-enum Happened {
-    Ended(Option<Arc<TaskRecord>>),
-    Seen(Seen),
-    Beat,
+enum StreamWakeup {
+    TaskEnded(Option<Arc<TaskRecord>>),
+    TaskChanged(WatchUpdate),
+    KeepaliveDue,
     Draining,
 }
 
 /// Opens a stream.
-pub(super) async fn open(
-    context: &Context<'_>,
+pub(super) async fn open_task_events(
+    context: &RequestContext<'_>,
     request: &Request<Incoming>,
     id: TaskId,
-) -> Result<Response<Reply>, Problem> {
+) -> Result<Response<ResponseBody>, ProxyProblem> {
     if request.method() != Method::GET {
-        return Err(Problem::MethodNotAllowed("GET"));
+        return Err(ProxyProblem::MethodNotAllowed("GET"));
     }
-    let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let circuit = context.parts().circuit.clone();
+    let last =
+        request.headers().get("last-event-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let circuit = context.services().circuit.clone();
     // Both before the look: a change between would be missed.
-    let watch = circuit.watchers().watch(&id).ok_or(Problem::TooManyWatchers)?;
-    let waiter = Box::pin(circuit.store().waiters().register(&id));
-    let record = find(context, request.headers(), &id).await?;
-    if last == END {
-        return Ok(respond::no_more_events());
+    let watch = circuit.task_watchers().watch_task(&id).ok_or(ProxyProblem::TooManyWatchers)?;
+    let waiter = Box::pin(circuit.store().end_waiters().register_waiter(&id));
+    let record = find_owned_task(context, request.headers(), &id).await?;
+    if last == END_EVENT_ID {
+        return Ok(respond::respond_no_more_events());
     }
-    let mut beat = interval_at(Instant::now() + BEAT, BEAT);
+    let mut beat = interval_at(Instant::now() + KEEPALIVE_INTERVAL, KEEPALIVE_INTERVAL);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let events = Events {
+    let events = TaskEventStream {
         circuit,
         id,
-        watch,
-        waiter,
+        status_watch: watch,
+        end_waiter: waiter,
         draining: context.connection.thread.draining.clone(),
-        beat,
-        first: Some(record),
-        told: None,
-        number: last.parse().unwrap_or_default(),
-        over: false,
+        keepalive_timer: beat,
+        first_record: Some(record),
+        last_sent: None,
+        last_event_number: last.parse().unwrap_or_default(),
+        is_over: false,
     };
-    let next = |mut events: Events| async move { events.next().await.map(|bytes| (bytes, events)) };
-    Ok(respond::events(Reply::stream(stream::unfold(events, next))))
+    let next = |mut events: TaskEventStream| async move {
+        events.next().await.map(|bytes| (bytes, events))
+    };
+    Ok(respond::respond_with_events(ResponseBody::from_stream(stream::unfold(events, next))))
 }
 
 // === impl Events ===
 
-impl Events {
+impl TaskEventStream {
     /// The next piece of the stream; none when it is over.
     async fn next(&mut self) -> Option<Bytes> {
-        if let Some(record) = self.first.take() {
-            return Some(format!("retry: {RETRY}\n\n{}", self.record(&record)).into());
+        if let Some(record) = self.first_record.take() {
+            return Some(
+                format!("retry: {RECONNECT_DELAY_MS}\n\n{}", self.render_record(&record)).into(),
+            );
         }
-        while !self.over {
+        while !self.is_over {
             let happened = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => Happened::Draining,
-                ended = self.waiter.as_mut() => Happened::Ended(ended),
-                seen = self.watch.next() => Happened::Seen(seen),
-                _ = self.beat.tick() => Happened::Beat,
+                () = self.draining.cancelled() => StreamWakeup::Draining,
+                ended = self.end_waiter.as_mut() => StreamWakeup::TaskEnded(ended),
+                seen = self.status_watch.next_update() => StreamWakeup::TaskChanged(seen),
+                _ = self.keepalive_timer.tick() => StreamWakeup::KeepaliveDue,
             };
             let text = match happened {
-                Happened::Ended(Some(record)) => self.record(&record),
-                Happened::Ended(None) | Happened::Seen(Seen::Task(Glance::Unknown | Glance::Ended)) => {
-                    self.look().await
+                StreamWakeup::TaskEnded(Some(record)) => self.render_record(&record),
+                StreamWakeup::TaskEnded(None)
+                | StreamWakeup::TaskChanged(WatchUpdate::Task(
+                    TaskLookup::NotFound | TaskLookup::Ended,
+                )) => self.render_current_record().await,
+                StreamWakeup::TaskChanged(WatchUpdate::Task(TaskLookup::Active(standing))) => {
+                    self.render_changes(standing)
                 }
-                Happened::Seen(Seen::Task(Glance::Going(standing))) => self.standing(standing),
-                Happened::Seen(Seen::Outage) => self.interrupted("tasks cannot be read at the moment"),
-                Happened::Draining => self.interrupted("this server is shutting down"),
-                Happened::Beat => ":\n\n".to_owned(),
+                StreamWakeup::TaskChanged(WatchUpdate::StoreOutage) => {
+                    self.interrupt_stream("tasks cannot be read at the moment")
+                }
+                StreamWakeup::Draining => self.interrupt_stream("this server is shutting down"),
+                StreamWakeup::KeepaliveDue => ":\n\n".to_owned(),
             };
             if !text.is_empty() {
                 return Some(text.into());
@@ -125,49 +136,57 @@ impl Events {
     }
 
     /// What there is to say of a task that has ended, or is not there any more.
-    async fn look(&mut self) -> String {
-        match self.circuit.call(self.circuit.store().get(&self.id)).await {
-            Ok(Some(record)) => self.record(&record),
-            Ok(None) => self.interrupted("no such task, or it has expired"),
-            Err(_) => self.interrupted("tasks cannot be read at the moment"),
+    async fn render_current_record(&mut self) -> String {
+        match self.circuit.call(self.circuit.store().get_task(&self.id)).await {
+            Ok(Some(record)) => self.render_record(&record),
+            Ok(None) => self.interrupt_stream("no such task, or it has expired"),
+            Err(_) => self.interrupt_stream("tasks cannot be read at the moment"),
         }
     }
 
-    fn record(&mut self, record: &TaskRecord) -> String {
+    fn render_record(&mut self, record: &TaskRecord) -> String {
         if record.status.is_final() {
-            self.over = true;
-            return event("end", END, &respond::document(record));
+            self.is_over = true;
+            return render_event("end", END_EVENT_ID, &respond::render_task_document(record));
         }
         let TaskRecord { status, attempts, progress, .. } = record.clone();
-        self.standing(Standing { status, attempts, progress })
+        self.render_changes(TaskState { status, attempts, progress })
     }
 
-    fn standing(&mut self, now: Standing) -> String {
-        let told = self.told.replace(now.clone());
+    fn render_changes(&mut self, now: TaskState) -> String {
+        let told = self.last_sent.replace(now.clone());
         let mut text = String::new();
-        if told.as_ref().is_none_or(|told| (told.status, told.attempts) != (now.status, now.attempts)) {
+        if told
+            .as_ref()
+            .is_none_or(|told| (told.status, told.attempts) != (now.status, now.attempts))
+        {
             let (id, status) = (self.id.as_str(), now.status.as_str());
-            text += &self.numbered("status", &json!({"task_id": id, "status": status, "attempts": now.attempts}));
+            text += &self.render_numbered_event(
+                "status",
+                &json!({"task_id": id, "status": status, "attempts": now.attempts}),
+            );
         }
-        if let Some(progress) = now.progress.filter(|now| told.and_then(|told| told.progress).as_ref() != Some(now)) {
-            text += &self.numbered("progress", &respond::progress(&progress));
+        if let Some(progress) =
+            now.progress.filter(|now| told.and_then(|told| told.progress).as_ref() != Some(now))
+        {
+            text += &self.render_numbered_event("progress", &respond::render_progress(&progress));
         }
         text
     }
 
-    fn interrupted(&mut self, why: &str) -> String {
-        self.over = true;
-        self.numbered("interrupted", &json!({"detail": why}))
+    fn interrupt_stream(&mut self, why: &str) -> String {
+        self.is_over = true;
+        self.render_numbered_event("interrupted", &json!({"detail": why}))
     }
 
-    fn numbered(&mut self, name: &str, data: &Value) -> String {
-        self.number += 1;
-        event(name, &self.number.to_string(), &data.to_string())
+    fn render_numbered_event(&mut self, name: &str, data: &Value) -> String {
+        self.last_event_number += 1;
+        render_event(name, &self.last_event_number.to_string(), &data.to_string())
     }
 }
 
 /// An event; a result keeps the line breaks between its tokens.
-fn event(name: &str, id: &str, data: &str) -> String {
+fn render_event(name: &str, id: &str, data: &str) -> String {
     let mut text = format!("event: {name}\nid: {id}\n");
     for line in data.split(['\n', '\r']) {
         let _ = writeln!(text, "data: {line}"); // a String takes everything
@@ -182,6 +201,9 @@ mod tests {
 
     #[test]
     fn data_on_several_lines_stays_one_event() {
-        assert_eq!(event("end", "7", "{\r\n\"a\":1}"), "event: end\nid: 7\ndata: {\ndata: \ndata: \"a\":1}\n\n");
+        assert_eq!(
+            render_event("end", "7", "{\r\n\"a\":1}"),
+            "event: end\nid: 7\ndata: {\ndata: \ndata: \"a\":1}\n\n"
+        );
     }
 }

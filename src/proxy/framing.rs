@@ -1,10 +1,10 @@
-//! Follows the bytes of an HTTP/1 connection in front of the parser and refuses framing that the parser accepts
-//! and another server may read differently: a line that ends in a bare LF, and a `Content-Length` beside a
-//! `Transfer-Encoding` (RFC 9112 §2.2, §6.1, §7.1).
+//! Follows the bytes of an HTTP/1 connection in front of the parser and refuses framing that the
+//! parser accepts and another server may read differently: a line that ends in a bare LF, and a
+//! `WrittenContent-Length` beside a `Transfer-Encoding` (RFC 9112 §2.2, §6.1, §7.1).
 //!
-//! [`FramingCheck`] only counts and compares: it buffers nothing but a line that is split between two reads. A fault in
-//! a head is reported by the number of its request, so that the request can be answered with a problem document; a
-//! fault in a chunked body ends the body.
+//! [`FramingCheck`] only counts and compares: it buffers nothing but a line that is split between
+//! two reads. A fault in a head is reported by the number of its request, so that the request can
+//! be answered with a problem document; a fault in a chunked body ends the body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -22,9 +22,9 @@ const MAX_SIZE_DIGITS: usize = 16;
 #[derive(Debug)]
 pub(super) struct FramingReport {
     /// The number of the request whose head is refused; the first request of a connection is 0.
-    refused: AtomicU64,
+    refused_request: AtomicU64,
     /// An [`UpgradeAnswer`] that the check has not seen yet.
-    upgrade: AtomicU8,
+    upgrade_answer: AtomicU8,
 }
 
 /// How a request that asked for an upgrade was answered.
@@ -38,7 +38,7 @@ enum UpgradeAnswer {
 
 /// Where in the connection's byte stream the check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Position {
+enum FramingPosition {
     /// In front of a request line, or of the empty lines that may precede one.
     RequestLine,
     /// At the start of a header field or of the empty line that ends the head.
@@ -57,7 +57,8 @@ enum Position {
     UpgradePending,
     /// A body's framing is wrong: nothing more is passed on.
     Refused,
-    /// Nothing more is checked: a tunnel, HTTP/2, or a request that is refused and ends the connection.
+    /// Nothing more is checked: a tunnel, HTTP/2, or a request that is refused and ends the
+    /// connection.
     Unchecked,
 }
 
@@ -65,21 +66,22 @@ enum Position {
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadFraming {
     content_length: Option<u64>,
-    /// Whether a `Content-Length` is not one decimal number, or differs from an earlier one.
-    bad_length: bool,
-    transfer_encoding: bool,
-    upgrade: bool,
+    /// Whether a `WrittenContent-Length` is not one decimal number, or differs from an earlier
+    /// one.
+    has_bad_length: bool,
+    has_transfer_encoding: bool,
+    asks_upgrade: bool,
 }
 
 /// The state of one connection's check.
 #[derive(Debug)]
 pub(super) struct FramingCheck {
-    position: Position,
+    position: FramingPosition,
     head: HeadFraming,
     /// The start of a line whose end has not been read.
     partial_line: Vec<u8>,
     /// The number of the request that is being read.
-    request: u64,
+    request_number: u64,
     report: Arc<FramingReport>,
 }
 
@@ -88,13 +90,13 @@ pub(super) struct FramingCheck {
 impl FramingReport {
     /// Whether the head of request number `request` was refused.
     pub(super) fn is_refused(&self, request: u64) -> bool {
-        self.refused.load(Relaxed) == request
+        self.refused_request.load(Relaxed) == request
     }
 
     /// Records whether a request that asked for an upgrade was answered by 101.
     pub(super) fn record_upgrade_answer(&self, switched: bool) {
         let answer = if switched { UpgradeAnswer::Switched } else { UpgradeAnswer::Declined };
-        self.upgrade.store(answer as u8, Relaxed);
+        self.upgrade_answer.store(answer as u8, Relaxed);
     }
 }
 
@@ -103,20 +105,22 @@ impl FramingReport {
 impl FramingCheck {
     /// A check of an HTTP/1 connection from its first byte.
     pub(super) fn new() -> Self {
-        let report =
-            FramingReport { refused: AtomicU64::new(NO_REQUEST), upgrade: AtomicU8::new(UpgradeAnswer::Pending as u8) };
+        let report = FramingReport {
+            refused_request: AtomicU64::new(NO_REQUEST),
+            upgrade_answer: AtomicU8::new(UpgradeAnswer::Pending as u8),
+        };
         Self {
-            position: Position::RequestLine,
+            position: FramingPosition::RequestLine,
             head: HeadFraming::default(),
             partial_line: Vec::new(),
-            request: 0,
+            request_number: 0,
             report: Arc::new(report),
         }
     }
 
     /// Checks nothing from here on, for a connection that is not HTTP/1.
     pub(super) fn disable(&mut self) {
-        self.position = Position::Unchecked;
+        self.position = FramingPosition::Unchecked;
     }
 
     /// What the check reports to the handler of the connection's requests.
@@ -126,35 +130,39 @@ impl FramingCheck {
 
     /// Whether a body was refused: the connection has to end.
     pub(super) fn is_refused(&self) -> bool {
-        self.position == Position::Refused
+        self.position == FramingPosition::Refused
     }
 
     /// Whether what follows can only be judged once a request for an upgrade is answered.
     pub(super) fn awaits_upgrade_answer(&mut self) -> bool {
-        if self.position != Position::UpgradePending {
+        if self.position != FramingPosition::UpgradePending {
             return false;
         }
-        let answer = self.report.upgrade.swap(UpgradeAnswer::Pending as u8, Relaxed);
+        let answer = self.report.upgrade_answer.swap(UpgradeAnswer::Pending as u8, Relaxed);
         if answer == UpgradeAnswer::Switched as u8 {
-            self.position = Position::Unchecked;
+            self.position = FramingPosition::Unchecked;
         } else if answer == UpgradeAnswer::Declined as u8 {
-            self.position = Position::RequestLine;
+            self.position = FramingPosition::RequestLine;
         }
-        self.position == Position::UpgradePending
+        self.position == FramingPosition::UpgradePending
     }
 
-    /// Follows the next bytes of the connection and returns how many of them may be passed on now. Fewer than all:
-    /// the rest waits for the answer to an upgrade, or was refused.
+    /// Follows the next bytes of the connection and returns how many of them may be passed on now.
+    /// Fewer than all: the rest waits for the answer to an upgrade, or was refused.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
             at += match self.position {
-                Position::Unchecked => rest.len(),
-                Position::Refused | Position::UpgradePending => return at,
-                Position::Body(left) => self.skip(rest, left, Position::Body, Self::end_message),
-                Position::ChunkData(left) => {
-                    self.skip(rest, left, Position::ChunkData, |check| check.position = Position::ChunkEnd)
+                FramingPosition::Unchecked => rest.len(),
+                FramingPosition::Refused | FramingPosition::UpgradePending => return at,
+                FramingPosition::Body(left) => {
+                    self.skip_body_bytes(rest, left, FramingPosition::Body, Self::end_message)
+                }
+                FramingPosition::ChunkData(left) => {
+                    self.skip_body_bytes(rest, left, FramingPosition::ChunkData, |check| {
+                        check.position = FramingPosition::ChunkEnd;
+                    })
                 }
                 _ => self.read_line(rest),
             };
@@ -163,7 +171,13 @@ impl FramingCheck {
     }
 
     /// Passes over body bytes; `ended` runs behind the last one.
-    fn skip(&mut self, rest: &[u8], left: u64, next: fn(u64) -> Position, ended: fn(&mut Self)) -> usize {
+    fn skip_body_bytes(
+        &mut self,
+        rest: &[u8],
+        left: u64,
+        next: fn(u64) -> FramingPosition,
+        ended: fn(&mut Self),
+    ) -> usize {
         let here = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left - here as u64;
         self.position = next(left);
@@ -173,76 +187,83 @@ impl FramingCheck {
         here
     }
 
-    /// Reads a line, or the part of it that is there, and returns how many bytes of it may be passed on.
+    /// Reads a line, or the part of it that is there, and returns how many bytes of it may be
+    /// passed on.
     fn read_line(&mut self, rest: &[u8]) -> usize {
         let Some(end) = memchr(b'\n', rest) else {
             self.partial_line.extend_from_slice(rest);
             if self.partial_line.len() > MAX_LINE {
-                self.refuse();
+                self.refuse_request();
             }
             return rest.len();
         };
         let whole = if self.partial_line.is_empty() {
-            self.finish_line(&rest[..end])
+            self.check_line(&rest[..end])
         } else {
             let mut line = std::mem::take(&mut self.partial_line);
             line.extend_from_slice(&rest[..end]);
-            self.finish_line(&line)
+            self.check_line(&line)
         };
         if whole { end + 1 } else { end }
     }
 
     /// Judges a line, given without its LF. Returns whether the LF may be passed on.
-    fn finish_line(&mut self, line: &[u8]) -> bool {
+    fn check_line(&mut self, line: &[u8]) -> bool {
         let Some(line) = line.strip_suffix(b"\r") else {
-            self.refuse();
-            return self.position != Position::Refused;
+            self.refuse_request();
+            return self.position != FramingPosition::Refused;
         };
         match self.position {
-            Position::RequestLine if line.is_empty() => {}
-            Position::RequestLine => {
+            FramingPosition::RequestLine if line.is_empty() => {}
+            FramingPosition::RequestLine => {
                 self.head = HeadFraming::default();
-                self.position = Position::HeaderLine;
+                self.position = FramingPosition::HeaderLine;
             }
-            Position::HeaderLine if line.is_empty() => self.end_head(),
-            Position::HeaderLine => self.head.read_field(line),
-            Position::ChunkSize => match chunk_size(line) {
-                Some(0) => self.position = Position::TrailerLine,
-                Some(size) => self.position = Position::ChunkData(size),
-                None => self.refuse(),
+            FramingPosition::HeaderLine if line.is_empty() => self.end_head(),
+            FramingPosition::HeaderLine => self.head.read_field(line),
+            FramingPosition::ChunkSize => match parse_chunk_size(line) {
+                Some(0) => self.position = FramingPosition::TrailerLine,
+                Some(size) => self.position = FramingPosition::ChunkData(size),
+                None => self.refuse_request(),
             },
-            Position::ChunkEnd if line.is_empty() => self.position = Position::ChunkSize,
-            Position::TrailerLine if line.is_empty() => self.end_message(),
-            Position::TrailerLine if !line.contains(&b'\r') => {}
-            _ => self.refuse(),
+            FramingPosition::ChunkEnd if line.is_empty() => {
+                self.position = FramingPosition::ChunkSize;
+            }
+            FramingPosition::TrailerLine if line.is_empty() => self.end_message(),
+            FramingPosition::TrailerLine if !line.contains(&b'\r') => {}
+            _ => self.refuse_request(),
         }
-        self.position != Position::Refused
+        self.position != FramingPosition::Refused
     }
 
     fn end_head(&mut self) {
         let head = self.head;
-        if head.bad_length || head.transfer_encoding && head.content_length.is_some() {
-            return self.refuse();
+        if head.has_bad_length || head.has_transfer_encoding && head.content_length.is_some() {
+            return self.refuse_request();
         }
         match head.content_length {
-            _ if head.transfer_encoding => self.position = Position::ChunkSize,
+            _ if head.has_transfer_encoding => self.position = FramingPosition::ChunkSize,
             None | Some(0) => self.end_message(),
-            Some(length) => self.position = Position::Body(length),
+            Some(length) => self.position = FramingPosition::Body(length),
         }
     }
 
     fn end_message(&mut self) {
-        self.request += 1;
-        self.position = if self.head.upgrade { Position::UpgradePending } else { Position::RequestLine };
+        self.request_number += 1;
+        self.position = if self.head.asks_upgrade {
+            FramingPosition::UpgradePending
+        } else {
+            FramingPosition::RequestLine
+        };
     }
 
     /// Refuses the request that is being read: a head by its number, a body by ending it here.
-    fn refuse(&mut self) {
-        if matches!(self.position, Position::RequestLine | Position::HeaderLine) {
-            self.report.refused.store(self.request, Relaxed);
-            self.position = Position::Unchecked;
+    fn refuse_request(&mut self) {
+        if matches!(self.position, FramingPosition::RequestLine | FramingPosition::HeaderLine) {
+            self.report.refused_request.store(self.request_number, Relaxed);
+            self.position = FramingPosition::Unchecked;
         } else {
-            self.position = Position::Refused;
+            self.position = FramingPosition::Refused;
         }
     }
 }
@@ -258,19 +279,19 @@ impl HeadFraming {
         let Some(colon) = memchr(b':', line) else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value);
+            let length = parse_decimal(value);
             let same = self.content_length.is_none_or(|earlier| length == Some(earlier));
-            self.bad_length |= length.is_none() || !same;
+            self.has_bad_length |= length.is_none() || !same;
             self.content_length = self.content_length.or(length);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            self.transfer_encoding = true;
+            self.has_transfer_encoding = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.upgrade = true;
+            self.asks_upgrade = true;
         }
     }
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
+fn parse_decimal(text: &[u8]) -> Option<u64> {
     if !text.iter().all(u8::is_ascii_digit) {
         return None; // `parse` would take a sign
     }
@@ -278,7 +299,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// The size that a chunk-size line says; an extension behind it is passed over.
-fn chunk_size(line: &[u8]) -> Option<u64> {
+fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let extension = &line[digits..];
     let ends_well = extension.first().is_none_or(|byte| matches!(byte, b';' | b' ' | b'\t'));
@@ -297,20 +318,20 @@ mod tests {
     const HEAD: &str = "POST /invoke HTTP/1.1\r\nHost: x\r\n";
     const CHUNKED: &str = "Transfer-Encoding: chunked\r\n\r\n";
 
-    /// What a check makes of bytes that come in the pieces that `cuts` make of them: how many are passed on, whether
-    /// a body was refused, and the number of a refused head.
-    fn follow(bytes: &[u8], cuts: &[usize]) -> (usize, bool, u64) {
+    /// What a check makes of bytes that come in the pieces that `cuts` make of them: how many are
+    /// passed on, whether a body was refused, and the number of a refused head.
+    fn check_in_pieces(bytes: &[u8], cuts: &[usize]) -> (usize, bool, u64) {
         let mut check = FramingCheck::new();
         let (mut passed, mut from) = (0, 0);
         for to in cuts.iter().copied().chain([bytes.len()]) {
             passed += check.advance(&bytes[from..to.max(from)]);
             from = to.max(from);
         }
-        (passed, check.is_refused(), check.report.refused.load(Relaxed))
+        (passed, check.is_refused(), check.report.refused_request.load(Relaxed))
     }
 
     fn is_clean(text: &str) -> bool {
-        follow(text.as_bytes(), &[]) == (text.len(), false, NO_REQUEST)
+        check_in_pieces(text.as_bytes(), &[]) == (text.len(), false, NO_REQUEST)
     }
 
     #[test]
@@ -319,7 +340,9 @@ mod tests {
         let chunked = format!("{HEAD}{CHUNKED}5;a=b\r\nhe\nlo\r\n0\r\nX-T: 1\r\n\r\n");
         let bare = format!("\r\n{HEAD}\r\n");
         assert!(is_clean(&[sized.as_str(), &chunked, &bare, &chunked, &sized].concat()));
-        assert!(is_clean(&format!("{HEAD}Content-Length: 5\r\ncontent-length: 5\r\n\r\nhello{bare}")));
+        assert!(is_clean(&format!(
+            "{HEAD}Content-Length: 5\r\ncontent-length: 5\r\n\r\nhello{bare}"
+        )));
     }
 
     #[test]
@@ -330,9 +353,9 @@ mod tests {
             "POST /invoke HTTP/1.1\r\nHost: x\r\n\n",
             "\nPOST /invoke HTTP/1.1\r\nHost: x\r\n\r\n",
         ] {
-            assert_eq!(follow(head.as_bytes(), &[]).2, 0, "{head:?}");
+            assert_eq!(check_in_pieces(head.as_bytes(), &[]).2, 0, "{head:?}");
             let second = format!("{HEAD}\r\n{head}");
-            assert_eq!(follow(second.as_bytes(), &[]).2, 1, "{second:?}");
+            assert_eq!(check_in_pieces(second.as_bytes(), &[]).2, 1, "{second:?}");
         }
     }
 
@@ -345,7 +368,7 @@ mod tests {
         ] {
             for (first, second) in [(one, other), (other, one)] {
                 let text = format!("{HEAD}{first}\r\n{second}\r\n\r\n0\r\n\r\n");
-                assert_eq!(follow(text.as_bytes(), &[]).2, 0, "{text:?}");
+                assert_eq!(check_in_pieces(text.as_bytes(), &[]).2, 0, "{text:?}");
             }
         }
     }
@@ -366,14 +389,20 @@ mod tests {
         ] {
             let start = format!("{HEAD}{CHUNKED}{good}");
             let text = format!("{start}{fault}");
-            assert_eq!(follow(text.as_bytes(), &[]), (start.len(), true, NO_REQUEST), "{text:?}");
+            assert_eq!(
+                check_in_pieces(text.as_bytes(), &[]),
+                (start.len(), true, NO_REQUEST),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn what_follows_a_request_for_an_upgrade_waits_for_its_answer() {
         let ask = format!("{HEAD}Upgrade: websocket\r\n\r\n");
-        for (switched, follows, clean) in [(true, "\x01\n\n", true), (false, "GET / HTTP/1.1\n", false)] {
+        for (switched, follows, clean) in
+            [(true, "\x01\n\n", true), (false, "GET / HTTP/1.1\n", false)]
+        {
             let mut check = FramingCheck::new();
             assert_eq!(check.advance(format!("{ask}{follows}").as_bytes()), ask.len());
             assert!(check.awaits_upgrade_answer());
@@ -405,7 +434,7 @@ mod tests {
             let text: String = parts.iter().map(|&part| choices[part].as_str()).collect();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
             cuts.sort_unstable();
-            prop_assert_eq!(follow(text.as_bytes(), &cuts), follow(text.as_bytes(), &[]));
+            prop_assert_eq!(check_in_pieces(text.as_bytes(), &cuts), check_in_pieces(text.as_bytes(), &[]));
         }
     }
 }

@@ -4,72 +4,86 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::route::{GUARDED, is_ours, strip_hop_by_hop};
+use crate::route::{PROTECTED_HEADERS, is_own_header, strip_hop_by_hop};
 
 /// `x-omnidaemon-path`
-pub(super) static PATH: HeaderName = HeaderName::from_static("x-omnidaemon-path");
+pub(super) static PATH_HEADER: HeaderName = HeaderName::from_static("x-omnidaemon-path");
 /// `x-request-id`
-pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) static REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What one client connection adds to each of its requests, made once.
-pub(super) struct Forwarding {
-    peer: HeaderValue,
-    forwarded: HeaderValue,
+pub(super) struct ForwardingHeaders {
+    peer_address: HeaderValue,
+    forwarded_element: HeaderValue,
     via: HeaderValue,
 }
 
 // === impl Forwarding ===
 
-impl Forwarding {
+impl ForwardingHeaders {
     pub(super) fn new(peer: IpAddr, via: HeaderValue) -> Self {
         let peer = peer.to_canonical();
-        let node =
-            if peer.is_ipv6() { format!("for=\"[{peer}]\";proto=http") } else { format!("for={peer};proto=http") };
-        let value = |text: String| HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { peer: value(peer.to_string()), forwarded: value(node), via }
+        let node = if peer.is_ipv6() {
+            format!("for=\"[{peer}]\";proto=http")
+        } else {
+            format!("for={peer};proto=http")
+        };
+        let value = |text: String| {
+            HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
+        };
+        Self { peer_address: value(peer.to_string()), forwarded_element: value(node), via }
     }
 
-    /// Makes a client's headers those that the upstream gets: nothing that a client may not say passes.
-    pub(super) fn apply(&self, headers: &mut HeaderMap, request_id: &HeaderValue, trusted: bool) {
+    /// Makes a client's headers those that the upstream gets: nothing that a client may not say
+    /// passes.
+    pub(super) fn apply_to(
+        &self,
+        headers: &mut HeaderMap,
+        request_id: &HeaderValue,
+        trusted: bool,
+    ) {
         strip_hop_by_hop(headers);
-        drop_claims(headers, trusted);
+        drop_untrusted_headers(headers, trusted);
         if trusted {
-            append(headers, &FORWARDED_FOR, &self.peer);
-            append(headers, &header::FORWARDED, &self.forwarded);
-            headers.entry(&FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-            if !headers.contains_key(&FORWARDED_HOST)
+            append_list_element(headers, &X_FORWARDED_FOR, &self.peer_address);
+            append_list_element(headers, &header::FORWARDED, &self.forwarded_element);
+            headers.entry(&X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if !headers.contains_key(&X_FORWARDED_HOST)
                 && let Some(host) = headers.get(header::HOST).cloned()
             {
-                headers.insert(&FORWARDED_HOST, host);
+                headers.insert(&X_FORWARDED_HOST, host);
             }
         } else {
-            headers.insert(&FORWARDED_FOR, self.peer.clone());
-            headers.insert(header::FORWARDED, self.forwarded.clone());
-            headers.insert(&FORWARDED_PROTO, HeaderValue::from_static("http"));
+            headers.insert(&X_FORWARDED_FOR, self.peer_address.clone());
+            headers.insert(header::FORWARDED, self.forwarded_element.clone());
+            headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
             if let Some(host) = headers.get(header::HOST).cloned() {
-                headers.insert(&FORWARDED_HOST, host);
+                headers.insert(&X_FORWARDED_HOST, host);
             }
         }
-        append(headers, &header::VIA, &self.via);
-        headers.insert(&REQUEST_ID, request_id.clone());
+        append_list_element(headers, &header::VIA, &self.via);
+        headers.insert(&REQUEST_ID_HEADER, request_id.clone());
     }
 }
 
-/// Removes what a client may not say: fields of ours, and from strangers those about where they come from. Spelled
-/// with underscores they go too, since CGI-like upstreams take one for the other.
-fn drop_claims(headers: &mut HeaderMap, trusted: bool) {
+/// Removes what a client may not say: fields of ours, and from strangers those about where they
+/// come from. Spelled with underscores they go too, since CGI-like upstreams take one for the
+/// other.
+fn drop_untrusted_headers(headers: &mut HeaderMap, trusted: bool) {
     let claims = |name: &&HeaderName| {
         let name = name.as_str();
         let origin = |name: &str| name.starts_with("x-forwarded-") || name == "x-real-ip";
         if name.contains('_') {
             let hyphened = name.replace('_', "-");
-            return GUARDED.contains(&hyphened.as_str()) || is_ours(&hyphened) || origin(&hyphened);
+            return PROTECTED_HEADERS.contains(&hyphened.as_str())
+                || is_own_header(&hyphened)
+                || origin(&hyphened);
         }
         // The server side answers Expect when the body is read.
-        name == "expect" || is_ours(name) || (!trusted && origin(name))
+        name == "expect" || is_own_header(name) || (!trusted && origin(name))
     };
     let doomed: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
     for name in doomed {
@@ -78,7 +92,7 @@ fn drop_claims(headers: &mut HeaderMap, trusted: bool) {
 }
 
 /// Adds an element to a list field, on one line.
-fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+fn append_list_element(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
     let Some(present) = headers.get(name) else {
         headers.insert(name, value.clone());
         return;
@@ -96,8 +110,8 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 }
 
 /// A client's own request id, where it is one that can be logged.
-pub(super) fn given_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    let value = headers.get(&REQUEST_ID)?;
+pub(super) fn client_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(&REQUEST_ID_HEADER)?;
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
     ((1..=128).contains(&value.len()) && value.as_bytes().iter().all(plain)).then(|| value.clone())
 }
@@ -106,7 +120,7 @@ pub(super) fn given_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    fn header_map(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, value.parse().expect("a value"));
@@ -114,17 +128,20 @@ mod tests {
         headers
     }
 
-    fn forwarding() -> Forwarding {
-        Forwarding::new("10.0.0.9".parse().expect("ip"), HeaderValue::from_static("1.1 omnidaemon"))
+    fn forwarding() -> ForwardingHeaders {
+        ForwardingHeaders::new(
+            "10.0.0.9".parse().expect("ip"),
+            HeaderValue::from_static("1.1 omnidaemon"),
+        )
     }
 
-    fn get<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
+    fn header_values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
         headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
     }
 
     #[test]
     fn a_stranger_cannot_say_where_it_came_from() {
-        let mut headers = headers(&[
+        let mut headers = header_map(&[
             ("host", "api.example"),
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-host", "evil"),
@@ -133,34 +150,36 @@ mod tests {
             ("x-omnidaemon-path", "async"),
             ("forwarded", "for=1.2.3.4"),
         ]);
-        forwarding().apply(&mut headers, &HeaderValue::from_static("r1"), false);
-        assert_eq!(get(&headers, "x-forwarded-for"), ["10.0.0.9"]);
-        assert_eq!(get(&headers, "x-forwarded-host"), ["api.example"]);
-        assert_eq!(get(&headers, "forwarded"), ["for=10.0.0.9;proto=http"]);
-        assert_eq!(get(&headers, "via"), ["1.1 omnidaemon"]);
-        assert!(!headers.contains_key("x_forwarded_for") && !headers.contains_key("x-omnidaemon-path"));
+        forwarding().apply_to(&mut headers, &HeaderValue::from_static("r1"), false);
+        assert_eq!(header_values(&headers, "x-forwarded-for"), ["10.0.0.9"]);
+        assert_eq!(header_values(&headers, "x-forwarded-host"), ["api.example"]);
+        assert_eq!(header_values(&headers, "forwarded"), ["for=10.0.0.9;proto=http"]);
+        assert_eq!(header_values(&headers, "via"), ["1.1 omnidaemon"]);
+        assert!(
+            !headers.contains_key("x_forwarded_for") && !headers.contains_key("x-omnidaemon-path")
+        );
         assert!(headers.contains_key("x_custom"));
     }
 
     #[test]
     fn a_trusted_peer_is_added_to() {
-        let mut headers = headers(&[
+        let mut headers = header_map(&[
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-for", "5.6.7.8"),
             ("x-forwarded-proto", "https"),
             ("via", "1.0 edge"),
         ]);
-        forwarding().apply(&mut headers, &HeaderValue::from_static("r1"), true);
-        assert_eq!(get(&headers, "x-forwarded-for"), ["1.2.3.4, 5.6.7.8, 10.0.0.9"]);
-        assert_eq!(get(&headers, "x-forwarded-proto"), ["https"]);
-        assert_eq!(get(&headers, "via"), ["1.0 edge, 1.1 omnidaemon"]);
+        forwarding().apply_to(&mut headers, &HeaderValue::from_static("r1"), true);
+        assert_eq!(header_values(&headers, "x-forwarded-for"), ["1.2.3.4, 5.6.7.8, 10.0.0.9"]);
+        assert_eq!(header_values(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(header_values(&headers, "via"), ["1.0 edge, 1.1 omnidaemon"]);
     }
 
     #[test]
     fn only_plain_request_ids_are_kept() {
-        assert!(given_request_id(&headers(&[("x-request-id", "a-1.b_2:c")])).is_some());
+        assert!(client_request_id(&header_map(&[("x-request-id", "a-1.b_2:c")])).is_some());
         for bad in ["", "a b", "a\"b", &"x".repeat(129)] {
-            assert!(given_request_id(&headers(&[("x-request-id", bad)])).is_none(), "{bad}");
+            assert!(client_request_id(&header_map(&[("x-request-id", bad)])).is_none(), "{bad}");
         }
     }
 }

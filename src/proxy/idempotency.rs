@@ -1,9 +1,10 @@
-//! `Idempotency-Key`: a request that comes again is not run again.
+//! `Idempotency-LocalLeaseKey`: a request that comes again is not run again.
 //!
-//! The key is claimed in the store before either path is taken, for whoever's API key it is, and for the route. A repeat
-//! that comes meanwhile waits; one that comes later gets what the first got: the answer that the sync path gave, or
-//! that of the task. What failed (5xx, 408, 425, 429) was not served: its key is free again. Without the store a request is served as
-//! without a key, and counted. A claim is renewed while its request goes on; dropped, it is given up.
+//! The key is claimed in the store before either path is taken, for whoever's API key it is, and
+//! for the route. A repeat that comes meanwhile waits; one that comes later gets what the first
+//! got: the answer that the sync path gave, or that of the task. What failed (5xx, 408, 425, 429)
+//! was not served: its key is free again. Without the store a request is served as without a key,
+//! and counted. A claim is renewed while its request goes on; dropped, it is given up.
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
@@ -13,230 +14,283 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::body::{self, Outgoing, Reply};
-use super::capture::owner;
-use super::collect::{Collected, collect};
-use super::respond::{self, Problem};
-use super::service::Context;
-use super::{Parts as Plane, canary, pass};
-use crate::config::Route;
-use crate::metrics::{Fallback, Path};
-use crate::route::{Assigned, Prefer};
-use crate::snapshot::LiveRoute;
-use crate::store::{Claim, Claimed, Conclusion, LEASE, StoreError};
-use crate::task::{Answer, Status, TaskId, UnixMs};
+use super::body::{self, RequestBody, ResponseBody};
+use super::capture::owner_from_headers;
+use super::collect::{CollectedBody, collect_body};
+use super::respond::{self, ProxyProblem};
+use super::service::RequestContext;
+use super::{ProxyServices as Plane, canary, pass};
+use crate::config::RouteConfig;
+use crate::metrics::{FallbackReason, Path};
+use crate::route::{Assigned, ClientPreferences};
+use crate::snapshot::SnapshotRoute;
+use crate::store::{ClaimConclusion, ClaimResult, IdempotencyClaim, LEASE_DURATION, StoreError};
+use crate::task::{TaskAnswer, TaskId, TaskStatus, UnixMs};
 
-const KEY: &str = "idempotency-key";
+const KEY_HEADER: &str = "idempotency-key";
 /// How often whoever waits for another's request looks, at first and at last.
-const LOOKS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+const CLAIM_RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// What a claim came to.
-pub(super) enum Ticket {
+pub(super) enum KeyClaimOutcome {
     /// The request is this one's to serve.
-    Mine(Held),
+    Acquired(KeyClaimGuard),
     /// It was served already.
-    Served(Conclusion),
+    AlreadyServed(ClaimConclusion),
     /// It cannot be.
-    Refused(Problem),
+    Refused(ProxyProblem),
     /// The store is not there: it is served as without a key.
-    Unclaimed,
+    StoreUnavailable,
 }
 
-/// A claim that is this request's, until it is said what came of it; dropped before, it is given up.
-pub(super) struct Held {
+/// A claim that is this request's, until it is said what came of it; dropped before, it is given
+/// up.
+pub(super) struct KeyClaimGuard {
     /// The task that it may become.
-    pub(super) task: TaskId,
+    pub(super) task_id: TaskId,
     /// Whether nobody can have begun with it; else its task is there.
-    pub(super) fresh: bool,
-    conclude: oneshot::Sender<Conclusion>,
+    pub(super) is_fresh: bool,
+    conclusion_sender: oneshot::Sender<ClaimConclusion>,
 }
 
 /// Copies an answer's body as it goes by, to be kept once it is whole.
-struct Tap {
-    held: Held,
-    answer: Answer,
-    copied: BytesMut,
+struct StoredResponseRecorder {
+    claim_guard: KeyClaimGuard,
+    answer: TaskAnswer,
+    copied_body: BytesMut,
     /// The largest body that is kept.
-    most: usize,
+    max_body: usize,
 }
 
 /// The key that a request carries, where it counts: a tunnel is not repeated.
-pub(super) fn key(headers: &HeaderMap) -> Option<HeaderValue> {
-    let key = headers.get(KEY)?;
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let key = headers.get(KEY_HEADER)?;
     (!key.is_empty() && !headers.contains_key(header::UPGRADE)).then(|| key.clone())
 }
 
 /// Serves a legacy call under its key, and says which path it took.
-pub(super) async fn serve(
-    context: &Context<'_>,
-    live: &LiveRoute,
+pub(super) async fn serve_idempotent(
+    context: &RequestContext<'_>,
+    live: &SnapshotRoute,
     side: Assigned,
     key: &HeaderValue,
     request: Request<Incoming>,
-) -> (Path, Response<Reply>) {
-    let route = context.snapshot.route(live);
+) -> (Path, Response<ResponseBody>) {
+    let route = context.snapshot.route_config(live);
     let (head, body) = request.into_parts();
-    let mut share = context.connection.thread.hoard.hold();
-    let body = match collect(body, context.snapshot.config.proxy.max_body, &mut share).await {
-        Collected::Whole(body) => body,
-        Collected::Outgrown(rest) | Collected::Crowded(rest) => {
-            note(context, route, "unclaimed"); // what was not read whole cannot be told from another
+    let mut share = context.connection.thread.body_budget.new_permit();
+    let body = match collect_body(body, context.snapshot.config.proxy.max_body_bytes, &mut share)
+        .await
+    {
+        CollectedBody::Complete(body) => body,
+        CollectedBody::TooLarge(rest) | CollectedBody::OverBudget(rest) => {
+            count_outcome(context, route, "unclaimed"); // what was not read whole cannot be told from another
             if side == Assigned::Async {
-                context.parts().metrics.fell_back(&route.name, Fallback::Ineligible);
+                context.services().metrics.count_fallback(&route.name, FallbackReason::Ineligible);
             }
-            return (Path::Sync, pass::serve(context, Request::from_parts(head, rest)).await);
+            return (Path::Sync, pass::serve_sync(context, Request::from_parts(head, rest)).await);
         }
-        Collected::Faulty(fault) => return (Path::Sync, Problem::Request(fault).into_response()),
+        CollectedBody::Failed(fault) => {
+            return (Path::Sync, ProxyProblem::RequestBody(fault).into_response());
+        }
     };
     let mut instead_of = None;
     loop {
-        let wait = Prefer::of(&head.headers).wait().unwrap_or(route.wait);
-        match claim(context, route, key, &head, &body, instead_of.take(), wait).await {
+        let wait = ClientPreferences::from_headers(&head.headers)
+            .preferred_wait()
+            .unwrap_or(route.client_wait);
+        match claim_key(context, route, key, &head, &body, instead_of.take(), wait).await {
             // Whoever claimed it before queued it before they died.
-            Ticket::Mine(mine) if !mine.fresh => {
-                let before = mine.task.clone();
-                if let Some(response) = canary::attend(context, route, &before, &head).await {
-                    mine.conclude(Conclusion::Task(before));
-                    return (Path::Async, replayed(context, route, response));
+            KeyClaimOutcome::Acquired(mine) if !mine.is_fresh => {
+                let before = mine.task_id.clone();
+                if let Some(response) =
+                    canary::await_existing_task(context, route, &before, &head).await
+                {
+                    mine.conclude(ClaimConclusion::Task(before));
+                    return (Path::Async, mark_replayed(context, route, response));
                 } // else it came to nothing meanwhile, and the claim is given up
             }
-            Ticket::Mine(mine) => return run(context, live, side, head, body, Some(mine)).await,
-            Ticket::Unclaimed => return run(context, live, side, head, body, None).await,
-            Ticket::Refused(problem) => return (Path::Sync, problem.into_response()),
-            Ticket::Served(Conclusion::Answer(answer)) => {
-                return (Path::Sync, replayed(context, route, respond::given(&answer)));
+            KeyClaimOutcome::Acquired(mine) => {
+                return serve_claimed(context, live, side, head, body, Some(mine)).await;
             }
-            Ticket::Served(Conclusion::Unkept) => {
-                note(context, route, "conflict");
-                return (Path::Sync, Problem::AnswerNotKept.into_response());
+            KeyClaimOutcome::StoreUnavailable => {
+                return serve_claimed(context, live, side, head, body, None).await;
             }
-            Ticket::Served(Conclusion::Task(id)) => match canary::attend(context, route, &id, &head).await {
-                Some(response) => return (Path::Async, replayed(context, route, response)),
-                None => instead_of = Some(id), // it came to nothing
-            },
+            KeyClaimOutcome::Refused(problem) => return (Path::Sync, problem.into_response()),
+            KeyClaimOutcome::AlreadyServed(ClaimConclusion::Answer(answer)) => {
+                return (
+                    Path::Sync,
+                    mark_replayed(context, route, respond::respond_with_answer(&answer)),
+                );
+            }
+            KeyClaimOutcome::AlreadyServed(ClaimConclusion::AnswerNotStored) => {
+                count_outcome(context, route, "conflict");
+                return (Path::Sync, ProxyProblem::AnswerNotStored.into_response());
+            }
+            KeyClaimOutcome::AlreadyServed(ClaimConclusion::Task(id)) => {
+                match canary::await_existing_task(context, route, &id, &head).await {
+                    Some(response) => {
+                        return (Path::Async, mark_replayed(context, route, response));
+                    }
+                    None => instead_of = Some(id), // it came to nothing
+                }
+            }
         }
     }
 }
 
-async fn run(
-    context: &Context<'_>,
-    live: &LiveRoute,
+async fn serve_claimed(
+    context: &RequestContext<'_>,
+    live: &SnapshotRoute,
     side: Assigned,
     head: Parts,
     body: Bytes,
-    mine: Option<Held>,
-) -> (Path, Response<Reply>) {
+    mine: Option<KeyClaimGuard>,
+) -> (Path, Response<ResponseBody>) {
     match side {
         Assigned::Sync => {
-            let response = pass::serve(context, Request::from_parts(head, Outgoing::whole(body))).await;
-            (Path::Sync, keep(context, mine, response))
+            let response =
+                pass::serve_sync(context, Request::from_parts(head, RequestBody::from_bytes(body)))
+                    .await;
+            (Path::Sync, record_response(context, mine, response))
         }
-        Assigned::Async => canary::serve_whole(context, live, head, body, mine).await,
+        Assigned::Async => canary::serve_collected(context, live, head, body, mine).await,
     }
 }
 
 /// Claims `key` for a request; waits for up to `wait` while another is served under it.
-pub(super) async fn claim(
-    context: &Context<'_>,
-    route: &Route,
+pub(super) async fn claim_key(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
     key: &HeaderValue,
     head: &Parts,
     body: &Bytes,
     instead_of: Option<TaskId>,
     wait: Duration,
-) -> Ticket {
-    let mut claim = Claim {
-        scope: scope(&head.headers, route, key),
-        request: fingerprint(head, body),
-        holder: format!("{:032x}", rand::random::<u128>()),
-        task: TaskId::new(UnixMs::from(jiff::Timestamp::now()), rand::random()),
-        instead_of,
-        ttl: context.snapshot.config.results.ttl,
+) -> KeyClaimOutcome {
+    let mut claim = IdempotencyClaim {
+        scope_digest: claim_scope(&head.headers, route, key),
+        request_digest: fingerprint_request(head, body),
+        holder_id: format!("{:032x}", rand::random::<u128>()),
+        task_id: TaskId::new(UnixMs::from(jiff::Timestamp::now()), rand::random()),
+        replaced_task_id: instead_of,
+        conclusion_ttl: context.snapshot.config.results.ttl,
     };
     let until = Instant::now() + wait;
-    let [mut pause, longest] = LOOKS;
+    let [mut pause, longest] = CLAIM_RETRY_DELAYS;
     loop {
-        match ask(context, &mut claim).await {
-            Ok(Claimed::Mine { task, fresh }) => {
-                note(context, route, "claimed");
-                return Ticket::Mine(Held::new(context.parts(), claim, task, fresh));
+        match request_claim(context, &mut claim).await {
+            Ok(ClaimResult::Granted { task_id: task, is_new_task: fresh }) => {
+                count_outcome(context, route, "claimed");
+                return KeyClaimOutcome::Acquired(KeyClaimGuard::new(
+                    context.services(),
+                    claim,
+                    task,
+                    fresh,
+                ));
             }
-            Ok(Claimed::Done(conclusion)) => return Ticket::Served(conclusion),
-            Ok(Claimed::Other) => {
-                note(context, route, "mismatch");
-                return Ticket::Refused(Problem::KeyReused);
+            Ok(ClaimResult::Concluded(conclusion)) => {
+                return KeyClaimOutcome::AlreadyServed(conclusion);
             }
-            Ok(Claimed::Busy) if Instant::now() + pause > until => {
-                note(context, route, "conflict");
-                return Ticket::Refused(Problem::KeyInUse);
+            Ok(ClaimResult::DifferentRequest) => {
+                count_outcome(context, route, "mismatch");
+                return KeyClaimOutcome::Refused(ProxyProblem::IdempotencyKeyReused);
             }
-            Ok(Claimed::Busy) => sleep(pause).await,
+            Ok(ClaimResult::InProgress) if Instant::now() + pause > until => {
+                count_outcome(context, route, "conflict");
+                return KeyClaimOutcome::Refused(ProxyProblem::IdempotencyKeyInUse);
+            }
+            Ok(ClaimResult::InProgress) => sleep(pause).await,
             Err(error) => {
                 tracing::debug!(%error, route = route.name, "a request is served without its idempotency key");
-                note(context, route, "unclaimed");
-                return Ticket::Unclaimed;
+                count_outcome(context, route, "unclaimed");
+                return KeyClaimOutcome::StoreUnavailable;
             }
         }
         pause = (pause * 2).min(longest);
     }
 }
 
-/// Makes a claim. Where one before named a task that came to nothing, its own takes that one's place: it failed, was
-/// cancelled, or is not known, since its enqueue never came, or was cancelled ahead.
-async fn ask(context: &Context<'_>, claim: &mut Claim) -> Result<Claimed, StoreError> {
-    let circuit = &context.parts().circuit;
-    let claimed = circuit.call(circuit.store().claim(claim)).await?;
-    let Claimed::Mine { task, fresh: false } = &claimed else { return Ok(claimed) };
-    let record = circuit.call(circuit.store().get(task)).await?;
-    if record.is_some_and(|record| !matches!(record.status, Status::Failed | Status::Cancelled)) {
+/// Makes a claim. Where one before named a task that came to nothing, its own takes that one's
+/// place: it failed, was cancelled, or is not known, since its enqueue never came, or was cancelled
+/// ahead.
+async fn request_claim(
+    context: &RequestContext<'_>,
+    claim: &mut IdempotencyClaim,
+) -> Result<ClaimResult, StoreError> {
+    let circuit = &context.services().circuit;
+    let claimed = circuit.call(circuit.store().claim_idempotency_key(claim)).await?;
+    let ClaimResult::Granted { task_id: task, is_new_task: false } = &claimed else {
+        return Ok(claimed);
+    };
+    let record = circuit.call(circuit.store().get_task(task)).await?;
+    if record
+        .is_some_and(|record| !matches!(record.status, TaskStatus::Failed | TaskStatus::Cancelled))
+    {
         return Ok(claimed);
     }
-    claim.instead_of = Some(task.clone());
-    circuit.call(circuit.store().claim(claim)).await
+    claim.replaced_task_id = Some(task.clone());
+    circuit.call(circuit.store().claim_idempotency_key(claim)).await
 }
 
 /// Has an answer kept as it goes by, where it says that the request was served.
-pub(super) fn keep(context: &Context<'_>, mine: Option<Held>, response: Response<Reply>) -> Response<Reply> {
-    let Some(held) = mine.filter(|_| was_served(response.status())) else { return response };
+pub(super) fn record_response(
+    context: &RequestContext<'_>,
+    mine: Option<KeyClaimGuard>,
+    response: Response<ResponseBody>,
+) -> Response<ResponseBody> {
+    let Some(held) = mine.filter(|_| is_served_status(response.status())) else { return response };
     let mut headers = response.headers().clone();
     headers.remove(header::CONTENT_LENGTH); // whoever sends it again frames it
-    let answer = Answer { status: Some(response.status()), headers, body: Bytes::new(), verbatim: true };
-    let most = context.snapshot.config.results.max_result;
-    response.map(|body| body.tapped(Box::new(Tap { held, answer, copied: BytesMut::new(), most })))
+    let answer =
+        TaskAnswer { status: Some(response.status()), headers, body: Bytes::new(), verbatim: true };
+    let most = context.snapshot.config.results.max_result_bytes;
+    response.map(|body| {
+        body.with_observer(Box::new(StoredResponseRecorder {
+            claim_guard: held,
+            answer,
+            copied_body: BytesMut::new(),
+            max_body: most,
+        }))
+    })
 }
 
 /// Marks an answer as one that was given before.
-pub(super) fn replayed(context: &Context<'_>, route: &Route, mut response: Response<Reply>) -> Response<Reply> {
-    note(context, route, "replayed");
+pub(super) fn mark_replayed(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+    mut response: Response<ResponseBody>,
+) -> Response<ResponseBody> {
+    count_outcome(context, route, "replayed");
     response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     response
 }
 
 /// The statuses after which a client does right to try again are none of a served request.
-pub(super) fn was_served(status: StatusCode) -> bool {
+pub(super) fn is_served_status(status: StatusCode) -> bool {
     let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
     !status.is_server_error() && !again.contains(&status)
 }
 
-fn note(context: &Context<'_>, route: &Route, outcome: &'static str) {
-    context.parts().metrics.idempotent(&route.name, outcome);
+fn count_outcome(context: &RequestContext<'_>, route: &RouteConfig, outcome: &'static str) {
+    context.services().metrics.count_idempotent_request(&route.name, outcome);
 }
 
 /// Whose key it is, and for what: the key itself is stored nowhere.
-fn scope(headers: &HeaderMap, route: &Route, key: &HeaderValue) -> String {
-    let owner = owner(headers);
+fn claim_scope(headers: &HeaderMap, route: &RouteConfig, key: &HeaderValue) -> String {
+    let owner = owner_from_headers(headers);
     let owner = owner.as_ref().map_or("", |owner| owner.digest());
-    digest(&[owner.as_bytes(), route.name.as_bytes(), key.as_bytes()])
+    digest_parts(&[owner.as_bytes(), route.name.as_bytes(), key.as_bytes()])
 }
 
 /// What is asked: the same key with another is a mistake.
-fn fingerprint(head: &Parts, body: &[u8]) -> String {
+fn fingerprint_request(head: &Parts, body: &[u8]) -> String {
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    digest(&[head.method.as_str().as_bytes(), target.as_bytes(), body])
+    digest_parts(&[head.method.as_str().as_bytes(), target.as_bytes(), body])
 }
 
 /// Each part with its length before it, so that no two lists of parts are one text.
-fn digest(parts: &[&[u8]]) -> String {
+fn digest_parts(parts: &[&[u8]]) -> String {
     use std::fmt::Write as _;
     let mut hash = Sha256::new();
     for part in parts {
@@ -251,31 +305,35 @@ fn digest(parts: &[&[u8]]) -> String {
 
 // === impl Held ===
 
-impl Held {
-    fn new(plane: &Plane, claim: Claim, task: TaskId, fresh: bool) -> Self {
-        let (conclude, concluded) = oneshot::channel();
-        tokio::task::spawn_local(keeper(plane.clone(), claim, concluded));
-        Self { task, fresh, conclude }
+impl KeyClaimGuard {
+    fn new(plane: &Plane, claim: IdempotencyClaim, task_id: TaskId, is_fresh: bool) -> Self {
+        let (conclusion_sender, concluded) = oneshot::channel();
+        tokio::task::spawn_local(maintain_claim(plane.clone(), claim, concluded));
+        Self { task_id, is_fresh, conclusion_sender }
     }
 
     /// Says what came of it.
-    pub(super) fn conclude(self, conclusion: Conclusion) {
-        let _ = self.conclude.send(conclusion); // an error: the thread ends, and the claim runs out
+    pub(super) fn conclude(self, conclusion: ClaimConclusion) {
+        let _ = self.conclusion_sender.send(conclusion); // an error: the thread ends, and the claim runs out
     }
 }
 
 /// Renews a claim until it is said what came of it; gives it up where nobody will.
-async fn keeper(plane: Plane, claim: Claim, mut concluded: oneshot::Receiver<Conclusion>) {
+async fn maintain_claim(
+    plane: Plane,
+    claim: IdempotencyClaim,
+    mut concluded: oneshot::Receiver<ClaimConclusion>,
+) {
     let (circuit, store) = (&plane.circuit, plane.circuit.store());
     let conclusion = loop {
         tokio::select! {
             conclusion = &mut concluded => break conclusion.ok(),
-            () = sleep(LEASE / 3) => drop(circuit.call(store.claim(&claim)).await),
+            () = sleep(LEASE_DURATION / 3) => drop(circuit.call(store.claim_idempotency_key(&claim)).await),
         }
     };
     let said = match &conclusion {
-        Some(conclusion) => circuit.call(store.conclude(&claim, conclusion)).await,
-        None => circuit.call(store.abandon(&claim)).await,
+        Some(conclusion) => circuit.call(store.conclude_claim(&claim, conclusion)).await,
+        None => circuit.call(store.release_claim(&claim)).await,
     };
     if let Err(error) = said {
         tracing::debug!(%error, "a claim on an idempotency key runs out by itself");
@@ -284,23 +342,26 @@ async fn keeper(plane: Plane, claim: Claim, mut concluded: oneshot::Receiver<Con
 
 // === impl Tap ===
 
-impl body::Tap for Tap {
+impl body::ResponseObserver for StoredResponseRecorder {
     /// False when it has become too large to be kept.
-    fn copy(&mut self, data: &[u8]) -> bool {
-        let fits = self.copied.len() + data.len() <= self.most;
+    fn observe_chunk(&mut self, data: &[u8]) -> bool {
+        let fits = self.copied_body.len() + data.len() <= self.max_body;
         if fits {
-            self.copied.extend_from_slice(data);
+            self.copied_body.extend_from_slice(data);
         }
         fits
     }
 
-    fn end(self: Box<Self>) {
-        self.held.conclude(Conclusion::Answer(Answer { body: self.copied.freeze(), ..self.answer }));
+    fn finish_body(self: Box<Self>) {
+        self.claim_guard.conclude(ClaimConclusion::Answer(TaskAnswer {
+            body: self.copied_body.freeze(),
+            ..self.answer
+        }));
     }
 
     /// The request was served, and its answer cannot be kept.
-    fn give_up(self: Box<Self>) {
-        self.held.conclude(Conclusion::Unkept);
+    fn stop_early(self: Box<Self>) {
+        self.claim_guard.conclude(ClaimConclusion::AnswerNotStored);
     }
 }
 
@@ -311,7 +372,7 @@ mod tests {
     #[test]
     fn lists_of_other_parts_have_another_digest() {
         let lists: [&[&[u8]]; 4] = [&[b"ab", b"c"], &[b"a", b"bc"], &[b"abc"], &[b"ab", b"c", b""]];
-        let mut digests: Vec<String> = lists.iter().map(|parts| digest(parts)).collect();
+        let mut digests: Vec<String> = lists.iter().map(|parts| digest_parts(parts)).collect();
         assert!(digests.iter().all(|digest| digest.len() == 64));
         digests.sort_unstable();
         digests.dedup();
@@ -320,10 +381,20 @@ mod tests {
 
     #[test]
     fn what_failed_was_not_served() {
-        for (code, served) in
-            [(200, true), (302, true), (404, true), (422, true), (408, false), (429, false), (500, false)]
-        {
-            assert_eq!(was_served(StatusCode::from_u16(code).expect("a status")), served, "{code}");
+        for (code, served) in [
+            (200, true),
+            (302, true),
+            (404, true),
+            (422, true),
+            (408, false),
+            (429, false),
+            (500, false),
+        ] {
+            assert_eq!(
+                is_served_status(StatusCode::from_u16(code).expect("a status")),
+                served,
+                "{code}"
+            );
         }
     }
 }

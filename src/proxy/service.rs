@@ -12,125 +12,146 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::body::{Outgoing, Reply, Timing};
-use super::callers::Callers;
-use super::collect::Hoard;
+use super::body::{RequestBody, RequestTimer, ResponseBody};
+use super::callers::DeprecatedCallers;
+use super::collect::BodyBudget;
 use super::framing::FramingReport;
-use super::headers::{self, Forwarding};
-use super::pool::Pool;
-use super::progress::Reports;
-use super::respond::{self, Problem};
-use super::shadow::{self, Shadows};
-use super::{Parts, canary, deprecate, guard, idempotency, pass, tasks};
-use crate::metrics::{Path, RouteCells};
-use crate::route::{Assigned, Split, Target, assign};
-use crate::snapshot::{LiveRoute, Snapshot};
+use super::headers::{self, ForwardingHeaders};
+use super::pool::UpstreamPool;
+use super::progress::ProgressReports;
+use super::respond::{self, ProxyProblem};
+use super::shadow::{self, ShadowLimits};
+use super::{ProxyServices, canary, deprecate, guard, idempotency, pass, tasks};
+use crate::metrics::{Path, RouteCounters};
+use crate::route::{Assigned, CohortAssignment, RouteTarget, assign_cohort};
+use crate::snapshot::{Snapshot, SnapshotRoute};
 
 /// What a client that left is counted as; nobody is sent it.
-const CLIENT_LEFT: u16 = 499;
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Hexadecimal digits of a request id: 8 of the thread's, 16 of the request's.
-const ID_DIGITS: usize = 24;
+const REQUEST_ID_DIGITS: usize = 24;
 
 /// Why [`FramingReport::is_refused`] refuses a head.
-const AMBIGUOUS_HEAD: &str =
-    "a line of the head ends without CR, or Content-Length is malformed or stands beside Transfer-Encoding";
+const AMBIGUOUS_HEAD: &str = "a line of the head ends without CR, or Content-Length is malformed or stands beside Transfer-Encoding";
 
 /// What belongs to one data-plane thread.
-pub(super) struct Thread {
+pub(super) struct ProxyThread {
     pub(super) index: usize,
-    pub(super) parts: Parts,
-    pub(super) pool: Pool,
-    pub(super) hoard: Hoard,
-    pub(super) shadows: Shadows,
-    pub(super) reports: Arc<Reports>,
-    pub(super) callers: Callers,
+    pub(super) services: ProxyServices,
+    pub(super) pool: UpstreamPool,
+    pub(super) body_budget: BodyBudget,
+    pub(super) shadow_limits: ShadowLimits,
+    pub(super) progress_reports: Arc<ProgressReports>,
+    pub(super) deprecated_callers: DeprecatedCallers,
     /// Cancelled when the thread drains: who waits is answered early.
     pub(super) draining: CancellationToken,
-    via: HeaderValue,
-    id_prefix: u32,
-    id_next: Cell<u64>,
+    via_header: HeaderValue,
+    request_id_prefix: u32,
+    next_request_id: Cell<u64>,
 }
 
 /// What belongs to one client connection.
-pub(super) struct Connection {
-    pub(super) thread: Rc<Thread>,
-    pub(super) tracker: TaskTracker,
-    peer: IpAddr,
-    forwarding: Forwarding,
+pub(super) struct ClientConnection {
+    pub(super) thread: Rc<ProxyThread>,
+    pub(super) task_tracker: TaskTracker,
+    peer_address: IpAddr,
+    forwarding: ForwardingHeaders,
     /// What the check of the connection's bytes found; none on HTTP/2.
-    framing: Option<Arc<FramingReport>>,
+    framing_report: Option<Arc<FramingReport>>,
     /// How many requests the parser has handed over.
-    requests: Cell<u64>,
+    parsed_requests: Cell<u64>,
 }
 
 /// What belongs to one request.
-pub(super) struct Context<'c> {
-    pub(super) connection: &'c Connection,
+pub(super) struct RequestContext<'c> {
+    pub(super) connection: &'c ClientConnection,
     pub(super) snapshot: Arc<Snapshot>,
     /// Whether the caller is one whose forwarding headers count.
-    pub(super) trusted: bool,
+    pub(super) is_trusted: bool,
     pub(super) request_id: HeaderValue,
-    pub(super) started: Instant,
+    pub(super) started_at: Instant,
     /// The group of the caller, once its side is known: failures are told by it.
-    pub(super) clients: Cell<Option<u8>>,
+    pub(super) client_group: Cell<Option<u8>>,
 }
 
 /// An answer and where it counts.
-struct Counted {
-    response: Response<Reply>,
-    cells: Arc<RouteCells>,
+struct CountedResponse {
+    response: Response<ResponseBody>,
+    cells: Arc<RouteCounters>,
     path: Path,
     /// Whether the client is told which path it took.
-    on_route: bool,
+    is_route_call: bool,
 }
 
 // === impl Thread ===
 
-impl Thread {
-    pub(super) fn new(index: usize, parts: Parts, reports: Arc<Reports>, draining: CancellationToken) -> Self {
-        let via = HeaderValue::from_str(&format!("1.1 {}", parts.process))
+impl ProxyThread {
+    pub(super) fn new(
+        index: usize,
+        services: ProxyServices,
+        progress_reports: Arc<ProgressReports>,
+        draining: CancellationToken,
+    ) -> Self {
+        let via_header = HeaderValue::from_str(&format!("1.1 {}", services.process_name))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
         Self {
             index,
-            parts,
-            pool: Pool::new(),
-            hoard: Hoard::default(),
-            shadows: Shadows::default(),
-            reports,
-            callers: Callers::default(),
+            services,
+            pool: UpstreamPool::new(),
+            body_budget: BodyBudget::default(),
+            shadow_limits: ShadowLimits::default(),
+            progress_reports,
+            deprecated_callers: DeprecatedCallers::default(),
             draining,
-            via,
-            id_prefix: rand::random(),
-            id_next: Cell::new(rand::random()),
+            via_header,
+            request_id_prefix: rand::random(),
+            next_request_id: Cell::new(rand::random()),
         }
     }
 
     fn new_request_id(&self) -> HeaderValue {
-        self.id_next.set(self.id_next.get().wrapping_add(1));
-        let number = u128::from(self.id_prefix) << 64 | u128::from(self.id_next.get());
-        let digit = |place: usize| b"0123456789abcdef"[(number >> (4 * (ID_DIGITS - 1 - place))) as usize & 0xf];
-        let text: [u8; ID_DIGITS] = std::array::from_fn(digit);
+        self.next_request_id.set(self.next_request_id.get().wrapping_add(1));
+        let number =
+            u128::from(self.request_id_prefix) << 64 | u128::from(self.next_request_id.get());
+        let digit = |place: usize| {
+            b"0123456789abcdef"[(number >> (4 * (REQUEST_ID_DIGITS - 1 - place))) as usize & 0xf]
+        };
+        let text: [u8; REQUEST_ID_DIGITS] = std::array::from_fn(digit);
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
     }
 }
 
 // === impl Connection ===
 
-impl Connection {
+impl ClientConnection {
     pub(super) fn new(
-        thread: Rc<Thread>,
-        peer: IpAddr,
-        tracker: TaskTracker,
-        framing: Option<Arc<FramingReport>>,
+        thread: Rc<ProxyThread>,
+        peer_address: IpAddr,
+        task_tracker: TaskTracker,
+        framing_report: Option<Arc<FramingReport>>,
     ) -> Self {
-        let forwarding = Forwarding::new(peer, thread.via.clone());
-        Self { thread, tracker, peer, forwarding, framing, requests: Cell::new(0) }
+        let forwarding = ForwardingHeaders::new(peer_address, thread.via_header.clone());
+        Self {
+            thread,
+            task_tracker,
+            peer_address,
+            forwarding,
+            framing_report,
+            parsed_requests: Cell::new(0),
+        }
     }
 
-    /// Answers one request, and says to the check of the connection's bytes what follows an upgrade.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
-        let upgrade = self.framing.as_ref().filter(|_| request.headers().contains_key(header::UPGRADE));
-        let response = self.answer_request(request).await;
+    /// Answers one request, and says to the check of the connection's bytes what follows an
+    /// upgrade.
+    pub(super) async fn handle_request(
+        &self,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let upgrade = self
+            .framing_report
+            .as_ref()
+            .filter(|_| request.headers().contains_key(header::UPGRADE));
+        let response = self.admit_and_dispatch(request).await;
         if let Some(framing) = upgrade {
             framing.record_upgrade_answer(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         }
@@ -138,198 +159,258 @@ impl Connection {
     }
 
     /// Whether the head of the request that the parser handed over now is framed in one way only.
-    fn check_head(&self) -> Result<(), Problem> {
-        let number = self.requests.replace(self.requests.get() + 1);
-        let refused = self.framing.as_ref().is_some_and(|framing| framing.is_refused(number));
-        if refused { Err(Problem::BadRequest(AMBIGUOUS_HEAD)) } else { Ok(()) }
+    fn check_head_framing(&self) -> Result<(), ProxyProblem> {
+        let number = self.parsed_requests.replace(self.parsed_requests.get() + 1);
+        let refused =
+            self.framing_report.as_ref().is_some_and(|framing| framing.is_refused(number));
+        if refused { Err(ProxyProblem::BadRequest(AMBIGUOUS_HEAD)) } else { Ok(()) }
     }
 
     /// Answers one request. Whatever happens, there is an answer, and it is counted.
-    async fn answer_request(&self, mut request: Request<Incoming>) -> Response<Reply> {
+    async fn admit_and_dispatch(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let started = Instant::now();
-        let snapshot = self.thread.parts.snapshots.load();
-        let trusted = snapshot.config.proxy.trusted.iter().any(|network| network.contains(self.peer));
-        let request_id = headers::given_request_id(request.headers()).unwrap_or_else(|| self.thread.new_request_id());
+        let snapshot = self.thread.services.snapshots.load();
+        let trusted = snapshot
+            .config
+            .proxy
+            .trusted_networks
+            .iter()
+            .any(|network| network.contains(self.peer_address));
+        let request_id = headers::client_request_id(request.headers())
+            .unwrap_or_else(|| self.thread.new_request_id());
         let clients = Cell::new(None);
-        let context = Context { connection: self, snapshot, trusted, request_id, started, clients };
-        let counted = match self.check_head().and_then(|()| context.admit(&mut request)) {
-            Ok(()) => context.route(request).await,
-            Err(problem) => {
-                let mut refused = problem.into_response();
-                if request.version() < Version::HTTP_2 {
-                    // In doubt about one request, nothing that follows it on the connection is read.
-                    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                context.other(refused)
-            }
+        let context = RequestContext {
+            connection: self,
+            snapshot,
+            is_trusted: trusted,
+            request_id,
+            started_at: started,
+            client_group: clients,
         };
-        context.finish(counted)
+        let counted =
+            match self.check_head_framing().and_then(|()| context.admit_request(&mut request)) {
+                Ok(()) => context.dispatch_request(request).await,
+                Err(problem) => {
+                    let mut refused = problem.into_response();
+                    if request.version() < Version::HTTP_2 {
+                        // In doubt about one request, nothing that follows it on the connection is
+                        // read.
+                        refused
+                            .headers_mut()
+                            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    context.count_as_other(refused)
+                }
+            };
+        context.finalize_response(counted)
     }
 }
 
 // === impl Context ===
 
-impl Context<'_> {
-    pub(super) fn parts(&self) -> &Parts {
-        &self.connection.thread.parts
+impl RequestContext<'_> {
+    pub(super) fn services(&self) -> &ProxyServices {
+        &self.connection.thread.services
     }
 
-    pub(super) fn forwarding(&self) -> &Forwarding {
+    pub(super) fn forwarding(&self) -> &ForwardingHeaders {
         &self.connection.forwarding
     }
 
-    fn admit(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
-        guard::admit(request)?;
-        let mine = &self.connection.thread.via;
+    fn admit_request(&self, request: &mut Request<Incoming>) -> Result<(), ProxyProblem> {
+        guard::validate_request(request)?;
+        let mine = &self.connection.thread.via_header;
         let passed = request.headers().get_all(header::VIA).iter();
-        let looped =
-            passed.filter_map(|via| via.to_str().ok()).flat_map(|via| via.split(',')).any(|hop| hop.trim() == mine);
-        if looped { Err(Problem::Loop) } else { Ok(()) }
+        let looped = passed
+            .filter_map(|via| via.to_str().ok())
+            .flat_map(|via| via.split(','))
+            .any(|hop| hop.trim() == mine);
+        if looped { Err(ProxyProblem::LoopDetected) } else { Ok(()) }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Counted {
+    async fn dispatch_request(&self, request: Request<Incoming>) -> CountedResponse {
         let path = request.uri().path().to_owned();
-        match self.snapshot.table.find(request.method(), &path) {
-            Target::Other => {
-                let response = pass::serve(self, request.map(Outgoing::stream)).await;
-                self.other(response)
+        match self.snapshot.route_table.match_request(request.method(), &path) {
+            RouteTarget::Other => {
+                let response =
+                    pass::serve_sync(self, request.map(RequestBody::from_incoming)).await;
+                self.count_as_other(response)
             }
-            Target::Invoke(index) => self.invoke(&self.snapshot.routes[index], request).await,
-            Target::InvokeAsync(index) => {
-                let response = tasks::submit(self, &self.snapshot.routes[index], request).await;
-                self.tasks(response)
+            RouteTarget::Invoke(index) => {
+                self.handle_invoke(&self.snapshot.routes[index], request).await
             }
-            Target::Task(id) => {
-                let response = tasks::task(self, request, id).await;
-                self.tasks(response)
+            RouteTarget::InvokeAsync(index) => {
+                let response =
+                    tasks::submit_task(self, &self.snapshot.routes[index], request).await;
+                self.count_as_task_call(response)
             }
-            Target::Metrics => self.other(respond::metrics(self.parts().metrics.exposition())),
+            RouteTarget::Task(id) => {
+                let response = tasks::handle_task_request(self, request, id).await;
+                self.count_as_task_call(response)
+            }
+            RouteTarget::Metrics => self.count_as_other(respond::respond_with_metrics(
+                self.services().metrics.render_exposition(),
+            )),
         }
     }
 
     /// A legacy call: deprecation first, then the split.
-    async fn invoke(&self, live: &LiveRoute, request: Request<Incoming>) -> Counted {
-        let route = self.snapshot.route(live);
-        let told = deprecate::Told::of(&route.deprecation);
+    async fn handle_invoke(
+        &self,
+        live: &SnapshotRoute,
+        request: Request<Incoming>,
+    ) -> CountedResponse {
+        let route = self.snapshot.route_config(live);
+        let told = deprecate::DeprecationNotice::from_config(&route.deprecation);
         if let Some(told) = &told {
-            self.parts().metrics.deprecated(&route.name, route.deprecation.mode.as_str());
-            self.connection.thread.callers.note(route, request.headers(), self.connection.peer);
-            if let Some(response) = told.instead(route) {
+            self.services()
+                .metrics
+                .count_deprecated_request(&route.name, route.deprecation.mode.as_str());
+            self.connection.thread.deprecated_callers.record_call(
+                route,
+                request.headers(),
+                self.connection.peer_address,
+            );
+            if let Some(response) = told.replacement_response(route) {
                 let (head, body) = request.into_parts();
-                tasks::turn_away(&head, body);
-                return self.other(response); // it took neither path
+                tasks::discard_unwanted_body(&head, body);
+                return self.count_as_other(response); // it took neither path
             }
         }
-        let Split { side, clients, unkeyed } = self.split(live, &request);
-        self.clients.set(clients);
+        let CohortAssignment { path: side, client_group: clients, lacks_sticky_key: unkeyed } =
+            self.assign_path(live, &request);
+        self.client_group.set(clients);
         if unkeyed {
-            live.cells.unkeyed(self.connection.thread.index);
+            live.counters.count_unkeyed_request(self.connection.thread.index);
         }
-        let watch = Unanswered::on(self, live, side);
-        let (key, shadow) =
-            (idempotency::key(request.headers()), shadow::picked(self, live, route, side, request.headers()));
+        let watch = ClientDisconnectGuard::arm(self, live, side);
+        let (key, shadow) = (
+            idempotency::idempotency_key(request.headers()),
+            shadow::pick_for_shadow(self, live, route, side, request.headers()),
+        );
         let (path, mut response) = match (key, shadow, side) {
             (Some(key), shadow, _) => {
                 if shadow.is_some() {
-                    shadow::pass_over(self, route);
+                    shadow::count_ineligible(self, route);
                 }
-                Box::pin(idempotency::serve(self, live, side, &key, request)).await
+                Box::pin(idempotency::serve_idempotent(self, live, side, &key, request)).await
             }
-            (None, Some(shadow), _) => (Path::Sync, Box::pin(shadow::serve(self, live, shadow, request)).await),
-            (None, None, Assigned::Sync) => (Path::Sync, pass::serve(self, request.map(Outgoing::stream)).await),
-            (None, None, Assigned::Async) => canary::serve(self, live, request).await,
+            (None, Some(shadow), _) => {
+                (Path::Sync, Box::pin(shadow::serve_shadowed(self, live, shadow, request)).await)
+            }
+            (None, None, Assigned::Sync) => {
+                (Path::Sync, pass::serve_sync(self, request.map(RequestBody::from_incoming)).await)
+            }
+            (None, None, Assigned::Async) => canary::serve_canary(self, live, request).await,
         };
-        watch.answered();
+        watch.disarm();
         if let Some(told) = told {
-            told.announce(response.headers_mut());
+            told.add_headers(response.headers_mut());
         }
-        Counted::on_route(live, path, response)
+        CountedResponse::for_route_call(live, path, response)
     }
 
     /// The request's side of the split; a trusted caller may choose it.
-    fn split(&self, live: &LiveRoute, request: &Request<Incoming>) -> Split {
+    fn assign_path(&self, live: &SnapshotRoute, request: &Request<Incoming>) -> CohortAssignment {
         let headers = request.headers();
-        if self.trusted {
-            match headers.get(&headers::PATH).map(HeaderValue::as_bytes) {
+        if self.is_trusted {
+            match headers.get(&headers::PATH_HEADER).map(HeaderValue::as_bytes) {
                 Some(b"sync") => return Assigned::Sync.into(),
                 Some(b"async") => return Assigned::Async.into(),
                 _ => {}
             }
         }
-        assign(&self.snapshot.route(live).rollout, live.weight, headers, rand::random)
+        assign_cohort(&self.snapshot.route_config(live).rollout, live.weight, headers, rand::random)
     }
 
-    fn other(&self, response: Response<Reply>) -> Counted {
-        Counted { response, cells: self.snapshot.other.clone(), path: Path::Sync, on_route: false }
+    fn count_as_other(&self, response: Response<ResponseBody>) -> CountedResponse {
+        CountedResponse {
+            response,
+            cells: self.snapshot.unmatched_counters.clone(),
+            path: Path::Sync,
+            is_route_call: false,
+        }
     }
 
-    fn tasks(&self, response: Response<Reply>) -> Counted {
-        Counted { response, cells: self.snapshot.tasks.clone(), path: Path::Async, on_route: false }
+    fn count_as_task_call(&self, response: Response<ResponseBody>) -> CountedResponse {
+        CountedResponse {
+            response,
+            cells: self.snapshot.task_endpoint_counters.clone(),
+            path: Path::Async,
+            is_route_call: false,
+        }
     }
 
-    fn finish(&self, counted: Counted) -> Response<Reply> {
-        let Counted { mut response, cells, path, on_route } = counted;
+    fn finalize_response(&self, counted: CountedResponse) -> Response<ResponseBody> {
+        let CountedResponse { mut response, cells, path, is_route_call: on_route } = counted;
         let thread = self.connection.thread.index;
         let status = response.status();
-        cells.answered(thread, path, status.as_u16());
+        cells.count_response(thread, path, status.as_u16());
         // on the async path, what became of the task says it
-        if on_route && path == Path::Sync && (status.is_client_error() || status.is_server_error()) {
-            cells.blame(thread, path, status.as_u16(), self.clients.get());
+        if on_route && path == Path::Sync && (status.is_client_error() || status.is_server_error())
+        {
+            cells.count_error_by_group(thread, path, status.as_u16(), self.client_group.get());
         }
         let headers = response.headers_mut();
         if on_route {
-            headers.insert(&headers::PATH, HeaderValue::from_static(path.as_str()));
+            headers.insert(&headers::PATH_HEADER, HeaderValue::from_static(path.as_str()));
         }
-        headers.insert(&headers::REQUEST_ID, self.request_id.clone());
-        let timing = Timing { cells, thread, path, started: self.started };
-        response.map(|body| body.timed(timing))
+        headers.insert(&headers::REQUEST_ID_HEADER, self.request_id.clone());
+        let timing =
+            RequestTimer { cells, thread_index: thread, path, started_at: self.started_at };
+        response.map(|body| body.with_timer(timing))
     }
 }
 
 // === impl Counted ===
 
-impl Counted {
-    fn on_route(live: &LiveRoute, path: Path, response: Response<Reply>) -> Self {
-        Self { response, cells: live.cells.clone(), path, on_route: true }
+impl CountedResponse {
+    fn for_route_call(live: &SnapshotRoute, path: Path, response: Response<ResponseBody>) -> Self {
+        Self { response, cells: live.counters.clone(), path, is_route_call: true }
     }
 }
 
 /// Counts a client that leaves before it is answered, as 499.
-struct Unanswered<'a> {
-    context: &'a Context<'a>,
-    cells: &'a RouteCells,
+struct ClientDisconnectGuard<'a> {
+    context: &'a RequestContext<'a>,
+    cells: &'a RouteCounters,
     path: Path,
-    armed: bool,
+    is_armed: bool,
 }
 
 // === impl Unanswered ===
 
-impl<'a> Unanswered<'a> {
-    fn on(context: &'a Context<'a>, live: &'a LiveRoute, side: Assigned) -> Self {
+impl<'a> ClientDisconnectGuard<'a> {
+    fn arm(context: &'a RequestContext<'a>, live: &'a SnapshotRoute, side: Assigned) -> Self {
         let path = if side == Assigned::Sync { Path::Sync } else { Path::Async };
-        Self { context, cells: &live.cells, path, armed: true }
+        Self { context, cells: &live.counters, path, is_armed: true }
     }
 
-    fn answered(mut self) {
-        self.armed = false;
+    fn disarm(mut self) {
+        self.is_armed = false;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for ClientDisconnectGuard<'_> {
     fn drop(&mut self) {
-        if self.armed {
+        if self.is_armed {
             let thread = self.context.connection.thread.index;
-            self.cells.answered(thread, self.path, CLIENT_LEFT);
+            self.cells.count_response(thread, self.path, CLIENT_CLOSED_REQUEST);
             if self.path == Path::Sync {
-                self.cells.blame(thread, self.path, CLIENT_LEFT, self.context.clients.get());
+                self.cells.count_error_by_group(
+                    thread,
+                    self.path,
+                    CLIENT_CLOSED_REQUEST,
+                    self.context.client_group.get(),
+                );
             }
-            self.cells.took(thread, self.path, self.context.started.elapsed());
+            self.cells.observe_duration(thread, self.path, self.context.started_at.elapsed());
         }
     }
 }
 
 /// Adds what lets a browser on a configured origin read an own path's answer.
-pub(super) fn allow_origin(snapshot: &Snapshot, asked: &HeaderMap, answer: &mut HeaderMap) {
+pub(super) fn add_cors_headers(snapshot: &Snapshot, asked: &HeaderMap, answer: &mut HeaderMap) {
     let Some(origin) = asked.get(header::ORIGIN) else { return };
     let allowed = &snapshot.config.proxy.cors_origins;
     if allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes()) {
@@ -341,6 +422,7 @@ pub(super) fn allow_origin(snapshot: &Snapshot, asked: &HeaderMap, answer: &mut 
 }
 
 /// Whether a request is a browser's question before the real one.
-pub(super) fn is_preflight(request: &Request<Incoming>) -> bool {
-    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+pub(super) fn is_cors_preflight(request: &Request<Incoming>) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }

@@ -1,4 +1,5 @@
-//! Pure rollout decisions: what the running weight should be, given the state, the plan and an event.
+//! Pure rollout decisions: what the running weight should be, given the state, the plan and an
+//! event.
 //!
 //! No clock and no store: `now` is an argument, the state comes in and the next one goes out. The
 //! controller persists and publishes it (`control/`).
@@ -25,6 +26,11 @@ mod tests;
 pub mod verb;
 pub mod words;
 
-pub use self::machine::{Beat, Decision, Event, Happened, Observation, Plan, copies, decide, running};
-pub use self::state::{CONTROLLER, Cohort, Pause, Phase, Progress, State};
-pub use self::verb::{Action, Refusal, Verb};
+pub use self::machine::{
+    RolloutDecision, RolloutEvent, RolloutInput, RolloutObservation, RolloutPlan, Tick, decide,
+    is_shadow_allowed, running_weight,
+};
+pub use self::state::{
+    CONTROLLER_ACTOR, EpochRange, PausablePhase, PauseReason, RolloutPhase, RolloutState,
+};
+pub use self::verb::{CommandRefusal, OperatorAction, OperatorCommand};

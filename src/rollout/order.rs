@@ -1,173 +1,199 @@
-//! What an operator's order does. Abort > pause > set-weight > promote > automation, all under the file's `percent`.
+//! What an operator's order does. Abort > pause > set-weight > promote > automation, all under the
+//! file's `percent`.
 
-use super::machine::Turn;
-use super::state::{Pause, Phase, State};
-use super::verb::{Action, Refusal, Verb};
+use super::machine::RolloutTransition;
+use super::state::{PauseReason, RolloutPhase, RolloutState};
+use super::verb::{CommandRefusal, OperatorAction, OperatorCommand};
 use crate::cohort::Weight;
 
 // === impl Turn ===
 
-impl Turn<'_> {
-    pub(super) fn ordered(&mut self, verb: &Verb) -> Result<(), Refusal> {
+impl RolloutTransition<'_> {
+    pub(super) fn apply_command(&mut self, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
         match verb.action {
-            Action::Abort => self.abort(verb),
-            Action::Pause => self.pause_for(verb)?,
-            Action::SetWeight(weight) => self.set_weight(weight, verb)?,
-            Action::Promote { full } => self.promote(full, verb)?,
-            Action::Resume => self.resume(verb)?,
-            Action::Retry => self.retry(verb)?,
+            OperatorAction::Abort => self.abort(verb),
+            OperatorAction::Pause => self.pause_by_operator(verb)?,
+            OperatorAction::SetWeight(weight) => self.set_weight(weight, verb)?,
+            OperatorAction::Promote { full } => self.promote(full, verb)?,
+            OperatorAction::Resume => self.resume(verb)?,
+            OperatorAction::Retry => self.retry(verb)?,
         }
         Ok(())
     }
 
     /// Valid in every state; said twice, it is done once.
-    fn abort(&mut self, verb: &Verb) {
-        if !matches!(self.state.phase, Phase::RollingBack | Phase::Degraded) {
-            self.turn_back("abort", &verb.actor, &verb.reason);
+    fn abort(&mut self, verb: &OperatorCommand) {
+        if !matches!(self.state.phase, RolloutPhase::RollingBack | RolloutPhase::Degraded) {
+            self.roll_back("abort", &verb.actor, &verb.reason);
         }
     }
 
-    fn pause_for(&mut self, verb: &Verb) -> Result<(), Refusal> {
-        self.refuse_degraded()?;
-        if self.state.held {
-            return Err(self.refusal("its weight was set by hand and stays already"));
+    fn pause_by_operator(&mut self, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
+        self.refuse_if_rolled_back()?;
+        if self.state.manual_hold {
+            return Err(self.build_refusal("its weight was set by hand and stays already"));
         }
-        if self.is_manual() {
-            return Err(self.refusal("its mode is manual: nothing moves but by an edit of percent"));
+        if self.is_manual_mode() {
+            return Err(
+                self.build_refusal("its mode is manual: nothing moves but by an edit of percent")
+            );
         }
-        let Some(then) = self.state.phase.progress() else {
-            return Err(self.refusal(&format!("nothing is under way: raise {} first", self.percent_key())));
+        let Some(then) = self.state.phase.as_pausable() else {
+            return Err(self.build_refusal(&format!(
+                "nothing is under way: raise {} first",
+                self.percent_config_key()
+            )));
         };
-        self.enter(Phase::Paused { why: Pause::Operator, then });
-        self.tell("pause", &verb.actor, &verb.reason);
+        self.enter_phase(RolloutPhase::Paused { reason: PauseReason::Operator, resume_to: then });
+        self.record_event("pause", &verb.actor, &verb.reason);
         Ok(())
     }
 
-    fn set_weight(&mut self, weight: Weight, verb: &Verb) -> Result<(), Refusal> {
-        self.refuse_degraded()?;
-        if weight > self.percent() {
-            return Err(self.refusal(&format!(
+    fn set_weight(&mut self, weight: Weight, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
+        self.refuse_if_rolled_back()?;
+        if weight > self.allowed_percent() {
+            return Err(self.build_refusal(&format!(
                 "{weight} is over {}, {}: raise that in the file first",
-                self.percent_key(),
-                self.percent()
+                self.percent_config_key(),
+                self.allowed_percent()
             )));
         }
-        self.refuse_paused()?;
-        self.state.held = true;
-        if self.is_manual() {
+        self.refuse_if_paused()?;
+        self.state.manual_hold = true;
+        if self.is_manual_mode() {
             let from = self.state.weight;
-            self.move_to(weight);
-            self.begin_step();
-            self.enter(Phase::Manual);
-            self.tell_from(from, "set-weight", &verb.actor, &verb.reason);
+            self.change_weight(weight);
+            self.start_step();
+            self.enter_phase(RolloutPhase::Manual);
+            self.record_event_from(from, "set-weight", &verb.actor, &verb.reason);
         } else {
-            self.shift(weight, "set-weight", &verb.actor, &verb.reason);
+            self.begin_shift(weight, "set-weight", &verb.actor, &verb.reason);
         }
         Ok(())
     }
 
     /// Overrides the gates of this step once.
-    fn promote(&mut self, full: bool, verb: &Verb) -> Result<(), Refusal> {
-        self.refuse_degraded()?;
-        if self.is_manual() {
-            return Err(self.refusal(&format!("its mode is manual: edit {}", self.percent_key())));
+    fn promote(&mut self, full: bool, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
+        self.refuse_if_rolled_back()?;
+        if self.is_manual_mode() {
+            return Err(self.build_refusal(&format!(
+                "its mode is manual: edit {}",
+                self.percent_config_key()
+            )));
         }
-        if self.state.held {
-            return Err(self.refusal("its weight was set by hand: `omnidaemon rollout resume` first"));
+        if self.state.manual_hold {
+            return Err(
+                self.build_refusal("its weight was set by hand: `omnidaemon rollout resume` first")
+            );
         }
-        self.refuse_paused()?;
-        let next = self.plan.rollout.next_after(self.state.weight);
-        if next.is_none() && matches!(self.state.phase, Phase::Paused { why: Pause::Inconclusive, .. }) {
-            let reports = self.state.reports.clone();
-            self.reach_percent("promote", &verb.actor, &verb.reason);
-            if let Some(happened) = self.happened.last_mut() {
-                happened.reports = reports; // what was overridden
+        self.refuse_if_paused()?;
+        let next = self.plan.config.next_weight_after(self.state.weight);
+        if next.is_none()
+            && matches!(
+                self.state.phase,
+                RolloutPhase::Paused { reason: PauseReason::Inconclusive, .. }
+            )
+        {
+            let reports = self.state.gate_reports.clone();
+            self.enter_healthy("promote", &verb.actor, &verb.reason);
+            if let Some(happened) = self.events.last_mut() {
+                happened.gate_reports = reports; // what was overridden
             }
             return Ok(());
         }
-        let Some(next) = next.map(|next| if full { self.percent() } else { next }) else {
-            return Err(self.refusal(&format!(
+        let Some(next) = next.map(|next| if full { self.allowed_percent() } else { next }) else {
+            return Err(self.build_refusal(&format!(
                 "it is at {}, {}: raise that in the file first",
-                self.percent_key(),
-                self.percent()
+                self.percent_config_key(),
+                self.allowed_percent()
             )));
         };
-        let reports = self.state.reports.clone();
-        self.shift(next, "promote", &verb.actor, &verb.reason);
-        if let Some(happened) = self.happened.last_mut() {
-            happened.reports = reports; // what was overridden
+        let reports = self.state.gate_reports.clone();
+        self.begin_shift(next, "promote", &verb.actor, &verb.reason);
+        if let Some(happened) = self.events.last_mut() {
+            happened.gate_reports = reports; // what was overridden
         }
         Ok(())
     }
 
-    fn resume(&mut self, verb: &Verb) -> Result<(), Refusal> {
-        self.refuse_degraded()?;
-        if std::mem::take(&mut self.state.held) {
-            let (from, percent) = (self.state.weight, self.percent());
-            if self.is_manual() {
-                self.move_to(percent);
-                self.begin_step();
-                self.enter(Phase::Manual);
+    fn resume(&mut self, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
+        self.refuse_if_rolled_back()?;
+        if std::mem::take(&mut self.state.manual_hold) {
+            let (from, percent) = (self.state.weight, self.allowed_percent());
+            if self.is_manual_mode() {
+                self.change_weight(percent);
+                self.start_step();
+                self.enter_phase(RolloutPhase::Manual);
             } else if from == Weight::ZERO {
-                self.enter(Phase::Idle);
-                self.tell("resume", &verb.actor, &verb.reason);
-                self.planned();
+                self.enter_phase(RolloutPhase::Idle);
+                self.record_event("resume", &verb.actor, &verb.reason);
+                self.apply_config();
                 return Ok(());
             } else {
-                self.move_to(from.min(percent));
-                self.enter(Phase::Shifting);
+                self.change_weight(from.min(percent));
+                self.enter_phase(RolloutPhase::Shifting);
             }
-            self.tell_from(from, "resume", &verb.actor, &verb.reason);
+            self.record_event_from(from, "resume", &verb.actor, &verb.reason);
             return Ok(());
         }
-        let Phase::Paused { then, .. } = self.state.phase else {
-            return Err(self.refusal("it is not paused"));
+        let RolloutPhase::Paused { resume_to: then, .. } = self.state.phase else {
+            return Err(self.build_refusal("it is not paused"));
         };
-        self.enter(then.into());
-        self.state.fails = 0;
-        self.state.blind = std::time::Duration::ZERO;
-        self.tell("resume", &verb.actor, &verb.reason);
+        self.enter_phase(then.into());
+        self.state.fail_streak = 0;
+        self.state.sources_down_for = std::time::Duration::ZERO;
+        self.record_event("resume", &verb.actor, &verb.reason);
         Ok(())
     }
 
     /// Begins again, with fresh counters and the same cohorts of clients.
-    fn retry(&mut self, verb: &Verb) -> Result<(), Refusal> {
-        if !matches!(self.state.phase, Phase::RollingBack | Phase::Degraded) {
-            return Err(self.refusal("it was not turned back: there is nothing to try again"));
+    fn retry(&mut self, verb: &OperatorCommand) -> Result<(), CommandRefusal> {
+        if !matches!(self.state.phase, RolloutPhase::RollingBack | RolloutPhase::Degraded) {
+            return Err(self.build_refusal("it was not turned back: there is nothing to try again"));
         }
         // what is still to come of the epochs before says nothing of what is tried now
-        let (epoch, gates) = (self.state.epoch + 1, self.state.gates);
-        self.state = State { epoch, first: epoch, prior: epoch, gates, ..State::fresh(self.now) };
-        self.tell("retry", &verb.actor, &verb.reason);
-        self.planned();
+        let (epoch, gates) = (self.state.epoch + 1, self.state.gates_digest);
+        self.state = RolloutState {
+            epoch,
+            first_epoch: epoch,
+            previous_step_epoch: epoch,
+            gates_digest: gates,
+            ..RolloutState::new(self.now)
+        };
+        self.record_event("retry", &verb.actor, &verb.reason);
+        self.apply_config();
         Ok(())
     }
 
-    fn refuse_degraded(&self) -> Result<(), Refusal> {
+    fn refuse_if_rolled_back(&self) -> Result<(), CommandRefusal> {
         match self.state.phase {
-            Phase::RollingBack | Phase::Degraded => {
-                Err(self
-                    .refusal(&format!("it was turned back ({}): `omnidaemon rollout retry` first", self.state.reason)))
+            RolloutPhase::RollingBack | RolloutPhase::Degraded => {
+                Err(self.build_refusal(&format!(
+                    "it was turned back ({}): `omnidaemon rollout retry` first",
+                    self.state.reason
+                )))
             }
             _ => Ok(()),
         }
     }
 
-    fn refuse_paused(&self) -> Result<(), Refusal> {
+    fn refuse_if_paused(&self) -> Result<(), CommandRefusal> {
         match self.state.phase {
-            Phase::Paused { why: Pause::Operator, .. } => {
-                let by = &self.state.by;
-                Err(self.refusal(&format!("{by} has paused it: `omnidaemon rollout resume` first")))
+            RolloutPhase::Paused { reason: PauseReason::Operator, .. } => {
+                let by = &self.state.actor;
+                Err(self.build_refusal(&format!(
+                    "{by} has paused it: `omnidaemon rollout resume` first"
+                )))
             }
             _ => Ok(()),
         }
     }
 
-    fn percent_key(&self) -> String {
+    fn percent_config_key(&self) -> String {
         format!("routes.{}.rollout.percent", self.plan.route)
     }
 
-    fn refusal(&self, why: &str) -> Refusal {
-        Refusal(format!("{}: {why}", self.plan.route))
+    fn build_refusal(&self, why: &str) -> CommandRefusal {
+        CommandRefusal(format!("{}: {why}", self.plan.route))
     }
 }

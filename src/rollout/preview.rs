@@ -1,12 +1,12 @@
 //! What an edit of the file would do to a rollout that runs, before it is saved.
 
-use super::words::span;
+use super::words::format_span;
 use crate::cohort::Weight;
-use crate::config::{Rollout, RolloutMode};
+use crate::config::{RolloutConfig, RolloutMode};
 
 /// How the rollout runs that would be edited.
 #[derive(Clone, Copy, Debug)]
-pub struct Running<'a> {
+pub struct RunningRollout<'a> {
     /// Its route.
     pub route: &'a str,
     /// The file's `percent` as it is in force.
@@ -18,17 +18,17 @@ pub struct Running<'a> {
     /// The phase, as in the API.
     pub phase: &'a str,
     /// Whether somebody set the weight by hand.
-    pub held: bool,
+    pub manual_hold: bool,
 }
 
 /// What would become of the weight, a sentence for each thing.
 #[must_use]
-pub fn preview(running: &Running<'_>, new: &Rollout) -> Vec<String> {
+pub fn preview_edit(running: &RunningRollout<'_>, new: &RolloutConfig) -> Vec<String> {
     let mut said = Vec::new();
     if running.mode != new.mode {
         said.push(format!("mode {} → {}", running.mode.as_str(), new.mode.as_str()));
     }
-    let movement = movement(running, new);
+    let movement = describe_movement(running, new);
     if running.percent != new.percent {
         said.push(format!("percent {} → {}: {movement}", running.percent, new.percent));
     } else if running.mode != new.mode {
@@ -37,10 +37,13 @@ pub fn preview(running: &Running<'_>, new: &Rollout) -> Vec<String> {
     said
 }
 
-fn movement(running: &Running<'_>, new: &Rollout) -> String {
+fn describe_movement(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     let (weight, percent) = (running.weight, new.percent);
     if matches!(running.phase, "degraded" | "rolling_back") {
-        return format!("moves nothing: it was turned back, until `omnidaemon rollout retry {}`", running.route);
+        return format!(
+            "moves nothing: it was turned back, until `omnidaemon rollout retry {}`",
+            running.route
+        );
     }
     if percent == Weight::ZERO {
         return "nothing goes async any more, at once; what was reached is kept for a later percent".to_owned();
@@ -48,7 +51,7 @@ fn movement(running: &Running<'_>, new: &Rollout) -> String {
     if weight > percent {
         return format!("the weight goes from {weight} to {percent} at once");
     }
-    if running.held {
+    if running.manual_hold {
         return format!(
             "the weight was set by hand and stays {weight}, until `omnidaemon rollout resume {}`",
             running.route
@@ -58,85 +61,127 @@ fn movement(running: &Running<'_>, new: &Rollout) -> String {
         if weight == percent {
             return format!("the weight stays {weight}");
         }
-        return format!("the weight jumps from {weight} to {percent} at once; gates are shown and decide nothing");
+        return format!(
+            "the weight jumps from {weight} to {percent} at once; gates are shown and decide nothing"
+        );
     }
-    climb(running, new)
+    describe_climb(running, new)
 }
 
 /// The steps that are still to come, and what they wait for.
-fn climb(running: &Running<'_>, new: &Rollout) -> String {
+fn describe_climb(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     let (weight, mut at) = (running.weight, running.weight);
     let mut steps = Vec::new();
-    while let Some(next) = new.next_after(at) {
+    while let Some(next) = new.next_weight_after(at) {
         steps.push(next);
         at = next;
     }
     let [first, rest @ ..] = &steps[..] else { return format!("the weight stays {weight}") };
-    let soak = |step: Weight| span(new.soak_at(step));
-    let approval = |step: Weight| new.step_at(step).is_some_and(|step| step.approval);
+    let soak = |step: Weight| format_span(new.soak_at(step));
+    let approval = |step: Weight| new.step_at(step).is_some_and(|step| step.needs_approval);
     let say = |step: &Weight| {
         let asks = if approval(*step) { ", asks for a person" } else { "" };
         format!("{step} (soak {}{asks})", soak(*step))
     };
     let then: Vec<String> = rest.iter().map(|step| format!(", then {}", say(step))).collect();
     let then = then.concat();
-    let hours = if new.windows.is_empty() { "" } else { "; a weight is raised in the hours of `windows` only" };
+    let hours = if new.promotion_windows.is_empty() {
+        ""
+    } else {
+        "; a weight is raised in the hours of `windows` only"
+    };
     match running.phase {
-        "idle" | "manual" if weight == Weight::ZERO => format!("begins with {} at once{then}{hours}", say(first)),
-        "healthy" if approval(weight) => {
-            format!("goes to {} once somebody says `omnidaemon rollout promote`{then}{hours}", say(first))
+        "idle" | "manual" if weight == Weight::ZERO => {
+            format!("begins with {} at once{then}{hours}", say(first))
         }
-        "healthy" => format!("goes to {} at once, since {weight} is healthy{then}{hours}", say(first)),
-        _ => format!("climbs {}{then}; the running weight stays {weight} until its gates pass{hours}", say(first)),
+        "healthy" if approval(weight) => {
+            format!(
+                "goes to {} once somebody says `omnidaemon rollout promote`{then}{hours}",
+                say(first)
+            )
+        }
+        "healthy" => {
+            format!("goes to {} at once, since {weight} is healthy{then}{hours}", say(first))
+        }
+        _ => format!(
+            "climbs {}{then}; the running weight stays {weight} until its gates pass{hours}",
+            say(first)
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Step;
+    use crate::config::StepConfig;
 
-    fn of(percent: u16) -> Rollout {
-        Rollout::new("invoke", Weight::from_basis_points(percent * 100), RolloutMode::Gated)
+    fn config_at_percent(percent: u16) -> RolloutConfig {
+        RolloutConfig::new("invoke", Weight::from_basis_points(percent * 100), RolloutMode::Gated)
     }
 
-    fn said(phase: &str, weight: u16, held: bool, new: &Rollout) -> String {
+    fn preview_text(phase: &str, weight: u16, held: bool, new: &RolloutConfig) -> String {
         let weight = Weight::from_basis_points(weight * 100);
         let percent = Weight::from_basis_points(1_000);
-        let running = Running { route: "invoke", percent, mode: RolloutMode::Gated, weight, phase, held };
-        preview(&running, new).join("; ")
+        let running = RunningRollout {
+            route: "invoke",
+            percent,
+            mode: RolloutMode::Gated,
+            weight,
+            phase,
+            manual_hold: held,
+        };
+        preview_edit(&running, new).join("; ")
     }
 
     #[test]
     fn a_raise_climbs_the_steps() {
         let climbs = "percent 10 % → 50 %: climbs 25 % (soak 30 min), then 50 % (soak 30 min); \
                       the running weight stays 10 % until its gates pass";
-        assert_eq!(said("soaking", 10, false, &of(50)), climbs);
-        let healthy = "percent 10 % → 25 %: goes to 25 % (soak 30 min) at once, since 10 % is healthy";
-        assert_eq!(said("healthy", 10, false, &of(25)), healthy);
-        assert!(said("idle", 0, false, &of(25)).contains("begins with 10 % (soak 30 min) at once, then 25 %"));
-        let mut new = of(30);
-        new.steps[1] = Step { approval: true, soak: Some(std::time::Duration::from_hours(2)), ..new.steps[1] };
-        let text = said("gating", 10, false, &new);
-        assert!(text.contains("25 % (soak 2 h, asks for a person), then 30 % (soak 30 min)"), "{text}");
+        assert_eq!(preview_text("soaking", 10, false, &config_at_percent(50)), climbs);
+        let healthy =
+            "percent 10 % → 25 %: goes to 25 % (soak 30 min) at once, since 10 % is healthy";
+        assert_eq!(preview_text("healthy", 10, false, &config_at_percent(25)), healthy);
+        assert!(
+            preview_text("idle", 0, false, &config_at_percent(25))
+                .contains("begins with 10 % (soak 30 min) at once, then 25 %")
+        );
+        let mut new = config_at_percent(30);
+        new.steps[1] = StepConfig {
+            needs_approval: true,
+            soak: Some(std::time::Duration::from_hours(2)),
+            ..new.steps[1]
+        };
+        let text = preview_text("gating", 10, false, &new);
+        assert!(
+            text.contains("25 % (soak 2 h, asks for a person), then 30 % (soak 30 min)"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_does_not_climb_says_what_happens_instead() {
         for (phase, weight, held, percent, expected) in [
-            ("degraded", 0, false, 50, "moves nothing: it was turned back, until `omnidaemon rollout retry invoke`"),
+            (
+                "degraded",
+                0,
+                false,
+                50,
+                "moves nothing: it was turned back, until `omnidaemon rollout retry invoke`",
+            ),
             ("soaking", 10, false, 0, "nothing goes async any more, at once"),
             ("soaking", 10, false, 5, "the weight goes from 10 % to 5 % at once"),
             ("soaking", 5, true, 50, "set by hand and stays 5 %"),
         ] {
-            let text = said(phase, weight, held, &of(percent));
+            let text = preview_text(phase, weight, held, &config_at_percent(percent));
             assert!(text.contains(expected), "{text}");
         }
-        assert_eq!(said("healthy", 10, false, &of(10)), "");
-        let manual = Rollout::new("invoke", Weight::FULL, RolloutMode::Manual);
-        let text = said("soaking", 10, false, &manual);
+        assert_eq!(preview_text("healthy", 10, false, &config_at_percent(10)), "");
+        let manual = RolloutConfig::new("invoke", Weight::FULL, RolloutMode::Manual);
+        let text = preview_text("soaking", 10, false, &manual);
         assert!(
-            text.starts_with("mode gated → manual; percent 10 % → 100 %: the weight jumps from 10 % to 100 %"),
+            text.starts_with(
+                "mode gated → manual; percent 10 % → 100 %: the weight jumps from 10 % to 100 %"
+            ),
             "{text}"
         );
     }

@@ -1,20 +1,22 @@
 //! Intervals for one look at a share of requests.
 //!
-//! They hold for a sample whose size was settled before it was looked at, so they say how many requests a limit asks for
-//! (`docs/gates.md`), and how a difference is bounded once both shares are. What is looked at again and again needs the
-//! wider bounds of `sequential.rs`.
+//! They hold for a sample whose size was settled before it was looked at, so they say how many
+//! requests a limit asks for (`docs/gates.md`), and how a difference is bounded once both shares
+//! are. What is looked at again and again needs the wider bounds of `sequential.rs`.
 
-/// The 95 % quantile of the normal distribution, as tables print it: one-sided, on the safe side of 1.64485.
-pub const Z95: f64 = 1.645;
+/// The 95 % quantile of the normal distribution, as tables print it: one-sided, on the safe side of
+/// 1.64485.
+pub const Z_95_ONE_SIDED: f64 = 1.645;
 
-/// Wilson's score interval for the share behind `hits` of `of`, each bound at one-sided `z` (E. B. Wilson, "Probable
-/// inference, the law of succession, and statistical inference", 1927). Everything is possible of a share of nothing.
+/// Wilson's score interval for the share behind `hits` of `of`, each bound at one-sided `z` (E. B.
+/// Wilson, "Probable inference, the law of succession, and statistical inference", 1927).
+/// Everything is possible of a share of nothing.
 #[must_use]
-pub fn wilson(hits: u64, of: u64, z: f64) -> (f64, f64) {
+pub fn wilson_interval(hits: u64, of: u64, z: f64) -> (f64, f64) {
     if of == 0 {
         return (0.0, 1.0);
     }
-    let (n, share) = (float(of), share(hits, of));
+    let (n, share) = (count_as_float(of), share_of(hits, of));
     let (square, middle) = (z * z, share + z * z / (2.0 * n));
     let half = z * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
     let scale = 1.0 + square / n;
@@ -24,24 +26,26 @@ pub fn wilson(hits: u64, of: u64, z: f64) -> (f64, f64) {
 
 /// A share and the bounds around it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bounded {
+pub struct BoundedShare {
     /// What was seen.
-    pub share: f64,
+    pub observed: f64,
     /// The lowest that it may be.
     pub lower: f64,
     /// The highest.
     pub upper: f64,
 }
 
-/// The highest that `one − other` may be, of two shares that were bounded each for itself (R. G. Newcombe, "Interval
-/// estimation for the difference between independent proportions", 1998, method 10).
+/// The highest that `one − other` may be, of two shares that were bounded each for itself (R. G.
+/// Newcombe, "Interval estimation for the difference between independent proportions", 1998, method
+/// 10).
 #[must_use]
-pub fn newcombe_upper(one: Bounded, other: Bounded) -> f64 {
-    one.share - other.share + (one.upper - one.share).hypot(other.share - other.lower)
+pub fn newcombe_upper_bound(one: BoundedShare, other: BoundedShare) -> f64 {
+    one.observed - other.observed + (one.upper - one.observed).hypot(other.observed - other.lower)
 }
 
-/// The least number from `from` on for which `holds`, which from there on stays true; none where it never gets true.
-pub(super) fn least(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
+/// The least number from `from` on for which `holds`, which from there on stays true; none where it
+/// never gets true.
+pub(super) fn find_least(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
     const FAR: u64 = 1 << 50;
     if holds(from) {
         return Some(from);
@@ -62,51 +66,65 @@ pub(super) fn least(from: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
 }
 
 /// `hits` of `of`; 0 of nothing.
-pub(super) fn share(hits: u64, of: u64) -> f64 {
-    if of == 0 { 0.0 } else { float(hits.min(of)) / float(of) }
+pub(super) fn share_of(hits: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { count_as_float(hits.min(of)) / count_as_float(of) }
 }
 
 /// A count as a number to reckon with.
 #[allow(clippy::cast_precision_loss)] // exact up to 2^53 requests
-pub(super) fn float(count: u64) -> f64 {
+pub(super) fn count_as_float(count: u64) -> f64 {
     count as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::samples_to_certify;
+    use crate::config::min_samples_to_certify;
     use proptest::prelude::*;
 
     #[test]
     fn clean_requests_certify_as_many_as_the_configuration_warns_of() {
         for (max, requests) in [(0.05, 52), (0.01, 268), (0.005, 539), (0.001, 2_704)] {
-            assert_eq!(samples_to_certify(max), requests, "{max}");
-            assert!(wilson(0, requests, Z95).1 <= max && wilson(0, requests - 1, Z95).1 > max, "{max}");
+            assert_eq!(min_samples_to_certify(max), requests, "{max}");
+            assert!(
+                wilson_interval(0, requests, Z_95_ONE_SIDED).1 <= max
+                    && wilson_interval(0, requests - 1, Z_95_ONE_SIDED).1 > max,
+                "{max}"
+            );
         }
     }
 
     #[test]
     fn wilson_agrees_with_a_table() {
-        // Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: two-sided 95 %.
-        let table =
-            [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)];
+        // Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I,
+        // method 3: two-sided 95 %.
+        let table = [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ];
         for (hits, of, lower, upper) in table {
-            let found = wilson(hits, of, 1.959_964);
-            assert!((found.0 - lower).abs() < 5e-5 && (found.1 - upper).abs() < 5e-5, "{hits} of {of}: {found:?}");
+            let found = wilson_interval(hits, of, 1.959_964);
+            assert!(
+                (found.0 - lower).abs() < 5e-5 && (found.1 - upper).abs() < 5e-5,
+                "{hits} of {of}: {found:?}"
+            );
         }
     }
 
     #[test]
     fn newcombe_agrees_with_a_table() {
-        // Newcombe 1998, "Interval estimation for the difference", table II, method 10: two-sided 95 %.
-        let table = [((56, 70), (48, 80), 0.3339), ((9, 10), (3, 10), 0.8090), ((10, 10), (0, 20), 1.0)];
+        // Newcombe 1998, "Interval estimation for the difference", table II, method 10: two-sided
+        // 95 %.
+        let table =
+            [((56, 70), (48, 80), 0.3339), ((9, 10), (3, 10), 0.8090), ((10, 10), (0, 20), 1.0)];
         let bounded = |(hits, of)| {
-            let (lower, upper) = wilson(hits, of, 1.959_964);
-            Bounded { share: share(hits, of), lower, upper }
+            let (lower, upper) = wilson_interval(hits, of, 1.959_964);
+            BoundedShare { observed: share_of(hits, of), lower, upper }
         };
         for (one, other, upper) in table {
-            let found = newcombe_upper(bounded(one), bounded(other));
+            let found = newcombe_upper_bound(bounded(one), bounded(other));
             assert!((found - upper).abs() < 5e-5, "{one:?} and {other:?}: {found}");
         }
     }
@@ -115,19 +133,19 @@ mod tests {
         #[test]
         fn wilson_holds_what_was_seen_and_rises_with_failures(of in 1u64..1_000_000, part in 0.0f64..1.0, z in 0.1f64..5.0) {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let hits = (part * float(of)) as u64;
-            let (lower, upper) = wilson(hits, of, z);
-            prop_assert!(0.0 <= lower && lower <= share(hits, of) && share(hits, of) <= upper && upper <= 1.0);
-            let more = wilson((hits + 1).min(of), of, z);
+            let hits = (part * count_as_float(of)) as u64;
+            let (lower, upper) = wilson_interval(hits, of, z);
+            prop_assert!(0.0 <= lower && lower <= share_of(hits, of) && share_of(hits, of) <= upper && upper <= 1.0);
+            let more = wilson_interval((hits + 1).min(of), of, z);
             prop_assert!(more.0 >= lower && more.1 >= upper);
-            let wider = wilson(hits, of, z + 0.1);
+            let wider = wilson_interval(hits, of, z + 0.1);
             prop_assert!(wider.0 <= lower && wider.1 >= upper);
         }
 
         #[test]
         fn the_least_is_the_first_that_holds(wanted in 0u64..1_000_000_000, from in 0u64..1_000) {
-            prop_assert_eq!(least(from, |at| at >= wanted), Some(wanted.max(from)));
-            prop_assert_eq!(least(from, |_| false), None);
+            prop_assert_eq!(find_least(from, |at| at >= wanted), Some(wanted.max(from)));
+            prop_assert_eq!(find_least(from, |_| false), None);
         }
     }
 }

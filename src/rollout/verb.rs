@@ -4,9 +4,9 @@ use crate::cohort::Weight;
 
 /// An order, with who gives it and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verb {
+pub struct OperatorCommand {
     /// What to do.
-    pub action: Action,
+    pub action: OperatorAction,
     /// Who says so.
     pub actor: String,
     /// Why; may be empty.
@@ -15,7 +15,7 @@ pub struct Verb {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum OperatorAction {
     /// To the next step, whatever its gates say; with `full`, to `percent`.
     Promote {
         /// Whether all steps between are left out.
@@ -36,11 +36,11 @@ pub enum Action {
 /// Why an order was not followed, with the way out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refusal(pub String);
+pub struct CommandRefusal(pub String);
 
 // === impl Action ===
 
-impl Action {
+impl OperatorAction {
     /// The word on the command line, in the API and in the history.
     #[must_use]
     pub fn as_str(self) -> &'static str {

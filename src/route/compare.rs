@@ -1,83 +1,96 @@
-//! Whether two answers to one request are the same: statuses, and bodies as JSON where both are, else byte for byte.
+//! Whether two answers to one request are the same: statuses, and bodies as JSON where both are,
+//! else byte for byte.
 //!
-//! JSON is compared by what it says: the order of keys is nothing, 1 is 1.0. What is ignored is as if it were in neither
-//! of the two. A difference is told by its place, never by its values.
+//! JSON is compared by what it says: the order of keys is nothing, 1 is 1.0. What is ignored is as
+//! if it were in neither of the two. A difference is told by its place, never by its values.
 
 use http::StatusCode;
 use serde_json::{Number, Value};
 
 /// Where two answers differ first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub enum ResponseDifference {
     /// Their statuses.
     Status,
     /// Their bodies, at this JSON pointer; the empty one is the whole of it.
     Body(String),
 }
 
-/// Where a copy's answer differs from that of the request itself, at none of the JSON pointers of `ignore`.
+/// Where a copy's answer differs from that of the request itself, at none of the JSON pointers of
+/// `ignore`.
 #[must_use]
-pub fn difference(of: (StatusCode, &[u8]), copy: (StatusCode, &[u8]), ignore: &[String]) -> Option<Difference> {
-    if of.0 != copy.0 {
-        return Some(Difference::Status);
+pub fn compare_responses(
+    original: (StatusCode, &[u8]),
+    copy: (StatusCode, &[u8]),
+    ignore: &[String],
+) -> Option<ResponseDifference> {
+    if original.0 != copy.0 {
+        return Some(ResponseDifference::Status);
     }
     let json = |body: &[u8]| serde_json::from_slice::<Value>(body);
-    match (json(of.1), json(copy.1)) {
+    match (json(original.1), json(copy.1)) {
         (Ok(one), Ok(other)) => {
-            let mut walk = Walk { at: String::new(), ignore };
-            walk.differ(Some(&one), Some(&other)).then_some(Difference::Body(walk.at))
+            let mut walk = JsonComparison { pointer: String::new(), ignore };
+            walk.values_differ(Some(&one), Some(&other))
+                .then_some(ResponseDifference::Body(walk.pointer))
         }
-        _ => (of.1 != copy.1).then(|| Difference::Body(String::new())),
+        _ => (original.1 != copy.1).then(|| ResponseDifference::Body(String::new())),
     }
 }
 
 /// A walk through two documents at once.
-struct Walk<'i> {
+struct JsonComparison<'i> {
     /// The pointer of where it is; of the difference, once that is found.
-    at: String,
+    pointer: String,
     ignore: &'i [String],
 }
 
 // === impl Walk ===
 
-impl Walk<'_> {
+impl JsonComparison<'_> {
     /// Whether the two differ here or below; none is what is not there.
-    fn differ(&mut self, one: Option<&Value>, other: Option<&Value>) -> bool {
-        if self.ignore.contains(&self.at) {
+    fn values_differ(&mut self, one: Option<&Value>, other: Option<&Value>) -> bool {
+        if self.ignore.contains(&self.pointer) {
             return false;
         }
         match (one, other) {
             (Some(Value::Object(one)), Some(Value::Object(other))) => {
                 let added = other.keys().filter(|key| !one.contains_key(*key));
-                one.keys().chain(added).any(|key| self.differ_below(key, one.get(key), other.get(key)))
+                one.keys()
+                    .chain(added)
+                    .any(|key| self.children_differ(key, one.get(key), other.get(key)))
             }
             (Some(Value::Array(one)), Some(Value::Array(other))) => (0..one.len().max(other.len()))
-                .any(|index| self.differ_below(&index.to_string(), one.get(index), other.get(index))),
-            (Some(Value::Number(one)), Some(Value::Number(other))) => !same_number(one, other),
+                .any(|index| {
+                    self.children_differ(&index.to_string(), one.get(index), other.get(index))
+                }),
+            (Some(Value::Number(one)), Some(Value::Number(other))) => {
+                !are_numbers_equal(one, other)
+            }
             (one, other) => one != other,
         }
     }
 
-    fn differ_below(&mut self, key: &str, one: Option<&Value>, other: Option<&Value>) -> bool {
-        let here = self.at.len();
-        self.at.push('/');
+    fn children_differ(&mut self, key: &str, one: Option<&Value>, other: Option<&Value>) -> bool {
+        let here = self.pointer.len();
+        self.pointer.push('/');
         for character in key.chars() {
             match character {
-                '~' => self.at.push_str("~0"),
-                '/' => self.at.push_str("~1"),
-                other => self.at.push(other),
+                '~' => self.pointer.push_str("~0"),
+                '/' => self.pointer.push_str("~1"),
+                other => self.pointer.push(other),
             }
         }
-        let differ = self.differ(one, other);
+        let differ = self.values_differ(one, other);
         if !differ {
-            self.at.truncate(here);
+            self.pointer.truncate(here);
         }
         differ
     }
 }
 
 /// Whole numbers are held against each other as such: as floats, large ones would be the same.
-fn same_number(one: &Number, other: &Number) -> bool {
+fn are_numbers_equal(one: &Number, other: &Number) -> bool {
     one == other || (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64()
 }
 
@@ -86,12 +99,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn at(one: &str, other: &str, ignore: &[&str]) -> Option<String> {
+    fn find_difference(one: &str, other: &str, ignore: &[&str]) -> Option<String> {
         let ignore: Vec<String> = ignore.iter().map(|&pointer| pointer.to_owned()).collect();
-        let of = |body: &str| difference((StatusCode::OK, one.as_bytes()), (StatusCode::OK, body.as_bytes()), &ignore);
+        let of = |body: &str| {
+            compare_responses(
+                (StatusCode::OK, one.as_bytes()),
+                (StatusCode::OK, body.as_bytes()),
+                &ignore,
+            )
+        };
         of(other).map(|difference| match difference {
-            Difference::Body(at) => at,
-            Difference::Status => unreachable!("both are 200"),
+            ResponseDifference::Body(at) => at,
+            ResponseDifference::Status => unreachable!("both are 200"),
         })
     }
 
@@ -105,7 +124,7 @@ mod tests {
             ("not json", "not json"),
             ("", ""),
         ] {
-            assert_eq!(at(one, other, &[]), None, "{one} {other}");
+            assert_eq!(find_difference(one, other, &[]), None, "{one} {other}");
         }
     }
 
@@ -122,23 +141,31 @@ mod tests {
             ("text", "\"text\"", ""),
             ("text", "texts", ""),
         ] {
-            assert_eq!(at(one, other, &[]).as_deref(), Some(place), "{one} {other}");
-            assert_eq!(at(other, one, &[]).as_deref(), Some(place), "{other} {one}");
+            assert_eq!(find_difference(one, other, &[]).as_deref(), Some(place), "{one} {other}");
+            assert_eq!(find_difference(other, one, &[]).as_deref(), Some(place), "{other} {one}");
         }
-        let differ = difference((StatusCode::OK, b"1"), (StatusCode::CREATED, b"1"), &[]);
-        assert_eq!(differ, Some(Difference::Status));
+        let differ = compare_responses((StatusCode::OK, b"1"), (StatusCode::CREATED, b"1"), &[]);
+        assert_eq!(differ, Some(ResponseDifference::Status));
     }
 
     #[test]
     fn what_is_ignored_is_in_neither() {
-        let (one, other) = (r#"{"t": 1, "a": [{"id": 1}, 2], "x/y": {"z": 1}}"#, r#"{"a": [{"id": 9}, 2, 3]}"#);
-        assert_eq!(at(one, other, &["/t", "/a/0/id", "/a/2", "/x~1y"]), None);
-        assert_eq!(at(one, other, &["/t", "/a/0/id", "/a/2"]).as_deref(), Some("/x~1y"));
-        assert_eq!(at(one, other, &["/t", "/a/0", "/x~1y"]).as_deref(), Some("/a/2"));
-        assert_eq!(at("[1]", "[2]", &["/00", "/0/0"]).as_deref(), Some("/0"), "no other place is meant");
+        let (one, other) =
+            (r#"{"t": 1, "a": [{"id": 1}, 2], "x/y": {"z": 1}}"#, r#"{"a": [{"id": 9}, 2, 3]}"#);
+        assert_eq!(find_difference(one, other, &["/t", "/a/0/id", "/a/2", "/x~1y"]), None);
+        assert_eq!(
+            find_difference(one, other, &["/t", "/a/0/id", "/a/2"]).as_deref(),
+            Some("/x~1y")
+        );
+        assert_eq!(find_difference(one, other, &["/t", "/a/0", "/x~1y"]).as_deref(), Some("/a/2"));
+        assert_eq!(
+            find_difference("[1]", "[2]", &["/00", "/0/0"]).as_deref(),
+            Some("/0"),
+            "no other place is meant"
+        );
     }
 
-    fn document() -> impl Strategy<Value = Value> {
+    fn any_document() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
@@ -158,11 +185,11 @@ mod tests {
     proptest! {
         /// The place of a difference is one that a pointer finds, and to ignore all places in turn makes two the same.
         #[test]
-        fn to_ignore_every_difference_leaves_none(one in document(), other in document()) {
+        fn to_ignore_every_difference_leaves_none(one in any_document(), other in any_document()) {
             let (one_text, other_text) = (one.to_string(), other.to_string());
-            prop_assert_eq!(at(&one_text, &one_text, &[]), None);
+            prop_assert_eq!(find_difference(&one_text, &one_text, &[]), None);
             let mut ignore: Vec<String> = Vec::new();
-            while let Some(place) = at(&one_text, &other_text, &ignore.iter().map(String::as_str).collect::<Vec<_>>()) {
+            while let Some(place) = find_difference(&one_text, &other_text, &ignore.iter().map(String::as_str).collect::<Vec<_>>()) {
                 prop_assert!(one.pointer(&place) != other.pointer(&place), "{}", place);
                 prop_assert!(!ignore.contains(&place), "{} is ignored", place);
                 ignore.push(place);

@@ -1,7 +1,8 @@
 //! What a body means: an envelope that names its topic, or the payload itself.
 //!
-//! An envelope is an object with a string `topic` and a `payload`, and no key but those in [`KEYS`];
-//! anything else, an object with one strange key too, is the payload for the route's topic.
+//! An envelope is an object with a string `topic` and a `payload`, and no key but those in
+//! [`ENVELOPE_KEYS`]; anything else, an object with one strange key too, is the payload for the
+//! route's topic.
 
 use std::time::Duration;
 
@@ -12,15 +13,16 @@ use serde_json::value::RawValue;
 use crate::task::Topic;
 
 /// The keys that an envelope may have.
-const KEYS: [&str; 6] = ["topic", "payload", "correlation_id", "webhook", "reply_to", "delay"];
+const ENVELOPE_KEYS: [&str; 6] =
+    ["topic", "payload", "correlation_id", "webhook", "reply_to", "delay"];
 /// The longest delay.
-const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
+const MAX_ENVELOPE_DELAY: Duration = Duration::from_hours(30 * 24);
 /// The deepest nesting that is stored; deeper JSON would overflow readers further on.
 const MAX_DEPTH: usize = 128;
 
 /// A body, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
+pub struct ParsedBody {
     /// The topic that the envelope names.
     pub topic: Option<Topic>,
     /// The payload as JSON text.
@@ -37,7 +39,7 @@ pub struct Parsed {
 
 /// Why a body is no task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadBody {
+pub enum BodyError {
     /// Not JSON, or not UTF-8.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
@@ -58,67 +60,75 @@ pub enum BadBody {
 }
 
 /// Reads a body. Pure: whether the topic exists is the caller's question.
-pub fn parse_body(body: &Bytes) -> Result<Parsed, BadBody> {
+pub fn parse_body(body: &Bytes) -> Result<ParsedBody, BodyError> {
     check_depth(body)?;
-    let json: &RawValue = serde_json::from_slice(body).map_err(|error| BadBody::NotJson(error.to_string()))?;
+    let json: &RawValue =
+        serde_json::from_slice(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
     let payload = body.slice_ref(json.get().as_bytes());
-    let bare = Parsed { payload, ..Parsed::default() };
+    let bare = ParsedBody { payload, ..ParsedBody::default() };
     if !json.get().starts_with('{') {
         return Ok(bare);
     }
-    let fields = top_level(json)?;
+    let fields = parse_top_level(json)?;
     let has = |key| fields.iter().any(|(name, _)| name == key);
-    let envelope = has("topic") && has("payload") && fields.iter().all(|(name, _)| KEYS.contains(&name.as_str()));
-    if envelope { open(body, &fields) } else { Ok(bare) }
+    let envelope = has("topic")
+        && has("payload")
+        && fields.iter().all(|(name, _)| ENVELOPE_KEYS.contains(&name.as_str()));
+    if envelope { parse_envelope(body, &fields) } else { Ok(bare) }
 }
 
-fn open(body: &Bytes, fields: &[(String, &RawValue)]) -> Result<Parsed, BadBody> {
-    let mut parsed = Parsed::default();
+fn parse_envelope(body: &Bytes, fields: &[(String, &RawValue)]) -> Result<ParsedBody, BodyError> {
+    let mut parsed = ParsedBody::default();
     for (name, value) in fields {
         match name.as_str() {
             "payload" => parsed.payload = body.slice_ref(value.get().as_bytes()),
-            "topic" => parsed.topic = Some(topic("topic", value)?),
+            "topic" => parsed.topic = Some(parse_topic_field("topic", value)?),
             _ if value.get() == "null" => {}
             "correlation_id" => {
-                let text = string(value).filter(|text| text.len() <= 256);
+                let text = parse_string(value).filter(|text| text.len() <= 256);
                 let must_be = "a string of at most 256 bytes";
-                parsed.correlation_id = Some(text.ok_or(BadBody::WrongType { key: "correlation_id", must_be })?);
+                parsed.correlation_id =
+                    Some(text.ok_or(BodyError::WrongType { key: "correlation_id", must_be })?);
             }
             "webhook" => {
-                let wrong = BadBody::WrongType { key: "webhook", must_be: "a URL as a string" };
-                parsed.webhook = Some(string(value).ok_or(wrong)?);
+                let wrong = BodyError::WrongType { key: "webhook", must_be: "a URL as a string" };
+                parsed.webhook = Some(parse_string(value).ok_or(wrong)?);
             }
-            "reply_to" => parsed.reply_to = Some(topic("reply_to", value)?),
-            "delay" => parsed.delay = Some(delay(value)?),
+            "reply_to" => parsed.reply_to = Some(parse_topic_field("reply_to", value)?),
+            "delay" => parsed.delay = Some(parse_delay_field(value)?),
             _ => {}
         }
     }
     Ok(parsed)
 }
 
-fn topic(key: &'static str, value: &RawValue) -> Result<Topic, BadBody> {
-    let text = string(value).ok_or(BadBody::WrongType { key, must_be: "a string" })?;
+fn parse_topic_field(key: &'static str, value: &RawValue) -> Result<Topic, BodyError> {
+    let text = parse_string(value).ok_or(BodyError::WrongType { key, must_be: "a string" })?;
     let must_be = "1 to 200 characters of A-Z a-z 0-9 . _ -";
-    Topic::parse(&text).map_err(|_| BadBody::WrongType { key, must_be })
+    Topic::parse(&text).map_err(|_| BodyError::WrongType { key, must_be })
 }
 
-fn delay(value: &RawValue) -> Result<Duration, BadBody> {
+fn parse_delay_field(value: &RawValue) -> Result<Duration, BodyError> {
     let must_be = "seconds, or a duration such as \"10s\" or \"1h30m\", up to 30 days";
-    let delay = match string(value) {
+    let delay = match parse_string(value) {
         Some(text) => humantime::parse_duration(&text).ok(),
-        None => serde_json::from_str::<f64>(value.get()).ok().and_then(|n| Duration::try_from_secs_f64(n).ok()),
+        None => serde_json::from_str::<f64>(value.get())
+            .ok()
+            .and_then(|n| Duration::try_from_secs_f64(n).ok()),
     };
-    delay.filter(|delay| *delay <= LONGEST_DELAY).ok_or(BadBody::WrongType { key: "delay", must_be })
+    delay
+        .filter(|delay| *delay <= MAX_ENVELOPE_DELAY)
+        .ok_or(BodyError::WrongType { key: "delay", must_be })
 }
 
-fn string(json: &RawValue) -> Option<String> {
+fn parse_string(json: &RawValue) -> Option<String> {
     serde_json::from_str(json.get()).ok()
 }
 
 /// The fields of an object in order, their values unread.
-fn top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BadBody> {
-    struct Fields;
-    impl<'de> Visitor<'de> for Fields {
+fn parse_top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BodyError> {
+    struct TopLevelVisitor;
+    impl<'de> Visitor<'de> for TopLevelVisitor {
         type Value = Vec<(String, &'de RawValue)>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -134,17 +144,19 @@ fn top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BadBody> {
         }
     }
     let mut reader = serde_json::Deserializer::from_str(json.get());
-    let fields = reader.deserialize_map(Fields).map_err(|error| BadBody::NotJson(error.to_string()))?;
+    let fields = reader
+        .deserialize_map(TopLevelVisitor)
+        .map_err(|error| BodyError::NotJson(error.to_string()))?;
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(BadBody::DuplicateKey(pair[0].to_owned())),
+        Some(pair) => Err(BodyError::DuplicateKey(pair[0].to_owned())),
         None => Ok(fields),
     }
 }
 
 /// Counts brackets outside of strings, before anything recurses.
-fn check_depth(body: &[u8]) -> Result<(), BadBody> {
+fn check_depth(body: &[u8]) -> Result<(), BodyError> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for &byte in body {
         match byte {
@@ -154,7 +166,7 @@ fn check_depth(body: &[u8]) -> Result<(), BadBody> {
             b'{' | b'[' if !in_string => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(BadBody::TooDeep);
+                    return Err(BodyError::TooDeep);
                 }
             }
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
@@ -169,58 +181,92 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(text: &str) -> Result<Parsed, BadBody> {
+    fn parse_text(text: &str) -> Result<ParsedBody, BodyError> {
         parse_body(&Bytes::copy_from_slice(text.as_bytes()))
     }
 
     #[test]
     fn an_envelope_names_its_topic_and_anything_else_is_the_payload() {
-        let envelope = parse(r#"{"topic":"genesis.build","payload":{"a": 1},"correlation_id":"c","delay":null}"#);
+        let envelope = parse_text(
+            r#"{"topic":"genesis.build","payload":{"a": 1},"correlation_id":"c","delay":null}"#,
+        );
         let envelope = envelope.expect("an envelope");
         assert_eq!(envelope.topic.as_ref().map(Topic::as_str), Some("genesis.build"));
-        assert_eq!((&envelope.payload[..], envelope.correlation_id.as_deref()), (&b"{\"a\": 1}"[..], Some("c")));
-        for bare in [r#"{"topic":"t"}"#, r#"{"topic":"t","payload":1,"agent":"x"}"#, "[1]", "\"x\"", " 1 ", "{}"] {
-            let parsed = parse(bare).expect("a payload");
-            assert_eq!((parsed.topic, &parsed.payload[..]), (None, bare.trim().as_bytes()), "{bare}");
+        assert_eq!(
+            (&envelope.payload[..], envelope.correlation_id.as_deref()),
+            (&b"{\"a\": 1}"[..], Some("c"))
+        );
+        for bare in [
+            r#"{"topic":"t"}"#,
+            r#"{"topic":"t","payload":1,"agent":"x"}"#,
+            "[1]",
+            "\"x\"",
+            " 1 ",
+            "{}",
+        ] {
+            let parsed = parse_text(bare).expect("a payload");
+            assert_eq!(
+                (parsed.topic, &parsed.payload[..]),
+                (None, bare.trim().as_bytes()),
+                "{bare}"
+            );
         }
     }
 
     #[test]
     fn wrong_bodies_are_told_apart() {
-        assert!(matches!(parse("{"), Err(BadBody::NotJson(_))));
-        assert!(matches!(parse(""), Err(BadBody::NotJson(_))));
-        assert_eq!(parse(&"[".repeat(100_000)), Err(BadBody::TooDeep));
-        assert_eq!(parse(r#"{"a":1,"\u0061":2}"#), Err(BadBody::DuplicateKey("a".into())));
-        assert!(matches!(parse(r#"{"topic":1,"payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
-        assert!(matches!(parse(r#"{"topic":"a/b","payload":{}}"#), Err(BadBody::WrongType { key: "topic", .. })));
+        assert!(matches!(parse_text("{"), Err(BodyError::NotJson(_))));
+        assert!(matches!(parse_text(""), Err(BodyError::NotJson(_))));
+        assert_eq!(parse_text(&"[".repeat(100_000)), Err(BodyError::TooDeep));
+        assert_eq!(parse_text(r#"{"a":1,"\u0061":2}"#), Err(BodyError::DuplicateKey("a".into())));
         assert!(matches!(
-            parse(r#"{"topic":"t","payload":{},"webhook":1}"#),
-            Err(BadBody::WrongType { key: "webhook", .. })
+            parse_text(r#"{"topic":1,"payload":{}}"#),
+            Err(BodyError::WrongType { key: "topic", .. })
         ));
         assert!(matches!(
-            parse(r#"{"topic":"t","payload":{},"reply_to":""}"#),
-            Err(BadBody::WrongType { key: "reply_to", .. })
+            parse_text(r#"{"topic":"a/b","payload":{}}"#),
+            Err(BodyError::WrongType { key: "topic", .. })
         ));
-        assert!(matches!(parse_body(&Bytes::from_static(b"\"\xff\"")), Err(BadBody::NotJson(_))));
+        assert!(matches!(
+            parse_text(r#"{"topic":"t","payload":{},"webhook":1}"#),
+            Err(BodyError::WrongType { key: "webhook", .. })
+        ));
+        assert!(matches!(
+            parse_text(r#"{"topic":"t","payload":{},"reply_to":""}"#),
+            Err(BodyError::WrongType { key: "reply_to", .. })
+        ));
+        assert!(matches!(parse_body(&Bytes::from_static(b"\"\xff\"")), Err(BodyError::NotJson(_))));
     }
 
     #[test]
     fn an_envelope_says_who_is_told_and_when_it_begins() {
-        let with = |rest: &str| parse(&format!(r#"{{"topic":"t","payload":1,{rest}}}"#));
+        let with = |rest: &str| parse_text(&format!(r#"{{"topic":"t","payload":1,{rest}}}"#));
         let told = with(r#""webhook":"https://a/b","reply_to":"r.x""#).expect("an envelope");
         assert_eq!(
             (told.webhook.as_deref(), told.reply_to.as_ref().map(Topic::as_str)),
             (Some("https://a/b"), Some("r.x"))
         );
-        assert_eq!(with(r#""webhook":null,"reply_to":null,"delay":null"#), with(r#""correlation_id":null"#));
-        for (delay, millis) in [("10", 10_000), ("0", 0), ("1.5", 1500), ("\"10s\"", 10_000), ("\"1h 30m\"", 5_400_000)]
-        {
+        assert_eq!(
+            with(r#""webhook":null,"reply_to":null,"delay":null"#),
+            with(r#""correlation_id":null"#)
+        );
+        for (delay, millis) in [
+            ("10", 10_000),
+            ("0", 0),
+            ("1.5", 1500),
+            ("\"10s\"", 10_000),
+            ("\"1h 30m\"", 5_400_000),
+        ] {
             let parsed = with(&format!("\"delay\":{delay}")).expect("a delay");
             assert_eq!(parsed.delay, Some(Duration::from_millis(millis)), "{delay}");
         }
-        for bad in ["-1", "\"10\"", "\"soon\"", "true", "1e300", "2592001", "\"31d\"", "[1]", "{}"] {
+        for bad in ["-1", "\"10\"", "\"soon\"", "true", "1e300", "2592001", "\"31d\"", "[1]", "{}"]
+        {
             let wrong = with(&format!("\"delay\":{bad}"));
-            assert!(matches!(wrong, Err(BadBody::WrongType { key: "delay", .. })), "{bad}: {wrong:?}");
+            assert!(
+                matches!(wrong, Err(BodyError::WrongType { key: "delay", .. })),
+                "{bad}: {wrong:?}"
+            );
         }
     }
 
@@ -228,7 +274,7 @@ mod tests {
         #[test]
         fn brackets_in_strings_are_no_depth(text in "[\\[{\\\\\"a]{0,400}") {
             let json = serde_json::to_string(&text).expect("a string serializes");
-            prop_assert!(parse(&json).is_ok());
+            prop_assert!(parse_text(&json).is_ok());
         }
     }
 }

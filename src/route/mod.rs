@@ -1,8 +1,9 @@
 //! Pure routing: which route a request is for, whether it may go async, what its body means.
 //!
-//! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one canonical
-//! form that is matched *and* forwarded, `message.rs` says which fields end here and which framing is beyond
-//! doubt, `envelope.rs` reads bodies, `order.rs` makes tasks of them, `split.rs` assigns cohorts, `compare.rs` holds answers against each other.
+//! No sockets, no clocks: the data plane asks, and acts on the answer. `path.rs` makes the one
+//! canonical form that is matched *and* forwarded, `message.rs` says which fields end here and
+//! which framing is beyond doubt, `envelope.rs` reads bodies, `order.rs` makes tasks of them,
+//! `split.rs` assigns cohorts, `compare.rs` holds answers against each other.
 
 mod compare;
 mod envelope;
@@ -16,20 +17,27 @@ mod wait;
 
 use http::Method;
 
-pub use self::compare::{Difference, difference};
-pub use self::envelope::{BadBody, Parsed, parse_body};
-pub use self::message::{GUARDED, framing_objection, is_ours, is_plainly_chunked, strip_hop_by_hop};
-pub use self::order::{BadOrder, BadWebhook, Sink, order, sink};
-pub use self::path::{BadPath, canonical};
-pub use self::prefer::Prefer;
+pub use self::compare::{ResponseDifference, compare_responses};
+pub use self::envelope::{BodyError, ParsedBody, parse_body};
+pub use self::message::{
+    PROTECTED_HEADERS, find_framing_defect, is_only_chunked, is_own_header, strip_hop_by_hop,
+};
+pub use self::order::{
+    TaskRequestError, WebhookTarget, WebhookUrlError, build_task, parse_webhook_target,
+};
+pub use self::path::{PathError, canonicalize_path};
+pub use self::prefer::ClientPreferences;
 pub use self::progress::parse_progress;
-pub use self::split::{Assigned, Split, assign, ineligible, is_json, is_kept_out, sticky_key};
-pub use self::wait::{BadWait, wait_of};
-use crate::config::{Config, PathPattern, Route};
+pub use self::split::{
+    Assigned, CohortAssignment, assign_cohort, check_capturable, find_sticky_key, is_json_request,
+    is_pinned_sync,
+};
+pub use self::wait::{WaitParamError, parse_wait_param};
+use crate::config::{Config, PathPattern, RouteConfig};
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum RouteTarget<'a> {
     /// The legacy call of the route with this index.
     Invoke(usize),
     /// `POST <path>/async` of the route with this index.
@@ -44,10 +52,10 @@ pub enum Target<'a> {
 
 /// The routes of one configuration, ready to be matched.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct RouteTable {
     routes: Vec<(PathPattern, Vec<Method>)>,
     task_prefix: String,
-    metrics: bool,
+    exposes_metrics: bool,
 }
 
 /// What is put behind a route's path to submit a task.
@@ -55,51 +63,58 @@ const ASYNC_SUFFIX: &str = "/async";
 
 // === impl Table ===
 
-impl Table {
+impl RouteTable {
     /// The table of `config`.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let entry = |route: &Route| (route.path.clone(), route.methods.clone());
+        let entry = |route: &RouteConfig| (route.path.clone(), route.methods.clone());
         Self {
             routes: config.routes.iter().map(entry).collect(),
             task_prefix: format!("{}/", config.proxy.task_path),
-            metrics: config.proxy.expose_metrics,
+            exposes_metrics: config.proxy.expose_metrics,
         }
     }
 
-    /// What a canonical path is for. OPTIONS and HEAD always are the upstream's, but on the own paths.
+    /// What a canonical path is for. OPTIONS and HEAD always are the upstream's, but on the own
+    /// paths.
     #[must_use]
-    pub fn find<'a>(&self, method: &Method, path: &'a str) -> Target<'a> {
+    pub fn match_request<'a>(&self, method: &Method, path: &'a str) -> RouteTarget<'a> {
         if let Some(id) = path.strip_prefix(&self.task_prefix) {
-            return Target::Task(id);
+            return RouteTarget::Task(id);
         }
-        if self.metrics && path == "/metrics" {
-            return Target::Metrics;
+        if self.exposes_metrics && path == "/metrics" {
+            return RouteTarget::Metrics;
         }
         for (index, (pattern, methods)) in self.routes.iter().enumerate() {
             if pattern.matches(path) && methods.contains(method) {
-                return Target::Invoke(index);
+                return RouteTarget::Invoke(index);
             }
-            // A pattern that ends in a slash has its tasks submitted under the same name as one without.
+            // A pattern that ends in a slash has its tasks submitted under the same name as one
+            // without.
             let base = path.strip_suffix(ASYNC_SUFFIX);
-            if base.is_some_and(|base| pattern.matches(base) || pattern.matches(&format!("{base}/"))) {
-                return Target::InvokeAsync(index);
+            if base
+                .is_some_and(|base| pattern.matches(base) || pattern.matches(&format!("{base}/")))
+            {
+                return RouteTarget::InvokeAsync(index);
             }
         }
-        Target::Other
+        RouteTarget::Other
     }
 }
 
 // === impl PathPattern ===
 
 impl PathPattern {
-    /// Whether a canonical path is of this pattern. A `{named}` segment matches any one that is not empty.
+    /// Whether a canonical path is of this pattern. A `{named}` segment matches any one that is not
+    /// empty.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix('/') else { return false };
         let mut given = rest.split('/');
         let all = self.segments.iter().all(|segment| {
-            given.next().is_some_and(|text| segment.as_ref().map_or(!text.is_empty(), |literal| literal == text))
+            given.next().is_some_and(|text| {
+                segment.as_ref().map_or(!text.is_empty(), |literal| literal == text)
+            })
         });
         all && given.next().is_none()
     }
@@ -109,22 +124,25 @@ impl PathPattern {
 mod tests {
     use super::*;
 
-    fn table(paths: &[&str]) -> Table {
+    fn test_route_table(paths: &[&str]) -> RouteTable {
         let pattern = |text: &&str| {
             let segment = |s: &str| (!s.starts_with('{')).then(|| s.to_owned());
-            PathPattern { text: (*text).to_owned(), segments: text[1..].split('/').map(segment).collect() }
+            PathPattern {
+                source_text: (*text).to_owned(),
+                segments: text[1..].split('/').map(segment).collect(),
+            }
         };
-        Table {
+        RouteTable {
             routes: paths.iter().map(|text| (pattern(text), vec![Method::POST])).collect(),
             task_prefix: "/task/".into(),
-            metrics: false,
+            exposes_metrics: false,
         }
     }
 
     #[test]
     fn requests_find_their_route_and_the_rest_is_the_upstreams() {
-        let table = table(&["/invoke", "/agents/{agent}/invoke"]);
-        let find = |method: &Method, path| format!("{:?}", table.find(method, path));
+        let table = test_route_table(&["/invoke", "/agents/{agent}/invoke"]);
+        let find = |method: &Method, path| format!("{:?}", table.match_request(method, path));
         assert_eq!(find(&Method::POST, "/invoke"), "Invoke(0)");
         assert_eq!(find(&Method::POST, "/agents/qa/invoke"), "Invoke(1)");
         assert_eq!(find(&Method::POST, "/agents/qa/invoke/async"), "InvokeAsync(1)");

@@ -1,10 +1,10 @@
-//! From a body that was read to a task under a configuration: the one place where a task is made of an envelope,
-//! and where what it names (topic, webhook, topic of the reply) is found or refused.
+//! From a body that was read to a task under a configuration: the one place where a task is made of
+//! an envelope, and where what it names (topic, webhook, topic of the reply) is found or refused.
 
 use http::Uri;
 
-use super::Parsed;
-use crate::config::{Config, TopicConfig, Webhooks};
+use super::ParsedBody;
+use crate::config::{Config, TopicConfig, WebhooksConfig};
 use crate::task::{Task, TaskId, Topic, UnixMs};
 
 /// The longest URL that is called.
@@ -12,7 +12,7 @@ const LONGEST_URL: usize = 2048;
 
 /// Why a body that was read is no task here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadOrder {
+pub enum TaskRequestError {
     /// It names no topic, and there is none for it.
     #[error("send {{\"topic\": …, \"payload\": …}} and nothing else")]
     NoTopic,
@@ -24,12 +24,12 @@ pub enum BadOrder {
     UnknownReplyTopic(Topic),
     /// The webhook cannot be called.
     #[error("webhook: {0}")]
-    Webhook(BadWebhook),
+    Webhook(WebhookUrlError),
 }
 
 /// Why a URL is not called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadWebhook {
+pub enum WebhookUrlError {
     /// Not a URL, or not one of HTTP.
     #[error("write an http or https URL of at most {LONGEST_URL} characters, without user info")]
     NotUrl,
@@ -40,7 +40,7 @@ pub enum BadWebhook {
 
 /// A URL that may be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sink {
+pub struct WebhookTarget {
     /// The URL.
     pub uri: Uri,
     /// Whether it is `https`.
@@ -50,24 +50,29 @@ pub struct Sink {
     /// Its port.
     pub port: u16,
     /// Whether it may lead into a private network.
-    pub private: bool,
+    pub allows_private: bool,
 }
 
-/// Makes a task of what was read, for its topic or `fallback`. It is retried as its topic says, and nothing else is known of it.
-pub fn order<'c>(
-    parsed: Parsed,
+/// Makes a task of what was read, for its topic or `fallback`. It is retried as its topic says, and
+/// nothing else is known of it.
+pub fn build_task<'c>(
+    parsed: ParsedBody,
     fallback: Option<&Topic>,
     config: &'c Config,
     id: TaskId,
     now: UnixMs,
-) -> Result<(Task, &'c TopicConfig), BadOrder> {
-    let topic = parsed.topic.or_else(|| fallback.cloned()).ok_or(BadOrder::NoTopic)?;
-    let Some(known) = config.topics.get(&topic) else { return Err(BadOrder::UnknownTopic(topic)) };
-    if let Some(reply) = parsed.reply_to.as_ref().filter(|reply| !config.topics.contains_key(*reply)) {
-        return Err(BadOrder::UnknownReplyTopic(reply.clone()));
+) -> Result<(Task, &'c TopicConfig), TaskRequestError> {
+    let topic = parsed.topic.or_else(|| fallback.cloned()).ok_or(TaskRequestError::NoTopic)?;
+    let Some(known) = config.topics.get(&topic) else {
+        return Err(TaskRequestError::UnknownTopic(topic));
+    };
+    if let Some(reply) =
+        parsed.reply_to.as_ref().filter(|reply| !config.topics.contains_key(*reply))
+    {
+        return Err(TaskRequestError::UnknownReplyTopic(reply.clone()));
     }
     if let Some(url) = &parsed.webhook {
-        sink(url, &config.webhooks).map_err(BadOrder::Webhook)?;
+        parse_webhook_target(url, &config.webhooks).map_err(TaskRequestError::Webhook)?;
     }
     let task = Task {
         correlation_id: parsed.correlation_id,
@@ -81,49 +86,75 @@ pub fn order<'c>(
 }
 
 /// The sink of a webhook's URL, if its host is listed.
-pub fn sink(url: &str, webhooks: &Webhooks) -> Result<Sink, BadWebhook> {
-    let uri: Uri = url.parse().map_err(|_| BadWebhook::NotUrl)?;
-    let authority = uri.authority().ok_or(BadWebhook::NotUrl)?;
+pub fn parse_webhook_target(
+    url: &str,
+    webhooks: &WebhooksConfig,
+) -> Result<WebhookTarget, WebhookUrlError> {
+    let uri: Uri = url.parse().map_err(|_| WebhookUrlError::NotUrl)?;
+    let authority = uri.authority().ok_or(WebhookUrlError::NotUrl)?;
     let tls = match uri.scheme_str() {
         Some("https") => true,
         Some("http") => false,
-        _ => return Err(BadWebhook::NotUrl),
+        _ => return Err(WebhookUrlError::NotUrl),
     };
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
     let usual = if tls { 443 } else { 80 };
     // A port that cannot be read is none to the parser, but it is there.
-    let port_is_read = authority.port_u16().is_some() || authority.as_str().ends_with(authority.host());
-    if url.len() > LONGEST_URL || host.is_empty() || authority.as_str().contains('@') || !port_is_read {
-        return Err(BadWebhook::NotUrl);
+    let port_is_read =
+        authority.port_u16().is_some() || authority.as_str().ends_with(authority.host());
+    if url.len() > LONGEST_URL
+        || host.is_empty()
+        || authority.as_str().contains('@')
+        || !port_is_read
+    {
+        return Err(WebhookUrlError::NotUrl);
     }
     let port = authority.port_u16().unwrap_or(usual);
-    let listed = webhooks.hosts.iter().find(|entry| entry.host == host && entry.port.unwrap_or(usual) == port);
-    let Some(entry) = listed else { return Err(BadWebhook::Unlisted(authority.as_str().to_owned())) };
-    let private = entry.private;
-    Ok(Sink { uri, tls, host, port, private })
+    let listed = webhooks
+        .allowed_hosts
+        .iter()
+        .find(|entry| entry.host == host && entry.port.unwrap_or(usual) == port);
+    let Some(entry) = listed else {
+        return Err(WebhookUrlError::Unlisted(authority.as_str().to_owned()));
+    };
+    let private = entry.allow_private;
+    Ok(WebhookTarget { uri, tls, host, port, allows_private: private })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::WebhookHost;
+    use crate::config::AllowedWebhookHost;
 
-    fn webhooks() -> Webhooks {
-        let entry = |host: &str, port, private| WebhookHost { host: host.into(), port, private };
+    fn test_webhooks() -> WebhooksConfig {
+        let entry = |host: &str, port, private| AllowedWebhookHost {
+            host: host.into(),
+            port,
+            allow_private: private,
+        };
         let hosts = vec![
             entry("hooks.example.com", None, false),
             entry("::1", Some(8080), true),
             entry("a.example", Some(80), false),
         ];
-        Webhooks { hosts, ..Webhooks::default() }
+        WebhooksConfig { allowed_hosts: hosts, ..WebhooksConfig::default() }
     }
 
     #[test]
     fn a_listed_host_is_called_on_its_port_alone() {
-        let webhooks = webhooks();
-        let to = |url| sink(url, &webhooks).map(|sink| (sink.tls, sink.host, sink.port, sink.private));
-        assert_eq!(to("https://Hooks.Example.com/x?y=1"), Ok((true, "hooks.example.com".into(), 443, false)));
-        assert_eq!(to("http://hooks.example.com"), Ok((false, "hooks.example.com".into(), 80, false)));
+        let webhooks = test_webhooks();
+        let to = |url| {
+            parse_webhook_target(url, &webhooks)
+                .map(|sink| (sink.tls, sink.host, sink.port, sink.allows_private))
+        };
+        assert_eq!(
+            to("https://Hooks.Example.com/x?y=1"),
+            Ok((true, "hooks.example.com".into(), 443, false))
+        );
+        assert_eq!(
+            to("http://hooks.example.com"),
+            Ok((false, "hooks.example.com".into(), 80, false))
+        );
         assert_eq!(to("http://[::1]:8080/x"), Ok((false, "::1".into(), 8080, true)));
         for unlisted in [
             "https://hooks.example.com:444/",
@@ -134,7 +165,7 @@ mod tests {
             "http://169.254.169.254/latest",
             "http://hooks.example.com./",
         ] {
-            assert!(matches!(to(unlisted), Err(BadWebhook::Unlisted(_))), "{unlisted}");
+            assert!(matches!(to(unlisted), Err(WebhookUrlError::Unlisted(_))), "{unlisted}");
         }
         let long = format!("https://hooks.example.com/{}", "x".repeat(LONGEST_URL));
         for bad in [
@@ -150,7 +181,7 @@ mod tests {
             "http://hooks.example.com/\r\nx: y",
             &long,
         ] {
-            assert_eq!(to(bad), Err(BadWebhook::NotUrl), "{bad}");
+            assert_eq!(to(bad), Err(WebhookUrlError::NotUrl), "{bad}");
         }
     }
 }

@@ -1,27 +1,28 @@
-//! The one form of a path that is both matched and forwarded, so that the upstream and this proxy cannot
-//! read it differently: dot segments resolved, repeated slashes merged, percent-encoded unreserved
-//! characters decoded (RFC 3986 §6.2.2), everything else as it came.
+//! The one form of a path that is both matched and forwarded, so that the upstream and this proxy
+//! cannot read it differently: dot segments resolved, repeated slashes merged, percent-encoded
+//! unreserved characters decoded (RFC 3986 §6.2.2), everything else as it came.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Why a path has no canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPath {
+pub enum PathError {
     /// `%` without two hexadecimal digits.
     #[error("the path has a % that two hexadecimal digits do not follow")]
-    Escape,
+    InvalidEscape,
     /// An encoded control character.
     #[error("the path has an encoded control character")]
-    Control,
+    ControlCharacter,
     /// `..` above the root.
     #[error("the path leads above the root")]
     AboveRoot,
 }
 
-/// The canonical form of an absolute path (without the query); borrowed where it is canonical already.
-pub fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
-    if is_canonical(path) {
+/// The canonical form of an absolute path (without the query); borrowed where it is canonical
+/// already.
+pub fn canonicalize_path(path: &str) -> Result<Cow<'_, str>, PathError> {
+    if is_canonical_path(path) {
         return Ok(Cow::Borrowed(path));
     }
     let decoded = decode_unreserved(path)?;
@@ -31,7 +32,7 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
         ends_in_slash = matches!(segment, "" | "." | "..");
         match segment {
             "" | "." => {}
-            ".." => drop(kept.pop().ok_or(BadPath::AboveRoot)?),
+            ".." => drop(kept.pop().ok_or(PathError::AboveRoot)?),
             name => kept.push(name),
         }
     }
@@ -43,21 +44,25 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
 }
 
 /// Whether nothing in `path` could change: the common case, without an allocation.
-fn is_canonical(path: &str) -> bool {
+fn is_canonical_path(path: &str) -> bool {
     let bytes = path.as_bytes();
     !bytes.contains(&b'%') && !bytes.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 
-fn decode_unreserved(path: &str) -> Result<String, BadPath> {
+fn decode_unreserved(path: &str) -> Result<String, PathError> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
-        let digits = rest.get(at + 1..at + 3).ok_or(BadPath::Escape)?;
-        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        match byte.ok_or(BadPath::Escape)? {
-            byte if byte.is_ascii_control() => return Err(BadPath::Control),
-            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(char::from(byte)),
+        let digits = rest.get(at + 1..at + 3).ok_or(PathError::InvalidEscape)?;
+        let byte = u8::from_str_radix(digits, 16)
+            .ok()
+            .filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        match byte.ok_or(PathError::InvalidEscape)? {
+            byte if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+            }
             byte => {
                 let _ = write!(out, "%{byte:02X}"); // a String takes everything
             }
@@ -89,31 +94,31 @@ mod tests {
             ("/a/..", "/"),
             ("/a//", "/a/"),
         ] {
-            assert_eq!(canonical(path).as_deref(), Ok(want), "{path}");
+            assert_eq!(canonicalize_path(path).as_deref(), Ok(want), "{path}");
         }
     }
 
     #[test]
     fn what_has_no_canonical_form_is_refused() {
         for (path, why) in [
-            ("/%", BadPath::Escape),
-            ("/%2", BadPath::Escape),
-            ("/%zz", BadPath::Escape),
-            ("/%+1", BadPath::Escape),
-            ("/%00", BadPath::Control),
-            ("/x%0d%0a", BadPath::Control),
-            ("/..", BadPath::AboveRoot),
-            ("/a/../../b", BadPath::AboveRoot),
+            ("/%", PathError::InvalidEscape),
+            ("/%2", PathError::InvalidEscape),
+            ("/%zz", PathError::InvalidEscape),
+            ("/%+1", PathError::InvalidEscape),
+            ("/%00", PathError::ControlCharacter),
+            ("/x%0d%0a", PathError::ControlCharacter),
+            ("/..", PathError::AboveRoot),
+            ("/a/../../b", PathError::AboveRoot),
         ] {
-            assert_eq!(canonical(path), Err(why), "{path}");
+            assert_eq!(canonicalize_path(path), Err(why), "{path}");
         }
     }
 
     proptest! {
         #[test]
         fn the_canonical_form_is_its_own(path in "/[a-z./%0-9é-]{0,24}") {
-            if let Ok(once) = canonical(&path) {
-                let twice = canonical(&once);
+            if let Ok(once) = canonicalize_path(&path) {
+                let twice = canonicalize_path(&once);
                 prop_assert_eq!(twice.as_deref(), Ok(&*once));
             }
         }

@@ -1,17 +1,18 @@
-//! `Prefer: respond-async, wait=N` (RFC 7240): never chooses the path, only how long the async one waits.
+//! `ClientPreferences: respond-async, wait=N` (RFC 7240): never chooses the path, only how long the
+//! async one waits.
 
 use std::time::Duration;
 
 use http::{HeaderMap, header::HeaderName};
 
-/// `Prefer`
-static PREFER: HeaderName = HeaderName::from_static("prefer");
+/// `ClientPreferences`
+static PREFER_HEADER: HeaderName = HeaderName::from_static("prefer");
 /// The longest wait that is honoured: a day.
-const MAX_WAIT: Duration = Duration::from_hours(24);
+const MAX_PREFERRED_WAIT: Duration = Duration::from_hours(24);
 
 /// What a client prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prefer {
+pub struct ClientPreferences {
     /// `respond-async`: a 202 rather than a wait.
     pub respond_async: bool,
     /// `wait=SECONDS`.
@@ -20,12 +21,13 @@ pub struct Prefer {
 
 // === impl Prefer ===
 
-impl Prefer {
-    /// Reads the header; of a repeated preference the first counts, what is not understood is ignored.
+impl ClientPreferences {
+    /// Reads the header; of a repeated preference the first counts, what is not understood is
+    /// ignored.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut prefer = Self::default();
-        let values = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(&PREFER_HEADER).iter().filter_map(|value| value.to_str().ok());
         for preference in values.flat_map(|value| value.split(',')) {
             let token = preference.split(';').next().unwrap_or_default();
             let (name, value) = token.split_once('=').unwrap_or((token, ""));
@@ -33,7 +35,10 @@ impl Prefer {
             if name.eq_ignore_ascii_case("respond-async") {
                 prefer.respond_async = true;
             } else if name.eq_ignore_ascii_case("wait") && prefer.wait.is_none() {
-                prefer.wait = value.parse().ok().map(|seconds| Duration::from_secs(seconds).min(MAX_WAIT));
+                prefer.wait = value
+                    .parse()
+                    .ok()
+                    .map(|seconds| Duration::from_secs(seconds).min(MAX_PREFERRED_WAIT));
             }
         }
         prefer
@@ -41,13 +46,13 @@ impl Prefer {
 
     /// How long to wait, where the client says: `respond-async` alone is not at all.
     #[must_use]
-    pub fn wait(self) -> Option<Duration> {
+    pub fn preferred_wait(self) -> Option<Duration> {
         self.wait.or(self.respond_async.then_some(Duration::ZERO))
     }
 
     /// The value of `Preference-Applied`, where something was.
     #[must_use]
-    pub fn applied(self) -> Option<String> {
+    pub fn render_applied(self) -> Option<String> {
         match (self.respond_async, self.wait) {
             (false, None) => None,
             (true, None) => Some("respond-async".into()),
@@ -61,23 +66,32 @@ impl Prefer {
 mod tests {
     use super::*;
 
-    fn of(values: &[&str]) -> Prefer {
+    fn preferences_from(values: &[&str]) -> ClientPreferences {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append("prefer", value.parse().expect("a header value"));
         }
-        Prefer::of(&headers)
+        ClientPreferences::from_headers(&headers)
     }
 
     #[test]
     fn preferences_set_the_wait() {
-        assert_eq!(of(&["respond-async, wait=100"]).wait(), Some(Duration::from_secs(100)));
-        assert_eq!(of(&["respond-async"]).wait(), Some(Duration::ZERO));
-        assert_eq!(of(&["Wait = \"5\"; x=y", "wait=9"]).wait(), Some(Duration::from_secs(5)));
-        assert_eq!(of(&["wait=99999999"]).wait(), Some(MAX_WAIT));
+        assert_eq!(
+            preferences_from(&["respond-async, wait=100"]).preferred_wait(),
+            Some(Duration::from_secs(100))
+        );
+        assert_eq!(preferences_from(&["respond-async"]).preferred_wait(), Some(Duration::ZERO));
+        assert_eq!(
+            preferences_from(&["Wait = \"5\"; x=y", "wait=9"]).preferred_wait(),
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(preferences_from(&["wait=99999999"]).preferred_wait(), Some(MAX_PREFERRED_WAIT));
         for ignored in ["wait=-1", "wait=x", "return=minimal", "", ";;=,"] {
-            assert_eq!(of(&[ignored]), Prefer::default(), "{ignored}");
+            assert_eq!(preferences_from(&[ignored]), ClientPreferences::default(), "{ignored}");
         }
-        assert_eq!(of(&["respond-async", "wait=1"]).applied().as_deref(), Some("respond-async, wait=1"));
+        assert_eq!(
+            preferences_from(&["respond-async", "wait=1"]).render_applied().as_deref(),
+            Some("respond-async, wait=1")
+        );
     }
 }

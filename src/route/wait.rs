@@ -5,26 +5,28 @@ use std::time::Duration;
 /// A `wait` that is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("wait={0} is not a duration: write seconds, or a duration such as 10s or 1m30s")]
-pub struct BadWait(String);
+pub struct WaitParamError(String);
 
 /// The `wait` of a query, where it has one; the first counts. Bare numbers are seconds.
 ///
 /// # Errors
-/// [`BadWait`] for what is no duration.
-pub fn wait_of(query: Option<&str>) -> Result<Option<Duration>, BadWait> {
-    let given = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| match pair.split_once('=') {
-        Some(("wait", value)) => Some(value),
-        None if pair == "wait" => Some(""),
-        _ => None,
+/// [`WaitParamError`] for what is no duration.
+pub fn parse_wait_param(query: Option<&str>) -> Result<Option<Duration>, WaitParamError> {
+    let given = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| {
+        match pair.split_once('=') {
+            Some(("wait", value)) => Some(value),
+            None if pair == "wait" => Some(""),
+            _ => None,
+        }
     });
-    given.map(duration).transpose()
+    given.map(parse_wait_duration).transpose()
 }
 
-fn duration(text: &str) -> Result<Duration, BadWait> {
+fn parse_wait_duration(text: &str) -> Result<Duration, WaitParamError> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    humantime::parse_duration(text).map_err(|_| BadWait(text.chars().take(40).collect()))
+    humantime::parse_duration(text).map_err(|_| WaitParamError(text.chars().take(40).collect()))
 }
 
 #[cfg(test)]
@@ -42,11 +44,14 @@ mod tests {
             (Some("wait=0"), Some(Duration::ZERO)),
             (Some("wait=99999999999999999999999"), Some(Duration::from_secs(u64::MAX))),
         ] {
-            assert_eq!(wait_of(query), Ok(wait), "{query:?}");
+            assert_eq!(parse_wait_param(query), Ok(wait), "{query:?}");
         }
         for bad in ["wait", "wait=", "wait=-1", "wait=1.5", "wait=soon", "wait=10%20s"] {
-            assert!(wait_of(Some(bad)).is_err(), "{bad}");
+            assert!(parse_wait_param(Some(bad)).is_err(), "{bad}");
         }
-        assert!(wait_of(Some(&format!("wait={}", "x".repeat(9000)))).is_err_and(|bad| bad.to_string().len() < 150));
+        assert!(
+            parse_wait_param(Some(&format!("wait={}", "x".repeat(9000))))
+                .is_err_and(|bad| bad.to_string().len() < 150)
+        );
     }
 }

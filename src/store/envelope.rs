@@ -1,8 +1,8 @@
 //! How requests, answers and failures are written down: serde mirrors that carry a schema version.
 //!
 //! Version N reads N−1. JSON bodies are kept as they came, white space and number spelling included
-//! (`RawValue`); bodies that are not UTF-8 go through base64 and header values through latin-1, so that
-//! what a client gets back is what the upstream sent, byte for byte.
+//! (`RawValue`); bodies that are not UTF-8 go through base64 and header values through latin-1, so
+//! that what a client gets back is what the upstream sent, byte for byte.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::StoreError;
-use crate::task::{Answer, CapturedRequest, Failure, FailureKind};
+use crate::task::{CapturedRequest, FailureKind, TaskAnswer, TaskFailure};
 
 /// The version that this release writes.
-pub(super) const VERSION: u8 = 1;
+pub(super) const ENVELOPE_VERSION: u8 = 1;
 
 type StoredHeaders = Vec<(String, String)>;
 
@@ -71,12 +71,20 @@ pub(super) struct StoredFailure {
 
 impl StoredRequest {
     /// Writes a request down, and apart from it the headers that are secret.
-    pub(super) fn seal(request: &CapturedRequest, payload: &[u8]) -> (Self, Option<StoredCredentials>) {
-        let (secret, open): (StoredHeaders, StoredHeaders) =
-            seal_headers(&request.headers).into_iter().partition(|(name, _)| is_credential(name));
-        let body = if request.body == payload { StoredBody::default() } else { StoredBody::seal(&request.body) };
+    pub(super) fn encode_request(
+        request: &CapturedRequest,
+        payload: &[u8],
+    ) -> (Self, Option<StoredCredentials>) {
+        let (secret, open): (StoredHeaders, StoredHeaders) = encode_headers(&request.headers)
+            .into_iter()
+            .partition(|(name, _)| is_credential_header(name));
+        let body = if request.body == payload {
+            StoredBody::default()
+        } else {
+            StoredBody::from_bytes(&request.body)
+        };
         let stored = Self {
-            v: VERSION,
+            v: ENVELOPE_VERSION,
             method: request.method.to_string(),
             target: request.target.clone(),
             headers: open,
@@ -86,48 +94,50 @@ impl StoredRequest {
     }
 
     /// A header that is no secret.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn find_header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 
     /// Reads a request back; `payload` is its body where it has none of its own.
-    pub(super) fn open(
+    pub(super) fn into_request(
         self,
         credentials: Option<StoredCredentials>,
         payload: &Bytes,
     ) -> Result<CapturedRequest, StoreError> {
-        check_version(self.v)?;
-        let mut headers = open_headers(self.headers)?;
+        check_envelope_version(self.v)?;
+        let mut headers = decode_headers(self.headers)?;
         for (name, value) in credentials.into_iter().flat_map(|stored| stored.0) {
-            headers.append(header_name(&name)?, header_value(&value)?);
+            headers.append(parse_header_name(&name)?, decode_header_value(&value)?);
         }
         Ok(CapturedRequest {
-            method: Method::from_bytes(self.method.as_bytes()).map_err(malformed)?,
+            method: Method::from_bytes(self.method.as_bytes()).map_err(malformed_envelope)?,
             target: self.target,
             headers,
-            body: self.body.open()?.unwrap_or_else(|| payload.clone()),
+            body: self.body.into_bytes()?.unwrap_or_else(|| payload.clone()),
         })
     }
 }
 
-fn is_credential(name: &str) -> bool {
+fn is_credential_header(name: &str) -> bool {
     matches!(name, "authorization" | "cookie" | "proxy-authorization" | "x-api-key")
 }
 
 // === impl StoredBody ===
 
 impl StoredBody {
-    fn seal(bytes: &[u8]) -> Self {
+    fn from_bytes(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self { body: Some(text.to_owned()), body_b64: None },
             Err(_) => Self { body: None, body_b64: Some(BASE64.encode(bytes)) },
         }
     }
 
-    fn open(self) -> Result<Option<Bytes>, StoreError> {
+    fn into_bytes(self) -> Result<Option<Bytes>, StoreError> {
         match (self.body, self.body_b64) {
             (Some(text), _) => Ok(Some(text.into())),
-            (None, Some(base64)) => BASE64.decode(base64).map(|bytes| Some(bytes.into())).map_err(malformed),
+            (None, Some(base64)) => {
+                BASE64.decode(base64).map(|bytes| Some(bytes.into())).map_err(malformed_envelope)
+            }
             (None, None) => Ok(None),
         }
     }
@@ -137,40 +147,48 @@ impl StoredBody {
 
 impl StoredAnswer {
     /// Writes an answer down: the rest of it, and its result as JSON.
-    pub(super) fn seal(answer: &Answer) -> (Self, Box<RawValue>) {
-        let result = result_json(&answer.body);
+    pub(super) fn encode_answer(answer: &TaskAnswer) -> (Self, Box<RawValue>) {
+        let result = encode_result_json(&answer.body);
         let same = result.get().as_bytes() == answer.body;
         let stored = Self {
-            v: VERSION,
+            v: ENVELOPE_VERSION,
             status: answer.status.map(|status| status.as_u16()),
-            headers: seal_headers(&answer.headers),
+            headers: encode_headers(&answer.headers),
             verbatim: answer.verbatim,
-            body: if same { StoredBody::default() } else { StoredBody::seal(&answer.body) },
+            body: if same { StoredBody::default() } else { StoredBody::from_bytes(&answer.body) },
         };
         (stored, result)
     }
 
     /// Writes an answer down with its body in it.
-    pub(super) fn whole(answer: &Answer) -> Self {
-        let (stored, _) = Self::seal(answer);
-        Self { body: StoredBody::seal(&answer.body), ..stored }
+    pub(super) fn from_whole_answer(answer: &TaskAnswer) -> Self {
+        let (stored, _) = Self::encode_answer(answer);
+        Self { body: StoredBody::from_bytes(&answer.body), ..stored }
     }
 
     /// Reads an answer back; `result` is its body where it has none of its own.
-    pub(super) fn open(self, result: Option<&RawValue>) -> Result<Answer, StoreError> {
-        check_version(self.v)?;
-        let status = self.status.map(StatusCode::from_u16).transpose().map_err(malformed)?;
-        let body = match self.body.open()? {
+    pub(super) fn into_answer(self, result: Option<&RawValue>) -> Result<TaskAnswer, StoreError> {
+        check_envelope_version(self.v)?;
+        let status =
+            self.status.map(StatusCode::from_u16).transpose().map_err(malformed_envelope)?;
+        let body = match self.body.into_bytes()? {
             Some(body) => body,
-            None => Bytes::copy_from_slice(result.map_or(b"null".as_slice(), |json| json.get().as_bytes())),
+            None => Bytes::copy_from_slice(
+                result.map_or(b"null".as_slice(), |json| json.get().as_bytes()),
+            ),
         };
-        Ok(Answer { status, headers: open_headers(self.headers)?, body, verbatim: self.verbatim })
+        Ok(TaskAnswer {
+            status,
+            headers: decode_headers(self.headers)?,
+            body,
+            verbatim: self.verbatim,
+        })
     }
 }
 
 /// A body as JSON: itself where it is JSON, else a string of it.
 #[must_use]
-pub(super) fn result_json(body: &[u8]) -> Box<RawValue> {
+pub(super) fn encode_result_json(body: &[u8]) -> Box<RawValue> {
     if let Ok(json) = serde_json::from_slice::<&RawValue>(body) {
         return json.to_owned();
     }
@@ -182,55 +200,63 @@ pub(super) fn result_json(body: &[u8]) -> Box<RawValue> {
 
 impl StoredFailure {
     /// Writes a failure down, its answer included.
-    pub(super) fn seal(failure: &Failure) -> Self {
-        let answer = failure.answer.as_ref().map(StoredAnswer::whole);
-        Self { v: VERSION, kind: failure.kind.as_str().into(), message: failure.message.clone(), answer }
+    pub(super) fn from_failure(failure: &TaskFailure) -> Self {
+        let answer = failure.answer.as_ref().map(StoredAnswer::from_whole_answer);
+        Self {
+            v: ENVELOPE_VERSION,
+            kind: failure.kind.as_str().into(),
+            message: failure.message.clone(),
+            answer,
+        }
     }
 
     /// Reads a failure back.
-    pub(super) fn open(self) -> Result<Failure, StoreError> {
-        check_version(self.v)?;
-        Ok(Failure {
+    pub(super) fn into_failure(self) -> Result<TaskFailure, StoreError> {
+        check_envelope_version(self.v)?;
+        Ok(TaskFailure {
             kind: FailureKind::from_word(&self.kind),
             message: self.message,
-            answer: self.answer.map(|stored| stored.open(None)).transpose()?,
+            answer: self.answer.map(|stored| stored.into_answer(None)).transpose()?,
         })
     }
 }
 
 // === headers ===
 
-fn seal_headers(headers: &HeaderMap) -> StoredHeaders {
-    let latin1 = |value: &HeaderValue| value.as_bytes().iter().map(|&byte| char::from(byte)).collect();
+fn encode_headers(headers: &HeaderMap) -> StoredHeaders {
+    let latin1 =
+        |value: &HeaderValue| value.as_bytes().iter().map(|&byte| char::from(byte)).collect();
     headers.iter().map(|(name, value)| (name.as_str().to_owned(), latin1(value))).collect()
 }
 
-fn open_headers(stored: StoredHeaders) -> Result<HeaderMap, StoreError> {
+fn decode_headers(stored: StoredHeaders) -> Result<HeaderMap, StoreError> {
     let mut headers = HeaderMap::with_capacity(stored.len());
     for (name, value) in stored {
-        headers.append(header_name(&name)?, header_value(&value)?);
+        headers.append(parse_header_name(&name)?, decode_header_value(&value)?);
     }
     Ok(headers)
 }
 
-fn header_name(name: &str) -> Result<HeaderName, StoreError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(malformed)
+fn parse_header_name(name: &str) -> Result<HeaderName, StoreError> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(malformed_envelope)
 }
 
-fn header_value(latin1: &str) -> Result<HeaderValue, StoreError> {
+fn decode_header_value(latin1: &str) -> Result<HeaderValue, StoreError> {
     let bytes: Result<Vec<u8>, _> = latin1.chars().map(|c| u8::try_from(u32::from(c))).collect();
-    HeaderValue::from_bytes(&bytes.map_err(malformed)?).map_err(malformed)
+    HeaderValue::from_bytes(&bytes.map_err(malformed_envelope)?).map_err(malformed_envelope)
 }
 
-fn check_version(v: u8) -> Result<(), StoreError> {
-    if (VERSION.saturating_sub(1)..=VERSION).contains(&v) {
+fn check_envelope_version(v: u8) -> Result<(), StoreError> {
+    if (ENVELOPE_VERSION.saturating_sub(1)..=ENVELOPE_VERSION).contains(&v) {
         return Ok(());
     }
-    Err(StoreError::Malformed(format!("schema version {v}, this release reads {VERSION} and the one before it")))
+    Err(StoreError::Malformed(format!(
+        "schema version {v}, this release reads {ENVELOPE_VERSION} and the one before it"
+    )))
 }
 
 #[allow(clippy::needless_pass_by_value)] // as the argument of map_err
-fn malformed(error: impl std::fmt::Display) -> StoreError {
+fn malformed_envelope(error: impl std::fmt::Display) -> StoreError {
     StoreError::Malformed(error.to_string())
 }
 
@@ -239,11 +265,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn through_json<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
-        serde_json::from_str(&serde_json::to_string(value).expect("serializes")).expect("reads back")
+    fn json_round_trip<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(value).expect("serializes"))
+            .expect("reads back")
     }
 
-    fn headers(value: &[u8]) -> HeaderMap {
+    fn sample_headers(value: &[u8]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert("x-bytes", HeaderValue::from_bytes(value).expect("a header value"));
         headers
@@ -252,45 +279,57 @@ mod tests {
     proptest! {
         #[test]
         fn answers_come_back_byte_for_byte(body in proptest::collection::vec(any::<u8>(), 0..64), high in 0x80u8..) {
-            let answer = Answer {
+            let answer = TaskAnswer {
                 status: Some(StatusCode::CREATED),
-                headers: headers(&[b'a', high]),
+                headers: sample_headers(&[b'a', high]),
                 body: body.into(),
                 verbatim: true,
             };
-            let (stored, result) = StoredAnswer::seal(&answer);
-            prop_assert_eq!(through_json(&stored).open(Some(&result)), Ok(answer.clone()));
-            let failure = Failure { answer: Some(answer), ..Failure::new(FailureKind::Status, "status 500") };
-            prop_assert_eq!(through_json(&StoredFailure::seal(&failure)).open(), Ok(failure));
+            let (stored, result) = StoredAnswer::encode_answer(&answer);
+            prop_assert_eq!(json_round_trip(&stored).into_answer(Some(&result)), Ok(answer.clone()));
+            let failure = TaskFailure { answer: Some(answer), ..TaskFailure::new(FailureKind::FailedStatus, "status 500") };
+            prop_assert_eq!(json_round_trip(&StoredFailure::from_failure(&failure)).into_failure(), Ok(failure));
         }
     }
 
     #[test]
     fn json_bodies_keep_their_spelling() {
         for text in ["{\"a\": 1.0e2,  \"b\":[ ]}", " {\"a\":1}\n", "\"x\"", "", "plain"] {
-            let answer = Answer::json(text);
-            let (stored, result) = StoredAnswer::seal(&answer);
-            let result: Box<RawValue> = through_json(&result);
-            assert_eq!(through_json(&stored).open(Some(&result)), Ok(answer), "{text}");
+            let answer = TaskAnswer::from_json(text);
+            let (stored, result) = StoredAnswer::encode_answer(&answer);
+            let result: Box<RawValue> = json_round_trip(&result);
+            assert_eq!(json_round_trip(&stored).into_answer(Some(&result)), Ok(answer), "{text}");
         }
     }
 
     #[test]
     fn credentials_are_kept_apart_and_the_payload_is_not_kept_twice() {
-        let mut headers = headers(b"x");
+        let mut headers = sample_headers(b"x");
         headers.insert("authorization", HeaderValue::from_static("Bearer s"));
         headers.append("cookie", HeaderValue::from_static("a=b"));
-        let request =
-            CapturedRequest { method: Method::POST, target: "/invoke?x=1".into(), headers, body: Bytes::from("{}") };
-        let (stored, secret) = StoredRequest::seal(&request, b"{}");
+        let request = CapturedRequest {
+            method: Method::POST,
+            target: "/invoke?x=1".into(),
+            headers,
+            body: Bytes::from("{}"),
+        };
+        let (stored, secret) = StoredRequest::encode_request(&request, b"{}");
         let json = serde_json::to_string(&stored).expect("serializes");
-        assert!(!json.contains("Bearer") && !json.contains("a=b") && !json.contains("body"), "{json}");
-        assert_eq!(through_json(&stored).open(secret, &Bytes::from("{}")), Ok(request));
+        assert!(
+            !json.contains("Bearer") && !json.contains("a=b") && !json.contains("body"),
+            "{json}"
+        );
+        assert_eq!(json_round_trip(&stored).into_request(secret, &Bytes::from("{}")), Ok(request));
     }
 
     #[test]
     fn another_schema_version_is_refused_by_number() {
-        let stored = StoredFailure { v: 9, ..StoredFailure::seal(&Failure::new(FailureKind::Crash, "x")) };
-        assert!(stored.open().expect_err("too new").to_string().contains("schema version 9"));
+        let stored = StoredFailure {
+            v: 9,
+            ..StoredFailure::from_failure(&TaskFailure::new(FailureKind::WorkerCrash, "x"))
+        };
+        assert!(
+            stored.into_failure().expect_err("too new").to_string().contains("schema version 9")
+        );
     }
 }

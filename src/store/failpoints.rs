@@ -1,11 +1,12 @@
-//! Faults on demand around every store call, and a shorter lease: for tests alone, behind the cargo feature
-//! `failpoints`, which no released binary has.
+//! Faults on demand around every store call, and a shorter lease: for tests alone, behind the cargo
+//! feature `failpoints`, which no released binary has.
 //!
-//! `OMNIDAEMON_FAILPOINTS` lists `<call>.<before|after>=<action>[:<probability>]`, separated by commas. The call is
-//! named as the method of [`TaskStore`] is, `*` is each. An action is `kill` (SIGKILL of this process),
-//! `delay(<time>)` or `error(<unreachable|unknown>)`; after a call that is applied, an error is an answer that got
-//! lost, so only `unknown` is true there. `OMNIDAEMON_FAILPOINTS_SEED` seeds the dice, together with the process id:
-//! a process that replaces a killed one must not die at the same throw. `OMNIDAEMON_LEASE` is the lease.
+//! `OMNIDAEMON_FAILPOINTS` lists `<call>.<before|after>=<action>[:<probability>]`, separated by
+//! commas. The call is named as the method of [`TaskStore`] is, `*` is each. An action is `kill`
+//! (SIGKILL of this process), `delay(<time>)` or `error(<unreachable|unknown>)`; after a call that
+//! is applied, an error is an answer that got lost, so only `unknown` is true there.
+//! `OMNIDAEMON_FAILPOINTS_SEED` seeds the dice, together with the process id: a process that
+//! replaces a killed one must not die at the same throw. `OMNIDAEMON_LEASE` is the lease.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,78 +16,87 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::around::{Around, Hook};
+use super::around::{InterceptedStore, StoreInterceptor};
 use super::{StoreError, TaskStore};
 
-const POINTS: &str = "OMNIDAEMON_FAILPOINTS";
-const SEED: &str = "OMNIDAEMON_FAILPOINTS_SEED";
-const LEASE: &str = "OMNIDAEMON_LEASE";
+const FAILPOINTS_ENV: &str = "OMNIDAEMON_FAILPOINTS";
+const SEED_ENV: &str = "OMNIDAEMON_FAILPOINTS_SEED";
+const LEASE_ENV: &str = "OMNIDAEMON_LEASE";
 
 /// The lease that the environment asks for.
-pub(super) fn lease() -> Option<Duration> {
-    static LEASE_TIME: OnceLock<Option<Duration>> = OnceLock::new();
-    *LEASE_TIME.get_or_init(|| humantime::parse_duration(&std::env::var(LEASE).ok()?).ok())
+pub(super) fn lease_override() -> Option<Duration> {
+    static LEASE_OVERRIDE: OnceLock<Option<Duration>> = OnceLock::new();
+    *LEASE_OVERRIDE.get_or_init(|| humantime::parse_duration(&std::env::var(LEASE_ENV).ok()?).ok())
 }
 
 /// The store with the failpoints that the environment asks for.
-pub(super) fn armed(store: Arc<dyn TaskStore>) -> Result<Arc<dyn TaskStore>, StoreError> {
-    let Ok(list) = std::env::var(POINTS) else { return Ok(store) };
-    let parsed = list.split(',').map(|text| Point::parse(text).ok_or(text)).collect::<Result<Vec<_>, _>>();
-    let points = parsed.map_err(|text| StoreError::Setup(format!("{POINTS}: {text} is no failpoint")))?;
-    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse::<u64>().ok()).unwrap_or_default();
+pub(super) fn arm_failpoints(store: Arc<dyn TaskStore>) -> Result<Arc<dyn TaskStore>, StoreError> {
+    let Ok(list) = std::env::var(FAILPOINTS_ENV) else { return Ok(store) };
+    let parsed = list
+        .split(',')
+        .map(|text| Failpoint::parse(text).ok_or(text))
+        .collect::<Result<Vec<_>, _>>();
+    let points = parsed.map_err(|text| {
+        StoreError::InvalidSetup(format!("{FAILPOINTS_ENV}: {text} is no failpoint"))
+    })?;
+    let seed =
+        std::env::var(SEED_ENV).ok().and_then(|seed| seed.parse::<u64>().ok()).unwrap_or_default();
     let dice = StdRng::seed_from_u64(seed ^ (u64::from(std::process::id()) << 32));
-    Ok(Arc::new(Around { store, hook: Failpoints { points, dice: Mutex::new(dice) } }))
+    Ok(Arc::new(InterceptedStore {
+        store,
+        interceptor: FailpointSet { failpoints: points, random_generator: Mutex::new(dice) },
+    }))
 }
 
 /// The points and the dice that say when.
-struct Failpoints {
-    points: Vec<Point>,
-    dice: Mutex<StdRng>,
+struct FailpointSet {
+    failpoints: Vec<Failpoint>,
+    random_generator: Mutex<StdRng>,
 }
 
 /// Where what happens how often.
 #[derive(Clone, Debug, PartialEq)]
-struct Point {
+struct Failpoint {
     call: String,
-    side: Side,
-    action: Action,
+    side: CallSide,
+    action: FaultAction,
     probability: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum CallSide {
     Before,
     After,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+enum FaultAction {
     Kill,
     Delay(Duration),
     Unreachable,
-    Unknown,
+    OutcomeUnknown,
 }
 
 // === impl Point ===
 
-impl Point {
+impl Failpoint {
     fn parse(text: &str) -> Option<Self> {
         let (place, what) = text.trim().split_once('=')?;
         let (call, side) = place.split_once('.')?;
         let side = match side {
-            "before" => Side::Before,
-            "after" => Side::After,
+            "before" => CallSide::Before,
+            "after" => CallSide::After,
             _ => return None,
         };
         let (action, probability) = what.rsplit_once(':').unwrap_or((what, "1"));
         let probability = probability.parse().ok().filter(|p| (0.0..=1.0).contains(p))?;
         let action = match action {
-            "kill" => Action::Kill,
-            "error(unreachable)" if side == Side::Before => Action::Unreachable,
-            "error(unknown)" => Action::Unknown,
+            "kill" => FaultAction::Kill,
+            "error(unreachable)" if side == CallSide::Before => FaultAction::Unreachable,
+            "error(unknown)" => FaultAction::OutcomeUnknown,
             _ => {
                 let time = action.strip_prefix("delay(")?.strip_suffix(')')?;
-                Action::Delay(humantime::parse_duration(time).ok()?)
+                FaultAction::Delay(humantime::parse_duration(time).ok()?)
             }
         };
         Some(Self { call: call.to_owned(), side, action, probability })
@@ -95,21 +105,33 @@ impl Point {
 
 // === impl Failpoints ===
 
-impl Failpoints {
-    async fn reach(&self, call: &str, side: Side) -> Result<(), StoreError> {
-        for point in self.points.iter().filter(|point| point.side == side && ["*", call].contains(&&*point.call)) {
-            let chance = self.dice.lock().unwrap_or_else(PoisonError::into_inner).random_bool(point.probability);
+impl FailpointSet {
+    async fn trigger_failpoints(&self, call: &str, side: CallSide) -> Result<(), StoreError> {
+        for point in self
+            .failpoints
+            .iter()
+            .filter(|point| point.side == side && ["*", call].contains(&&*point.call))
+        {
+            let chance = self
+                .random_generator
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .random_bool(point.probability);
             if !chance {
                 continue;
             }
             tracing::info!(call, ?side, action = ?point.action, "failpoint");
             match point.action {
-                Action::Kill => {
+                FaultAction::Kill => {
                     let _ = kill_process(getpid(), Signal::KILL);
                 }
-                Action::Delay(time) => tokio::time::sleep(time).await,
-                Action::Unreachable => return Err(StoreError::Unreachable("a failpoint".into())),
-                Action::Unknown => return Err(StoreError::Unknown("a failpoint".into())),
+                FaultAction::Delay(time) => tokio::time::sleep(time).await,
+                FaultAction::Unreachable => {
+                    return Err(StoreError::Unreachable("a failpoint".into()));
+                }
+                FaultAction::OutcomeUnknown => {
+                    return Err(StoreError::OutcomeUnknown("a failpoint".into()));
+                }
             }
         }
         Ok(())
@@ -117,13 +139,13 @@ impl Failpoints {
 }
 
 #[async_trait]
-impl Hook for Failpoints {
-    async fn before(&self, call: &'static str) -> Result<(), StoreError> {
-        self.reach(call, Side::Before).await
+impl StoreInterceptor for FailpointSet {
+    async fn before_call(&self, call: &'static str) -> Result<(), StoreError> {
+        self.trigger_failpoints(call, CallSide::Before).await
     }
 
-    async fn after(&self, call: &'static str) -> Result<(), StoreError> {
-        self.reach(call, Side::After).await
+    async fn after_call(&self, call: &'static str) -> Result<(), StoreError> {
+        self.trigger_failpoints(call, CallSide::After).await
     }
 }
 
@@ -133,38 +155,58 @@ mod tests {
 
     #[test]
     fn a_point_is_read_and_nonsense_is_none() {
-        let point = Point::parse("settle.after=error(unknown):0.25").expect("a point");
-        let expected = Point { call: "settle".into(), side: Side::After, action: Action::Unknown, probability: 0.25 };
+        let point = Failpoint::parse("settle.after=error(unknown):0.25").expect("a point");
+        let expected = Failpoint {
+            call: "settle".into(),
+            side: CallSide::After,
+            action: FaultAction::OutcomeUnknown,
+            probability: 0.25,
+        };
         assert_eq!(point, expected);
-        let point = Point::parse(" *.before=delay(50ms)").expect("a point");
-        assert_eq!((point.action, point.probability), (Action::Delay(Duration::from_millis(50)), 1.0));
-        assert_eq!(Point::parse("lease.before=kill:0.1").map(|point| point.action), Some(Action::Kill));
-        let bad =
-            ["", "settle=kill", "settle.during=kill", "settle.after=kill:2", "settle.after=delay(x)", "a.after=b"];
+        let point = Failpoint::parse(" *.before=delay(50ms)").expect("a point");
+        assert_eq!(
+            (point.action, point.probability),
+            (FaultAction::Delay(Duration::from_millis(50)), 1.0)
+        );
+        assert_eq!(
+            Failpoint::parse("lease.before=kill:0.1").map(|point| point.action),
+            Some(FaultAction::Kill)
+        );
+        let bad = [
+            "",
+            "settle=kill",
+            "settle.during=kill",
+            "settle.after=kill:2",
+            "settle.after=delay(x)",
+            "a.after=b",
+        ];
         for text in bad.into_iter().chain(["settle.after=error(unreachable)"]) {
-            assert_eq!(Point::parse(text), None, "{text}");
+            assert_eq!(Failpoint::parse(text), None, "{text}");
         }
     }
 
     #[tokio::test]
     async fn an_error_before_a_call_keeps_it_from_the_store_and_one_after_it_loses_the_answer() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store: Arc<dyn TaskStore> =
-            Arc::new(super::super::SqliteStore::open(&dir.path().join("tasks.db")).expect("opened"));
-        let with = |point: &str| Around {
+        let store: Arc<dyn TaskStore> = Arc::new(
+            super::super::SqliteStore::open(&dir.path().join("tasks.db")).expect("opened"),
+        );
+        let with = |point: &str| InterceptedStore {
             store: Arc::clone(&store),
-            hook: Failpoints {
-                points: vec![Point::parse(point).expect("a point")],
-                dice: Mutex::new(StdRng::seed_from_u64(1)),
+            interceptor: FailpointSet {
+                failpoints: vec![Failpoint::parse(point).expect("a point")],
+                random_generator: Mutex::new(StdRng::seed_from_u64(1)),
             },
         };
-        let record = super::super::RolloutRecord { version: 1, state: "{}".into() };
-        let change = super::super::Change::default();
-        let refused = with("save_rollout.before=error(unreachable)").save_rollout("r", &record, &change).await;
+        let record = super::super::RolloutRecord { version: 1, state_json: "{}".into() };
+        let change = super::super::RolloutCommit::default();
+        let refused = with("save_rollout.before=error(unreachable)")
+            .save_rollout("r", &record, &change)
+            .await;
         assert!(matches!(refused, Err(StoreError::Unreachable(_))), "{refused:?}");
         assert_eq!(store.load_rollout("r").await, Ok(None));
         let lost = with("*.after=error(unknown)").save_rollout("r", &record, &change).await;
-        assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
+        assert!(matches!(lost, Err(StoreError::OutcomeUnknown(_))), "{lost:?}");
         assert_eq!(store.load_rollout("r").await, Ok(Some(record)));
     }
 }

@@ -1,9 +1,10 @@
-//! Durable tasks: the whole interface on one page, over SQLite (`sqlite/`) and Redis Streams (`redis/`).
+//! Durable tasks: the whole interface on one page, over SQLite (`sqlite/`) and Redis Streams
+//! (`redis/`).
 //!
-//! Both keep the same promises, held by one contract suite (`tests/contract/`): a task is durable when
-//! `enqueue` returns; it has at most one live lease; only the holder of (id, attempt) can settle it,
-//! once; an attempt is counted before it runs; and every task ends completed, failed or cancelled.
-//! Nothing here knows HTTP or decides a retry: the worker does.
+//! Both keep the same promises, held by one contract suite (`tests/contract/`): a task is durable
+//! when `enqueue` returns; it has at most one live lease; only the holder of (id, attempt) can
+//! settle it, once; an attempt is counted before it runs; and every task ends completed, failed or
+//! cancelled. Nothing here knows HTTP or decides a retry: the worker does.
 
 mod advice;
 #[cfg(any(test, feature = "failpoints"))]
@@ -31,22 +32,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use self::advice::Advice;
+pub use self::advice::ServerAdvice;
 pub use self::circuit::Circuit;
-pub use self::claim::{Claim, Claimed, Conclusion};
-pub use self::holder::{Holder, SharedSecret};
-pub use self::list::{Listed, Listing, Page};
-pub use self::outbox::{Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome};
+pub use self::claim::{ClaimConclusion, ClaimResult, IdempotencyClaim};
+pub use self::holder::{LeaseHolder, SharedSecret};
+pub use self::list::{TaskListEntry, TaskListPage, TaskListRequest};
+pub use self::outbox::{Delivery, DeliveryKind, DeliveryOutcome, DeliveryRecord, DeliveryStatus};
 pub use self::redis::RedisStore;
 pub use self::rollout::{
-    CALLER_KEPT, CALLERS, Caller, Change, EVIDENCE_KEPT, HISTORY, HistoryEntry, LATELY, LEAD, Meeting, OTHERS,
-    Presence, StoredEvidence, lately, lead_time,
+    CALLER_RETENTION, DeprecatedCaller, EVIDENCE_RETENTION, MAX_CALLERS, MAX_HISTORY_ENTRIES,
+    OTHER_CALLERS, RECENT_CALL_DAYS, REPLICA_TTL, ReplicaReport, ReplicaSync, RolloutCommit,
+    RolloutHistoryEntry, StoredEvidence, replica_ttl, summarize_recent_callers,
 };
-pub use self::sqlite::{Clock, SqliteStore};
-pub use self::waiters::{Waiter, Waiters};
-pub use self::watchers::{Glance, Seen, Standing, Watch, Watchers};
-use crate::config::{self, ContentForm, GroupStart, StoreUrl};
-use crate::task::{Answer, Failure, Life, Progress, Status, Task, TaskId, TaskRecord, Topic, UnixMs};
+pub use self::sqlite::{SqliteClock, SqliteStore};
+pub use self::waiters::{TaskEndWaiter, TaskEndWaiters};
+pub use self::watchers::{TaskLookup, TaskState, TaskWatcher, TaskWatchers, WatchUpdate};
+use crate::config::{self, ContentForm, GroupStartPosition, StoreUrl};
+use crate::task::{
+    Task, TaskAnswer, TaskDetails, TaskFailure, TaskId, TaskProgress, TaskRecord, TaskStatus,
+    Topic, UnixMs,
+};
 
 /// Why a store call did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,10 +61,10 @@ pub enum StoreError {
     Unreachable(String),
     /// The call was sent and never answered: it may or may not have been applied.
     #[error("the store did not answer: {0}")]
-    Unknown(String),
+    OutcomeUnknown(String),
     /// The store is there and says no.
     #[error("{0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] StoreRefusal),
     /// What is stored cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Malformed(String),
@@ -75,23 +80,26 @@ pub enum StoreError {
     },
     /// The store cannot be opened as configured.
     #[error("{0}")]
-    Setup(String),
+    InvalidSetup(String),
 }
 
 impl StoreError {
-    /// Whether the store is gone rather than refusing: the circuit opens, and no failure is counted.
+    /// Whether the store is gone rather than refusing: the circuit opens, and no failure is
+    /// counted.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Unknown(_))
+        matches!(self, Self::Unreachable(_) | Self::OutcomeUnknown(_))
     }
 }
 
 /// Why a reachable store took nothing in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum StoreRefusal {
     /// `max_backlog` tasks wait already.
-    #[error("{topic} has {depth} tasks waiting, the limit is {max}: try later, or raise topics.{topic}.max_backlog")]
-    Backlog {
+    #[error(
+        "{topic} has {depth} tasks waiting, the limit is {max}: try later, or raise topics.{topic}.max_backlog"
+    )]
+    BacklogFull {
         /// The topic.
         topic: Topic,
         /// Waiting tasks.
@@ -101,68 +109,71 @@ pub enum Refusal {
     },
     /// Out of memory or disk.
     #[error("the store is full: {0}")]
-    Full(String),
+    StorageFull(String),
     /// A replica, or a store that stopped writing.
     #[error("the store is read-only: {0}")]
     ReadOnly(String),
 }
 
-/// A topic and how its tasks are queued; taken from the configuration at each call, so that an edit counts at once.
+/// A topic and how its tasks are queued; taken from the configuration at each call, so that an edit
+/// counts at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queue {
+pub struct TopicQueue {
     /// The topic.
     pub topic: Topic,
     /// The consumer group's agent.
     pub agent: String,
     /// How `content` is written on Redis.
-    pub content: ContentForm,
+    pub content_form: ContentForm,
     /// Waiting tasks over which `enqueue` refuses.
     pub max_backlog: u64,
     /// How long a consumer of another make keeps a task that it is silent about.
     pub reclaim_idle: Duration,
     /// Where others run the tasks: how long one may take from the time it may begin.
-    pub limit: Option<Duration>,
+    pub external_timeout: Option<Duration>,
     /// `retries` of tasks whose publisher says none: those of other makes.
     pub retries: u32,
     /// Where the consumer group begins on Redis.
-    pub start: GroupStart,
+    pub group_start: GroupStartPosition,
 }
 
-impl Queue {
+impl TopicQueue {
     /// The queue of a configured topic.
     #[must_use]
     pub fn new(topic: &Topic, config: &config::TopicConfig) -> Self {
         Self {
             topic: topic.clone(),
             agent: config.agent.clone(),
-            content: config.content,
+            content_form: config.content_form,
             max_backlog: config.max_backlog,
             reclaim_idle: config.reclaim_idle,
-            limit: matches!(config.handler, config::HandlerConfig::External).then_some(config.timeout),
+            external_timeout: matches!(config.handler, config::HandlerConfig::External)
+                .then_some(config.timeout),
             retries: config.retries,
-            start: config.start,
+            group_start: config.group_start,
         }
     }
 
     /// The queue of a topic that is configured with its agent and nothing else.
     #[must_use]
-    pub fn with_defaults(topic: Topic, agent: &str) -> Self {
+    pub fn with_default_settings(topic: Topic, agent: &str) -> Self {
         Self {
             topic,
             agent: agent.to_owned(),
-            content: ContentForm::String,
+            content_form: ContentForm::String,
             max_backlog: 100_000,
             reclaim_idle: Duration::from_mins(3),
-            limit: None,
+            external_timeout: None,
             retries: 3,
-            start: GroupStart::Beginning,
+            group_start: GroupStartPosition::FirstEntry,
         }
     }
 }
 
 /// A right to run one attempt of a task, until it is settled or not renewed.
 ///
-/// (`task.id`, `attempt`) is the fencing token: a settlement under an older attempt changes nothing.
+/// (`task.id`, `attempt`) is the fencing token: a settlement under an older attempt changes
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// What to run.
@@ -170,32 +181,34 @@ pub struct Lease {
     /// Which attempt it is, from 1.
     pub attempt: u32,
     /// The queue it came from.
-    pub queue: Queue,
-    /// The store's own handle: the stream entry and which lease of it on Redis, the lease's number on SQLite.
-    pub entry: String,
+    pub queue: TopicQueue,
+    /// The store's own handle: the stream entry and which lease of it on Redis, the lease's number
+    /// on SQLite.
+    pub store_handle: String,
 }
 
-/// How a lease ends. Each is atomic and fenced; repeating an applied one says [`Settled::Applied`] again.
+/// How a lease ends. Each is atomic and fenced; repeating an applied one says
+/// [`SettleResult::Applied`] again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// The task is completed, readable for `ttl`.
     Complete {
         /// The result.
-        answer: Answer,
+        answer: TaskAnswer,
         /// How long it can be read.
         ttl: Duration,
     },
     /// The attempt failed; another may begin at `at`.
     Retry {
         /// The reason.
-        failure: Failure,
+        failure: TaskFailure,
         /// When the next attempt may begin.
-        at: UnixMs,
+        retry_at: UnixMs,
     },
     /// The task failed for good and becomes a dead letter.
     Bury {
         /// The reason.
-        failure: Failure,
+        failure: TaskFailure,
         /// How long the failed record can be read; the dead letter stays.
         ttl: Duration,
     },
@@ -205,7 +218,7 @@ pub enum Settlement {
 
 /// What a settlement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum SettleResult {
     /// It counts.
     Applied,
     /// The lease was not the current one any more (a later attempt, or cancelled): nothing changed.
@@ -214,46 +227,46 @@ pub enum Settled {
 
 /// What a cancellation found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cancelled {
+pub enum CancelResult {
     /// It was queued and never runs; or it already was cancelled.
-    Done,
+    Cancelled,
     /// It is running: it ends as cancelled, and its attempt is fenced.
-    Running,
+    WasRunning,
     /// It had ended otherwise, as this.
-    Ended(Status),
+    AlreadyEnded(TaskStatus),
     /// No such task.
-    Unknown,
+    NoSuchTask,
 }
 
 /// A worker's name and load, as other processes see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
+pub struct WorkerHeartbeat {
     /// `<host>.<pid>.<boot>`: one per process.
     pub process: String,
     /// Live slots.
-    pub active: u32,
+    pub active_slots: u32,
     /// Slots that run a task.
-    pub busy: u32,
+    pub busy_slots: u32,
     /// When the process started.
-    pub started: UnixMs,
+    pub started_at: UnixMs,
 }
 
 /// How a topic's queue stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Tasks that wait, retries included.
     pub queued: u64,
     /// Tasks under a lease.
     pub processing: u64,
     /// Dead letters.
-    pub dead: u64,
+    pub dead_letters: u64,
     /// Age of the oldest waiting task; zero when none waits.
-    pub oldest: Duration,
+    pub oldest_age: Duration,
 }
 
 /// A task that housekeeping made a dead letter, for whoever counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Buried {
+pub struct BuriedTask {
     /// Its topic.
     pub topic: Topic,
     /// The route it was canaried on.
@@ -274,7 +287,7 @@ pub struct DeadLetter {
     /// Attempts made.
     pub attempts: u32,
     /// When it failed.
-    pub failed: UnixMs,
+    pub failed_at: UnixMs,
     /// The payload as it was, or what could not be read.
     pub payload: String,
     /// The store's place of it in the list.
@@ -283,18 +296,19 @@ pub struct DeadLetter {
 
 /// What a redrive did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Redriven {
+pub enum RedriveResult {
     /// The dead letter is a queued task again, under its id.
     Queued {
-        /// Whether it is a captured request, which runs without its credentials: they went when it failed.
-        captured: bool,
+        /// Whether it is a captured request, which runs without its credentials: they went when it
+        /// failed.
+        is_captured_request: bool,
     },
     /// A task of that id is queued or runs: nothing was done. So says a repeated call.
-    Alive,
+    TaskActive,
     /// There is no such dead letter.
-    Unknown,
+    NoSuchDeadLetter,
     /// What failed cannot be run: it is no task, or its payload is gone.
-    Unreadable(String),
+    NotRunnable(String),
 }
 
 /// A route's rollout state; the store keeps the text and never reads it.
@@ -303,7 +317,7 @@ pub struct RolloutRecord {
     /// Raised by one at each save.
     pub version: u64,
     /// JSON.
-    pub state: String,
+    pub state_json: String,
 }
 
 /// The queue, the results, and the little shared state beside them.
@@ -312,203 +326,287 @@ pub struct RolloutRecord {
 /// (`lease` also waits) with a [`StoreError`] where the store does not answer.
 #[async_trait]
 pub trait TaskStore: Send + Sync + 'static {
-    /// Background duties, until `shutdown`: notifications for [`Self::waiters`], reconnecting.
-    async fn run(&self, shutdown: CancellationToken);
+    /// Background duties, until `shutdown`: notifications for [`Self::end_waiters`], reconnecting.
+    async fn run_background(&self, shutdown: CancellationToken);
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Makes a task durable, or refuses. An id that is already there is success: the call may be repeated. One that is
-    /// `due` later counts as queued, and nobody sees it before.
-    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError>;
+    /// Makes a task durable, or refuses. An id that is already there is success: the call may be
+    /// repeated. One that is `due` later counts as queued, and nobody sees it before.
+    async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError>;
 
     /// A task as it stands; none when unknown or expired.
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError>;
+    async fn get_task(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError>;
 
-    /// Cancels a task; it stays readable for `ttl`. An enqueue whose answer was given up never makes a task of the same
-    /// id afterwards: the embedded store takes calls in their order, and Redis remembers the id for a minute.
-    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError>;
+    /// Cancels a task; it stays readable for `ttl`. An enqueue whose answer was given up never
+    /// makes a task of the same id afterwards: the embedded store takes calls in their order,
+    /// and Redis remembers the id for a minute.
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<CancelResult, StoreError>;
 
-    /// Up to `max` leases of any of `queues`, due retries included, none starved; waits up to `wait` for the
-    /// first. Each lives for [`LEASE`] unless renewed. Not to be dropped while it runs: what it read would wait for its lease to expire.
+    /// Up to `max` leases of any of `queues`, due retries included, none starved; waits up to
+    /// `wait` for the first. Each lives for [`LEASE_DURATION`] unless renewed. Not to be
+    /// dropped while it runs: what it read would wait for its lease to expire.
     async fn lease(
         &self,
         process: &str,
-        queues: &[Queue],
+        queues: &[TopicQueue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError>;
 
     /// Ends a lease.
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError>;
+    async fn settle(
+        &self,
+        lease: &Lease,
+        settlement: &Settlement,
+    ) -> Result<SettleResult, StoreError>;
 
-    /// Extends leases by [`LEASE`]; returns those that are lost (fenced, or their task cancelled).
+    /// Extends leases by [`LEASE_DURATION`]; returns those that are lost (fenced, or their task
+    /// cancelled).
     async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError>;
 
-    /// Housekeeping, called about every second by each process with workers: expired leases become leasable again
-    /// (dead letters when [`may_rerun`] says no, kept for `ttl`), expired records go. Returns what became a dead letter.
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
+    /// Housekeeping, called about every second by each process with workers: expired leases become
+    /// leasable again (dead letters when [`may_rerun_after_crash`] says no, kept for `ttl`),
+    /// expired records go. Returns what became a dead letter.
+    async fn reap_expired(
+        &self,
+        process: &str,
+        queues: &[TopicQueue],
+        ttl: Duration,
+    ) -> Result<Vec<BuriedTask>, StoreError>;
 
     /// How queues stand, in their order.
-    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError>;
+    async fn load_queue_depths(&self, queues: &[TopicQueue])
+    -> Result<Vec<QueueDepth>, StoreError>;
 
     /// A queue's dead letters, newest first.
-    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+    async fn list_dead_letters(
+        &self,
+        queue: &TopicQueue,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Says that a worker process lives; forgotten after [`HEARTBEAT`] without another.
-    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
+    /// Says that a worker process lives; forgotten after [`HEARTBEAT_TTL`] without another.
+    async fn record_heartbeat(&self, heartbeat: &WorkerHeartbeat) -> Result<(), StoreError>;
 
     /// Says that a worker process has ended: its heartbeat counts no more.
-    async fn leave(&self, process: &str) -> Result<(), StoreError>;
+    async fn remove_heartbeat(&self, process: &str) -> Result<(), StoreError>;
 
     /// The live worker processes.
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;
+    async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError>;
 
     /// A route's rollout state.
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError>;
 
-    /// Saves it, and its events with it, if the stored version is `record.version - 1` (0 is absent) and `change.term` is
-    /// the present one; false, and nothing done, when another writer was first or leads now.
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError>;
+    /// Saves it, and its events with it, if the stored version is `record.version - 1` (0 is
+    /// absent) and `change.term` is the present one; false, and nothing done, when another
+    /// writer was first or leads now.
+    async fn save_rollout(
+        &self,
+        route: &str,
+        record: &RolloutRecord,
+        change: &RolloutCommit,
+    ) -> Result<bool, StoreError>;
 
-    /// Says that a replica is there and what it counted, takes or renews the lead for a candidate where nobody else has it,
-    /// and gives the state of `routes`: one call, made every second. Forgotten after [`LEAD`] without another.
-    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError>;
+    /// Says that a replica is there and what it counted, takes or renews the lead for a candidate
+    /// where nobody else has it, and gives the state of `routes`: one call, made every second.
+    /// Forgotten after [`REPLICA_TTL`] without another.
+    async fn sync_replica(
+        &self,
+        presence: &ReplicaReport,
+        routes: &[String],
+    ) -> Result<ReplicaSync, StoreError>;
 
     /// Says that a replica is going: it is there no more, and leads no more. What it counted stays.
-    async fn resign(&self, process: &str) -> Result<(), StoreError>;
+    async fn remove_replica(&self, process: &str) -> Result<(), StoreError>;
 
-    /// Up to `limit` entries of a route's history, newest first, from the one on whose `cursor` is `before`.
-    async fn rollout_history(
+    /// Up to `limit` entries of a route's history, newest first, from the one on whose `cursor` is
+    /// `before`.
+    async fn load_rollout_history(
         &self,
         route: &str,
         before: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<HistoryEntry>, StoreError>;
+    ) -> Result<Vec<RolloutHistoryEntry>, StoreError>;
 
     /// What is known of epochs of a route, in their order.
-    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError>;
+    async fn load_evidence(
+        &self,
+        route: &str,
+        epochs: &[u64],
+    ) -> Result<Vec<StoredEvidence>, StoreError>;
 
     /// Adds calls of a deprecated route to those of their callers.
-    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError>;
+    async fn record_deprecated_calls(
+        &self,
+        route: &str,
+        calls: &[DeprecatedCaller],
+    ) -> Result<(), StoreError>;
 
-    /// Who called a deprecated route in the last [`CALLER_KEPT`], the latest first.
-    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError>;
+    /// Who called a deprecated route in the last [`CALLER_RETENTION`], the latest first.
+    async fn list_deprecated_callers(
+        &self,
+        route: &str,
+    ) -> Result<Vec<DeprecatedCaller>, StoreError>;
 
-    /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or two by each process.
-    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError>;
+    /// Has delayed tasks of `queues` that are due queued, whoever runs them; called every second or
+    /// two by each process.
+    async fn enqueue_due_tasks(&self, queues: &[TopicQueue]) -> Result<(), StoreError>;
 
     /// Up to `max` deliveries that are due, hidden from others for `hold`.
-    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError>;
+    async fn claim_due_deliveries(
+        &self,
+        max: usize,
+        hold: Duration,
+    ) -> Result<Vec<Delivery>, StoreError>;
 
     /// Says how a delivery went; it counts unless the delivery was taken again since.
-    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError>;
+    async fn settle_delivery(
+        &self,
+        delivery: &Delivery,
+        outcome: &DeliveryOutcome,
+    ) -> Result<(), StoreError>;
 
     /// How a task's deliveries stand; settled ones are known for a day.
-    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
+    async fn list_deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
 
     /// How many deliveries wait.
-    async fn outbox_depth(&self) -> Result<u64, StoreError>;
+    async fn count_pending_deliveries(&self) -> Result<u64, StoreError>;
 
-    /// Claims an idempotency key for a request, for [`LEASE`]; the same claim made again is renewed.
-    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
+    /// Claims an idempotency key for a request, for [`LEASE_DURATION`]; the same claim made again
+    /// is renewed.
+    async fn claim_idempotency_key(
+        &self,
+        claim: &IdempotencyClaim,
+    ) -> Result<ClaimResult, StoreError>;
 
     /// Says how a claimed request was served; it counts while the claim is still its holder's.
-    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError>;
+    async fn conclude_claim(
+        &self,
+        claim: &IdempotencyClaim,
+        conclusion: &ClaimConclusion,
+    ) -> Result<(), StoreError>;
 
     /// Gives a claim up: the key is free again.
-    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError>;
+    async fn release_claim(&self, claim: &IdempotencyClaim) -> Result<(), StoreError>;
 
     /// Those who wait in this process for a task's end.
-    fn waiters(&self) -> &Waiters;
+    fn end_waiters(&self) -> &TaskEndWaiters;
 
-    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the current one.
-    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError>;
+    /// Notes how far an attempt has come, to be read while it runs; false when its lease is not the
+    /// current one.
+    async fn report_progress(
+        &self,
+        id: &TaskId,
+        holder: &LeaseHolder,
+        progress: &TaskProgress,
+    ) -> Result<bool, StoreError>;
 
     /// The secret that the processes of this store share; made when first asked for.
-    async fn secret(&self) -> Result<SharedSecret, StoreError>;
+    async fn load_shared_secret(&self) -> Result<SharedSecret, StoreError>;
 
     /// How many tasks stand, in their order and in one call.
-    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError>;
+    async fn statuses(&self, ids: &[TaskId]) -> Result<Vec<TaskLookup>, StoreError>;
 
-    /// [`Self::dead_letters`] from the one on whose `cursor` is `before`: the next page.
-    async fn dead_letters_before(
+    /// [`Self::list_dead_letters`] from the one on whose `cursor` is `before`: the next page.
+    async fn list_dead_letters_before(
         &self,
-        queue: &Queue,
+        queue: &TopicQueue,
         before: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Makes a queue's dead letter a queued task again: same id, attempts from 0, its retries again. Atomic: however
-    /// often and by whomever it is called, one task comes of a dead letter.
-    async fn redrive(&self, queue: &Queue, id: &str, now: UnixMs) -> Result<Redriven, StoreError>;
+    /// Makes a queue's dead letter a queued task again: same id, attempts from 0, its retries
+    /// again. Atomic: however often and by whomever it is called, one task comes of a dead
+    /// letter.
+    async fn redrive_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<RedriveResult, StoreError>;
 
-    /// Deletes a dead letter; false where there is none. The failed task stays readable until it expires.
-    async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError>;
+    /// Deletes a dead letter; false where there is none. The failed task stays readable until it
+    /// expires.
+    async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError>;
 
     /// All that is known of a task; none when unknown or expired.
-    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError>;
+    async fn load_task_details(&self, id: &TaskId) -> Result<Option<TaskDetails>, StoreError>;
 
-    /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the ended.
-    /// [`StoreError::Malformed`] for a cursor that is none.
-    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError>;
+    /// A page of the tasks, newest first; on Redis those of `queues`, the unfinished before the
+    /// ended. [`StoreError::Malformed`] for a cursor that is none.
+    async fn list_tasks(
+        &self,
+        queues: &[TopicQueue],
+        listing: &TaskListRequest,
+    ) -> Result<TaskListPage, StoreError>;
 
-    /// Housekeeping for tasks that consumers of another make run, called about every second by each process: what
-    /// they gave up, and what is past its queue's `limit`, has failed. Returns what did. Nothing to do where there are none.
-    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError>;
+    /// Housekeeping for tasks that consumers of another make run, called about every second by each
+    /// process: what they gave up, and what is past its queue's `limit`, has failed. Returns
+    /// what did. Nothing to do where there are none.
+    async fn reconcile_external(
+        &self,
+        queues: &[TopicQueue],
+        ttl: Duration,
+    ) -> Result<Vec<BuriedTask>, StoreError>;
 
     /// What should be changed about how the store's servers are set up, asked now.
-    async fn advice(&self) -> Result<Vec<Advice>, StoreError>;
+    async fn check_server_settings(&self) -> Result<Vec<ServerAdvice>, StoreError>;
 }
 
 /// A body as JSON text: itself where it is JSON, else a string of it.
 #[must_use]
-pub fn json_of(body: &bytes::Bytes) -> bytes::Bytes {
-    let json = envelope::result_json(body);
+pub fn body_as_json(body: &bytes::Bytes) -> bytes::Bytes {
+    let json = envelope::encode_result_json(body);
     if json.get().as_bytes() == body { body.clone() } else { json.get().to_owned().into() }
 }
 
 /// How long a lease lives without renewal.
-pub const LEASE: Duration = Duration::from_secs(30);
+pub const LEASE_DURATION: Duration = Duration::from_secs(30);
 
 /// How long a heartbeat counts.
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
+pub const HEARTBEAT_TTL: Duration = Duration::from_secs(15);
 
-/// [`LEASE`], which a test build with the feature `failpoints` can shorten: what the program goes by.
+/// [`LEASE_DURATION`], which a test build with the feature `failpoints` can shorten: what the
+/// program goes by.
 #[must_use]
-pub fn lease_time() -> Duration {
+pub fn lease_duration() -> Duration {
     #[cfg(feature = "failpoints")]
-    if let Some(shortened) = failpoints::lease() {
+    if let Some(shortened) = failpoints::lease_override() {
         return shortened;
     }
-    LEASE
+    LEASE_DURATION
 }
 
-/// [`HEARTBEAT`], in the same proportion to [`lease_time`].
+/// [`HEARTBEAT_TTL`], in the same proportion to [`lease_duration`].
 #[must_use]
-pub fn heartbeat_time() -> Duration {
-    lease_time() / 2
+pub fn heartbeat_ttl() -> Duration {
+    lease_duration() / 2
 }
 
 /// Runs, beyond those that failures are allowed, that a task may lose to dying workers.
-pub const CRASH_LIMIT: u32 = 3;
+pub const CRASH_RERUN_LIMIT: u32 = 3;
 
 /// Whether a task whose worker died in its `attempts`-th attempt runs again.
 #[must_use]
-pub fn may_rerun(attempts: u32, retries: u32) -> bool {
-    attempts < retries.saturating_add(CRASH_LIMIT)
+pub fn may_rerun_after_crash(attempts: u32, retries: u32) -> bool {
+    attempts < retries.saturating_add(CRASH_RERUN_LIMIT)
 }
 
 /// Opens the configured store. SQLite is opened and locked here; Redis is not connected to yet.
 ///
 /// # Errors
-/// [`StoreError::Locked`] for an embedded store that another process has; [`StoreError::Setup`] for a bad path or URL.
-pub fn open(config: &config::Store) -> Result<Arc<dyn TaskStore>, StoreError> {
+/// [`StoreError::Locked`] for an embedded store that another process has;
+/// [`StoreError::InvalidSetup`] for a bad path or URL.
+pub fn open(config: &config::StoreConfig) -> Result<Arc<dyn TaskStore>, StoreError> {
     let store: Arc<dyn TaskStore> = match &config.url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
-        StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => Arc::new(RedisStore::new(config)?),
+        StoreUrl::Redis(_) | StoreUrl::Sentinel(_) | StoreUrl::Cluster(_) => {
+            Arc::new(RedisStore::new(config)?)
+        }
     };
     #[cfg(feature = "failpoints")]
-    let store = failpoints::armed(store)?;
+    let store = failpoints::arm_failpoints(store)?;
     Ok(store)
 }

@@ -1,7 +1,8 @@
 //! What is to be told of a task's end, from the moment it ends until somebody has heard it.
 //!
-//! A delivery is written by the very change that ends its task, and kept with its body: it outlives the result. There
-//! is one of each kind per task; its event id names the end, so that a repeat is known as one.
+//! A delivery is written by the very change that ends its task, and kept with its body: it outlives
+//! the result. There is one of each kind per task; its event id names the end, so that a repeat is
+//! known as one.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
-use crate::task::{Owner, Status, TaskId, UnixMs};
+use crate::task::{TaskId, TaskOwner, TaskStatus, UnixMs};
 
 /// Whom a delivery goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,39 +25,39 @@ pub enum DeliveryKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The task that ended.
-    pub task: TaskId,
+    pub task_id: TaskId,
     /// Whom it goes to.
     pub kind: DeliveryKind,
     /// The URL or the topic, as the publisher wrote it.
     pub target: String,
     /// The end's own id, the same however often it is delivered.
-    pub event: String,
+    pub event_id: String,
     /// When the task ended.
-    pub ended: UnixMs,
-    /// A webhook's body, `{"payload": R}`; a reply's payload. JSON.
+    pub ended_at: UnixMs,
+    /// A webhook's body, `{"payload": WrittenResultBody}`; a reply's payload. JSON.
     pub body: Bytes,
     /// The key that may see the task.
-    pub owner: Option<Owner>,
+    pub owner: Option<TaskOwner>,
     /// The caller's own id for the task.
     pub correlation_id: Option<String>,
-    /// Which try this is, from 1: with the event it is what [`Outcome`] counts for.
+    /// Which try this is, from 1: with the event it is what [`DeliveryOutcome`] counts for.
     pub attempt: u32,
 }
 
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// It was heard.
-    Done,
+    Delivered,
     /// It was not, and is tried again.
-    Again {
+    Retry {
         /// When.
-        at: UnixMs,
+        retry_at: UnixMs,
         /// What went wrong; none gives it back untried, and the try does not count.
         error: Option<String>,
     },
     /// It never will be.
-    Drop {
+    Dropped {
         /// Why.
         error: String,
     },
@@ -70,13 +71,13 @@ pub struct DeliveryRecord {
     /// The URL or the topic.
     pub target: String,
     /// The end's own id.
-    pub event: String,
+    pub event_id: String,
     /// Tries so far.
     pub attempts: u32,
     /// Where it stands.
     pub status: DeliveryStatus,
     /// What went wrong last.
-    pub error: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// Where a delivery stands.
@@ -137,23 +138,25 @@ impl DeliveryStatus {
 // === impl Delivery ===
 
 impl Delivery {
-    /// The id of the task that a reply becomes: of the end's time and name, so that a repeat is the same task.
+    /// The id of the task that a reply becomes: of the end's time and name, so that a repeat is the
+    /// same task.
     #[must_use]
-    pub fn reply_id(&self) -> TaskId {
-        let digest = Sha256::digest(format!("reply:{}", self.event));
+    pub fn reply_task_id(&self) -> TaskId {
+        let digest = Sha256::digest(format!("reply:{}", self.event_id));
         let random = digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte));
-        TaskId::new(self.ended, random)
+        TaskId::new(self.ended_at, random)
     }
 }
 
 /// The name of a task's end: the `turn`-th turn of its life.
-pub(super) fn event(task: &str, turn: impl std::fmt::Display) -> String {
+pub(super) fn end_event_id(task: &str, turn: impl std::fmt::Display) -> String {
     format!("evt_{task}_{turn}")
 }
 
-/// `R` as a webhook is told it: the message and how it ended, and nothing of ours beside it.
+/// `WrittenResultBody` as a webhook is told it: the message and how it ended, and nothing of ours
+/// beside it.
 #[derive(Default, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct TaskEndMessage {
     pub(super) task_id: Option<Box<RawValue>>,
     pub(super) content: Option<Box<RawValue>>,
     pub(super) webhook: Option<Box<RawValue>>,
@@ -174,20 +177,24 @@ pub(super) struct Told {
 
 // === impl Told ===
 
-impl Told {
+impl TaskEndMessage {
     /// Says how it ended, where the message does not.
-    pub(super) fn ending(self, status: Status, at: UnixMs) -> Self {
-        Self { status: raw(status.as_str()), timestamp: raw(&seconds(at)), ..self }
+    pub(super) fn with_ending(self, status: TaskStatus, at: UnixMs) -> Self {
+        Self {
+            status: to_raw_json(status.as_str()),
+            timestamp: to_raw_json(&to_unix_seconds(at)),
+            ..self
+        }
     }
 
     /// The body for `kind`.
-    pub(super) fn body(&self, kind: DeliveryKind) -> Result<Bytes, StoreError> {
+    pub(super) fn encode_body(&self, kind: DeliveryKind) -> Result<Bytes, StoreError> {
         #[derive(Serialize)]
-        struct Posted<'a> {
-            payload: &'a Told,
+        struct WebhookBody<'a> {
+            payload: &'a TaskEndMessage,
         }
         let json = match kind {
-            DeliveryKind::Webhook => serde_json::to_vec(&Posted { payload: self }),
+            DeliveryKind::Webhook => serde_json::to_vec(&WebhookBody { payload: self }),
             DeliveryKind::Reply => serde_json::to_vec(&self.result),
         };
         json.map(Bytes::from).map_err(|error| StoreError::Malformed(error.to_string()))
@@ -195,12 +202,12 @@ impl Told {
 }
 
 /// A value of it; what does not serialize is none.
-pub(super) fn raw<T: Serialize + ?Sized>(value: &T) -> Option<Box<RawValue>> {
+pub(super) fn to_raw_json<T: Serialize + ?Sized>(value: &T) -> Option<Box<RawValue>> {
     to_raw_value(value).ok()
 }
 
 /// A time as the wire has it.
 #[allow(clippy::cast_precision_loss)] // exact up to the year 287,000
-pub(super) fn seconds(at: UnixMs) -> f64 {
+pub(super) fn to_unix_seconds(at: UnixMs) -> f64 {
     at.0 as f64 / 1000.0
 }

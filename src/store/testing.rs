@@ -5,36 +5,36 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::around::{Around, Hook};
+use super::around::{InterceptedStore, StoreInterceptor};
 use super::{StoreError, TaskStore};
 
 /// The store and what is wrong with the way to it.
-pub(crate) type Faulty = Around<Fault>;
+pub(crate) type FaultyStore = InterceptedStore<StoreFaults>;
 
 /// What is wrong.
 #[derive(Default)]
-pub(crate) struct Fault {
+pub(crate) struct StoreFaults {
     /// Nothing gets through.
-    pub(crate) down: AtomicBool,
+    pub(crate) is_down: AtomicBool,
     /// So many settlements are applied and never answered.
-    pub(crate) lose_answers: AtomicUsize,
+    pub(crate) settle_answers_to_lose: AtomicUsize,
     /// Renewals that were answered.
-    pub(crate) renewals: AtomicUsize,
+    pub(crate) renewal_count: AtomicUsize,
     /// What was called, in order, from the last outage on.
-    pub(crate) calls: Mutex<Vec<&'static str>>,
+    pub(crate) call_log: Mutex<Vec<&'static str>>,
 }
 
-impl Faulty {
+impl FaultyStore {
     pub(crate) fn new(store: Arc<dyn TaskStore>) -> Self {
-        Self { store, hook: Fault::default() }
+        Self { store, interceptor: StoreFaults::default() }
     }
 }
 
 #[async_trait]
-impl Hook for Fault {
-    async fn before(&self, call: &'static str) -> Result<(), StoreError> {
-        let mut calls = self.calls.lock().expect("not poisoned");
-        if self.down.load(Ordering::Relaxed) {
+impl StoreInterceptor for StoreFaults {
+    async fn before_call(&self, call: &'static str) -> Result<(), StoreError> {
+        let mut calls = self.call_log.lock().expect("not poisoned");
+        if self.is_down.load(Ordering::Relaxed) {
             calls.clear();
             return Err(StoreError::Unreachable("connection refused".into()));
         }
@@ -44,13 +44,18 @@ impl Hook for Fault {
         Ok(())
     }
 
-    async fn after(&self, call: &'static str) -> Result<(), StoreError> {
+    async fn after_call(&self, call: &'static str) -> Result<(), StoreError> {
         if call == "renew" {
-            self.renewals.fetch_add(1, Ordering::Relaxed);
+            self.renewal_count.fetch_add(1, Ordering::Relaxed);
         }
         let less = |left: usize| left.checked_sub(1);
-        if call == "settle" && self.lose_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-            return Err(StoreError::Unknown("connection reset".into()));
+        if call == "settle"
+            && self
+                .settle_answers_to_lose
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+        {
+            return Err(StoreError::OutcomeUnknown("connection reset".into()));
         }
         Ok(())
     }

@@ -13,45 +13,56 @@ use tokio::sync::oneshot;
 
 use crate::task::{TaskId, TaskRecord};
 
-type Waiting = HashMap<TaskId, Vec<(u64, oneshot::Sender<Option<Arc<TaskRecord>>>)>>;
+type WaitersByTask = HashMap<TaskId, Vec<(u64, oneshot::Sender<Option<Arc<TaskRecord>>>)>>;
 
 /// The waiting requests, by task.
 #[derive(Clone, Default)]
-pub struct Waiters {
-    shared: Arc<Mutex<State>>,
+pub struct TaskEndWaiters {
+    shared_state: Arc<Mutex<EndWaitersState>>,
 }
 
 #[derive(Default)]
-struct State {
-    next: u64,
-    waiting: Waiting,
+struct EndWaitersState {
+    last_number: u64,
+    waiting_by_task: WaitersByTask,
 }
 
-/// Resolves when the task has ended; none when the store does not know it any more. Dropping it stops waiting.
-pub struct Waiter {
-    id: TaskId,
-    number: u64,
-    receiver: oneshot::Receiver<Option<Arc<TaskRecord>>>,
-    waiters: Waiters,
+/// Resolves when the task has ended; none when the store does not know it any more. Dropping it
+/// stops waiting.
+pub struct TaskEndWaiter {
+    task_id: TaskId,
+    waiter_number: u64,
+    end_receiver: oneshot::Receiver<Option<Arc<TaskRecord>>>,
+    registry: TaskEndWaiters,
 }
 
 // === impl Waiters ===
 
-impl Waiters {
+impl TaskEndWaiters {
     /// Starts to wait; call it before the task is queued, so that its end cannot be missed.
     #[must_use]
-    pub fn register(&self, id: &TaskId) -> Waiter {
+    pub fn register_waiter(&self, id: &TaskId) -> TaskEndWaiter {
         let (sender, receiver) = oneshot::channel();
-        let mut state = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        state.next += 1;
-        let number = state.next;
-        state.waiting.entry(id.clone()).or_default().push((number, sender));
-        Waiter { id: id.clone(), number, receiver, waiters: self.clone() }
+        let mut state = self.shared_state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_number += 1;
+        let number = state.last_number;
+        state.waiting_by_task.entry(id.clone()).or_default().push((number, sender));
+        TaskEndWaiter {
+            task_id: id.clone(),
+            waiter_number: number,
+            end_receiver: receiver,
+            registry: self.clone(),
+        }
     }
 
     /// Tells those who wait for `id` how it ended, or that it is not known any more.
-    pub fn resolve(&self, id: &TaskId, record: Option<&Arc<TaskRecord>>) {
-        let waiting = self.shared.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(id);
+    pub fn resolve_task(&self, id: &TaskId, record: Option<&Arc<TaskRecord>>) {
+        let waiting = self
+            .shared_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting_by_task
+            .remove(id);
         for (_, sender) in waiting.into_iter().flatten() {
             let _ = sender.send(record.cloned()); // an error: it has just stopped waiting
         }
@@ -59,34 +70,44 @@ impl Waiters {
 
     /// Whether anybody here waits for `id`.
     #[must_use]
-    pub fn waits_for(&self, id: &TaskId) -> bool {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).waiting.contains_key(id)
+    pub fn has_waiter_for(&self, id: &TaskId) -> bool {
+        self.shared_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting_by_task
+            .contains_key(id)
     }
 
     /// The tasks that are waited for.
     #[must_use]
-    pub fn ids(&self) -> Vec<TaskId> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).waiting.keys().cloned().collect()
+    pub fn awaited_task_ids(&self) -> Vec<TaskId> {
+        self.shared_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting_by_task
+            .keys()
+            .cloned()
+            .collect()
     }
 }
 
 // === impl Waiter ===
 
-impl Future for Waiter {
+impl Future for TaskEndWaiter {
     type Output = Option<Arc<TaskRecord>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver).poll(cx).map(|got| got.unwrap_or(None))
+        Pin::new(&mut self.end_receiver).poll(cx).map(|got| got.unwrap_or(None))
     }
 }
 
-impl Drop for Waiter {
+impl Drop for TaskEndWaiter {
     fn drop(&mut self) {
-        let mut state = self.waiters.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(list) = state.waiting.get_mut(&self.id) {
-            list.retain(|(number, _)| *number != self.number);
+        let mut state = self.registry.shared_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(list) = state.waiting_by_task.get_mut(&self.task_id) {
+            list.retain(|(number, _)| *number != self.waiter_number);
             if list.is_empty() {
-                state.waiting.remove(&self.id);
+                state.waiting_by_task.remove(&self.task_id);
             }
         }
     }
@@ -99,14 +120,18 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_who_waits_is_told_and_those_who_left_are_forgotten() {
-        let waiters = Waiters::default();
+        let waiters = TaskEndWaiters::default();
         let id = TaskId::new(UnixMs(1), 1);
-        let (one, two, left) = (waiters.register(&id), waiters.register(&id), waiters.register(&id));
+        let (one, two, left) = (
+            waiters.register_waiter(&id),
+            waiters.register_waiter(&id),
+            waiters.register_waiter(&id),
+        );
         drop(left);
-        assert_eq!(waiters.ids(), vec![id.clone()]);
-        waiters.resolve(&id, None);
+        assert_eq!(waiters.awaited_task_ids(), vec![id.clone()]);
+        waiters.resolve_task(&id, None);
         assert_eq!((one.await, two.await), (None, None));
-        drop(waiters.register(&id));
-        assert!(waiters.ids().is_empty() && !waiters.waits_for(&id));
+        drop(waiters.register_waiter(&id));
+        assert!(waiters.awaited_task_ids().is_empty() && !waiters.has_waiter_for(&id));
     }
 }

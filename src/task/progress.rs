@@ -2,18 +2,18 @@
 
 /// A share of the work that is done, and a word about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct TaskProgress {
     /// Ten-thousandths: as fine as anybody looks, and comparable.
-    parts: u16,
+    ten_thousandths: u16,
     note: Option<String>,
 }
 
-impl Progress {
+impl TaskProgress {
     /// Characters of a note that are kept.
-    pub const NOTE: usize = 200;
+    pub const MAX_NOTE_CHARS: usize = 200;
 
-    /// A fraction of 1, beyond its range the nearest end of it, with a note where that is not blank. None for what is
-    /// not a number.
+    /// A fraction of 1, beyond its range the nearest end of it, with a note where that is not
+    /// blank. None for what is not a number.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 10,000
     pub fn new(fraction: f64, note: Option<&str>) -> Option<Self> {
@@ -22,17 +22,21 @@ impl Progress {
         }
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let short = |note: &str| -> String {
-            note.chars().map(plain).skip_while(|c| c.is_whitespace()).take(Self::NOTE).collect()
+            note.chars()
+                .map(plain)
+                .skip_while(|c| c.is_whitespace())
+                .take(Self::MAX_NOTE_CHARS)
+                .collect()
         };
         let note = note.map(|note| short(note).trim_end().to_owned());
         let parts = (fraction.clamp(0.0, 1.0) * 10_000.0).round() as u16;
-        Some(Self { parts, note: note.filter(|note| !note.is_empty()) })
+        Some(Self { ten_thousandths: parts, note: note.filter(|note| !note.is_empty()) })
     }
 
     /// From 0 to 1.
     #[must_use]
     pub fn fraction(&self) -> f64 {
-        f64::from(self.parts) / 10_000.0
+        f64::from(self.ten_thousandths) / 10_000.0
     }
 
     /// The word about it.
@@ -48,16 +52,25 @@ mod tests {
 
     #[test]
     fn fractions_are_from_0_to_1_and_notes_are_short_and_on_one_line() {
-        let fraction = |given| Progress::new(given, None).map(|progress| progress.fraction());
-        for (given, kept) in
-            [(0.4, 0.4), (-1.0, 0.0), (7.0, 1.0), (f64::INFINITY, 1.0), (f64::NEG_INFINITY, 0.0), (1e-9, 0.0)]
-        {
+        let fraction = |given| TaskProgress::new(given, None).map(|progress| progress.fraction());
+        for (given, kept) in [
+            (0.4, 0.4),
+            (-1.0, 0.0),
+            (7.0, 1.0),
+            (f64::INFINITY, 1.0),
+            (f64::NEG_INFINITY, 0.0),
+            (1e-9, 0.0),
+        ] {
             assert_eq!(fraction(given), Some(kept), "{given}");
         }
         assert_eq!(fraction(f64::NAN), None);
-        let note = |given: &str| Progress::new(0.0, Some(given)).and_then(|progress| progress.note);
+        let note =
+            |given: &str| TaskProgress::new(0.0, Some(given)).and_then(|progress| progress.note);
         assert_eq!(note(" page 3\nof 7\u{1b} "), Some("page 3 of 7".into()));
         assert_eq!((note(""), note(" \n")), (None, None));
-        assert_eq!(note(&"ä".repeat(1000)).map(|note| note.chars().count()), Some(Progress::NOTE));
+        assert_eq!(
+            note(&"ä".repeat(1000)).map(|note| note.chars().count()),
+            Some(TaskProgress::MAX_NOTE_CHARS)
+        );
     }
 }

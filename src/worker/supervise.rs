@@ -1,10 +1,12 @@
-//! Keeps a number of worker processes alive, each `<program> runner --name worker-N`; where no number was given it
-//! follows the configuration: more are started at once, and the last ones are drained when fewer are wanted.
+//! Keeps a number of worker processes alive, each `<program> runner --name worker-N`; where no
+//! number was given it follows the configuration: more are started at once, and the last ones are
+//! drained when fewer are wanted.
 //!
-//! One that dies unasked is counted and replaced, within 2 s: at once at first, then after 0.1 s, doubling to
-//! 1.6 s. One that has died quickly more often than that is in a crash loop, and the pause goes on doubling up
-//! to 30 s until a process has lived for [`HEALTHY`]. At shutdown each gets SIGTERM, and SIGKILL after `drain`.
-//! Each leads a process group, so that a Ctrl-C reaches it through the supervisor alone.
+//! One that dies unasked is counted and replaced, within 2 s: at once at first, then after 0.1 s,
+//! doubling to 1.6 s. One that has died quickly more often than that is in a crash loop, and the
+//! pause goes on doubling up to 30 s until a process has lived for [`STABLE_AFTER`]. `InFile`
+//! shutdown each gets SIGTERM, and SIGKILL after `drain`. Each leads a process group, so that a
+//! Ctrl-C reaches it through the supervisor alone.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,17 +23,17 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 
 /// How long a process must live to have its earlier deaths forgotten.
-const HEALTHY: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 /// How often the configured number is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const WORKER_COUNT_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A supervisor of worker processes.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     /// How many processes, where it is not the configuration that says so.
-    pub count: Option<usize>,
+    pub fixed_count: Option<usize>,
     /// The program, usually the current executable.
     pub program: PathBuf,
     /// What follows `runner --name worker-N`.
@@ -43,51 +45,58 @@ pub struct Supervisor {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Supervises until `shutdown`, and returns when every process has ended. `configured` is how many the
-    /// configuration wants now.
-    pub async fn run(self, configured: impl Fn() -> usize, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+    /// Supervises until `shutdown`, and returns when every process has ended. `configured` is how
+    /// many the configuration wants now.
+    pub async fn run(
+        self,
+        configured: impl Fn() -> usize,
+        metrics: Arc<Metrics>,
+        shutdown: CancellationToken,
+    ) {
         let (supervisor, mut running) = (Arc::new(self), JoinSet::new());
         // One token for each process that is wanted: cancelled, it drains.
         let mut posts: Vec<CancellationToken> = Vec::new();
         while !shutdown.is_cancelled() {
-            let wanted = supervisor.count.unwrap_or_else(&configured);
+            let wanted = supervisor.fixed_count.unwrap_or_else(&configured);
             posts.drain(wanted.min(posts.len())..).for_each(|surplus| surplus.cancel());
             while posts.len() < wanted {
                 let (post, name) = (shutdown.child_token(), format!("worker-{}", posts.len() + 1));
                 posts.push(post.clone());
                 let (supervisor, metrics) = (Arc::clone(&supervisor), Arc::clone(&metrics));
-                running.spawn(async move { supervisor.man(&name, &metrics, &post).await });
+                running.spawn(async move { supervisor.run_worker(&name, &metrics, &post).await });
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                Some(joined) = running.join_next() => report(joined),
-                () = sleep(LOOK_AGAIN), if supervisor.count.is_none() => {}
+                Some(joined) = running.join_next() => report_panic(joined),
+                () = sleep(WORKER_COUNT_POLL_INTERVAL), if supervisor.fixed_count.is_none() => {}
             }
         }
         while let Some(joined) = running.join_next().await {
-            report(joined);
+            report_panic(joined);
         }
     }
 
     /// Keeps one process alive.
-    async fn man(&self, name: &str, metrics: &Metrics, shutdown: &CancellationToken) {
+    async fn run_worker(&self, name: &str, metrics: &Metrics, shutdown: &CancellationToken) {
         let mut quick_deaths = 0;
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
-            match self.spawn(name) {
+            match self.spawn_worker(name) {
                 Ok(mut child) => tokio::select! {
                     status = child.wait() => tracing::error!(worker = name, ?status, "worker died unasked"),
-                    () = shutdown.cancelled() => return self.end(name, child).await,
+                    () = shutdown.cancelled() => return self.stop_worker(name, child).await,
                 },
-                Err(error) => tracing::error!(worker = name, program = ?self.program, %error, "worker not started"),
+                Err(error) => {
+                    tracing::error!(worker = name, program = ?self.program, %error, "worker not started");
+                }
             }
             metrics.workers_crashed.inc();
-            quick_deaths = if begun.elapsed() < HEALTHY { quick_deaths + 1 } else { 1 };
-            let _ = shutdown.run_until_cancelled(sleep(pause(quick_deaths))).await;
+            quick_deaths = if begun.elapsed() < STABLE_AFTER { quick_deaths + 1 } else { 1 };
+            let _ = shutdown.run_until_cancelled(sleep(restart_delay(quick_deaths))).await;
         }
     }
 
-    fn spawn(&self, name: &str) -> io::Result<Child> {
+    fn spawn_worker(&self, name: &str) -> io::Result<Child> {
         let child = Command::new(&self.program)
             .args(["runner", "--name", name])
             .args(&self.args)
@@ -99,7 +108,7 @@ impl Supervisor {
         Ok(child)
     }
 
-    async fn end(&self, name: &str, mut child: Child) {
+    async fn stop_worker(&self, name: &str, mut child: Child) {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process(pid, Signal::TERM); // an error: it has just ended
         }
@@ -114,26 +123,27 @@ impl Supervisor {
     }
 }
 
-fn report(joined: Result<(), JoinError>) {
+fn report_panic(joined: Result<(), JoinError>) {
     if let Err(error) = joined {
         tracing::error!(%error, "the supervision of a worker panicked");
     }
 }
 
-/// The pause before a process is replaced that is the `quick_deaths`-th in a row (from 1) to die quickly.
-fn pause(quick_deaths: u32) -> Duration {
+/// The pause before a process is replaced that is the `quick_deaths`-th in a row (from 1) to die
+/// quickly.
+fn restart_delay(quick_deaths: u32) -> Duration {
     match quick_deaths {
         0 | 1 => Duration::ZERO,
-        n => FIRST_PAUSE.saturating_mul(2u32.saturating_pow(n - 2)).min(LONGEST_PAUSE),
+        n => FIRST_RESTART_DELAY.saturating_mul(2u32.saturating_pow(n - 2)).min(MAX_RESTART_DELAY),
     }
 }
 
-/// Has this process sent SIGTERM when its parent dies: a `runner` calls it first, so that none outlives a
-/// supervisor that was killed. Only Linux can; elsewhere it does nothing.
+/// Has this process sent SIGTERM when its parent dies: a `runner` calls it first, so that none
+/// outlives a supervisor that was killed. Only Linux can; elsewhere it does nothing.
 ///
 /// # Errors
 /// Those of the system call.
-pub fn end_with_parent() -> io::Result<()> {
+pub fn terminate_with_parent() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     Ok(())
@@ -142,48 +152,69 @@ pub fn end_with_parent() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::testing::until;
+    use crate::worker::testing::wait_until;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A supervisor of a shell script that notes `<name> <pid>` in `dir/log` and then does `body`.
-    fn supervisor(dir: &Path, count: usize, drain: Duration, body: &str) -> Supervisor {
+    fn script_supervisor(dir: &Path, count: usize, drain: Duration, body: &str) -> Supervisor {
         let program = dir.join("omnidaemon");
         let script = format!("#!/bin/sh\necho \"$3 $$ $*\" >> {0}/log\n{body}\n", dir.display());
         std::fs::write(&program, script).expect("written");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
-        Supervisor { count: Some(count), program, args: vec!["--config".into(), "x.yaml".into()], drain }
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))
+            .expect("executable");
+        Supervisor {
+            fixed_count: Some(count),
+            program,
+            args: vec!["--config".into(), "x.yaml".into()],
+            drain,
+        }
     }
 
-    fn started(dir: &Path) -> Vec<String> {
-        std::fs::read_to_string(dir.join("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+    fn read_started_lines(dir: &Path) -> Vec<String> {
+        std::fs::read_to_string(dir.join("log"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
-    fn pid(line: &str) -> Pid {
+    fn parse_pid(line: &str) -> Pid {
         let pid = line.split(' ').nth(1).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
         pid.expect("a pid on the line")
     }
 
-    fn is_alive(line: &str) -> bool {
-        rustix::process::test_kill_process(pid(line)).is_ok()
+    fn is_process_alive(line: &str) -> bool {
+        rustix::process::test_kill_process(parse_pid(line)).is_ok()
     }
 
     #[tokio::test]
     async fn a_killed_worker_is_replaced_and_counted_and_all_end_at_shutdown() {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
-        let supervisor = supervisor(dir.path(), 2, Duration::from_secs(20), "exec sleep 600");
+        let supervisor =
+            script_supervisor(dir.path(), 2, Duration::from_secs(20), "exec sleep 600");
         let running = tokio::spawn(supervisor.run(|| 0, Arc::clone(&metrics), shutdown.clone()));
-        until(|| started(dir.path()).len() == 2).await;
-        let victim = started(dir.path()).into_iter().find(|line| line.starts_with("worker-1 ")).expect("worker-1");
+        wait_until(|| read_started_lines(dir.path()).len() == 2).await;
+        let victim = read_started_lines(dir.path())
+            .into_iter()
+            .find(|line| line.starts_with("worker-1 "))
+            .expect("worker-1");
         assert!(victim.ends_with("runner --name worker-1 --config x.yaml"), "{victim}");
-        kill_process(pid(&victim), Signal::KILL).expect("killed");
-        until(|| started(dir.path()).iter().filter(|line| line.starts_with("worker-1 ")).count() == 2).await;
+        kill_process(parse_pid(&victim), Signal::KILL).expect("killed");
+        wait_until(|| {
+            read_started_lines(dir.path())
+                .iter()
+                .filter(|line| line.starts_with("worker-1 "))
+                .count()
+                == 2
+        })
+        .await;
         assert_eq!(metrics.workers_crashed.get(), 1);
         shutdown.cancel();
         running.await.expect("joined");
-        assert!(!started(dir.path()).iter().any(|line| is_alive(line)));
+        assert!(!read_started_lines(dir.path()).iter().any(|line| is_process_alive(line)));
         assert_eq!(metrics.workers_crashed.get(), 1, "an end at shutdown is no crash");
     }
 
@@ -192,32 +223,42 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let shutdown = CancellationToken::new();
         let body = "trap '' TERM; touch $(dirname $0)/ready; while :; do sleep 0.1; done";
-        let supervisor = supervisor(dir.path(), 1, Duration::from_millis(300), body);
-        let running = tokio::spawn(supervisor.run(|| 0, Arc::new(Metrics::new(1)), shutdown.clone()));
-        until(|| dir.path().join("ready").exists()).await;
+        let supervisor = script_supervisor(dir.path(), 1, Duration::from_millis(300), body);
+        let running =
+            tokio::spawn(supervisor.run(|| 0, Arc::new(Metrics::new(1)), shutdown.clone()));
+        wait_until(|| dir.path().join("ready").exists()).await;
         shutdown.cancel();
         running.await.expect("joined");
-        assert!(!is_alive(&started(dir.path())[0]));
+        assert!(!is_process_alive(&read_started_lines(dir.path())[0]));
     }
 
     #[tokio::test]
     async fn without_a_number_of_its_own_it_follows_the_configured_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
-        let supervisor =
-            Supervisor { count: None, ..supervisor(dir.path(), 0, Duration::from_secs(20), "exec sleep 600") };
+        let supervisor = Supervisor {
+            fixed_count: None,
+            ..script_supervisor(dir.path(), 0, Duration::from_secs(20), "exec sleep 600")
+        };
         let wanted = Arc::new(AtomicUsize::new(1));
         let configured = {
             let wanted = Arc::clone(&wanted);
             move || wanted.load(Ordering::Relaxed)
         };
-        let running = tokio::spawn(supervisor.run(configured, Arc::clone(&metrics), shutdown.clone()));
-        until(|| started(dir.path()).len() == 1).await;
+        let running =
+            tokio::spawn(supervisor.run(configured, Arc::clone(&metrics), shutdown.clone()));
+        wait_until(|| read_started_lines(dir.path()).len() == 1).await;
         wanted.store(3, Ordering::Relaxed);
-        until(|| started(dir.path()).len() == 3).await;
+        wait_until(|| read_started_lines(dir.path()).len() == 3).await;
         wanted.store(1, Ordering::Relaxed);
-        until(|| started(dir.path()).iter().filter(|line| is_alive(line)).count() == 1).await;
-        let left = started(dir.path()).into_iter().find(|line| is_alive(line)).expect("one is left");
+        wait_until(|| {
+            read_started_lines(dir.path()).iter().filter(|line| is_process_alive(line)).count() == 1
+        })
+        .await;
+        let left = read_started_lines(dir.path())
+            .into_iter()
+            .find(|line| is_process_alive(line))
+            .expect("one is left");
         assert!(left.starts_with("worker-1 "), "{left}");
         assert_eq!(metrics.workers_crashed.get(), 0, "an end that was wanted is no crash");
         shutdown.cancel();
@@ -226,7 +267,10 @@ mod tests {
 
     #[test]
     fn five_quick_deaths_are_replaced_within_two_seconds_and_a_crash_loop_slows_down() {
-        let pauses: Vec<_> = (1..=12).map(|deaths| pause(deaths).as_millis()).collect();
-        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        let pauses: Vec<_> = (1..=12).map(|deaths| restart_delay(deaths).as_millis()).collect();
+        assert_eq!(
+            pauses,
+            [0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
+        );
     }
 }

@@ -12,138 +12,145 @@ use axum::response::Response;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::handler::{Attempt, Handler};
+use super::handler::{Handler, TaskAttempt};
 use crate::cohort::Weight;
 use crate::config::{
-    Admin, Config, Deprecation, DeprecationMode, Durability, HandlerConfig, OnUnknown, OnWaitTimeout, PathPattern,
-    Proxy, Results, Rollout, RolloutMode, Route, Store, StoreUrl, TopicConfig, Upstream, UpstreamUrl, Webhooks,
-    Workers,
+    AdminConfig, Config, DeprecationConfig, DeprecationMode, HandlerConfig, PathPattern,
+    ProxyConfig, ResultsConfig, RolloutConfig, RolloutMode, RouteConfig, StoreConfig,
+    StoreDurability, StoreUrl, TopicConfig, UnknownEnqueueAction, UpstreamConfig, UpstreamUrl,
+    WaitTimeoutAction, WebhooksConfig, WorkersConfig,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::store::{Lease, Queue};
-use crate::task::{Answer, Failure, Task, TaskId, Topic, UnixMs};
+use crate::store::{Lease, TopicQueue};
+use crate::task::{Task, TaskAnswer, TaskFailure, TaskId, Topic, UnixMs};
 
-pub(super) fn topic(name: &str) -> Topic {
+pub(super) fn test_topic(name: &str) -> Topic {
     Topic::parse(name).expect("a topic")
 }
 
-pub(super) fn task(number: u128, name: &str, payload: &str) -> Task {
+pub(super) fn test_task(number: u128, name: &str, payload: &str) -> Task {
     let id = TaskId::new(UnixMs(1_700_000_000_000), number);
-    Task::new(id, topic(name), payload.to_owned(), UnixMs(1_700_000_000_500))
+    Task::new(id, test_topic(name), payload.to_owned(), UnixMs(1_700_000_000_500))
 }
 
-pub(super) fn queue(name: &str) -> Queue {
-    Queue { max_backlog: 1_000_000, ..Queue::with_defaults(topic(name), "omnidaemon") }
+pub(super) fn test_queue(name: &str) -> TopicQueue {
+    TopicQueue {
+        max_backlog: 1_000_000,
+        ..TopicQueue::with_default_settings(test_topic(name), "omnidaemon")
+    }
 }
 
-pub(super) fn lease(task: Task) -> Lease {
-    let queue = queue(task.topic.as_str());
-    Lease { task, attempt: 1, queue, entry: String::new() }
+pub(super) fn test_lease(task: Task) -> Lease {
+    let queue = test_queue(task.topic.as_str());
+    Lease { task, attempt: 1, queue, store_handle: String::new() }
 }
 
 /// The first attempt of `task`, which may take a minute.
-pub(super) fn attempt(task: Task) -> Attempt {
-    Attempt::new(task, 1, Duration::from_mins(1), CancellationToken::new())
+pub(super) fn test_attempt(task: Task) -> TaskAttempt {
+    TaskAttempt::new(task, 1, Duration::from_mins(1), CancellationToken::new())
 }
 
 /// A configuration with these topics, no route, and two slots.
-pub(super) fn config(topics: &[(&str, HandlerConfig)]) -> Config {
+pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
     let listen = "127.0.0.1:0".parse().expect("an address");
     let entry = |(name, handler): &(&str, HandlerConfig)| {
-        let queue = queue(name);
+        let queue = test_queue(name);
         let config = TopicConfig {
             handler: handler.clone(),
             timeout: Duration::from_mins(1),
             retries: 3,
             retry_delay: Duration::from_millis(20),
             agent: queue.agent,
-            content: queue.content,
+            content_form: queue.content_form,
             max_backlog: queue.max_backlog,
             reclaim_idle: queue.reclaim_idle,
-            start: queue.start,
+            group_start: queue.group_start,
         };
-        (topic(name), config)
+        (test_topic(name), config)
     };
     Config {
-        proxy: Proxy {
+        proxy: ProxyConfig {
             listen,
             threads: 1,
-            max_body: 8 << 20,
+            max_body_bytes: 8 << 20,
             task_path: "/task".into(),
-            trusted: Vec::new(),
-            drain: Duration::from_secs(15),
+            trusted_networks: Vec::new(),
+            drain_timeout: Duration::from_secs(15),
             drain_delay: Duration::ZERO,
             expose_metrics: false,
             cors_origins: Vec::new(),
             public_url: None,
         },
-        admin: Admin { listen, token: None, read_token: None, hosts: Vec::new() },
-        upstream: Upstream {
+        admin: AdminConfig { listen, token: None, read_token: None, allowed_hosts: Vec::new() },
+        upstream: UpstreamConfig {
             urls: vec![UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 9 }],
             connect_timeout: Duration::from_secs(5),
             timeout: None,
         },
-        store: Store {
+        store: StoreConfig {
             url: StoreUrl::Sqlite("unused".into()),
             timeout: Duration::from_secs(10),
-            durability: Durability::Default,
+            durability: StoreDurability::Default,
             partitions: 1,
         },
         routes: Vec::new(),
         topics: topics.iter().map(entry).collect::<BTreeMap<_, _>>(),
-        workers: Workers { count: 2, concurrency: 1, drain: Duration::from_secs(30) },
-        results: Results { ttl: Duration::from_hours(1), max_result: 1 << 20 },
-        webhooks: Webhooks::default(),
+        workers: WorkersConfig { count: 2, concurrency: 1, drain_timeout: Duration::from_secs(30) },
+        results: ResultsConfig { ttl: Duration::from_hours(1), max_result_bytes: 1 << 20 },
+        webhooks: WebhooksConfig::default(),
     }
 }
 
 /// A route of `path` to a topic.
-pub(super) fn route(path: &str, name: &str) -> Route {
+pub(super) fn test_route(path: &str, name: &str) -> RouteConfig {
     let segment = |text: &str| (!text.starts_with('{')).then(|| text.to_owned());
-    Route {
+    RouteConfig {
         name: path.into(),
-        path: PathPattern { text: path.into(), segments: path[1..].split('/').map(segment).collect() },
+        path: PathPattern {
+            source_text: path.into(),
+            segments: path[1..].split('/').map(segment).collect(),
+        },
         methods: vec![http::Method::POST],
-        topic: topic(name),
-        wait: Duration::from_secs(10),
-        on_wait_timeout: OnWaitTimeout::Accepted,
-        on_unknown: OnUnknown::Sync,
+        topic: test_topic(name),
+        client_wait: Duration::from_secs(10),
+        on_wait_timeout: WaitTimeoutAction::Accepted,
+        on_unknown_enqueue: UnknownEnqueueAction::ServeSync,
         retry_canaried: false,
         drop_headers: Vec::new(),
-        rollout: Rollout::new(path, Weight::FULL, RolloutMode::Manual),
-        deprecation: Deprecation {
+        rollout: RolloutConfig::new(path, Weight::FULL, RolloutMode::Manual),
+        deprecation: DeprecationConfig {
             mode: DeprecationMode::None,
             deprecated_at: None,
             sunset_at: None,
             successor: None,
             link: None,
-            permanent: false,
+            permanent_redirect: false,
         },
     }
 }
 
-pub(super) fn snapshot(generation: u64, config: Config) -> Snapshot {
+pub(super) fn test_snapshot(generation: u64, config: Config) -> Snapshot {
     Snapshot::new(generation, Arc::new(config), &[], &Metrics::new(1))
 }
 
 /// Answers with the payload.
-pub(super) struct Echo;
+pub(super) struct EchoHandler;
 
 #[async_trait]
-impl Handler for Echo {
-    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
-        Ok(Answer::json(attempt.task.payload.clone()))
+impl Handler for EchoHandler {
+    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
+        Ok(TaskAnswer::from_json(attempt.task.payload.clone()))
     }
 }
 
 /// Waits until `condition` is true; fails after half a minute.
-pub(super) async fn until(condition: impl Fn() -> bool) {
-    until_some(async || condition().then_some(())).await;
+pub(super) async fn wait_until(condition: impl Fn() -> bool) {
+    wait_for_some(async || condition().then_some(())).await;
 }
 
 /// Waits until `probe` finds something; fails after half a minute.
-pub(super) async fn until_some<T>(probe: impl AsyncFn() -> Option<T>) -> T {
+pub(super) async fn wait_for_some<T>(probe: impl AsyncFn() -> Option<T>) -> T {
     let patience = async {
         loop {
             if let Some(found) = probe().await {
@@ -152,24 +159,29 @@ pub(super) async fn until_some<T>(probe: impl AsyncFn() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), patience).await.expect("true within half a minute")
+    tokio::time::timeout(Duration::from_secs(30), patience)
+        .await
+        .expect("true within half a minute")
 }
 
 /// A request as a server got it.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ReceivedRequest {
     pub(super) head: Arc<http::request::Parts>,
     pub(super) body: Bytes,
 }
 
-/// A real HTTP server on a free port that notes what it gets and answers by `reply`; it ends with the runtime.
-pub(super) struct Server {
+/// A real HTTP server on a free port that notes what it gets and answers by `reply`; it ends with
+/// the runtime.
+pub(super) struct RecordingServer {
     pub(super) port: u16,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-impl Server {
-    pub(super) async fn start<F>(reply: impl Fn(Seen) -> F + Clone + Send + Sync + 'static) -> Self
+impl RecordingServer {
+    pub(super) async fn start<F>(
+        reply: impl Fn(ReceivedRequest) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Response> + Send + 'static,
     {
@@ -180,7 +192,7 @@ impl Server {
             async move {
                 let (head, body) = request.into_parts();
                 let body = axum::body::to_bytes(body, usize::MAX).await.expect("a whole body");
-                let got = Seen { head: Arc::new(head), body };
+                let got = ReceivedRequest { head: Arc::new(head), body };
                 log.lock().unwrap_or_else(PoisonError::into_inner).push(got.clone());
                 reply(got).await
             }
@@ -188,11 +200,11 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Self { port, seen }
+        Self { port, received: seen }
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn received_requests(&self) -> Vec<ReceivedRequest> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn url(&self) -> UpstreamUrl {

@@ -1,14 +1,15 @@
-//! Processes whose wall clocks are an hour off, on one Redis: what waits is timed by Redis alone, whoever said for how long.
+//! Processes whose wall clocks are an hour off, on one Redis: what waits is timed by Redis alone,
+//! whoever said for how long.
 
 use std::time::Duration;
 
 use redis::AsyncCommands as _;
 use serde_json::{Value, json};
 
-use crate::contract::wall;
-use crate::harness::clock::Off;
+use crate::contract::wall_clock_now;
+use crate::harness::clock::ClockOffset;
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
 use crate::webhooks::Sink;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -35,15 +36,22 @@ struct Two {
     _worker: Omnidaemon,
     sink: Sink,
     redis: RedisServer,
-    _upstream: Upstream,
+    _upstream: TestUpstream,
 }
 
 impl Two {
-    async fn start(acceptor: Off, worker: Off) -> Self {
-        let (redis, upstream, sink) = (RedisServer::start().await, Upstream::start().await, Sink::start().await);
+    async fn start(acceptor: ClockOffset, worker: ClockOffset) -> Self {
+        let (redis, upstream, sink) =
+            (RedisServer::start().await, TestUpstream::start().await, Sink::start().await);
         let launch = |off, workers: &str| {
-            let launch = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", redis.url());
-            launch.set("workers", workers).set("sink", sink.addr()).clock(off).start()
+            let launch = Omnidaemon::with_config(CONFIG)
+                .with_upstream(&upstream)
+                .set_placeholder("store", redis.url());
+            launch
+                .set_placeholder("workers", workers)
+                .set_placeholder("sink", sink.addr())
+                .with_clock(off)
+                .start()
         };
         let (acceptor, worker) = tokio::join!(launch(acceptor, "0"), launch(worker, "4"));
         Self { acceptor, _worker: worker, sink, redis, _upstream: upstream }
@@ -60,7 +68,7 @@ impl Two {
     }
 
     async fn until(&self, id: &str, status: &str) -> Value {
-        eventually_some(PATIENCE, status, async || {
+        wait_for_some(TEST_DEADLINE, status, async || {
             let task = self.task(id).await;
             (task["status"] == status).then_some(task)
         })
@@ -70,7 +78,7 @@ impl Two {
 
 /// Both ways round.
 async fn both_ways() -> [Two; 2] {
-    let (ahead, behind) = (Off::ahead(HOUR), Off::behind(HOUR));
+    let (ahead, behind) = (ClockOffset::ahead(HOUR), ClockOffset::behind(HOUR));
     let (one, other) = tokio::join!(Two::start(ahead, behind), Two::start(behind, ahead));
     [one, other]
 }
@@ -95,10 +103,12 @@ async fn a_retry_waits_for_its_pause_whatever_the_clock_of_its_worker() {
         for _ in 0..4 {
             parked.push(two.publish(json!({"topic": "slow_to_retry", "payload": 1})).await);
         }
-        eventually(PATIENCE, "one waits for its next attempt", async || {
+        wait_until(TEST_DEADLINE, "one waits for its next attempt", async || {
             for id in &parked {
                 let next = two.task(id).await["next_attempt_ms"].as_u64();
-                if next.is_some_and(|next| next > wall().0 && next < wall().plus(HOUR).0) {
+                if next.is_some_and(|next| {
+                    next > wall_clock_now().0 && next < wall_clock_now().plus(HOUR).0
+                }) {
                     return true;
                 }
             }
@@ -114,7 +124,8 @@ async fn a_task_that_others_run_is_late_when_its_time_is_over_and_no_sooner() {
         let patient = two.publish(json!({"topic": "outside", "payload": 1})).await;
         let delayed = two.publish(json!({"topic": "outside", "payload": 1, "delay": "1s"})).await;
         let late = two.publish(json!({"topic": "outside_soon", "payload": 1})).await;
-        let late_later = two.publish(json!({"topic": "outside_soon", "payload": 1, "delay": "1s"})).await;
+        let late_later =
+            two.publish(json!({"topic": "outside_soon", "payload": 1, "delay": "1s"})).await;
         two.until(&late, "failed").await;
         two.until(&late_later, "failed").await;
         for id in [&patient, &delayed] {
@@ -127,22 +138,31 @@ async fn a_task_that_others_run_is_late_when_its_time_is_over_and_no_sooner() {
 async fn a_webhook_that_was_not_heard_is_tried_again_whatever_the_clock_of_who_tries() {
     for two in both_ways().await {
         two.publish(json!({"topic": "echo", "payload": 1, "webhook": two.sink.url("flaky")})).await;
-        eventually(PATIENCE, "it is told twice", async || two.sink.posts("flaky").len() == 2).await;
+        wait_until(TEST_DEADLINE, "it is told twice", async || two.sink.posts("flaky").len() == 2)
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_canaried_task_took_what_it_took_whatever_the_clocks_of_who_accepts_and_who_works() {
     for two in both_ways().await {
-        let rollout = async || two.acceptor.admin_client().get("/admin/v1/rollouts/invoke").await.json();
-        eventually(PATIENCE, "somebody leads", async || rollout().await["weight"] == 100.0).await;
+        let rollout =
+            async || two.acceptor.admin_client().get("/admin/v1/rollouts/invoke").await.json();
+        wait_until(TEST_DEADLINE, "somebody leads", async || rollout().await["weight"] == 100.0)
+            .await;
         let call = json!({"task": "t", "arguments": {"sleep_ms": 300}});
-        let answer = two.acceptor.client().post("/invoke", &call).await;
-        assert_eq!((answer.status.as_u16(), answer.header("x-omnidaemon-path")), (200, Some("async")));
+        let answer = two.acceptor.data_client().post("/invoke", &call).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("x-omnidaemon-path")),
+            (200, Some("async"))
+        );
         let tally = format!("omni:tally:invoke:{}", rollout().await["epoch"]);
-        let tally: Vec<(String, u64)> = two.redis.connection().await.hgetall(tally).await.expect("answers");
-        let took = tally.iter().find_map(|(name, _)| name.strip_prefix("completed.")?.parse::<usize>().ok());
-        let over = omnidaemon::task::DURATION_BUCKETS[took.expect("it is counted") - 1];
+        let tally: Vec<(String, u64)> =
+            two.redis.connect().await.hgetall(tally).await.expect("answers");
+        let took = tally
+            .iter()
+            .find_map(|(name, _)| name.strip_prefix("completed.")?.parse::<usize>().ok());
+        let over = omnidaemon::task::DURATION_BUCKET_BOUNDS[took.expect("it is counted") - 1];
         assert!((0.25..60.0).contains(&over), "over {over} s: {tally:?}");
     }
 }

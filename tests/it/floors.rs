@@ -1,5 +1,5 @@
-//! A file imports only from lower floors, and neighbours on a floor don't see each other: read off the
-//! sources and held against the table of `src/lib.rs`.
+//! A file imports only from lower floors, and neighbours on a floor don't see each other: read off
+//! the sources and held against the table of `src/lib.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,18 @@ const PURE: [&str; 4] = ["task", "cohort", "route", "rollout"];
 fn every_file_imports_only_from_lower_floors() {
     let mut wrong = Vec::new();
     for (room, file, text) in sources() {
-        let own = floor(&room).unwrap_or_else(|| panic!("{} is in no room of the floor table", file.display()));
+        let own = floor(&room)
+            .unwrap_or_else(|| panic!("{} is in no room of the floor table", file.display()));
         for used in uses(&text) {
             match floor(&used) {
                 _ if used == room => {}
                 Some(theirs) if theirs < own => {}
-                Some(theirs) => wrong.push(format!("{} (floor {own}) uses {used} (floor {theirs})", file.display())),
-                None => wrong.push(format!("{} uses {used}, which the floor table does not have", file.display())),
+                Some(theirs) => wrong
+                    .push(format!("{} (floor {own}) uses {used} (floor {theirs})", file.display())),
+                None => wrong.push(format!(
+                    "{} uses {used}, which the floor table does not have",
+                    file.display()
+                )),
             }
         }
     }
@@ -44,10 +49,21 @@ fn every_file_imports_only_from_lower_floors() {
 
 #[test]
 fn pure_rooms_know_neither_runtime_nor_sockets_nor_clocks() {
-    let impure = ["tokio", "std::net", "SystemTime", "Instant::now", "Timestamp::now", "rand::", "serde::Serialize"];
-    for (room, file, text) in sources().into_iter().filter(|(room, ..)| PURE.contains(&room.as_str())) {
+    let impure = [
+        "tokio",
+        "std::net",
+        "SystemTime",
+        "Instant::now",
+        "Timestamp::now",
+        "rand::",
+        "serde::Serialize",
+    ];
+    for (room, file, text) in
+        sources().into_iter().filter(|(room, ..)| PURE.contains(&room.as_str()))
+    {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code: String =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         for word in impure {
             assert!(!code.contains(word), "{} of the pure room {room} has {word}", file.display());
         }
@@ -72,7 +88,8 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         let text = fs::read_to_string(&file).expect("a readable source");
         (room_of(&file), file, text)
     };
-    let all: Vec<_> = found.into_iter().map(read).filter(|(room, ..)| room != "lib" && room != "main").collect();
+    let all: Vec<_> =
+        found.into_iter().map(read).filter(|(room, ..)| room != "lib" && room != "main").collect();
     assert!(all.len() > 30, "only {} sources were found", all.len());
     all
 }
@@ -91,9 +108,12 @@ pub(crate) fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
 
 /// The rooms that a source names as `crate::ROOM`, comments aside; `use crate::{a, b}` names two.
 fn uses(text: &str) -> Vec<String> {
-    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code: Vec<&str> =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = code.join("\n");
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |text: &str| {
+        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    };
     let mut rooms = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];

@@ -1,4 +1,5 @@
-//! The integration tests, in one binary: the real omnidaemon and real servers around it, on free ports.
+//! The integration tests, in one binary: the real omnidaemon and real servers around it, on free
+//! ports.
 //!
 //! `scripts/test` installs what they need.
 

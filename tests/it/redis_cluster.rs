@@ -1,12 +1,13 @@
-//! A Redis Cluster: masters fail over and slots move under load; nothing fails, and nothing that was replicated is lost.
+//! A Redis Cluster: masters fail over and slots move under load; nothing fails, and nothing that
+//! was replicated is lost.
 
-use omnidaemon::config::{Durability, Secret, Store, StoreUrl};
+use omnidaemon::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
 use omnidaemon::store::{RedisStore, StoreError, TaskStore as _};
 
 use crate::fail_open::Load;
-use crate::harness::cluster::{RedisCluster, cluster_of_one};
-use crate::harness::sentinel::replicated;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+use crate::harness::cluster::{RedisCluster, start_single_node_cluster};
+use crate::harness::sentinel::wait_for_replication;
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
 use crate::redis_sentinel::{accepted, all_end};
 
 const CONFIG: &str = "
@@ -22,25 +23,29 @@ workers: {count: 4, concurrency: 4}
 /// The slot of the hash tag `omni-0`.
 const SLOT: u16 = 6_694;
 
-async fn start(upstream: &Upstream, redis: &RedisCluster) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", redis.url()).start().await
+async fn start(upstream: &TestUpstream, redis: &RedisCluster) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG)
+        .with_upstream(upstream)
+        .set_placeholder("store", redis.url())
+        .start()
+        .await
 }
 
 #[tokio::test]
 async fn a_cluster_failover_under_load_fails_no_call_and_loses_nothing_replicated() {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let mut redis = RedisCluster::start().await;
     let omni = start(&upstream, &redis).await;
     let load = Load::start(&omni, 4);
     load.until("calls go async", &load.through, 50).await;
     for killed in [false, true] {
         let kept = accepted(&omni, 20).await;
-        let (owner, _) = redis.owner(SLOT).await;
-        replicated(&mut redis.connection(owner).await.expect("connects")).await;
+        let (owner, _) = redis.find_slot_owner(SLOT).await;
+        wait_for_replication(&mut redis.connect_to_node(owner).await.expect("connects")).await;
         if killed {
-            redis.kill_owner(SLOT).await;
+            redis.kill_slot_owner(SLOT).await;
         } else {
-            redis.fail_over(SLOT).await;
+            redis.fail_over_slot(SLOT).await;
         }
         load.until("calls go async by the new master", &load.through, 50).await;
         all_end(&omni, &kept, false).await;
@@ -51,14 +56,14 @@ async fn a_cluster_failover_under_load_fails_no_call_and_loses_nothing_replicate
 
 #[tokio::test]
 async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let redis = RedisCluster::start().await;
     let omni = start(&upstream, &redis).await;
     let load = Load::start(&omni, 4);
     load.until("calls go async", &load.through, 50).await;
     for _ in 0..2 {
         let before = accepted(&omni, 20).await;
-        let ((), during) = tokio::join!(redis.migrate(SLOT), accepted(&omni, 20));
+        let ((), during) = tokio::join!(redis.migrate_slot(SLOT), accepted(&omni, 20));
         load.until("calls go async to the new owner", &load.through, 50).await;
         for ids in [before, during, accepted(&omni, 20).await] {
             all_end(&omni, &ids, false).await;
@@ -66,12 +71,17 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
     }
     load.finish().await;
     let url = StoreUrl::Cluster(Secret::new(redis.url()));
-    let config = Store { url, timeout: PATIENCE, durability: Durability::Default, partitions: 3 };
+    let config = StoreConfig {
+        url,
+        timeout: TEST_DEADLINE,
+        durability: StoreDurability::Default,
+        partitions: 3,
+    };
     let store = RedisStore::new(&config).expect("a store");
     let rollout = omni.admin_client().get("/admin/v1/rollouts/invoke").await.json();
     let epoch = rollout["epoch"].as_u64().expect("a number");
-    eventually(PATIENCE, "each canaried task has one counted end", async || {
-        let known = store.evidence("invoke", &[epoch]).await.expect("answers").remove(0);
+    wait_until(TEST_DEADLINE, "each canaried task has one counted end", async || {
+        let known = store.load_evidence("invoke", &[epoch]).await.expect("answers").remove(0);
         assert!(known.completed + known.failed + known.cancelled <= known.accepted, "{known:?}");
         known.accepted > 50 && known.completed + known.failed + known.cancelled == known.accepted
     })
@@ -80,14 +90,22 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
 
 #[tokio::test]
 async fn another_number_of_partitions_than_the_data_have_is_refused_with_the_way_out() {
-    let redis = cluster_of_one().await;
+    let redis = start_single_node_cluster().await;
     let store = |partitions| {
         let url = StoreUrl::Cluster(Secret::new(format!("redis+cluster://{}", redis.addr())));
         let timeout = std::time::Duration::from_secs(2);
-        RedisStore::new(&Store { url, timeout, durability: Durability::Default, partitions }).expect("a store")
+        RedisStore::new(&StoreConfig {
+            url,
+            timeout,
+            durability: StoreDurability::Default,
+            partitions,
+        })
+        .expect("a store")
     };
     store(3).ping().await.expect("the first start decides");
     store(3).ping().await.expect("the same number is served");
-    let Err(StoreError::Setup(refused)) = store(4).ping().await else { panic!("four partitions were served") };
+    let Err(StoreError::InvalidSetup(refused)) = store(4).ping().await else {
+        panic!("four partitions were served")
+    };
     assert!(refused.contains("set store.partitions to 3"), "{refused}");
 }

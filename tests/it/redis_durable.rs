@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use omnidaemon::config::{Durability, Store};
-use omnidaemon::store::{Queue, RedisStore, Refusal, Settled, Settlement, StoreError, TaskStore as _};
-use omnidaemon::task::{Answer, Task, TaskId, Topic};
+use omnidaemon::config::{StoreConfig, StoreDurability};
+use omnidaemon::store::{
+    RedisStore, SettleResult, Settlement, StoreError, StoreRefusal, TaskStore as _, TopicQueue,
+};
+use omnidaemon::task::{Task, TaskAnswer, TaskId, Topic};
 use redis::AsyncCommands as _;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::contract::wall;
+use crate::contract::wall_clock_now;
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
 
 const CONFIG: &str = "
 upstream: {url: <upstream>}
@@ -31,17 +33,26 @@ fn replica_of(master: &RedisServer) -> Vec<String> {
 /// A master and its replica.
 async fn pair(valkey: bool, more: &[&str]) -> (RedisServer, RedisServer) {
     let start = async |extra: &[&str]| {
-        if valkey { RedisServer::start_valkey_with(extra).await } else { RedisServer::start_with(extra).await }
+        if valkey {
+            RedisServer::start_valkey_with(extra).await
+        } else {
+            RedisServer::start_with(extra).await
+        }
     };
     let master = start(&["--repl-diskless-sync-delay", "0"]).await;
     let arguments = replica_of(&master);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    let arguments: Vec<&str> =
+        arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
     let replica = start(&arguments).await;
     (master, replica)
 }
 
 fn waiting_for(timeout: Duration, server: &RedisServer) -> RedisStore {
-    let config = Store { durability: Durability::Wait, timeout, ..server.config() };
+    let config = StoreConfig {
+        durability: StoreDurability::WaitForReplica,
+        timeout,
+        ..server.store_config()
+    };
     RedisStore::new(&config).expect("a store")
 }
 
@@ -49,12 +60,12 @@ fn waiting(server: &RedisServer) -> RedisStore {
     waiting_for(Duration::from_secs(1), server)
 }
 
-fn queue() -> Queue {
-    Queue::with_defaults(Topic::parse("t").expect("a topic"), "a")
+fn queue() -> TopicQueue {
+    TopicQueue::with_default_settings(Topic::parse("t").expect("a topic"), "a")
 }
 
 fn task() -> Task {
-    Task::new(TaskId::new(wall(), rand::random()), queue().topic, "{}", wall())
+    Task::new(TaskId::new(wall_clock_now(), rand::random()), queue().topic, "{}", wall_clock_now())
 }
 
 async fn enqueue(store: &RedisStore) -> Result<(), StoreError> {
@@ -62,19 +73,23 @@ async fn enqueue(store: &RedisStore) -> Result<(), StoreError> {
 }
 
 async fn until_taken(store: &RedisStore) {
-    eventually(PATIENCE, "tasks are confirmed", async || enqueue(store).await.is_ok()).await;
+    wait_until(TEST_DEADLINE, "tasks are confirmed", async || enqueue(store).await.is_ok()).await;
 }
 
 fn is_refused(answer: &Result<(), StoreError>) -> bool {
-    matches!(answer, Err(StoreError::Refused(Refusal::ReadOnly(why))) if why.contains("durability"))
+    matches!(answer, Err(StoreError::Refused(StoreRefusal::ReadOnly(why))) if why.contains("durability"))
 }
 
 /// How often a command was called.
 async fn calls(server: &RedisServer, command: &str) -> usize {
-    let mut redis = server.connection().await;
-    let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.expect("answers");
-    let found = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    found.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
+    let mut redis = server.connect().await;
+    let info: String =
+        redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.expect("answers");
+    let found =
+        info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    found
+        .and_then(|rest| rest.split(',').next())
+        .map_or(0, |calls| calls.parse().expect("a number"))
 }
 
 #[tokio::test]
@@ -84,30 +99,34 @@ async fn a_task_is_taken_when_a_replica_has_it_and_unknown_when_that_cannot_be_s
     until_taken(&store).await;
     let known = task();
     store.enqueue(&known, &queue()).await.expect("confirmed");
-    let there = replica.connection().await.exists::<_, bool>(format!("omni:task:{}", known.id)).await;
+    let there = replica.connect().await.exists::<_, bool>(format!("omni:task:{}", known.id)).await;
     assert_eq!(there, Ok(true));
 
-    replica.signal(Signal::STOP);
+    replica.send_signal(Signal::STOP);
     let unsure = task();
     let answer = store.enqueue(&unsure, &queue()).await;
-    assert!(matches!(&answer, Err(StoreError::Unknown(why)) if why.contains("no replica")), "{answer:?}");
+    assert!(
+        matches!(&answer, Err(StoreError::OutcomeUnknown(why)) if why.contains("no replica")),
+        "{answer:?}"
+    );
     // Another process asks over a connection that wrote nothing before.
     let answer = waiting(&master).enqueue(&unsure, &queue()).await;
-    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    assert!(matches!(answer, Err(StoreError::OutcomeUnknown(_))), "{answer:?}");
     let refused = task();
     let answer = store.enqueue(&refused, &queue()).await;
     assert!(is_refused(&answer), "{answer:?}");
-    assert_eq!(store.get(&refused.id).await, Ok(None), "nothing is made of what is refused");
-    let later = Task { due: Some(omnidaemon::task::UnixMs(wall().0 + 60_000)), ..task() };
+    assert_eq!(store.get_task(&refused.id).await, Ok(None), "nothing is made of what is refused");
+    let later = Task { due: Some(omnidaemon::task::UnixMs(wall_clock_now().0 + 60_000)), ..task() };
     assert!(is_refused(&store.enqueue(&later, &queue()).await));
 
     // What does not promise anything new goes on.
     let leases = store.lease("p", &[queue()], 10, Duration::ZERO).await.expect("answers");
-    let settlement = Settlement::Complete { answer: Answer::json("1"), ttl: Duration::from_mins(1) };
+    let settlement =
+        Settlement::Complete { answer: TaskAnswer::from_json("1"), ttl: Duration::from_mins(1) };
     for lease in &leases {
-        assert_eq!(store.settle(lease, &settlement).await, Ok(Settled::Applied));
+        assert_eq!(store.settle(lease, &settlement).await, Ok(SettleResult::Applied));
     }
-    replica.signal(Signal::CONT);
+    replica.send_signal(Signal::CONT);
     until_taken(&store).await;
     store.enqueue(&unsure, &queue()).await.expect("confirmed now");
     store.enqueue(&later, &queue()).await.expect("confirmed now");
@@ -117,12 +136,12 @@ async fn a_task_is_taken_when_a_replica_has_it_and_unknown_when_that_cannot_be_s
 async fn without_any_replica_the_first_task_is_unknown_and_the_next_ones_are_refused() {
     let server = RedisServer::start().await;
     let store = waiting(&server);
-    assert!(matches!(enqueue(&store).await, Err(StoreError::Unknown(_))));
+    assert!(matches!(enqueue(&store).await, Err(StoreError::OutcomeUnknown(_))));
     for _ in 0..3 {
         assert!(is_refused(&enqueue(&store).await));
     }
-    server.command(&["CONFIG", "RESETSTAT"]).await;
-    let usual = server.store();
+    server.run_command(&["CONFIG", "RESETSTAT"]).await;
+    let usual = server.open_store();
     enqueue(&usual).await.expect("nobody is waited for by default");
     assert_eq!((calls(&server, "wait").await, calls(&server, "waitaof").await), (0, 0));
 }
@@ -130,11 +149,12 @@ async fn without_any_replica_the_first_task_is_unknown_and_the_next_ones_are_ref
 #[tokio::test]
 async fn where_the_server_can_tell_the_task_is_on_the_disks_of_both() {
     let (master, _replica) = pair(true, &[]).await;
-    // with `appendfsync everysec` a disk has it up to a second later, and a replica says so up to another later
+    // with `appendfsync everysec` a disk has it up to a second later, and a replica says so up to
+    // another later
     let store = waiting_for(Duration::from_secs(5), &master);
     until_taken(&store).await;
     assert_eq!(calls(&master, "wait").await, 0);
-    master.command(&["CONFIG", "SET", "appendonly", "no"]).await;
+    master.run_command(&["CONFIG", "SET", "appendonly", "no"]).await;
     enqueue(&store).await.expect("then the replica's memory is what there is");
     assert!(calls(&master, "wait").await >= 1);
 }
@@ -142,23 +162,28 @@ async fn where_the_server_can_tell_the_task_is_on_the_disks_of_both() {
 #[tokio::test]
 async fn with_no_replica_to_be_had_calls_are_served_sync_and_tasks_that_are_there_run() {
     let (master, mut replica) = pair(false, &[]).await;
-    let upstream = Upstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", master.url()).start().await;
+    let upstream = TestUpstream::start().await;
+    let omni = Omnidaemon::with_config(CONFIG)
+        .with_upstream(&upstream)
+        .set_placeholder("store", master.url())
+        .start()
+        .await;
     let path = async || {
-        let answer = omni.client().post("/invoke", &json!({"task": "t"})).await;
+        let answer = omni.data_client().post("/invoke", &json!({"task": "t"})).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.header("x-omnidaemon-path").unwrap_or_default().to_owned()
     };
-    eventually(PATIENCE, "calls go async", async || path().await == "async").await;
-    replica.kill9();
-    eventually(PATIENCE, "calls go sync, at once", async || path().await == "sync").await;
+    wait_until(TEST_DEADLINE, "calls go async", async || path().await == "async").await;
+    replica.kill();
+    wait_until(TEST_DEADLINE, "calls go sync, at once", async || path().await == "sync").await;
     let refused = async || {
         let reason = [("route", "invoke"), ("reason", "store_refused")];
-        path().await == "sync" && omni.metrics().await.value("omnidaemon_fallback_total", &reason) >= 3.0
+        path().await == "sync"
+            && omni.scrape_metrics().await.value("omnidaemon_fallback_total", &reason) >= 3.0
     };
-    eventually(PATIENCE, "and are refused, not in doubt", refused).await;
-    let answer = omni.client().post("/invoke/async", &json!({"task": "t"})).await;
+    wait_until(TEST_DEADLINE, "and are refused, not in doubt", refused).await;
+    let answer = omni.data_client().post("/invoke/async", &json!({"task": "t"})).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     replica.restart().await;
-    eventually(PATIENCE, "calls go async again", async || path().await == "async").await;
+    wait_until(TEST_DEADLINE, "calls go async again", async || path().await == "async").await;
 }

@@ -3,8 +3,8 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::client::Answer;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
+use crate::harness::client::HttpResponse;
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
 use crate::stores::{Store, on_both_stores};
 
 const CONFIG: &str = "
@@ -24,31 +24,34 @@ workers: {count: 4}
 results: {ttl: 24h}
 ";
 
-async fn start(store: &Store, upstream: &Upstream) -> Omnidaemon {
+async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
     start_with(CONFIG, store, upstream).await
 }
 
-async fn start_with(config: &str, store: &Store, upstream: &Upstream) -> Omnidaemon {
+async fn start_with(config: &str, store: &Store, upstream: &TestUpstream) -> Omnidaemon {
     let build = format!("{}/build", upstream.url());
     Omnidaemon::with_config(config)
-        .upstream(upstream)
-        .set("upstream-build", build)
-        .set("store", store.url())
+        .with_upstream(upstream)
+        .set_placeholder("upstream-build", build)
+        .set_placeholder("store", store.url())
         .start()
         .await
 }
 
 /// Submits an envelope and returns where to poll.
 async fn submit(omni: &Omnidaemon, topic: &str, payload: Value) -> String {
-    let accepted = omni.client().post("/invoke/async", &json!({"topic": topic, "payload": payload})).await;
+    let accepted = omni
+        .data_client()
+        .post("/invoke/async", &json!({"topic": topic, "payload": payload}))
+        .await;
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
 }
 
 /// Polls until a task has ended, and returns how.
 async fn ended(omni: &Omnidaemon, poll: &str) -> Value {
-    eventually_some(PATIENCE, "the task ends", async || {
-        let task = omni.client().get(poll).await.json();
+    wait_for_some(TEST_DEADLINE, "the task ends", async || {
+        let task = omni.data_client().get(poll).await.json();
         (task["status"] != "queued" && task["status"] != "processing").then_some(task)
     })
     .await
@@ -66,14 +69,16 @@ on_both_stores!(
 );
 
 async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
-    let accepted = omni.client().post("/invoke/async?x=1", &json!({"task": "write"})).await;
+    let accepted = omni.data_client().post("/invoke/async?x=1", &json!({"task": "write"})).await;
     let body = accepted.json();
     let id = body["task_id"].as_str().expect("an id");
     assert_eq!(accepted.status, 202);
     assert!(
-        id.starts_with("task_") && body["status"] == "queued" && body["poll_url"] == format!("/task/{id}"),
+        id.starts_with("task_")
+            && body["status"] == "queued"
+            && body["poll_url"] == format!("/task/{id}"),
         "{body}"
     );
     assert_eq!(
@@ -87,22 +92,29 @@ async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
         (&json!(id), &json!("completed"), &json!(200))
     );
     assert_eq!(done["result"]["result"], "write is done");
-    let seen = upstream.seen().await;
+    let seen = upstream.fetch_requests().await;
     assert_eq!(seen.requests.iter().filter(|request| request.path == "/invoke").count(), 1);
     assert_eq!(seen.by_key[id], 1, "the task's id is the idempotency key");
-    let metrics = omni.metrics().await;
+    let metrics = omni.scrape_metrics().await;
     for name in ["omnidaemon_tasks_received_total", "omnidaemon_tasks_processed_total"] {
         assert_eq!(metrics.value(name, &[("topic", "t")]), 1.0, "{name}");
     }
-    assert_eq!(metrics.value("omnidaemon_processing_duration_seconds_count", &[("topic", "t")]), 1.0);
+    assert_eq!(
+        metrics.value("omnidaemon_processing_duration_seconds_count", &[("topic", "t")]),
+        1.0
+    );
 }
 
 async fn each_handler_runs_its_tasks(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
-    let built = ended(&omni, &submit(&omni, "build", json!({"name": "crm", "status": 207})).await).await;
+    let built =
+        ended(&omni, &submit(&omni, "build", json!({"name": "crm", "status": 207})).await).await;
     assert_eq!((&built["status"], &built["http_status"]), (&json!("completed"), &json!(207)));
-    assert_eq!((&built["result"]["built"]["name"], &built["result"]["attempt"]), (&json!("crm"), &json!("1")));
+    assert_eq!(
+        (&built["result"]["built"]["name"], &built["result"]["attempt"]),
+        (&json!("crm"), &json!("1"))
+    );
     let counted = ended(&omni, &submit(&omni, "count", json!([1, 2, 3])).await).await;
     assert_eq!((&counted["status"], &counted["result"]), (&json!("completed"), &json!({"n": 3})));
     assert_eq!(counted.get("http_status"), None);
@@ -113,9 +125,16 @@ async fn each_handler_runs_its_tasks(store: Store) {
     assert_eq!(text["result"], "plain", "what is not JSON is a string");
 
     let waiting = submit(&omni, "outside", json!({})).await;
-    assert_eq!(omni.client().get(&waiting).await.json()["status"], "queued", "external tasks are left to others");
+    assert_eq!(
+        omni.data_client().get(&waiting).await.json()["status"],
+        "queued",
+        "external tasks are left to others"
+    );
 
-    let deadline = omni.client().post("/invoke", &json!({"task": "t", "arguments": {"sleep_ms": 9000}})).await;
+    let deadline = omni
+        .data_client()
+        .post("/invoke", &json!({"task": "t", "arguments": {"sleep_ms": 9000}}))
+        .await;
     assert_eq!(
         (deadline.status.as_u16(), deadline.json()["type"].as_str()),
         (504, Some("urn:omnidaemon:problem:task-deadline"))
@@ -123,9 +142,10 @@ async fn each_handler_runs_its_tasks(store: Store) {
 }
 
 async fn a_failing_task_is_retried_and_then_dead(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
-    let healed = ended(&omni, &submit(&omni, "build", json!({"fail_first": 2, "name": "a"})).await).await;
+    let healed =
+        ended(&omni, &submit(&omni, "build", json!({"fail_first": 2, "name": "a"})).await).await;
     assert_eq!(
         (&healed["status"], &healed["attempts"], &healed["result"]["attempt"]),
         (&json!("completed"), &json!(3), &json!("3"))
@@ -138,8 +158,11 @@ async fn a_failing_task_is_retried_and_then_dead(store: Store) {
     let letters = omni.admin_client().get("/admin/v1/dead-letters?topic=crash").await.json();
     assert_eq!(letters.as_array().map(Vec::len), Some(1), "{letters}");
     assert_eq!(letters[0]["payload"], json!({"why": "me"}));
-    assert!(letters[0]["error"].as_str().is_some_and(|error| error.contains("out of cheese")), "{letters}");
-    let metrics = omni.metrics().await;
+    assert!(
+        letters[0]["error"].as_str().is_some_and(|error| error.contains("out of cheese")),
+        "{letters}"
+    );
+    let metrics = omni.scrape_metrics().await;
     assert_eq!(metrics.value("omnidaemon_tasks_failed_total", &[("topic", "crash")]), 1.0);
     assert_eq!(
         metrics.value("omnidaemon_tasks_processed_total", &[("topic", "build")]),
@@ -149,53 +172,85 @@ async fn a_failing_task_is_retried_and_then_dead(store: Store) {
 }
 
 async fn a_queued_task_can_be_cancelled_and_an_ended_one_cannot(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
     let poll = submit(&omni, "outside", json!({})).await;
-    let cancelled = omni.client().delete(&poll).await;
-    assert_eq!((cancelled.status.as_u16(), &cancelled.json()["status"]), (200, &json!("cancelled")));
-    assert_eq!(omni.client().get(&poll).await.json()["status"], "cancelled");
+    let cancelled = omni.data_client().delete(&poll).await;
+    assert_eq!(
+        (cancelled.status.as_u16(), &cancelled.json()["status"]),
+        (200, &json!("cancelled"))
+    );
+    assert_eq!(omni.data_client().get(&poll).await.json()["status"], "cancelled");
     let done = submit(&omni, "count", json!([])).await;
     ended(&omni, &done).await;
-    assert_eq!(omni.client().delete(&done).await.status, 409);
-    assert_eq!(omni.client().delete("/task/task_unknown").await.status, 404);
-    assert_eq!(omni.client().delete("/task/..%2Fx").await.status, 404);
-    assert_eq!(Answer::to(omni.client().request(Method::PUT, &done)).await.header("allow"), Some("GET, HEAD, DELETE"));
+    assert_eq!(omni.data_client().delete(&done).await.status, 409);
+    assert_eq!(omni.data_client().delete("/task/task_unknown").await.status, 404);
+    assert_eq!(omni.data_client().delete("/task/..%2Fx").await.status, 404);
+    assert_eq!(
+        HttpResponse::from_request(omni.data_client().request(Method::PUT, &done))
+            .await
+            .header("allow"),
+        Some("GET, HEAD, DELETE")
+    );
 }
 
 async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let config = CONFIG.replace("topic: t, wait", "topic: outside, wait");
     let omni = start_with(&config, &store, &upstream).await;
     for _ in 0..3 {
         submit(&omni, "outside", json!({})).await;
     }
-    let full = omni.client().post("/invoke/async", &json!({"topic": "outside", "payload": {}})).await;
-    assert_eq!((full.status.as_u16(), full.header("retry-after")), (429, Some("1")), "{}", full.text());
+    let full =
+        omni.data_client().post("/invoke/async", &json!({"topic": "outside", "payload": {}})).await;
+    assert_eq!(
+        (full.status.as_u16(), full.header("retry-after")),
+        (429, Some("1")),
+        "{}",
+        full.text()
+    );
     assert_eq!(full.json()["detail"], "too many tasks are waiting: try later");
-    let call = omni.client().post("/invoke", &json!({"task": "t"})).await;
+    let call = omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!((call.status.as_u16(), call.header("x-omnidaemon-path")), (200, Some("sync")));
-    let metrics = omni.metrics().await;
-    assert_eq!(metrics.value("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "backpressure")]), 1.0);
-    assert_eq!(metrics.value("omnidaemon_task_outcomes_total", &[("route", "invoke"), ("outcome", "refused")]), 1.0);
-    eventually(PATIENCE, "the depth shows", async || {
-        omni.metric("omnidaemon_queue_depth", &[("topic", "outside")]).await == 3.0
+    let metrics = omni.scrape_metrics().await;
+    assert_eq!(
+        metrics
+            .value("omnidaemon_fallback_total", &[("route", "invoke"), ("reason", "backpressure")]),
+        1.0
+    );
+    assert_eq!(
+        metrics.value(
+            "omnidaemon_task_outcomes_total",
+            &[("route", "invoke"), ("outcome", "refused")]
+        ),
+        1.0
+    );
+    wait_until(TEST_DEADLINE, "the depth shows", async || {
+        omni.metric_value("omnidaemon_queue_depth", &[("topic", "outside")]).await == 3.0
     })
     .await;
 }
 
 async fn results_expire(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start_with(&CONFIG.replace("ttl: 24h", "ttl: 1s"), &store, &upstream).await;
     let poll = submit(&omni, "count", json!([])).await;
-    eventually(PATIENCE, "the result has expired", async || omni.client().get(&poll).await.status == 404).await;
+    wait_until(TEST_DEADLINE, "the result has expired", async || {
+        omni.data_client().get(&poll).await.status == 404
+    })
+    .await;
 }
 
 async fn bad_submissions_are_refused_by_name(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
     let post = |body: String, kind: &str| {
-        Answer::to(omni.client().request(Method::POST, "/invoke/async").body(body).header("content-type", kind))
+        HttpResponse::from_request(
+            omni.data_client()
+                .request(Method::POST, "/invoke/async")
+                .body(body)
+                .header("content-type", kind),
+        )
     };
     let json_type = "application/json";
     for (what, body, kind, status, says) in [
@@ -203,9 +258,21 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
         ("empty", String::new(), json_type, 400, "not JSON"),
         ("deep", "[".repeat(50_000), json_type, 400, "deep"),
         ("twice", "{\"a\":1,\"a\":2}".into(), json_type, 400, "twice"),
-        ("unknown topic", json!({"topic": "nope", "payload": 1}).to_string(), json_type, 422, "nope"),
+        (
+            "unknown topic",
+            json!({"topic": "nope", "payload": 1}).to_string(),
+            json_type,
+            422,
+            "nope",
+        ),
         ("topic's type", json!({"topic": 7, "payload": 1}).to_string(), json_type, 422, "topic"),
-        ("topic's letters", json!({"topic": "a\r\nb", "payload": 1}).to_string(), json_type, 422, "topic"),
+        (
+            "topic's letters",
+            json!({"topic": "a\r\nb", "payload": 1}).to_string(),
+            json_type,
+            422,
+            "topic",
+        ),
         (
             "correlation id",
             json!({"topic": "t", "payload": 1, "correlation_id": 5}).to_string(),
@@ -220,8 +287,20 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
             422,
             "webhooks.hosts",
         ),
-        ("a reply", json!({"topic": "t", "payload": 1, "reply_to": "nope"}).to_string(), json_type, 422, "nope"),
-        ("a delay", json!({"topic": "t", "payload": 1, "delay": "soon"}).to_string(), json_type, 422, "delay"),
+        (
+            "a reply",
+            json!({"topic": "t", "payload": 1, "reply_to": "nope"}).to_string(),
+            json_type,
+            422,
+            "nope",
+        ),
+        (
+            "a delay",
+            json!({"topic": "t", "payload": 1, "delay": "soon"}).to_string(),
+            json_type,
+            422,
+            "delay",
+        ),
         ("a form", "a=b".into(), "application/x-www-form-urlencoded", 415, "application/json"),
         ("too large", format!("\"{}\"", "x".repeat(70_000)), json_type, 413, "max_body"),
     ] {
@@ -230,20 +309,26 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{what}");
         assert!(answer.text().contains(says), "{what}: {}", answer.text());
     }
-    let chunks: Vec<Result<String, std::io::Error>> = (0..100).map(|_| Ok("x".repeat(1000))).collect();
+    let chunks: Vec<Result<String, std::io::Error>> =
+        (0..100).map(|_| Ok("x".repeat(1000))).collect();
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
-    let endless = omni.client().request(Method::POST, "/invoke/async").body(stream).header("content-type", json_type);
-    assert_eq!(Answer::to(endless).await.status, 413);
-    assert_eq!(omni.client().get("/invoke/async").await.status, 405);
-    assert_eq!(omni.metric("omnidaemon_tasks_received_total", &[("topic", "t")]).await, 0.0);
+    let endless = omni
+        .data_client()
+        .request(Method::POST, "/invoke/async")
+        .body(stream)
+        .header("content-type", json_type);
+    assert_eq!(HttpResponse::from_request(endless).await.status, 413);
+    assert_eq!(omni.data_client().get("/invoke/async").await.status, 405);
+    assert_eq!(omni.metric_value("omnidaemon_tasks_received_total", &[("topic", "t")]).await, 0.0);
 }
 
 async fn browsers_on_a_configured_origin_may_read(store: Store) {
-    let upstream = Upstream::start().await;
+    let upstream = TestUpstream::start().await;
     let omni = start(&store, &upstream).await;
     let asked = |origin: &str| {
-        let request = omni.client().request(Method::OPTIONS, "/task/task_1").header("origin", origin);
-        Answer::to(request.header("access-control-request-method", "DELETE"))
+        let request =
+            omni.data_client().request(Method::OPTIONS, "/task/task_1").header("origin", origin);
+        HttpResponse::from_request(request.header("access-control-request-method", "DELETE"))
     };
     let allowed = asked("https://app.example").await;
     assert_eq!(
@@ -251,6 +336,12 @@ async fn browsers_on_a_configured_origin_may_read(store: Store) {
         (204, Some("https://app.example"))
     );
     assert_eq!(asked("https://evil.example").await.header("access-control-allow-origin"), None);
-    let read = omni.client().request(Method::GET, "/task/task_1").header("origin", "https://app.example");
-    assert_eq!(Answer::to(read).await.header("access-control-allow-origin"), Some("https://app.example"));
+    let read = omni
+        .data_client()
+        .request(Method::GET, "/task/task_1")
+        .header("origin", "https://app.example");
+    assert_eq!(
+        HttpResponse::from_request(read).await.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
 }

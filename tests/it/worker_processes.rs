@@ -7,11 +7,11 @@ use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::client::{Answer, Client};
-use crate::harness::metrics::Metrics;
-use crate::harness::process::Process;
+use crate::harness::client::{HttpClient, HttpResponse};
+use crate::harness::metrics::ScrapedMetrics;
+use crate::harness::process::ChildProcess;
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually, eventually_some};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
 
 const CONFIG: &str = "
 upstream: {url: <upstream>}
@@ -23,33 +23,49 @@ topics:
 workers: {count: 0, drain: 20s}
 ";
 
-async fn serve(upstream: &Upstream, redis: &RedisServer) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG).upstream(upstream).set("store", redis.url()).start().await
+async fn serve(upstream: &TestUpstream, redis: &RedisServer) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG)
+        .with_upstream(upstream)
+        .set_placeholder("store", redis.url())
+        .start()
+        .await
 }
 
 /// `omnidaemon worker --count 2` beside `serve`, and its admin plane.
-pub(crate) async fn worker(dir: &Path) -> (Process, Client) {
+pub(crate) async fn worker(dir: &Path) -> (ChildProcess, HttpClient) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omnidaemon"));
-    command.args(["worker", "--count", "2", "--admin-listen", "127.0.0.1:0", "--config", "config/omnidaemon.yaml"]);
+    command.args([
+        "worker",
+        "--count",
+        "2",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--config",
+        "config/omnidaemon.yaml",
+    ]);
     command.current_dir(dir).env("NO_COLOR", "1").env_remove("REDIS_URL");
-    let mut worker = Process::spawn("worker", &mut command);
-    let listening = |line: &str| line.contains("listening").then(|| line.split("addr=").nth(1).map(str::to_owned))?;
-    let address = worker.log("its admin address", 0, listening).await;
-    (worker, Client::new(&format!("http://{}", address.trim())))
+    let mut worker = ChildProcess::spawn("worker", &mut command);
+    let listening = |line: &str| {
+        line.contains("listening").then(|| line.split("addr=").nth(1).map(str::to_owned))?
+    };
+    let address = worker.wait_for_log("its admin address", 0, listening).await;
+    (worker, HttpClient::new(&format!("http://{}", address.trim())))
 }
 
 /// The pids of the runners that were started as `name`, oldest first.
-pub(crate) fn pids(worker: &Process, name: &str) -> Vec<Pid> {
+pub(crate) fn pids(worker: &ChildProcess, name: &str) -> Vec<Pid> {
     let marks = [format!("worker=\"{name}\" "), format!("worker={name} ")];
     let lines = worker.logs().lines();
-    let started =
-        lines.iter().filter(|line| line.contains("worker started") && marks.iter().any(|mark| line.contains(mark)));
-    let pid = |line: &String| Pid::from_raw(line.split("pid=").nth(1)?.split(' ').next()?.parse().ok()?);
+    let started = lines.iter().filter(|line| {
+        line.contains("worker started") && marks.iter().any(|mark| line.contains(mark))
+    });
+    let pid =
+        |line: &String| Pid::from_raw(line.split("pid=").nth(1)?.split(' ').next()?.parse().ok()?);
     started.filter_map(pid).collect()
 }
 
 async fn until_active(omni: &Omnidaemon, slots: u64) -> serde_json::Value {
-    eventually_some(PATIENCE, &format!("{slots} workers are live"), async || {
+    wait_for_some(TEST_DEADLINE, &format!("{slots} workers are live"), async || {
         let status = omni.admin_client().get("/admin/v1/status").await.json();
         (status["active_workers"] == slots).then_some(status)
     })
@@ -57,19 +73,21 @@ async fn until_active(omni: &Omnidaemon, slots: u64) -> serde_json::Value {
 }
 
 async fn submit(omni: &Omnidaemon, sleep_ms: u32) -> String {
-    let accepted =
-        omni.client().post("/invoke/async", &json!({"task": "t", "arguments": {"sleep_ms": sleep_ms}})).await;
+    let accepted = omni
+        .data_client()
+        .post("/invoke/async", &json!({"task": "t", "arguments": {"sleep_ms": sleep_ms}}))
+        .await;
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
 }
 
 async fn status(omni: &Omnidaemon, poll: &str) -> String {
-    omni.client().get(poll).await.json()["status"].as_str().expect("a status").to_owned()
+    omni.data_client().get(poll).await.json()["status"].as_str().expect("a status").to_owned()
 }
 
 #[tokio::test]
 async fn a_service_manager_that_signals_every_process_at_once_loses_no_task() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start().await);
+    let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
     let omni = serve(&upstream, &redis).await;
     let nobody = omni.admin_client().get("/admin/v1/status").await.json();
     assert_eq!(
@@ -79,64 +97,78 @@ async fn a_service_manager_that_signals_every_process_at_once_loses_no_task() {
     );
     let (mut worker, _admin) = worker(omni.dir()).await;
     let live = until_active(&omni, 2).await;
-    assert_eq!((&live["status"], &live["checks"]["workers"]), (&json!("healthy"), &json!("ok")), "{live}");
+    assert_eq!(
+        (&live["status"], &live["checks"]["workers"]),
+        (&json!("healthy"), &json!("ok")),
+        "{live}"
+    );
     let polls = [submit(&omni, 3000).await, submit(&omni, 3000).await];
-    eventually(PATIENCE, "both tasks have begun", async || upstream.seen().await.requests.len() == 2).await;
+    wait_until(TEST_DEADLINE, "both tasks have begun", async || {
+        upstream.fetch_requests().await.requests.len() == 2
+    })
+    .await;
 
     // As systemd does with KillMode=control-group; the supervisor then forwards its own.
-    worker.signal(Signal::TERM);
+    worker.send_signal(Signal::TERM);
     for name in ["worker-1", "worker-2"] {
         for pid in pids(&worker, name) {
             kill_process(pid, Signal::TERM).expect("a runner that lives");
         }
     }
-    let ended = worker.wait_exit().await;
+    let ended = worker.wait_for_exit().await;
     assert_eq!(ended.code(), Some(0), "{ended}");
     for poll in &polls {
         assert_eq!(status(&omni, poll).await, "completed");
     }
-    assert_eq!(upstream.seen().await.requests.len(), 2, "each ran once");
+    assert_eq!(upstream.fetch_requests().await.requests.len(), 2, "each ran once");
     let after = omni.admin_client().get("/admin/v1/status").await.json();
     assert_eq!(after["active_workers"], 0, "a worker that has ended is not counted on: {after}");
 }
 
 #[tokio::test]
 async fn a_killed_runner_is_replaced_and_counted() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start().await);
+    let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
     let omni = serve(&upstream, &redis).await;
     let (worker, admin) = worker(omni.dir()).await;
     until_active(&omni, 2).await;
     let victim = pids(&worker, "worker-1").remove(0);
     kill_process(victim, Signal::KILL).expect("killed");
-    eventually(PATIENCE, "it is replaced", async || pids(&worker, "worker-1").len() == 2).await;
-    let metrics = Metrics::parse(&admin.get("/metrics").await.text());
+    wait_until(TEST_DEADLINE, "it is replaced", async || pids(&worker, "worker-1").len() == 2)
+        .await;
+    let metrics = ScrapedMetrics::parse(&admin.get("/metrics").await.text());
     assert_eq!(metrics.value("omnidaemon_workers_crashed_total", &[]), 1.0);
     let polls = [submit(&omni, 300).await, submit(&omni, 300).await];
     for poll in &polls {
-        eventually(PATIENCE, "the replacement works", async || status(&omni, poll).await == "completed").await;
+        wait_until(TEST_DEADLINE, "the replacement works", async || {
+            status(&omni, poll).await == "completed"
+        })
+        .await;
     }
 }
 
 #[tokio::test]
 async fn a_ctrl_c_that_is_repeated_later_ends_at_once() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start().await);
+    let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
     let mut omni = serve(&upstream, &redis).await;
     let call = json!({"task": "t", "arguments": {"sleep_ms": 60_000}});
-    let request = omni.client().request(Method::POST, "/invoke").json(&call);
-    let cut = tokio::spawn(Answer::try_to(request));
-    eventually(PATIENCE, "a request is in flight", async || upstream.seen().await.requests.len() == 1).await;
+    let request = omni.data_client().request(Method::POST, "/invoke").json(&call);
+    let cut = tokio::spawn(HttpResponse::try_from_request(request));
+    wait_until(TEST_DEADLINE, "a request is in flight", async || {
+        upstream.fetch_requests().await.requests.len() == 1
+    })
+    .await;
     let process = omni.process();
     for _ in 0..3 {
-        process.signal(Signal::TERM);
-        process.signal(Signal::INT);
+        process.send_signal(Signal::TERM);
+        process.send_signal(Signal::INT);
     }
-    process.log("the drain", 0, |line| line.contains("draining").then_some(())).await;
+    process.wait_for_log("the drain", 0, |line| line.contains("draining").then_some(())).await;
     assert!(process.is_running(), "those came at once: one wish");
-    eventually(PATIENCE, "a later one is heeded", async || {
-        process.signal(Signal::INT);
+    wait_until(TEST_DEADLINE, "a later one is heeded", async || {
+        process.send_signal(Signal::INT);
         !process.is_running()
     })
     .await;
-    assert_eq!(process.wait_exit().await.code(), Some(130), "and not the drain's end");
+    assert_eq!(process.wait_for_exit().await.code(), Some(130), "and not the drain's end");
     assert!(cut.await.expect("joined").is_err());
 }

@@ -1,4 +1,5 @@
-//! A sample of what people have: an agent service with a synchronous endpoint, slow, and now and then wrong.
+//! A sample of what people have: an agent service with a synchronous endpoint, slow, and now and
+//! then wrong.
 
 use std::time::{Duration, Instant};
 
@@ -11,32 +12,35 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The middle of the delays, and how far most are from it: seven in ten within a factor of e^0.6 = 1.8.
-const MEDIAN_MS: f64 = 180.0;
-const SPREAD: f64 = 0.6;
+/// The middle of the delays, and how far most are from it: seven in ten within a factor of e^0.6 =
+/// 1.8.
+const MEDIAN_DELAY_MS: f64 = 180.0;
+const DELAY_SPREAD: f64 = 0.6;
 /// No delay is shorter or longer.
-const LIMITS_MS: (f64, f64) = (50.0, 800.0);
+const DELAY_LIMITS_MS: (f64, f64) = (50.0, 800.0);
 
 /// Serves it until `shutdown`.
 pub(super) async fn run(listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-    let router = Router::new().route("/invoke", post(invoke)).route("/health", get(health));
+    let router =
+        Router::new().route("/invoke", post(serve_invoke)).route("/health", get(serve_health));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-async fn health() -> Json<Value> {
+async fn serve_health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// `{agent, task, arguments, context}` → `{result, agent, tool, status, execution_time_ms, metadata}`
-async fn invoke(body: Bytes) -> Response {
+/// `{agent, task, arguments, context}` → `{result, agent, tool, status, execution_time_ms,
+/// metadata}`
+async fn serve_invoke(body: Bytes) -> Response {
     let start = Instant::now();
     let asked: Option<Value> = serde_json::from_slice(&body).ok();
     let Some(task) = asked.as_ref().and_then(|asked| asked["task"].as_str()) else {
         let detail = json!({"detail": [{"loc": ["body", "task"], "msg": "Field required", "type": "missing"}]});
         return (StatusCode::UNPROCESSABLE_ENTITY, Json(detail)).into_response();
     };
-    tokio::time::sleep(delay(rand::random(), rand::random())).await;
-    if let Some(error) = misfortune(rand::random()) {
+    tokio::time::sleep(log_normal_delay(rand::random(), rand::random())).await;
+    if let Some(error) = injected_error(rand::random()) {
         let detail = json!({"detail": error.canonical_reason()});
         return (error, [(header::RETRY_AFTER, "1")], Json(detail)).into_response();
     }
@@ -53,14 +57,15 @@ async fn invoke(body: Bytes) -> Response {
 }
 
 /// A log-normal delay, made of two uniform numbers from 0 to 1 (Box and Muller, 1958).
-fn delay(first: f64, second: f64) -> Duration {
+fn log_normal_delay(first: f64, second: f64) -> Duration {
     let normal = (-2.0 * (1.0 - first).ln()).sqrt() * (std::f64::consts::TAU * second).cos();
-    let millis = (MEDIAN_MS * (SPREAD * normal).exp()).clamp(LIMITS_MS.0, LIMITS_MS.1);
+    let millis = (MEDIAN_DELAY_MS * (DELAY_SPREAD * normal).exp())
+        .clamp(DELAY_LIMITS_MS.0, DELAY_LIMITS_MS.1);
     Duration::from_secs_f64(millis / 1000.0)
 }
 
 /// What one request in fifty meets, by a uniform number from 0 to 1.
-fn misfortune(at: f64) -> Option<StatusCode> {
+fn injected_error(at: f64) -> Option<StatusCode> {
     match at {
         ..0.01 => Some(StatusCode::INTERNAL_SERVER_ERROR),
         ..0.015 => Some(StatusCode::TOO_MANY_REQUESTS),
@@ -76,7 +81,8 @@ mod tests {
     #[test]
     fn delays_lie_around_the_median_and_within_the_limits() {
         let at = |n: u32| f64::from(n) / 100.0;
-        let mut all: Vec<Duration> = (0..100).flat_map(|a| (0..100).map(move |b| delay(at(a), at(b)))).collect();
+        let mut all: Vec<Duration> =
+            (0..100).flat_map(|a| (0..100).map(move |b| log_normal_delay(at(a), at(b)))).collect();
         all.sort();
         let within = Duration::from_millis(50)..=Duration::from_millis(800);
         assert!(all.iter().all(|delay| within.contains(delay)));
@@ -85,8 +91,8 @@ mod tests {
 
     #[test]
     fn one_request_in_fifty_meets_an_error() {
-        let errors = (0..1000).filter(|n| misfortune(f64::from(*n) / 1000.0).is_some()).count();
+        let errors = (0..1000).filter(|n| injected_error(f64::from(*n) / 1000.0).is_some()).count();
         assert_eq!(errors, 20);
-        assert_eq!(misfortune(0.012), Some(StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(injected_error(0.012), Some(StatusCode::TOO_MANY_REQUESTS));
     }
 }

@@ -1,4 +1,5 @@
-//! `demo`: everything at once, on the embedded store, with nothing else installed: the first thing to run.
+//! `demo`: everything at once, on the embedded store, with nothing else installed: the first thing
+//! to run.
 //!
 //! ```text
 //! setup.rs     its directory, its configuration, its ports
@@ -20,11 +21,11 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use self::setup::Setup;
-use self::traffic::Latencies;
-use super::exit::{CliError, Exit};
-use super::global::Global;
-use super::serve::on_signals;
+use self::setup::DemoSetup;
+use self::traffic::PathLatencies;
+use super::exit::{CliError, CliExit};
+use super::global::GlobalArgs;
+use super::serve::shutdown_on_signals;
 use crate::app::{App, AppError};
 use crate::store::StoreError;
 
@@ -48,34 +49,43 @@ pub(super) struct DemoArgs {
     time: Option<Duration>,
 }
 
-pub(super) async fn run(args: DemoArgs, _: &Global) -> Result<Exit, CliError> {
-    let Setup { legacy, loaded, file, env } = setup::prepare(&args).await?;
-    let shutdown = on_signals(None)?;
-    let bound = App::new(loaded).watching(file.clone(), env).bind().await.map_err(explained)?;
-    let addresses = say::Addresses { legacy: legacy.local_addr()?, data: bound.data(), admin: bound.admin()? };
-    say::welcome(&addresses, &args.dir, &file);
+pub(super) async fn run(args: DemoArgs, _: &GlobalArgs) -> Result<CliExit, CliError> {
+    let DemoSetup { legacy_listener: legacy, loaded, config_file: file, env } =
+        setup::prepare_demo(&args).await?;
+    let shutdown = shutdown_on_signals(None)?;
+    let bound = App::new(loaded)
+        .with_config_file(file.clone(), env)
+        .bind()
+        .await
+        .map_err(explain_lock_error)?;
+    let addresses = say::DemoAddresses {
+        legacy: legacy.local_addr()?,
+        data: bound.data_address(),
+        admin: bound.admin_address()?,
+    };
+    say::print_welcome(&addresses, &args.dir, &file);
 
-    let (latencies, metrics) = (Latencies::default(), bound.metrics());
+    let (latencies, metrics) = (PathLatencies::default(), bound.metrics());
     // The legacy API ends last: requests that are being drained still need it.
     let stop_legacy = CancellationToken::new();
     let legacy = tokio::spawn(legacy::run(legacy, stop_legacy.clone()));
     let traffic = traffic::run(addresses.data, latencies.clone(), shutdown.clone());
-    let story = say::follow(&file, &metrics, &latencies, shutdown.clone());
+    let story = say::report_progress(&file, &metrics, &latencies, shutdown.clone());
     let proxy = async {
         let ran = bound.run(shutdown.clone()).await;
         shutdown.cancel();
         ran
     };
-    let timer = end_after(args.time, &shutdown);
+    let timer = shutdown_after(args.time, &shutdown);
     let (ran, took, (), ()) = tokio::join!(proxy, story, traffic, timer);
     stop_legacy.cancel();
     let _ = legacy.await;
     ran?;
-    say::farewell(took, &metrics, &args.dir);
-    Ok(Exit::Ok)
+    say::print_farewell(took, &metrics, &args.dir);
+    Ok(CliExit::Ok)
 }
 
-async fn end_after(time: Option<Duration>, shutdown: &CancellationToken) {
+async fn shutdown_after(time: Option<Duration>, shutdown: &CancellationToken) {
     let Some(time) = time else { return };
     if shutdown.run_until_cancelled(tokio::time::sleep(time)).await.is_some() {
         shutdown.cancel();
@@ -83,7 +93,7 @@ async fn end_after(time: Option<Duration>, shutdown: &CancellationToken) {
 }
 
 /// The ways out that a demo has beside those of `serve`.
-fn explained(error: AppError) -> CliError {
+fn explain_lock_error(error: AppError) -> CliError {
     match error {
         AppError::Store(StoreError::Locked { path, pid }) => CliError::Failed(format!(
             "{path} is in use by process {pid}, probably another demo: stop it, or give this one a directory and ports \

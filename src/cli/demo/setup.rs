@@ -1,7 +1,8 @@
 //! The demo's directory, configuration and ports.
 //!
-//! The file is written where there is none and is the user's from then on. Ports on the command line win over
-//! it without touching it, and nothing else does: what the shell has for real work (`REDIS_URL`) stays out.
+//! The file is written where there is none and is the user's from then on. Ports on the command
+//! line win over it without touching it, and nothing else does: what the shell has for real work
+//! (`REDIS_URL`) stays out.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,81 +13,96 @@ use tokio::net::TcpListener;
 
 use super::DemoArgs;
 use crate::cli::exit::CliError;
-use crate::config::{self, Env, Loaded};
+use crate::config::{self, EnvVars, LoadedConfig};
 
-const TEMPLATE: &str = include_str!("omnidaemon.yaml");
-const DATA: u16 = 8000;
-const ADMIN: u16 = 8001;
-const LEGACY: u16 = 9000;
+const CONFIG_TEMPLATE: &str = include_str!("omnidaemon.yaml");
+const DEFAULT_DATA_PORT: u16 = 8000;
+const DEFAULT_ADMIN_PORT: u16 = 8001;
+const DEFAULT_LEGACY_PORT: u16 = 9000;
 
 /// What the demo runs on.
-pub(super) struct Setup {
+pub(super) struct DemoSetup {
     /// The sample legacy API's port, bound.
-    pub(super) legacy: TcpListener,
+    pub(super) legacy_listener: TcpListener,
     /// The configuration.
-    pub(super) loaded: Loaded,
+    pub(super) loaded: LoadedConfig,
     /// Its file.
-    pub(super) file: PathBuf,
+    pub(super) config_file: PathBuf,
     /// The environment that it was read, and is read again, with.
-    pub(super) env: Env,
+    pub(super) env: EnvVars,
 }
 
 /// Makes what is missing, and says which port is taken before anything runs.
-pub(super) async fn prepare(args: &DemoArgs) -> Result<Setup, CliError> {
+pub(super) async fn prepare_demo(args: &DemoArgs) -> Result<DemoSetup, CliError> {
     let file = args.dir.join("omnidaemon.yaml");
-    let mut env = Env::new();
-    for (name, port) in [("OMNIDAEMON__PROXY__LISTEN", args.port), ("OMNIDAEMON__ADMIN__LISTEN", args.admin_port)] {
-        env.extend(port.map(|port| (name.to_owned(), local(port).to_string())));
+    let mut env = EnvVars::new();
+    for (name, port) in
+        [("OMNIDAEMON__PROXY__LISTEN", args.port), ("OMNIDAEMON__ADMIN__LISTEN", args.admin_port)]
+    {
+        env.extend(port.map(|port| (name.to_owned(), loopback_address(port).to_string())));
     }
     let port = match args.legacy_port {
         Some(port) => port,
         None if file.exists() => {
-            let loaded = config::load(&file, &env)?;
-            loaded.config.upstream.urls.first().map_or(LEGACY, |url| url.port)
+            let loaded = config::load_file(&file, &env)?;
+            loaded.config.upstream.urls.first().map_or(DEFAULT_LEGACY_PORT, |url| url.port)
         }
-        None => LEGACY,
+        None => DEFAULT_LEGACY_PORT,
     };
-    let legacy =
-        TcpListener::bind(local(port)).await.map_err(|error| cannot_bind(local(port), "--legacy-port", error))?;
+    let legacy = TcpListener::bind(loopback_address(port))
+        .await
+        .map_err(|error| bind_error(loopback_address(port), "--legacy-port", error))?;
     let legacy_url = format!("http://{}", legacy.local_addr()?);
     if !file.exists() {
-        write(&file, args, &legacy_url)?;
+        write_config(&file, args, &legacy_url)?;
     }
     if args.legacy_port.is_some() {
         env.insert("OMNIDAEMON__UPSTREAM__URL".into(), legacy_url);
     }
-    let loaded = config::load(&file, &env)?;
-    // The data port is shared between threads, and would be with another process too: this asks for it alone.
-    let listens = [(loaded.config.proxy.listen, "--port"), (loaded.config.admin.listen, "--admin-port")];
+    let loaded = config::load_file(&file, &env)?;
+    // The data port is shared between threads, and would be with another process too: this asks for
+    // it alone.
+    let listens =
+        [(loaded.config.proxy.listen, "--port"), (loaded.config.admin.listen, "--admin-port")];
     for (address, flag) in listens.into_iter().filter(|(address, _)| address.port() != 0) {
-        std::net::TcpListener::bind(address).map_err(|error| cannot_bind(address, flag, error))?;
+        std::net::TcpListener::bind(address).map_err(|error| bind_error(address, flag, error))?;
     }
-    Ok(Setup { legacy, loaded, file, env })
+    Ok(DemoSetup { legacy_listener: legacy, loaded, config_file: file, env })
 }
 
-fn local(port: u16) -> SocketAddr {
+fn loopback_address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn write(file: &Path, args: &DemoArgs, legacy: &str) -> Result<(), CliError> {
-    let failed = |error| CliError::File { what: format!("cannot write {}", file.display()), error };
+fn write_config(file: &Path, args: &DemoArgs, legacy: &str) -> Result<(), CliError> {
+    let failed =
+        |error| CliError::File { action: format!("cannot write {}", file.display()), error };
     fs::create_dir_all(&args.dir).map_err(failed)?;
-    let text = TEMPLATE
-        .replace("<data>", &local(args.port.unwrap_or(DATA)).to_string())
-        .replace("<admin>", &local(args.admin_port.unwrap_or(ADMIN)).to_string())
+    let text = CONFIG_TEMPLATE
+        .replace("<data>", &loopback_address(args.port.unwrap_or(DEFAULT_DATA_PORT)).to_string())
+        .replace(
+            "<admin>",
+            &loopback_address(args.admin_port.unwrap_or(DEFAULT_ADMIN_PORT)).to_string(),
+        )
         .replace("<legacy>", legacy)
-        .replace("<store>", &quoted(&format!("sqlite:{}", args.dir.join("omnidaemon.db").display())));
+        .replace(
+            "<store>",
+            &quote_yaml(&format!("sqlite:{}", args.dir.join("omnidaemon.db").display())),
+        );
     fs::write(file, text).map_err(failed)
 }
 
 /// A YAML scalar that is `text`, with nothing to expand.
-fn quoted(text: &str) -> String {
+fn quote_yaml(text: &str) -> String {
     serde_json::Value::from(text.replace('$', "$$")).to_string()
 }
 
-fn cannot_bind(address: SocketAddr, flag: &str, error: std::io::Error) -> CliError {
+fn bind_error(address: SocketAddr, flag: &str, error: std::io::Error) -> CliError {
     if error.kind() != ErrorKind::AddrInUse {
-        return CliError::File { what: format!("cannot listen on {address}; {flag} N takes another port"), error };
+        return CliError::File {
+            action: format!("cannot listen on {address}; {flag} N takes another port"),
+            error,
+        };
     }
     let port = address.port();
     CliError::Failed(format!(
@@ -96,39 +112,53 @@ fn cannot_bind(address: SocketAddr, flag: &str, error: std::io::Error) -> CliErr
 }
 
 /// The line of the file, from 1, on which the share stands, and what stands there.
-pub(super) fn percent_line(text: &str) -> Option<(usize, &str)> {
+pub(super) fn find_percent_line(text: &str) -> Option<(usize, &str)> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    lines.enumerate().find(|(_, line)| line.starts_with("percent:")).map(|(at, line)| (at + 1, line))
+    lines
+        .enumerate()
+        .find(|(_, line)| line.starts_with("percent:"))
+        .map(|(at, line)| (at + 1, line))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn args(dir: &Path) -> DemoArgs {
+    fn demo_args(dir: &Path) -> DemoArgs {
         let zero = Some(0);
-        DemoArgs { port: zero, admin_port: zero, legacy_port: zero, dir: dir.to_owned(), time: None }
+        DemoArgs {
+            port: zero,
+            admin_port: zero,
+            legacy_port: zero,
+            dir: dir.to_owned(),
+            time: None,
+        }
     }
 
     #[tokio::test]
     async fn the_file_is_written_once_and_then_the_users() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("a $HOME \"dir\"");
-        let setup = prepare(&args(&dir)).await.expect("all is free");
-        let percent = |setup: &Setup| setup.loaded.config.routes[0].rollout.percent.basis_points();
+        let setup = prepare_demo(&demo_args(&dir)).await.expect("all is free");
+        let percent =
+            |setup: &DemoSetup| setup.loaded.config.routes[0].rollout.percent.basis_points();
         assert_eq!(percent(&setup), 1000);
         assert_eq!(setup.loaded.config.routes[0].rollout.mode, config::RolloutMode::Manual);
-        assert_eq!(setup.loaded.config.upstream.urls[0].port, setup.legacy.local_addr().expect("bound").port());
+        assert_eq!(
+            setup.loaded.config.upstream.urls[0].port,
+            setup.legacy_listener.local_addr().expect("bound").port()
+        );
         let store = config::StoreUrl::Sqlite(dir.join("omnidaemon.db"));
         assert_eq!(setup.loaded.config.store.url, store);
 
-        let text = fs::read_to_string(&setup.file).expect("it is there");
-        let (line, found) = percent_line(&text).expect("it has a percent");
+        let text = fs::read_to_string(&setup.config_file).expect("it is there");
+        let (line, found) = find_percent_line(&text).expect("it has a percent");
         assert_eq!(found, "percent: 10");
         assert!(text.lines().nth(line - 1).is_some_and(|line| line.contains("percent: 10")));
-        fs::write(&setup.file, text.replace("percent: 10", "percent: 35")).expect("it can be edited");
+        fs::write(&setup.config_file, text.replace("percent: 10", "percent: 35"))
+            .expect("it can be edited");
         drop(setup);
-        assert_eq!(percent(&prepare(&args(&dir)).await.expect("all is free")), 3500);
+        assert_eq!(percent(&prepare_demo(&demo_args(&dir)).await.expect("all is free")), 3500);
     }
 
     #[tokio::test]
@@ -137,13 +167,22 @@ mod tests {
         let port = taken.local_addr().expect("bound").port();
         let dir = tempfile::tempdir().expect("a directory");
         let busy = [
-            (DemoArgs { port: Some(port), ..args(&dir.path().join("a")) }, "--port"),
-            (DemoArgs { admin_port: Some(port), ..args(&dir.path().join("b")) }, "--admin-port"),
-            (DemoArgs { legacy_port: Some(port), ..args(&dir.path().join("c")) }, "--legacy-port"),
+            (DemoArgs { port: Some(port), ..demo_args(&dir.path().join("a")) }, "--port"),
+            (
+                DemoArgs { admin_port: Some(port), ..demo_args(&dir.path().join("b")) },
+                "--admin-port",
+            ),
+            (
+                DemoArgs { legacy_port: Some(port), ..demo_args(&dir.path().join("c")) },
+                "--legacy-port",
+            ),
         ];
         for (args, flag) in busy {
-            let error = prepare(&args).await.err().expect("the port is taken").to_string();
-            assert!(error.contains(&port.to_string()) && error.contains(&format!("`{flag} N`")), "{error}");
+            let error = prepare_demo(&args).await.err().expect("the port is taken").to_string();
+            assert!(
+                error.contains(&port.to_string()) && error.contains(&format!("`{flag} N`")),
+                "{error}"
+            );
         }
     }
 }

@@ -3,18 +3,18 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{RouteArgs, find};
-use crate::cli::client::Client;
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::global::{Format, Global};
-use crate::cli::output::{print, print_json, table, text};
+use super::{RolloutRouteArgs, fetch_rollout};
+use crate::cli::client::AdminClient;
+use crate::cli::exit::{CliError, CliExit};
+use crate::cli::global::{GlobalArgs, OutputFormat};
+use crate::cli::output::{format_field, print_json, print_table, table_with_headings};
 
 /// The most entries that are asked for at a time.
-const PAGE: usize = 500;
+const EVENT_PAGE_SIZE: usize = 500;
 
 /// `omnidaemon rollout history`
 #[derive(Args)]
-pub(in crate::cli) struct HistoryArgs {
+pub(in crate::cli) struct RolloutHistoryArgs {
     /// The route; may be left out where there is one
     route: Option<String>,
     /// At most so many, newest first
@@ -22,61 +22,83 @@ pub(in crate::cli) struct HistoryArgs {
     limit: usize,
 }
 
-pub(super) async fn run(args: HistoryArgs, global: &Global) -> Result<Exit, CliError> {
-    let client = Client::new(global)?;
-    let route = text(&find(&client, args.route.as_deref()).await?["route"]);
+pub(super) async fn run(
+    args: RolloutHistoryArgs,
+    global: &GlobalArgs,
+) -> Result<CliExit, CliError> {
+    let client = AdminClient::new(global)?;
+    let route = format_field(&fetch_rollout(&client, args.route.as_deref()).await?["route"]);
     let mut events: Vec<Value> = Vec::new();
     let mut before = String::new();
     while events.len() < args.limit {
-        let limit = (args.limit - events.len()).min(PAGE);
-        let mut page = client.get(&format!("rollouts/{route}/history?limit={limit}{before}")).await?;
+        let limit = (args.limit - events.len()).min(EVENT_PAGE_SIZE);
+        let mut page =
+            client.get(&format!("rollouts/{route}/history?limit={limit}{before}")).await?;
         events.append(page["events"].as_array_mut().unwrap_or(&mut Vec::new()));
         let Some(next) = page["next"].as_str() else { break };
         before = format!("&before={next}");
     }
     match global.format {
-        Format::Json => print_json(&events.into()),
-        Format::Table if events.is_empty() => eprintln!("nothing was done to {route} yet"),
-        Format::Table => people(&events),
+        OutputFormat::Json => print_json(&events.into()),
+        OutputFormat::Table if events.is_empty() => eprintln!("nothing was done to {route} yet"),
+        OutputFormat::Table => print_events(&events),
     }
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
-fn people(events: &[Value]) {
-    let mut rows = table(&["at", "event", ">from", ">to", "phase", "by", "reason"]);
+fn print_events(events: &[Value]) {
+    let mut rows = table_with_headings(&["at", "event", ">from", ">to", "phase", "by", "reason"]);
     for event in events {
-        let percent = |field: &str| format!("{} %", text(&event[field]));
-        let [name, phase, by, reason] = ["event", "phase", "by", "reason"].map(|field| text(&event[field]));
-        rows.add_row([time(&event["at_ms"]), name, percent("from"), percent("to"), phase, by, reason]);
+        let percent = |field: &str| format!("{} %", format_field(&event[field]));
+        let [name, phase, by, reason] =
+            ["event", "phase", "by", "reason"].map(|field| format_field(&event[field]));
+        rows.add_row([
+            format_utc_seconds(&event["at_ms"]),
+            name,
+            percent("from"),
+            percent("to"),
+            phase,
+            by,
+            reason,
+        ]);
     }
-    print(&rows);
+    print_table(&rows);
 }
 
-pub(super) async fn clients(args: &RouteArgs, global: &Global) -> Result<Exit, CliError> {
-    let client = Client::new(global)?;
-    let rollout = find(&client, args.route.as_deref()).await?;
-    let route = text(&rollout["route"]);
+pub(super) async fn print_clients(
+    args: &RolloutRouteArgs,
+    global: &GlobalArgs,
+) -> Result<CliExit, CliError> {
+    let client = AdminClient::new(global)?;
+    let rollout = fetch_rollout(&client, args.route.as_deref()).await?;
+    let route = format_field(&rollout["route"]);
     let callers = client.get(&format!("rollouts/{route}/clients")).await?;
     let rows = callers["clients"].as_array().map(Vec::as_slice).unwrap_or_default();
     match global.format {
-        Format::Json => print_json(&callers),
-        Format::Table if rows.is_empty() && rollout["deprecation"] == "none" => {
-            eprintln!("{route} is not deprecated, so its callers are not noted: deprecation.mode: announce begins it");
+        OutputFormat::Json => print_json(&callers),
+        OutputFormat::Table if rows.is_empty() && rollout["deprecation"] == "none" => {
+            eprintln!(
+                "{route} is not deprecated, so its callers are not noted: deprecation.mode: announce begins it"
+            );
         }
-        Format::Table if rows.is_empty() => eprintln!("nobody called {route} lately"),
-        Format::Table => {
-            let mut listed = table(&["client", ">calls", "last call"]);
+        OutputFormat::Table if rows.is_empty() => eprintln!("nobody called {route} lately"),
+        OutputFormat::Table => {
+            let mut listed = table_with_headings(&["client", ">calls", "last call"]);
             for row in rows {
-                listed.add_row([text(&row["client"]), text(&row["calls"]), time(&row["last_call_ms"])]);
+                listed.add_row([
+                    format_field(&row["client"]),
+                    format_field(&row["calls"]),
+                    format_utc_seconds(&row["last_call_ms"]),
+                ]);
             }
-            print(&listed);
+            print_table(&listed);
         }
     }
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
 /// A time in milliseconds as people read it, in UTC, to the second.
-fn time(ms: &Value) -> String {
+fn format_utc_seconds(ms: &Value) -> String {
     let time = ms.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| "-".to_owned(), |time| format!("{time:.0}"))
 }

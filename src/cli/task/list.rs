@@ -3,70 +3,84 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::show::time;
-use crate::admin::status;
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::global::{Format, Global};
-use crate::cli::output::{print, print_json, table, text};
-use crate::cli::source::Source;
-use crate::store::Listing;
-use crate::task::{Status, Topic};
+use super::show::format_utc_millis;
+use crate::admin::parse_status;
+use crate::cli::exit::{CliError, CliExit};
+use crate::cli::global::{GlobalArgs, OutputFormat};
+use crate::cli::output::{format_field, print_json, print_table, table_with_headings};
+use crate::cli::source::CommandBackend;
+use crate::store::TaskListRequest;
+use crate::task::{TaskStatus, Topic};
 
 /// The most tasks that are asked for at a time.
-const PAGE: usize = 500;
+const TASK_PAGE_SIZE: usize = 500;
 
 /// `omnidaemon task list`
 #[derive(Args)]
-pub(in crate::cli) struct ListArgs {
+pub(in crate::cli) struct TaskListArgs {
     /// Those of one topic
     #[arg(long)]
     topic: Option<String>,
     /// Those that stand so: queued, processing, completed, failed or cancelled
-    #[arg(long, value_parser = status)]
-    status: Option<Status>,
+    #[arg(long, value_parser = parse_status)]
+    status: Option<TaskStatus>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
 }
 
-pub(super) async fn run(args: ListArgs, global: &Global) -> Result<Exit, CliError> {
+pub(super) async fn run(args: TaskListArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let topic = args.topic.as_deref().map(Topic::parse).transpose();
     let topic = topic.map_err(|error| CliError::Usage(error.to_string()))?;
-    let source = Source::find(global).await?;
+    let source = CommandBackend::connect(global).await?;
     let mut tasks: Vec<Value> = Vec::new();
     let mut after = None;
     while tasks.len() < args.limit {
-        let limit = (args.limit - tasks.len()).min(PAGE);
-        let listing = Listing { topic: topic.clone(), status: args.status, limit, after: after.take() };
-        let mut page = source.list(&listing).await?;
+        let limit = (args.limit - tasks.len()).min(TASK_PAGE_SIZE);
+        let listing = TaskListRequest {
+            topic: topic.clone(),
+            status: args.status,
+            limit,
+            after_cursor: after.take(),
+        };
+        let mut page = source.list_tasks(&listing).await?;
         tasks.append(page["tasks"].as_array_mut().unwrap_or(&mut Vec::new()));
         after = page["next"].as_str().map(str::to_owned);
         if after.is_none() {
-            warn_of(&page["unlisted"], args.status);
+            warn_unlisted_status(&page["unlisted"], args.status);
             break;
         }
     }
     match global.format {
-        Format::Json => print_json(&tasks.into()),
-        Format::Table => people(&tasks),
+        OutputFormat::Json => print_json(&tasks.into()),
+        OutputFormat::Table => print_tasks(&tasks),
     }
-    Ok(Exit::Ok)
+    Ok(CliExit::Ok)
 }
 
 /// Says what the list cannot have, where that was asked for.
-fn warn_of(unlisted: &Value, asked: Option<Status>) {
-    let is_unlisted =
-        |status: Status| unlisted.as_array().is_some_and(|all| all.iter().any(|one| *one == status.as_str()));
+fn warn_unlisted_status(unlisted: &Value, asked: Option<TaskStatus>) {
+    let is_unlisted = |status: TaskStatus| {
+        unlisted.as_array().is_some_and(|all| all.iter().any(|one| *one == status.as_str()))
+    };
     if let Some(status) = asked.filter(|status| is_unlisted(*status)) {
-        eprintln!("this store cannot list tasks that are {}: ask for one by its id", status.as_str());
+        eprintln!(
+            "this store cannot list tasks that are {}: ask for one by its id",
+            status.as_str()
+        );
     }
 }
 
-fn people(tasks: &[Value]) {
-    let mut listed = table(&["task", "topic", "status", ">attempts", "created", "finished"]);
+fn print_tasks(tasks: &[Value]) {
+    let mut listed =
+        table_with_headings(&["task", "topic", "status", ">attempts", "created", "finished"]);
     for task in tasks {
-        let words = ["task_id", "topic", "status", "attempts"].map(|field| text(&task[field]));
-        listed.add_row(words.into_iter().chain([time(&task["created_ms"]), time(&task["finished_ms"])]));
+        let words =
+            ["task_id", "topic", "status", "attempts"].map(|field| format_field(&task[field]));
+        listed.add_row(words.into_iter().chain([
+            format_utc_millis(&task["created_ms"]),
+            format_utc_millis(&task["finished_ms"]),
+        ]));
     }
-    print(&listed);
+    print_table(&listed);
 }

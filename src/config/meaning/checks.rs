@@ -3,81 +3,114 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{plan, shadow};
-use crate::config::own::is_own;
-use crate::config::problem::{Origin, Problem, Report};
-use crate::config::yaml::Node;
+use crate::config::own::self_upstream_problem;
+use crate::config::problem::{ConfigDiagnostics, ConfigProblem, ValueOrigin};
+use crate::config::yaml::YamlNode;
 use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
 
 /// The path of metrics on the data port.
-const METRICS: &str = "/metrics";
+const METRICS_PATH: &str = "/metrics";
 
 /// Adds what does not go together to `report`.
-pub(super) fn check(config: &Config, root: &Node, report: &mut Report) {
-    listeners(config, root, report);
-    upstream(config, root, report);
-    store(config, root, report);
-    own_paths(config, root, report);
-    external_topics(config, root, report);
-    drain(config, root, report);
-    plan::check(config, root, report);
-    shadow::check(config, root, report);
+pub(super) fn check_config(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
+    check_listeners(config, root, report);
+    check_upstream(config, root, report);
+    check_store(config, root, report);
+    check_reserved_paths(config, root, report);
+    check_external_topics(config, root, report);
+    check_drain_times(config, root, report);
+    plan::check_rollout_plans(config, root, report);
+    shadow::check_shadow_routes(config, root, report);
 }
 
 /// The place of a key, or of the nearest section above it that was written.
-pub(super) fn place<'n>(root: &'n Node, path: &[&str]) -> Option<&'n Origin> {
-    (1..=path.len()).rev().find_map(|length| root.find(&path[..length])).map(|node| &node.origin)
+pub(super) fn find_origin<'n>(root: &'n YamlNode, path: &[&str]) -> Option<&'n ValueOrigin> {
+    (1..=path.len())
+        .rev()
+        .find_map(|length| root.find_path(&path[..length]))
+        .map(|node| &node.origin)
 }
 
-pub(super) fn problem(root: &Node, path: &[&str], message: impl Into<String>, hint: &str) -> Problem {
-    Problem::new(message, hint).of(path.join(".")).at(place(root, path))
+pub(super) fn problem_at_path(
+    root: &YamlNode,
+    path: &[&str],
+    message: impl Into<String>,
+    hint: &str,
+) -> ConfigProblem {
+    ConfigProblem::new(message, hint)
+        .with_field(path.join("."))
+        .with_origin(find_origin(root, path))
 }
 
-fn listeners(config: &Config, root: &Node, report: &mut Report) {
+fn check_listeners(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     let (proxy, admin) = (config.proxy.listen, config.admin.listen);
     let path = ["admin", "listen"];
     if !admin.ip().to_canonical().is_loopback() && config.admin.token.is_none() {
         let hint = "set `admin.token` (or OMNIDAEMON_ADMIN_TOKEN), or listen on 127.0.0.1";
-        report.problems.push(problem(root, &path, format!("{admin} is not loopback, and there is no token"), hint));
+        report.problems.push(problem_at_path(
+            root,
+            &path,
+            format!("{admin} is not loopback, and there is no token"),
+            hint,
+        ));
     }
     if config.admin.read_token.is_some()
-        && config.admin.token.as_ref().is_none_or(|token| Some(token) == config.admin.read_token.as_ref())
+        && config
+            .admin
+            .token
+            .as_ref()
+            .is_none_or(|token| Some(token) == config.admin.read_token.as_ref())
     {
-        let message = "is for those who may not do what `admin.token` allows, and that is absent or the same";
-        report.problems.push(problem(
+        let message =
+            "is for those who may not do what `admin.token` allows, and that is absent or the same";
+        report.problems.push(problem_at_path(
             root,
             &["admin", "read_token"],
             message,
             "set another `admin.token`, or delete it",
         ));
     }
-    let same_ip = proxy.ip() == admin.ip() || proxy.ip().is_unspecified() || admin.ip().is_unspecified();
+    let same_ip =
+        proxy.ip() == admin.ip() || proxy.ip().is_unspecified() || admin.ip().is_unspecified();
     if same_ip && proxy.port() == admin.port() && admin.port() != 0 {
         let message = format!("{admin} is also taken by proxy.listen, {proxy}");
-        report.problems.push(problem(root, &path, message, "write another port"));
+        report.problems.push(problem_at_path(root, &path, message, "write another port"));
     }
 }
 
-fn upstream(config: &Config, root: &Node, report: &mut Report) {
-    let key = if root.find(&["upstream", "urls"]).is_some() { "urls" } else { "url" };
+fn check_upstream(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
+    let key = if root.find_path(&["upstream", "urls"]).is_some() { "urls" } else { "url" };
     for url in &config.upstream.urls {
-        for (listen, name) in [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")] {
-            if reaches(url, listen) {
+        for (listen, name) in
+            [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")]
+        {
+            if url_reaches_listener(url, listen) {
                 let path = ["upstream", key];
-                report.problems.push(is_own(url, listen, name).of(path.join(".")).at(place(root, &path)));
+                report.problems.push(
+                    self_upstream_problem(url, listen, name)
+                        .with_field(path.join("."))
+                        .with_origin(find_origin(root, &path)),
+                );
             }
         }
     }
 }
 
-fn store(config: &Config, root: &Node, report: &mut Report) {
+fn check_store(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     if config.store.partitions > 1 && !matches!(config.store.url, StoreUrl::Cluster(_)) {
-        let hint = "write `partitions: 1`, or the URL of a cluster, `redis+cluster://a:6379,b:6379`";
-        report.problems.push(problem(root, &["store", "partitions"], "only a Redis Cluster has several", hint));
+        let hint =
+            "write `partitions: 1`, or the URL of a cluster, `redis+cluster://a:6379,b:6379`";
+        report.problems.push(problem_at_path(
+            root,
+            &["store", "partitions"],
+            "only a Redis Cluster has several",
+            hint,
+        ));
     }
 }
 
 /// Whether a request to `url` would arrive at `listen`.
-fn reaches(url: &UpstreamUrl, listen: SocketAddr) -> bool {
+fn url_reaches_listener(url: &UpstreamUrl, listen: SocketAddr) -> bool {
     if url.port != listen.port() {
         return false;
     }
@@ -92,11 +125,16 @@ fn reaches(url: &UpstreamUrl, listen: SocketAddr) -> bool {
 }
 
 /// Paths that the proxy answers itself cannot be routes.
-fn own_paths(config: &Config, root: &Node, report: &mut Report) {
+fn check_reserved_paths(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     let exposed = config.proxy.expose_metrics;
-    if exposed && config.proxy.task_path == METRICS {
+    if exposed && config.proxy.task_path == METRICS_PATH {
         let message = "is where metrics are served";
-        report.problems.push(problem(root, &["proxy", "task_path"], message, "write another path, such as `/task`"));
+        report.problems.push(problem_at_path(
+            root,
+            &["proxy", "task_path"],
+            message,
+            "write another path, such as `/task`",
+        ));
     }
     let tasks: Vec<&str> = config.proxy.task_path.split('/').skip(1).collect();
     for route in &config.routes {
@@ -106,31 +144,52 @@ fn own_paths(config: &Config, root: &Node, report: &mut Report) {
             && segments.iter().zip(&tasks).all(|(segment, task)| segment.as_deref() == Some(*task));
         if below_tasks {
             let message = format!("is below {}, where tasks are read", config.proxy.task_path);
-            report.problems.push(problem(root, &path, message, "write another path, or another `proxy.task_path`"));
+            report.problems.push(problem_at_path(
+                root,
+                &path,
+                message,
+                "write another path, or another `proxy.task_path`",
+            ));
         }
-        if exposed && route.path.text == METRICS {
+        if exposed && route.path.source_text == METRICS_PATH {
             let hint = "write another path, or `proxy.expose: []`";
-            report.problems.push(problem(root, &path, "is where metrics are served", hint));
+            report.problems.push(problem_at_path(root, &path, "is where metrics are served", hint));
         }
     }
 }
 
 /// An embedded store has no other consumers.
-fn external_topics(config: &Config, root: &Node, report: &mut Report) {
+fn check_external_topics(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     if !matches!(config.store.url, StoreUrl::Sqlite(_)) {
         return;
     }
-    for (topic, _) in config.topics.iter().filter(|(_, topic)| topic.handler == HandlerConfig::External) {
-        let message = "is left to other consumers, which a SQLite store does not have: its tasks stay queued";
-        let warning = problem(root, &["topics", topic.as_str(), "handler"], message, "set REDIS_URL or `store.url`");
+    for (topic, _) in
+        config.topics.iter().filter(|(_, topic)| topic.handler == HandlerConfig::External)
+    {
+        let message =
+            "is left to other consumers, which a SQLite store does not have: its tasks stay queued";
+        let warning = problem_at_path(
+            root,
+            &["topics", topic.as_str(), "handler"],
+            message,
+            "set REDIS_URL or `store.url`",
+        );
         report.warnings.push(warning);
     }
 }
 
-fn drain(config: &Config, root: &Node, report: &mut Report) {
-    let needed = config.proxy.drain_delay + config.workers.drain;
-    if needed > config.proxy.drain {
-        let message = format!("is shorter than drain_delay and workers.drain, {}", humantime::format_duration(needed));
-        report.warnings.push(problem(root, &["proxy", "drain"], message, "raise it, or tasks are given back sooner"));
+fn check_drain_times(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
+    let needed = config.proxy.drain_delay + config.workers.drain_timeout;
+    if needed > config.proxy.drain_timeout {
+        let message = format!(
+            "is shorter than drain_delay and workers.drain, {}",
+            humantime::format_duration(needed)
+        );
+        report.warnings.push(problem_at_path(
+            root,
+            &["proxy", "drain"],
+            message,
+            "raise it, or tasks are given back sooner",
+        ));
     }
 }

@@ -5,64 +5,100 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::addresses::{header, link, method, pattern, successor};
-use super::rollout::rollout;
-use super::section::{Section, meant};
-use super::values::{duration, name, switch, time, topic, word};
-use crate::config::problem::shown;
-use crate::config::yaml::{Node, Value};
-use crate::config::{Deprecation, DeprecationMode, OnUnknown, OnWaitTimeout, Route};
+use super::addresses::{
+    parse_header_name, parse_link, parse_method, parse_path_pattern, parse_successor,
+};
+use super::rollout::parse_rollout;
+use super::section::{ConfigSection, suggest};
+use super::values::{
+    duration_between, one_of_words, parse_bool, parse_name, parse_timestamp, parse_topic_name,
+};
+use crate::config::problem::quote_for_message;
+use crate::config::yaml::{YamlNode, YamlValue};
+use crate::config::{
+    DeprecationConfig, DeprecationMode, RouteConfig, UnknownEnqueueAction, WaitTimeoutAction,
+};
 
-const DAY: u64 = 24 * 3600;
+const DAY_SECS: u64 = 24 * 3600;
 
 /// Reads all routes; `topics` is that section of the file.
-pub(super) fn routes(file: &mut Section<'_>, topics: Option<&Node>) -> Vec<Route> {
+pub(super) fn parse_routes(
+    file: &mut ConfigSection<'_>,
+    topics: Option<&YamlNode>,
+) -> Vec<RouteConfig> {
     let topics: Vec<&str> = match topics.map(|topics| &topics.value) {
-        Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
+        Some(YamlValue::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
         _ => Vec::new(),
     };
-    let mut taken = Taken::default();
+    let mut taken = RoutePathRegistry::default();
     let mut routes = Vec::new();
-    for (key, mut section) in file.named("routes") {
-        let Some(route) = route(key, &mut section, &topics) else { continue };
-        taken.take(&route, &section);
+    for (key, mut section) in file.keyed_sections("routes") {
+        let Some(route) = parse_route(key, &mut section, &topics) else { continue };
+        taken.register_route(&route, &section);
         routes.push(route);
     }
     routes
 }
 
-fn route(key: &str, route: &mut Section<'_>, topics: &[&str]) -> Option<Route> {
-    let name = name(key).map_err(|wrong| route.fault(wrong)).ok();
-    let path = route.require("path", "write the path of the legacy endpoint, such as `path: /invoke`", pattern);
-    let topic = route.require("topic", "write one of the names under `topics`", topic);
-    if let Some(topic) = topic.as_ref().filter(|topic| !topics.contains(&topic.as_str())) {
-        let hint = if topics.is_empty() { "add it there".to_owned() } else { meant(topic.as_str(), topics) };
-        route.problem("topic", format!("{} is not under `topics`", shown(topic.as_str())), hint);
-    }
-    let methods = route.list("methods", vec![Method::POST], method);
-    if route.is_empty("methods") {
-        route.problem("methods", "is empty", "write `[POST]`, or delete the line");
-    }
-    let wait = route.read("wait", Duration::from_secs(10), duration(0, DAY));
-    let on_wait_timeout = route.read(
-        "on_wait_timeout",
-        OnWaitTimeout::Accepted,
-        word(&[("accepted", OnWaitTimeout::Accepted), ("hold", OnWaitTimeout::Hold)]),
+fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Option<RouteConfig> {
+    let name = parse_name(key).map_err(|wrong| route.add_section_problem(wrong)).ok();
+    let path = route.read_required(
+        "path",
+        "write the path of the legacy endpoint, such as `path: /invoke`",
+        parse_path_pattern,
     );
-    let on_unknown =
-        route.read("on_unknown", OnUnknown::Sync, word(&[("sync", OnUnknown::Sync), ("refuse", OnUnknown::Refuse)]));
-    let retry_canaried = route.read("retry_canaried", false, switch);
-    let drop_headers = route.section("capture").list("drop_headers", Vec::new(), header);
-    let rollout = rollout(route.section("rollout"), key);
-    let deprecation = deprecation(route.section("deprecation"), path.as_ref().map(|path| path.text.as_str()));
-    Some(Route {
+    let topic =
+        route.read_required("topic", "write one of the names under `topics`", parse_topic_name);
+    if let Some(topic) = topic.as_ref().filter(|topic| !topics.contains(&topic.as_str())) {
+        let hint = if topics.is_empty() {
+            "add it there".to_owned()
+        } else {
+            suggest(topic.as_str(), topics)
+        };
+        route.add_problem(
+            "topic",
+            format!("{} is not under `topics`", quote_for_message(topic.as_str())),
+            hint,
+        );
+    }
+    let methods = route.read_list("methods", vec![Method::POST], parse_method);
+    if route.is_empty_list("methods") {
+        route.add_problem("methods", "is empty", "write `[POST]`, or delete the line");
+    }
+    let wait =
+        route.read_or_default("wait", Duration::from_secs(10), duration_between(0, DAY_SECS));
+    let on_wait_timeout = route.read_or_default(
+        "on_wait_timeout",
+        WaitTimeoutAction::Accepted,
+        one_of_words(&[
+            ("accepted", WaitTimeoutAction::Accepted),
+            ("hold", WaitTimeoutAction::KeepWaiting),
+        ]),
+    );
+    let on_unknown = route.read_or_default(
+        "on_unknown",
+        UnknownEnqueueAction::ServeSync,
+        one_of_words(&[
+            ("sync", UnknownEnqueueAction::ServeSync),
+            ("refuse", UnknownEnqueueAction::Refuse),
+        ]),
+    );
+    let retry_canaried = route.read_or_default("retry_canaried", false, parse_bool);
+    let drop_headers =
+        route.subsection("capture").read_list("drop_headers", Vec::new(), parse_header_name);
+    let rollout = parse_rollout(route.subsection("rollout"), key);
+    let deprecation = parse_deprecation(
+        route.subsection("deprecation"),
+        path.as_ref().map(|path| path.source_text.as_str()),
+    );
+    Some(RouteConfig {
         name: name?,
         path: path?,
         topic: topic?,
         methods,
-        wait,
+        client_wait: wait,
         on_wait_timeout,
-        on_unknown,
+        on_unknown_enqueue: on_unknown,
         retry_canaried,
         drop_headers,
         rollout,
@@ -70,11 +106,11 @@ fn route(key: &str, route: &mut Section<'_>, topics: &[&str]) -> Option<Route> {
     })
 }
 
-fn deprecation(mut section: Section<'_>, path: Option<&str>) -> Deprecation {
-    let mode = section.read(
+fn parse_deprecation(mut section: ConfigSection<'_>, path: Option<&str>) -> DeprecationConfig {
+    let mode = section.read_or_default(
         "mode",
         DeprecationMode::None,
-        word(&[
+        one_of_words(&[
             ("none", DeprecationMode::None),
             ("announce", DeprecationMode::Announce),
             ("redirect", DeprecationMode::Redirect),
@@ -84,70 +120,99 @@ fn deprecation(mut section: Section<'_>, path: Option<&str>) -> Deprecation {
             ("false", DeprecationMode::None),
         ]),
     );
-    let deprecation = Deprecation {
+    let deprecation = DeprecationConfig {
         mode,
-        deprecated_at: section.optional("deprecated_at", time),
-        sunset_at: section.optional("sunset_at", time),
-        successor: section.optional("successor", successor),
-        link: section.optional("link", link),
-        permanent: section.read("permanent", false, switch),
+        deprecated_at: section.read_optional("deprecated_at", parse_timestamp),
+        sunset_at: section.read_optional("sunset_at", parse_timestamp),
+        successor: section.read_optional("successor", parse_successor),
+        link: section.read_optional("link", parse_link),
+        permanent_redirect: section.read_or_default("permanent", false, parse_bool),
     };
     check_deprecation(&section, &deprecation, path);
     deprecation
 }
 
-fn check_deprecation(section: &Section<'_>, deprecation: &Deprecation, path: Option<&str>) {
-    let Deprecation { mode, deprecated_at, sunset_at, successor, .. } = deprecation;
+fn check_deprecation(
+    section: &ConfigSection<'_>,
+    deprecation: &DeprecationConfig,
+    path: Option<&str>,
+) {
+    let DeprecationConfig { mode, deprecated_at, sunset_at, successor, .. } = deprecation;
     if let (Some(since), Some(until)) = (deprecated_at, sunset_at)
         && until < since
     {
-        section.problem("sunset_at", format!("is before deprecated_at, {since}"), "write a later time");
+        section.add_problem(
+            "sunset_at",
+            format!("is before deprecated_at, {since}"),
+            "write a later time",
+        );
     }
-    if *mode == DeprecationMode::Redirect && !section.has("successor") {
+    if *mode == DeprecationMode::Redirect && !section.has_key("successor") {
         let hint = "write where to go, such as `successor: /invoke/async`";
-        section.problem("successor", "is missing, which `mode: redirect` needs", hint);
+        section.add_problem("successor", "is missing, which `mode: redirect` needs", hint);
     }
     if *mode == DeprecationMode::Redirect && successor.is_some() && successor.as_deref() == path {
-        section.problem("successor", "is the route's own path: a redirect would never end", "write another path");
+        section.add_problem(
+            "successor",
+            "is the route's own path: a redirect would never end",
+            "write another path",
+        );
     }
     if *mode == DeprecationMode::Announce && deprecated_at.is_none() && sunset_at.is_none() {
         let hint = "write `deprecated_at` and `sunset_at`";
-        section.warning("mode", "announces neither since when nor until when", hint);
+        section.add_warning("mode", "announces neither since when nor until when", hint);
     }
 }
 
 /// Segments of a path, as in [`crate::config::PathPattern`].
-type Segments = Vec<Option<String>>;
+type PatternSegments = Vec<Option<String>>;
 
 /// The names of the routes that have a path already.
 #[derive(Default)]
-struct Taken {
-    by_method: HashMap<(Segments, Method), String>,
-    paths: HashMap<Segments, String>,
-    tasks: HashMap<Segments, String>,
+struct RoutePathRegistry {
+    by_path_and_method: HashMap<(PatternSegments, Method), String>,
+    route_paths: HashMap<PatternSegments, String>,
+    task_paths: HashMap<PatternSegments, String>,
 }
 
-impl Taken {
-    /// Refuses a route whose requests an earlier one answers, or takes as tasks, and the other way round.
-    fn take(&mut self, route: &Route, section: &Section<'_>) {
+impl RoutePathRegistry {
+    /// Refuses a route whose requests an earlier one answers, or takes as tasks, and the other way
+    /// round.
+    fn register_route(&mut self, route: &RouteConfig, section: &ConfigSection<'_>) {
         let path = &route.path.segments;
-        let mut tasks: Segments = path.iter().filter(|segment| segment.as_deref() != Some("")).cloned().collect();
+        let mut tasks: PatternSegments =
+            path.iter().filter(|segment| segment.as_deref() != Some("")).cloned().collect();
         tasks.push(Some("async".into()));
         for method in &route.methods {
-            if let Some(other) = self.by_method.get(&(path.clone(), method.clone())) {
-                let message = format!("{method} {} is already answered by `{other}`", shown(&route.path.text));
-                section.problem("path", message, "write another path, or delete one of the routes");
+            if let Some(other) = self.by_path_and_method.get(&(path.clone(), method.clone())) {
+                let message = format!(
+                    "{method} {} is already answered by `{other}`",
+                    quote_for_message(&route.path.source_text)
+                );
+                section.add_problem(
+                    "path",
+                    message,
+                    "write another path, or delete one of the routes",
+                );
             }
         }
-        if let Some(other) = self.tasks.get(path) {
-            section.problem("path", format!("is where `{other}` takes tasks"), "write another path");
+        if let Some(other) = self.task_paths.get(path) {
+            section.add_problem(
+                "path",
+                format!("is where `{other}` takes tasks"),
+                "write another path",
+            );
         }
-        if let Some(other) = self.paths.get(&tasks) {
-            section.problem("path", format!("would take tasks on the path of `{other}`"), "write another path");
+        if let Some(other) = self.route_paths.get(&tasks) {
+            section.add_problem(
+                "path",
+                format!("would take tasks on the path of `{other}`"),
+                "write another path",
+            );
         }
         let keep = |method: &Method| ((path.clone(), method.clone()), route.name.clone());
-        self.by_method.extend(route.methods.iter().map(keep));
-        self.paths.insert(path.clone(), route.name.clone());
-        self.tasks.insert(tasks, route.name.clone());
+        self.by_path_and_method.extend(route.methods.iter().map(keep));
+        self.route_paths.insert(path.clone(), route.name.clone());
+        self.task_paths.insert(tasks, route.name.clone());
     }
 }

@@ -5,31 +5,38 @@ mod rollout;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ContentForm, DeprecationMode, Env, GroupStart, HandlerConfig, StickyKey, yaml};
+use crate::config::{
+    ContentForm, DeprecationMode, EnvVars, GroupStartPosition, HandlerConfig, StickyKey, yaml,
+};
 use crate::task::Topic;
 
-fn read(text: &str) -> (Config, Vec<String>, Vec<String>) {
-    let mut report = Report::default();
-    let mut root = yaml::parse(text.as_bytes(), &mut report.problems).expect("readable YAML");
-    crate::config::expand::expand(&mut root, &Env::new(), &mut report.problems);
-    let config = mean(&root, &mut report);
-    report.sort();
-    let lines = |list: Vec<crate::config::Problem>| list.iter().map(|problem| problem.in_file("f")).collect();
+fn parse_config_text(text: &str) -> (Config, Vec<String>, Vec<String>) {
+    let mut report = ConfigDiagnostics::default();
+    let mut root =
+        yaml::parse_document(text.as_bytes(), &mut report.problems).expect("readable YAML");
+    crate::config::expand::expand_references(&mut root, &EnvVars::new(), &mut report.problems);
+    let config = parse_config(&root, &mut report);
+    report.sort_by_position();
+    let lines = |list: Vec<crate::config::ConfigProblem>| {
+        list.iter().map(|problem| problem.render_line("f")).collect()
+    };
     (config, lines(report.problems), lines(report.warnings))
 }
 
 /// A file that is right, to which `more` is added.
-fn with(more: &str) -> String {
-    format!("upstream: {{url: 'http://127.0.0.1:9000'}}\ntopics: {{t: {{handler: upstream}}}}\n{more}\n")
+fn config_with(more: &str) -> String {
+    format!(
+        "upstream: {{url: 'http://127.0.0.1:9000'}}\ntopics: {{t: {{handler: upstream}}}}\n{more}\n"
+    )
 }
 
-fn with_route(more: &str) -> String {
-    with(&format!("routes: {{r: {{path: /r, topic: t, {more}}}}}"))
+fn config_with_route(more: &str) -> String {
+    config_with(&format!("routes: {{r: {{path: /r, topic: t, {more}}}}}"))
 }
 
 #[test]
 fn the_design_as_written_loads() {
-    let (config, problems, warnings) = read(
+    let (config, problems, warnings) = parse_config_text(
         "
 proxy:     {listen: 127.0.0.1:8000, threads: 0, max_body: 8MiB, task_path: /task, trusted: [], drain: 15s, drain_delay: 0s, expose: [metrics]}
 admin:     {listen: 127.0.0.1:8001, token: ${OMNIDAEMON_ADMIN_TOKEN:-}, hosts: []}
@@ -72,7 +79,7 @@ results:   {ttl: 24h, max_result: 8MiB}
         ]
     );
     // What is left out of a file that says only the necessary is what this one says.
-    let (short, problems, _) = read(
+    let (short, problems, _) = parse_config_text(
         "
 upstream: {urls: ['http://127.0.0.1:9000']}
 routes: {invoke: {path: /invoke, topic: genesis.meta.orchestrate, rollout: {percent: 10}}}
@@ -89,16 +96,23 @@ topics: {genesis.meta.orchestrate: {handler: upstream}}
 
 #[test]
 fn a_pure_proxy_needs_only_its_upstream() {
-    let (config, problems, _) = read("upstream: {url: 'https://api.example.com'}");
+    let (config, problems, _) = parse_config_text("upstream: {url: 'https://api.example.com'}");
     assert_eq!((problems, config.routes.len(), config.topics.len()), (vec![], 0, 0));
     for empty in ["routes:", "topics: ~", "routes: {}", "proxy:"] {
-        assert_eq!(read(&with(empty).replace("topics: {t: {handler: upstream}}\n", "")).1, [""; 0], "{empty}");
+        assert_eq!(
+            parse_config_text(
+                &config_with(empty).replace("topics: {t: {handler: upstream}}\n", "")
+            )
+            .1,
+            [""; 0],
+            "{empty}"
+        );
     }
 }
 
 #[test]
 fn the_less_common_keys_are_read() {
-    let (config, problems, warnings) = read(&with_route(
+    let (config, problems, warnings) = parse_config_text(&config_with_route(
         "methods: [put, POST], on_wait_timeout: hold, on_unknown: refuse, retry_canaried: true, \
          rollout: {percent: 0.5%, steps: [5, 12.5], salt: s, sticky: {keys: [header:X-Client-Id, cookie:sid], \
          fallback: random}}, deprecation: {mode: off}",
@@ -106,13 +120,20 @@ fn the_less_common_keys_are_read() {
     assert_eq!((problems, warnings), (vec![], vec![]));
     let route = &config.routes[0];
     let client = StickyKey::Header(http::HeaderName::from_static("x-client-id"));
-    assert_eq!(route.rollout.sticky, [client, StickyKey::Cookie("sid".into())]);
+    assert_eq!(route.rollout.sticky_keys, [client, StickyKey::Cookie("sid".into())]);
     assert_eq!((route.rollout.percent.basis_points(), route.rollout.salt.as_str()), (50, "s"));
-    assert_eq!((route.methods.len(), route.retry_canaried, route.deprecation.mode), (2, true, DeprecationMode::None));
+    assert_eq!(
+        (route.methods.len(), route.retry_canaried, route.deprecation.mode),
+        (2, true, DeprecationMode::None)
+    );
     for none in ["none", "off", "false", "'off'"] {
-        assert_eq!(read(&with_route(&format!("deprecation: {{mode: {none}}}"))).1, [""; 0], "{none}");
+        assert_eq!(
+            parse_config_text(&config_with_route(&format!("deprecation: {{mode: {none}}}"))).1,
+            [""; 0],
+            "{none}"
+        );
     }
-    let (config, problems, _) = read(
+    let (config, problems, _) = parse_config_text(
         "
 upstream: {urls: ['http://a:1', 'http://b:2'], timeout: 30s}
 proxy: {cors: {origins: ['https://app.example.com']}, expose: [], trusted: [10.0.0.0/8, '::1']}
@@ -121,15 +142,23 @@ store: {url: 'redis://h', durability: default}
 ",
     );
     assert_eq!(problems, [""; 0]);
-    assert_eq!((config.upstream.urls.len(), config.upstream.timeout), (2, Some(Duration::from_secs(30))));
-    assert_eq!((config.proxy.cors_origins.len(), config.proxy.trusted.len()), (1, 2));
-    assert!(!config.proxy.expose_metrics && config.topics.values().all(|topic| topic.content == ContentForm::Object));
-    assert!(config.topics.values().all(|topic| topic.start == GroupStart::New));
+    assert_eq!(
+        (config.upstream.urls.len(), config.upstream.timeout),
+        (2, Some(Duration::from_secs(30)))
+    );
+    assert_eq!((config.proxy.cors_origins.len(), config.proxy.trusted_networks.len()), (1, 2));
+    assert!(
+        !config.proxy.expose_metrics
+            && config.topics.values().all(|topic| topic.content_form == ContentForm::Object)
+    );
+    assert!(
+        config.topics.values().all(|topic| topic.group_start == GroupStartPosition::NewEntries)
+    );
 }
 
 #[test]
 fn a_file_with_many_mistakes_reports_them_all_at_once() {
-    let (_, problems, _) = read(
+    let (_, problems, _) = parse_config_text(
         "proxy:
   lissten: 127.0.0.1:8000
   drain: 15
@@ -173,63 +202,123 @@ workers:
 
 #[test]
 fn every_check_says_what_is_wrong_and_the_way_out() {
-    let deprecation = |what: &str| with_route(&format!("deprecation: {{{what}}}"));
-    let rollout = |what: &str| with_route(&format!("rollout: {{{what}}}"));
+    let deprecation = |what: &str| config_with_route(&format!("deprecation: {{{what}}}"));
+    let rollout = |what: &str| config_with_route(&format!("rollout: {{{what}}}"));
     let cases = [
-        (with("workers: {count: '${NONE}'}"), "f:3:18: workers.count: NONE is not set: set it, or write"),
+        (
+            config_with("workers: {count: '${NONE}'}"),
+            "f:3:18: workers.count: NONE is not set: set it, or write",
+        ),
         ("upstream: {url: '${NONE}'}".into(), "f:1:17: upstream.url: NONE is not set"),
         (String::new(), "f: upstream.url: is missing: write the legacy endpoint's server"),
-        ("upstream: {url: 'http://a', urls: ['http://b']}".into(), "upstream.urls: is set beside `url`: keep one"),
+        (
+            "upstream: {url: 'http://a', urls: ['http://b']}".into(),
+            "upstream.urls: is set beside `url`: keep one",
+        ),
         ("upstream: {urls: []}".into(), "f:1:18: upstream.urls: is empty: write the legacy"),
         ("upstream: {url: 'http://u:p@a'}".into(), "upstream.url: has user info"),
         (
             "upstream: {url: 'http://localhost:8000'}".into(),
             "http://localhost:8000 is the proxy itself, which listens on",
         ),
-        ("upstream: {url: 'http://0.0.0.0:8001'}".into(), "http://0.0.0.0:8001 is the admin port, which listens on"),
-        ("upstream: {url: 'http://[::1]:8000'}\nproxy: {listen: '[::]:8000'}".into(), "is the proxy itself"),
         (
-            with("admin: {listen: 0.0.0.0:8001}"),
+            "upstream: {url: 'http://0.0.0.0:8001'}".into(),
+            "http://0.0.0.0:8001 is the admin port, which listens on",
+        ),
+        (
+            "upstream: {url: 'http://[::1]:8000'}\nproxy: {listen: '[::]:8000'}".into(),
+            "is the proxy itself",
+        ),
+        (
+            config_with("admin: {listen: 0.0.0.0:8001}"),
             "f:3:17: admin.listen: 0.0.0.0:8001 is not loopback, and there is no token",
         ),
-        (with("admin: {listen: 127.0.0.1:8000}"), "admin.listen: 127.0.0.1:8000 is also taken by proxy.listen"),
-        (with("admin: {token: 'a b'}"), "admin.token: has characters that a header cannot carry"),
-        (with("admin: {read_token: a}"), "admin.read_token: is for those who may not do what `admin.token` allows"),
-        (with("admin: {token: a, read_token: a}"), "admin.read_token: is for those who may not do what"),
-        (with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
-        (with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
-        (with("store: {partitions: 2}"), "store.partitions: only a Redis Cluster has several: write `partitions: 1`"),
-        (with("store: {durability: sync}"), "store.durability: `sync`"),
-        (with("proxy: {task_path: /metrics}"), "proxy.task_path: is where metrics are served"),
-        (with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),
-        (with("'': {}"), "f:3:1: is not a known key"),
-        (with("routes: {r: {path: /r}}"), "f:3:10: routes.r.topic: is missing: write one of the names under `topics`"),
-        (with("routes: {a b: {path: /r, topic: t}}"), "f:3:10: routes.a b: `a b` is no name"),
-        (with("routes: {r: {path: /task/x, topic: t}}"), "routes.r.path: is below /task, where tasks are read"),
-        (with("routes: {r: {path: /metrics, topic: t}}"), "routes.r.path: is where metrics are served"),
         (
-            with("routes: {a: {path: '/r/{x}', topic: t}, b: {path: '/r/{y}', topic: t}}"),
+            config_with("admin: {listen: 127.0.0.1:8000}"),
+            "admin.listen: 127.0.0.1:8000 is also taken by proxy.listen",
+        ),
+        (
+            config_with("admin: {token: 'a b'}"),
+            "admin.token: has characters that a header cannot carry",
+        ),
+        (
+            config_with("admin: {read_token: a}"),
+            "admin.read_token: is for those who may not do what `admin.token` allows",
+        ),
+        (
+            config_with("admin: {token: a, read_token: a}"),
+            "admin.read_token: is for those who may not do what",
+        ),
+        (config_with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
+        (config_with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
+        (
+            config_with("store: {partitions: 2}"),
+            "store.partitions: only a Redis Cluster has several: write `partitions: 1`",
+        ),
+        (config_with("store: {durability: sync}"), "store.durability: `sync`"),
+        (
+            config_with("proxy: {task_path: /metrics}"),
+            "proxy.task_path: is where metrics are served",
+        ),
+        (config_with("topics: {}"), "topics: is set twice, in line 2 and in line 3"),
+        (config_with("'': {}"), "f:3:1: is not a known key"),
+        (
+            config_with("routes: {r: {path: /r}}"),
+            "f:3:10: routes.r.topic: is missing: write one of the names under `topics`",
+        ),
+        (
+            config_with("routes: {a b: {path: /r, topic: t}}"),
+            "f:3:10: routes.a b: `a b` is no name",
+        ),
+        (
+            config_with("routes: {r: {path: /task/x, topic: t}}"),
+            "routes.r.path: is below /task, where tasks are read",
+        ),
+        (
+            config_with("routes: {r: {path: /metrics, topic: t}}"),
+            "routes.r.path: is where metrics are served",
+        ),
+        (
+            config_with("routes: {a: {path: '/r/{x}', topic: t}, b: {path: '/r/{y}', topic: t}}"),
             "f:3:51: routes.b.path: POST `/r/{y}` is already answered by `a`",
         ),
-        (with("routes: {a: {path: /r, topic: t}, b: {path: /r/async, topic: t}}"), "b.path: is where `a` takes tasks"),
         (
-            with("routes: {a: {path: /r/async, topic: t}, b: {path: /r, topic: t}}"),
+            config_with("routes: {a: {path: /r, topic: t}, b: {path: /r/async, topic: t}}"),
+            "b.path: is where `a` takes tasks",
+        ),
+        (
+            config_with("routes: {a: {path: /r/async, topic: t}, b: {path: /r, topic: t}}"),
             "b.path: would take tasks on the path of `a`",
         ),
-        (with_route("methods: []"), "routes.r.methods: is empty: write `[POST]`"),
-        (with_route("methods: [OPTIONS]"), "routes.r.methods: `OPTIONS` is not a method of routes"),
-        (with_route("capture: {drop_headers: [a b]}"), "drop_headers: `a b` is not a header's name"),
+        (config_with_route("methods: []"), "routes.r.methods: is empty: write `[POST]`"),
+        (
+            config_with_route("methods: [OPTIONS]"),
+            "routes.r.methods: `OPTIONS` is not a method of routes",
+        ),
+        (
+            config_with_route("capture: {drop_headers: [a b]}"),
+            "drop_headers: `a b` is not a header's name",
+        ),
         (rollout("steps: [50, 25]"), "rollout.steps: does not rise: 50 is followed by 25"),
         (rollout("steps: [0, 25]"), "rollout.steps: has a step of 0"),
         (rollout("steps: [25, 101]"), "rollout.steps: 101 is over 100"),
         (rollout("percent: "), "rollout.percent: is empty: write a number from 0 to 100"),
-        (rollout("sticky: {keys: [x-client-id]}"), "sticky.keys: `x-client-id` is not a sticky key: write `header:"),
+        (
+            rollout("sticky: {keys: [x-client-id]}"),
+            "sticky.keys: `x-client-id` is not a sticky key: write `header:",
+        ),
         (
             rollout("sticky: [header:x-client-id]"),
             "rollout.sticky: is not a section with `keys`: write `sticky: {keys: [header:x-client-id]}`",
         ),
-        (rollout("sticky: {fallback: sync}"), "sticky.fallback: `sync` is not one of the words known here"),
-        (deprecation("mode: redirect"), "deprecation.successor: is missing, which `mode: redirect` needs"),
+        (
+            rollout("sticky: {fallback: sync}"),
+            "sticky.fallback: `sync` is not one of the words known here",
+        ),
+        (
+            deprecation("mode: redirect"),
+            "deprecation.successor: is missing, which `mode: redirect` needs",
+        ),
         (
             deprecation("mode: redirect, successor: /r"),
             "successor: is the route's own path: a redirect would never end",
@@ -247,22 +336,38 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
             "upstream: {url: 'http://a'}\ntopics: {t: {}}".into(),
             "f:2:10: topics.t.handler: is missing: write `upstream`",
         ),
-        ("upstream: {url: 'http://a'}\ntopics: {a b: {handler: external}}".into(), "topics.a b: `a b` is no topic"),
-        ("upstream: {url: 'http://a'}\ntopics: {t: {handler: shell}}".into(), "handler: `shell` is not a handler"),
-        ("upstream: {url: 'http://a'}\ntopics: {t: {handler: {}}}".into(), "handler: names no handler"),
-        ("upstream: {url: 'http://a'}\ntopics: {t: {handler: {http: x}}}".into(), "handler.http: `x` is not an http"),
+        (
+            "upstream: {url: 'http://a'}\ntopics: {a b: {handler: external}}".into(),
+            "topics.a b: `a b` is no topic",
+        ),
+        (
+            "upstream: {url: 'http://a'}\ntopics: {t: {handler: shell}}".into(),
+            "handler: `shell` is not a handler",
+        ),
+        (
+            "upstream: {url: 'http://a'}\ntopics: {t: {handler: {}}}".into(),
+            "handler: names no handler",
+        ),
+        (
+            "upstream: {url: 'http://a'}\ntopics: {t: {handler: {http: x}}}".into(),
+            "handler.http: `x` is not an http",
+        ),
         (
             "upstream: {url: 'http://a'}\ntopics: {t: {handler: {command: python3 x.py}}}".into(),
             "handler.command: is the value `python3 x.py`, not a list: write `[python3, x.py]`",
         ),
         (
-            "upstream: {url: 'http://a'}\ntopics: {t: {handler: {command: [x], http: 'http://h'}}}".into(),
+            "upstream: {url: 'http://a'}\ntopics: {t: {handler: {command: [x], http: 'http://h'}}}"
+                .into(),
             "handler: has both `http` and `command`",
         ),
     ];
     for (text, expected) in cases {
-        let (_, problems, _) = read(&text);
-        assert!(problems.len() == 1 && problems[0].contains(expected), "{text}\n{problems:?}\n{expected}");
+        let (_, problems, _) = parse_config_text(&text);
+        assert!(
+            problems.len() == 1 && problems[0].contains(expected),
+            "{text}\n{problems:?}\n{expected}"
+        );
     }
 }
 
@@ -270,14 +375,23 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
 fn what_is_odd_but_possible_is_a_warning() {
     for (text, expected) in [
         (
-            with_route("rollout: {percent: 0.1}"),
+            config_with_route("rollout: {percent: 0.1}"),
             "rollout.percent: 0.1 is less than one percent: write `0.1%` where it is meant so, or 10",
         ),
-        (with_route("deprecation: {mode: announce}"), "deprecation.mode: announces neither since when nor until when"),
-        (with("workers: {drain: 20s}"), "proxy.drain: is shorter than drain_delay and workers.drain, 20s"),
-        (with("proxy: {drain_delay: 6s}"), "proxy.drain: is shorter than drain_delay and workers.drain, 16s"),
+        (
+            config_with_route("deprecation: {mode: announce}"),
+            "deprecation.mode: announces neither since when nor until when",
+        ),
+        (
+            config_with("workers: {drain: 20s}"),
+            "proxy.drain: is shorter than drain_delay and workers.drain, 20s",
+        ),
+        (
+            config_with("proxy: {drain_delay: 6s}"),
+            "proxy.drain: is shorter than drain_delay and workers.drain, 16s",
+        ),
     ] {
-        let (_, problems, warnings) = read(&text);
+        let (_, problems, warnings) = parse_config_text(&text);
         assert!(
             problems.is_empty() && warnings.len() == 1 && warnings[0].contains(expected),
             "{problems:?} {warnings:?}"

@@ -3,81 +3,118 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::addresses::http_url;
-use super::programs::missing;
-use super::section::Section;
-use super::values::{Wrong, count, duration, name, topic as topic_name, word};
-use crate::config::problem::shown;
-use crate::config::yaml::Value;
-use crate::config::{ContentForm, GroupStart, HandlerConfig, TopicConfig};
+use super::addresses::parse_http_url;
+use super::programs::find_missing_programs;
+use super::section::ConfigSection;
+use super::values::{
+    FieldError, count_between, duration_between, one_of_words, parse_name,
+    parse_topic_name as topic_name,
+};
+use crate::config::problem::quote_for_message;
+use crate::config::yaml::YamlValue;
+use crate::config::{ContentForm, GroupStartPosition, HandlerConfig, TopicConfig};
 use crate::task::Topic;
 
-const HANDLERS: &str = "write `upstream`, `external`, `{http: URL}` or `{command: [program, argument]}`";
-const DAY: u64 = 24 * 3600;
+const HANDLER_HINT: &str =
+    "write `upstream`, `external`, `{http: URL}` or `{command: [program, argument]}`";
+const DAY_SECS: u64 = 24 * 3600;
 
-pub(super) fn topics(file: &mut Section<'_>) -> BTreeMap<Topic, TopicConfig> {
+pub(super) fn parse_topics(file: &mut ConfigSection<'_>) -> BTreeMap<Topic, TopicConfig> {
     let mut topics = BTreeMap::new();
-    for (key, section) in file.named("topics") {
-        let name = topic_name(key).map_err(|wrong| section.fault(wrong)).ok();
-        let topic = topic(section);
+    for (key, section) in file.keyed_sections("topics") {
+        let name = topic_name(key).map_err(|wrong| section.add_section_problem(wrong)).ok();
+        let topic = parse_topic(section);
         topics.extend(name.zip(topic));
     }
     topics
 }
 
-fn topic(mut topic: Section<'_>) -> Option<TopicConfig> {
-    let handler = handler(&mut topic);
+fn parse_topic(mut topic: ConfigSection<'_>) -> Option<TopicConfig> {
+    let handler = parse_handler(&mut topic);
     let config = TopicConfig {
         handler: HandlerConfig::External,
-        timeout: topic.read("timeout", Duration::from_hours(1), duration(1, 30 * DAY)),
-        retries: topic.read("retries", 3, count(0, 100)),
-        retry_delay: topic.read("retry_delay", Duration::from_secs(5), duration(0, DAY)),
-        agent: topic.read("agent", "omnidaemon".into(), name),
-        content: topic.read(
+        timeout: topic.read_or_default(
+            "timeout",
+            Duration::from_hours(1),
+            duration_between(1, 30 * DAY_SECS),
+        ),
+        retries: topic.read_or_default("retries", 3, count_between(0, 100)),
+        retry_delay: topic.read_or_default(
+            "retry_delay",
+            Duration::from_secs(5),
+            duration_between(0, DAY_SECS),
+        ),
+        agent: topic.read_or_default("agent", "omnidaemon".into(), parse_name),
+        content_form: topic.read_or_default(
             "content",
             ContentForm::String,
-            word(&[("string", ContentForm::String), ("object", ContentForm::Object)]),
+            one_of_words(&[("string", ContentForm::String), ("object", ContentForm::Object)]),
         ),
-        max_backlog: topic.read("max_backlog", 100_000, count(1, 1_000_000_000_000)),
-        reclaim_idle: topic.read("reclaim_idle", Duration::from_mins(3), duration(10, DAY)),
-        start: topic.read(
+        max_backlog: topic.read_or_default(
+            "max_backlog",
+            100_000,
+            count_between(1, 1_000_000_000_000),
+        ),
+        reclaim_idle: topic.read_or_default(
+            "reclaim_idle",
+            Duration::from_mins(3),
+            duration_between(10, DAY_SECS),
+        ),
+        group_start: topic.read_or_default(
             "start",
-            GroupStart::Beginning,
-            word(&[("beginning", GroupStart::Beginning), ("new", GroupStart::New)]),
+            GroupStartPosition::FirstEntry,
+            one_of_words(&[
+                ("beginning", GroupStartPosition::FirstEntry),
+                ("new", GroupStartPosition::NewEntries),
+            ]),
         ),
     };
     handler.map(|handler| TopicConfig { handler, ..config })
 }
 
-fn handler(topic: &mut Section<'_>) -> Option<HandlerConfig> {
-    let is_section = topic.node("handler").is_some_and(|node| matches!(node.value, Value::Map(_)));
-    if is_section { program_or_url(topic.section("handler")) } else { topic.require("handler", HANDLERS, bare_handler) }
-}
-
-fn bare_handler(text: &str) -> Result<HandlerConfig, Wrong> {
-    match text {
-        "upstream" => Ok(HandlerConfig::Upstream),
-        "external" => Ok(HandlerConfig::External),
-        text => Err(Wrong::new(format!("{} is not a handler", shown(text)), HANDLERS)),
+fn parse_handler(topic: &mut ConfigSection<'_>) -> Option<HandlerConfig> {
+    let is_section =
+        topic.find_node("handler").is_some_and(|node| matches!(node.value, YamlValue::Map(_)));
+    if is_section {
+        parse_handler_section(topic.subsection("handler"))
+    } else {
+        topic.read_required("handler", HANDLER_HINT, parse_handler_word)
     }
 }
 
-fn program_or_url(mut handler: Section<'_>) -> Option<HandlerConfig> {
-    let (http, command) = (handler.node("http").is_some(), handler.node("command").is_some());
-    let url = handler.optional("http", http_url);
-    let words = handler.list("command", Vec::new(), |word| Ok(word.to_owned()));
+fn parse_handler_word(text: &str) -> Result<HandlerConfig, FieldError> {
+    match text {
+        "upstream" => Ok(HandlerConfig::Upstream),
+        "external" => Ok(HandlerConfig::External),
+        text => Err(FieldError::new(
+            format!("{} is not a handler", quote_for_message(text)),
+            HANDLER_HINT,
+        )),
+    }
+}
+
+fn parse_handler_section(mut handler: ConfigSection<'_>) -> Option<HandlerConfig> {
+    let (http, command) =
+        (handler.find_node("http").is_some(), handler.find_node("command").is_some());
+    let url = handler.read_optional("http", parse_http_url);
+    let words = handler.read_list("command", Vec::new(), |word| Ok(word.to_owned()));
     match (http, command) {
-        (true, true) => handler.fault(Wrong::new("has both `http` and `command`", "keep one of them")),
-        (false, false) => handler.fault(Wrong::new("names no handler", HANDLERS)),
+        (true, true) => handler.add_section_problem(FieldError::new(
+            "has both `http` and `command`",
+            "keep one of them",
+        )),
+        (false, false) => {
+            handler.add_section_problem(FieldError::new("names no handler", HANDLER_HINT));
+        }
         (true, false) => return url.map(HandlerConfig::Http),
         (false, true) if words.first().is_some_and(|program| !program.is_empty()) => {
-            for wrong in missing(&words) {
-                handler.warning("command", wrong.message, wrong.hint);
+            for wrong in find_missing_programs(&words) {
+                handler.add_warning("command", wrong.message, wrong.hint);
             }
             return Some(HandlerConfig::Command(words));
         }
-        (false, true) if handler.is_empty("command") || !words.is_empty() => {
-            handler.problem(
+        (false, true) if handler.is_empty_list("command") || !words.is_empty() => {
+            handler.add_problem(
                 "command",
                 "names no program",
                 "write it with its arguments, such as `[python3, agent.py]`",

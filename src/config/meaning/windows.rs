@@ -2,89 +2,106 @@
 
 use jiff::tz::TimeZone;
 
-use super::section::Section;
-use super::values::Wrong;
-use crate::config::Window;
-use crate::config::problem::shown;
-use crate::config::yaml::Value;
+use super::section::ConfigSection;
+use super::values::FieldError;
+use crate::config::PromotionWindow;
+use crate::config::problem::quote_for_message;
+use crate::config::yaml::YamlValue;
 
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// The minute after the last one of a day: `24:00`.
-const MIDNIGHT: u16 = 24 * 60;
+const END_OF_DAY_MINUTE: u16 = 24 * 60;
 
-pub(super) fn windows(rollout: &mut Section<'_>) -> Vec<Window> {
-    rollout.sections("windows").into_iter().filter_map(window).collect()
+pub(super) fn parse_windows(rollout: &mut ConfigSection<'_>) -> Vec<PromotionWindow> {
+    rollout.read_sections("windows").into_iter().filter_map(parse_window).collect()
 }
 
-fn window(mut window: Section<'_>) -> Option<Window> {
+fn parse_window(mut window: ConfigSection<'_>) -> Option<PromotionWindow> {
     let all = || (0..7).collect();
-    let several = window.node("days").is_some_and(|node| matches!(node.value, Value::List(_)));
+    let several =
+        window.find_node("days").is_some_and(|node| matches!(node.value, YamlValue::List(_)));
     let mut days: Vec<u8> = if several {
-        if window.is_empty("days") {
-            window.problem(
+        if window.is_empty_list("days") {
+            window.add_problem(
                 "days",
                 "is empty: it would never open",
                 "write `mon-fri`, or delete the line for every day",
             );
         }
-        window.list("days", Vec::new(), days).concat()
+        window.read_list("days", Vec::new(), parse_weekdays).concat()
     } else {
-        window.read("days", all(), days)
+        window.read_or_default("days", all(), parse_weekdays)
     };
     days.sort_unstable();
     days.dedup();
-    let hours = window.read("hours", (0, MIDNIGHT), hours);
-    if !window.has("days") && !window.has("hours") {
+    let hours = window.read_or_default("hours", (0, END_OF_DAY_MINUTE), parse_hours);
+    if !window.has_key("days") && !window.has_key("hours") {
         let hint = "write them, such as `days: mon-fri` and `hours: \"09:00-17:00\"`";
-        window.fault(Wrong::new("has neither `days` nor `hours`", hint));
+        window.add_section_problem(FieldError::new("has neither `days` nor `hours`", hint));
     }
-    let zone = window.require("tz", "write the time zone of its hours, such as `tz: Europe/Berlin` or `tz: UTC`", zone);
-    zone.map(|zone| Window { days, hours, zone })
+    let zone = window.read_required(
+        "tz",
+        "write the time zone of its hours, such as `tz: Europe/Berlin` or `tz: UTC`",
+        parse_time_zone,
+    );
+    zone.map(|zone| PromotionWindow { weekdays: days, minutes_of_day: hours, time_zone: zone })
 }
 
 /// `mon-fri`, `sat-mon` or `sat`; Monday is 0.
-fn days(text: &str) -> Result<Vec<u8>, Wrong> {
+fn parse_weekdays(text: &str) -> Result<Vec<u8>, FieldError> {
     let wrong = || {
-        let hint = "write `mon-fri`, `sat` or `[mon, wed]`, of mon, tue, wed, thu, fri, sat and sun";
-        Wrong::new(format!("{} are no days", shown(text)), hint)
+        let hint =
+            "write `mon-fri`, `sat` or `[mon, wed]`, of mon, tue, wed, thu, fri, sat and sun";
+        FieldError::new(format!("{} are no days", quote_for_message(text)), hint)
     };
-    let day = |text: &str| (0u8..).zip(DAYS).find(|(_, day)| day.eq_ignore_ascii_case(text.trim())).map(|(at, _)| at);
+    let day = |text: &str| {
+        (0u8..)
+            .zip(WEEKDAYS)
+            .find(|(_, day)| day.eq_ignore_ascii_case(text.trim()))
+            .map(|(at, _)| at)
+    };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (day(first).ok_or_else(wrong)?, day(last).ok_or_else(wrong)?);
     Ok((0..=(last + 7 - first) % 7).map(|more| (first + more) % 7).collect())
 }
 
 /// `09:00-17:00`, or `22:00-06:00` over midnight, in minutes.
-fn hours(text: &str) -> Result<(u16, u16), Wrong> {
+fn parse_hours(text: &str) -> Result<(u16, u16), FieldError> {
     let hint = "write them as `09:00-17:00`, or `22:00-06:00` over midnight";
-    let wrong = || Wrong::new(format!("{} are no hours", shown(text)), hint);
+    let wrong = || FieldError::new(format!("{} are no hours", quote_for_message(text)), hint);
     let (from, to) = text.split_once('-').ok_or_else(wrong)?;
-    let (from, to) = (minute(from.trim()).ok_or_else(wrong)?, minute(to.trim()).ok_or_else(wrong)?);
+    let (from, to) = (
+        parse_minute_of_day(from.trim()).ok_or_else(wrong)?,
+        parse_minute_of_day(to.trim()).ok_or_else(wrong)?,
+    );
     match (from, to) {
-        (MIDNIGHT, _) => Err(wrong()),
-        (from, to) if from == to => {
-            Err(Wrong::new(format!("{} never opens", shown(text)), "write `00:00-24:00` for the whole day"))
-        }
+        (END_OF_DAY_MINUTE, _) => Err(wrong()),
+        (from, to) if from == to => Err(FieldError::new(
+            format!("{} never opens", quote_for_message(text)),
+            "write `00:00-24:00` for the whole day",
+        )),
         // Up to midnight is no later than the day's end.
-        (from, 0) => Ok((from, MIDNIGHT)),
+        (from, 0) => Ok((from, END_OF_DAY_MINUTE)),
         hours => Ok(hours),
     }
 }
 
 /// The minute of the day; `24:00` is its end.
-fn minute(text: &str) -> Option<u16> {
+fn parse_minute_of_day(text: &str) -> Option<u16> {
     let (hour, minute) = text.split_once(':')?;
     let part = |text: &str, length: std::ops::RangeInclusive<usize>| {
         let digits = length.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse::<u16>().ok()).flatten()
     };
     let (hour, minute) = (part(hour, 1..=2)?, part(minute, 2..=2)?);
-    (minute < 60 && hour * 60 + minute <= MIDNIGHT).then_some(hour * 60 + minute)
+    (minute < 60 && hour * 60 + minute <= END_OF_DAY_MINUTE).then_some(hour * 60 + minute)
 }
 
-fn zone(text: &str) -> Result<TimeZone, Wrong> {
+fn parse_time_zone(text: &str) -> Result<TimeZone, FieldError> {
     let hint = "write a name of the time zone database, such as `Europe/Berlin` or `UTC`";
-    TimeZone::get(text).map_err(|_| Wrong::new(format!("{} is not a time zone", shown(text)), hint))
+    TimeZone::get(text).map_err(|_| {
+        FieldError::new(format!("{} is not a time zone", quote_for_message(text)), hint)
+    })
 }
 
 #[cfg(test)]
@@ -100,10 +117,10 @@ mod tests {
             ("wed - wed", &[2]),
             ("tue-mon", &[1, 2, 3, 4, 5, 6, 0]),
         ] {
-            assert_eq!(days(text).as_deref(), Ok(expected), "{text}");
+            assert_eq!(parse_weekdays(text).as_deref(), Ok(expected), "{text}");
         }
         for bad in ["", "monday", "mon-", "mon-fri-sat", "1-5"] {
-            assert!(days(bad).is_err(), "{bad}");
+            assert!(parse_weekdays(bad).is_err(), "{bad}");
         }
     }
 
@@ -116,7 +133,7 @@ mod tests {
             ("00:00-24:00", (0, 1440)),
             ("22:00-00:00", (1320, 1440)),
         ] {
-            assert_eq!(hours(text), Ok(expected), "{text}");
+            assert_eq!(parse_hours(text), Ok(expected), "{text}");
         }
         for bad in [
             "",
@@ -129,11 +146,14 @@ mod tests {
             "+9:00-10:00",
             "24:01-1:00",
         ] {
-            assert!(hours(bad).is_err(), "{bad}");
+            assert!(parse_hours(bad).is_err(), "{bad}");
         }
-        assert_eq!(hours("09:00-09:00").map_err(|wrong| wrong.message), Err("`09:00-09:00` never opens".into()));
         assert_eq!(
-            hours("00:00-00:00").map_err(|wrong| wrong.hint),
+            parse_hours("09:00-09:00").map_err(|wrong| wrong.message),
+            Err("`09:00-09:00` never opens".into())
+        );
+        assert_eq!(
+            parse_hours("00:00-00:00").map_err(|wrong| wrong.hint),
             Err("write `00:00-24:00` for the whole day".into())
         );
     }
@@ -141,12 +161,12 @@ mod tests {
     #[test]
     fn zones_are_those_of_the_database() {
         assert_eq!(
-            zone("Europe/Berlin").map(|zone| zone.iana_name().map(str::to_owned)),
+            parse_time_zone("Europe/Berlin").map(|zone| zone.iana_name().map(str::to_owned)),
             Ok(Some("Europe/Berlin".into()))
         );
-        assert!(zone("UTC").is_ok());
+        assert!(parse_time_zone("UTC").is_ok());
         for bad in ["", "Berlin", "../etc/passwd", "local"] {
-            assert!(zone(bad).is_err(), "{bad}");
+            assert!(parse_time_zone(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,64 +1,65 @@
 //! Parser events → the tree, bounded in depth and in size.
 //!
-//! An alias is a copy of its anchor's node, paid for like any other: cost and height are known of every
-//! anchored node before it is copied, so a bomb is refused without being built.
+//! An alias is a copy of its anchor's node, paid for like any other: cost and height are known of
+//! every anchored node before it is copied, so a bomb is refused without being built.
 
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, ScalarStyle, ScanError, Tag};
 
-use super::{Entry, Node, Value, origin, unmask};
-use crate::config::problem::{Origin, Problem, shown};
+use super::{YamlEntry, YamlNode, YamlValue, origin_of_marker, unmask_text};
+use crate::config::problem::{ConfigProblem, ValueOrigin, quote_for_message};
 
 /// The deepest nesting, aliases followed.
 const MAX_DEPTH: usize = 64;
 /// The most memory that a tree may take, roughly, in bytes.
-const MAX_COST: usize = 16 << 20;
+const MAX_TREE_COST: usize = 16 << 20;
 /// What a node costs beside its text.
 const NODE_COST: usize = 64;
 
 /// A list or map whose end has not come yet.
-struct Open {
-    origin: Origin,
+struct OpenCollection {
+    origin: ValueOrigin,
     anchor: usize,
     /// Levels of nodes below it.
     height: usize,
     /// The cost of the tree when it began.
     cost_before: usize,
-    inside: Inside,
+    content: CollectionContent,
 }
 
-enum Inside {
-    List(Vec<Node>),
+enum CollectionContent {
+    List(Vec<YamlNode>),
     Map {
-        entries: Vec<Entry>,
+        entries: Vec<YamlEntry>,
         /// Where each key was written first.
-        seen: HashMap<String, Origin>,
-        key: Option<(String, Origin)>,
+        key_origins: HashMap<String, ValueOrigin>,
+        pending_key: Option<(String, ValueOrigin)>,
     },
 }
 
 /// What an alias copies.
-struct Anchored {
-    node: Node,
+struct AnchoredNode {
+    node: YamlNode,
     height: usize,
     cost: usize,
 }
 
 /// Why the reading ends.
-pub(super) struct Fault {
+pub(super) struct YamlFault {
     marker: Marker,
     message: String,
     hint: &'static str,
 }
 
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        Problem::new(fault.message, fault.hint).at(Some(&origin(fault.marker)))
+impl From<YamlFault> for ConfigProblem {
+    fn from(fault: YamlFault) -> Self {
+        ConfigProblem::new(fault.message, fault.hint)
+            .with_origin(Some(&origin_of_marker(fault.marker)))
     }
 }
 
-impl From<ScanError> for Fault {
+impl From<ScanError> for YamlFault {
     fn from(error: ScanError) -> Self {
         let message = format!("is not readable as YAML: {}", error.info());
         let hint = match error.info() {
@@ -67,181 +68,258 @@ impl From<ScanError> for Fault {
             }
             _ => "mend it there, or in the line before",
         };
-        Fault { marker: *error.marker(), message, hint }
+        YamlFault { marker: *error.marker(), message, hint }
     }
 }
 
 /// The tree so far.
-pub(super) struct Builder<'p> {
-    pub(super) problems: &'p mut Vec<Problem>,
-    stack: Vec<Open>,
-    anchors: HashMap<usize, Anchored>,
-    cost: usize,
-    documents: usize,
-    root: Option<Node>,
+pub(super) struct YamlTreeBuilder<'p> {
+    pub(super) problems: &'p mut Vec<ConfigProblem>,
+    open_collections: Vec<OpenCollection>,
+    anchors: HashMap<usize, AnchoredNode>,
+    cost_so_far: usize,
+    document_count: usize,
+    root: Option<YamlNode>,
 }
 
-impl<'p> Builder<'p> {
+impl<'p> YamlTreeBuilder<'p> {
     /// Nothing so far; keys that are refused go to `problems`.
-    pub(super) fn new(problems: &'p mut Vec<Problem>) -> Self {
-        Self { problems, stack: Vec::new(), anchors: HashMap::new(), cost: 0, documents: 0, root: None }
+    pub(super) fn new(problems: &'p mut Vec<ConfigProblem>) -> Self {
+        Self {
+            problems,
+            open_collections: Vec::new(),
+            anchors: HashMap::new(),
+            cost_so_far: 0,
+            document_count: 0,
+            root: None,
+        }
     }
 
     /// The document; none when there was nothing in it.
-    pub(super) fn finish(self) -> Option<Node> {
+    pub(super) fn finish(self) -> Option<YamlNode> {
         self.root
     }
 
     /// Takes one event; an error ends the reading.
-    pub(super) fn step(&mut self, event: Event<'_>, marker: Marker) -> Result<(), Fault> {
+    pub(super) fn handle_event(
+        &mut self,
+        event: Event<'_>,
+        marker: Marker,
+    ) -> Result<(), YamlFault> {
         match event {
             Event::DocumentStart(_) => {
-                self.documents += 1;
-                if self.documents > 1 {
-                    return Err(fault(marker, "is a second document", "keep one: delete from `---` on"));
+                self.document_count += 1;
+                if self.document_count > 1 {
+                    return Err(yaml_fault(
+                        marker,
+                        "is a second document",
+                        "keep one: delete from `---` on",
+                    ));
                 }
                 Ok(())
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.check_tag(tag.as_deref(), marker);
-                let node = Node { origin: origin(marker), value: scalar(&text, style) };
-                self.spend(NODE_COST + text.len(), marker)?;
-                self.add(node, 0, anchor, NODE_COST + text.len(), marker)
+                let node = YamlNode {
+                    origin: origin_of_marker(marker),
+                    value: parse_scalar(&text, style),
+                };
+                self.add_cost(NODE_COST + text.len(), marker)?;
+                self.attach_node(node, 0, anchor, NODE_COST + text.len(), marker)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), marker);
-                self.open(Inside::List(Vec::new()), anchor, marker)
+                self.open_collection(CollectionContent::List(Vec::new()), anchor, marker)
             }
             Event::MappingStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), marker);
-                self.open(Inside::Map { entries: Vec::new(), seen: HashMap::new(), key: None }, anchor, marker)
+                self.open_collection(
+                    CollectionContent::Map {
+                        entries: Vec::new(),
+                        key_origins: HashMap::new(),
+                        pending_key: None,
+                    },
+                    anchor,
+                    marker,
+                )
             }
-            Event::SequenceEnd | Event::MappingEnd => self.close(marker),
-            Event::Alias(anchor) => self.alias(anchor, marker),
+            Event::SequenceEnd | Event::MappingEnd => self.close_collection(marker),
+            Event::Alias(anchor) => self.copy_alias(anchor, marker),
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
         }
     }
 
     fn check_tag(&mut self, tag: Option<&Tag>, marker: Marker) {
         if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
-            let message = format!("has the tag {}", shown(&tag.to_string()));
-            self.problems.push(fault(marker, &message, "delete the tag").into());
+            let message = format!("has the tag {}", quote_for_message(&tag.to_string()));
+            self.problems.push(yaml_fault(marker, &message, "delete the tag").into());
         }
     }
 
-    fn open(&mut self, inside: Inside, anchor: usize, marker: Marker) -> Result<(), Fault> {
-        check_depth(self.stack.len() + 1, marker)?;
-        let cost_before = self.cost;
-        self.spend(NODE_COST, marker)?;
-        self.stack.push(Open { origin: origin(marker), anchor, height: 0, cost_before, inside });
+    fn open_collection(
+        &mut self,
+        inside: CollectionContent,
+        anchor: usize,
+        marker: Marker,
+    ) -> Result<(), YamlFault> {
+        check_depth(self.open_collections.len() + 1, marker)?;
+        let cost_before = self.cost_so_far;
+        self.add_cost(NODE_COST, marker)?;
+        self.open_collections.push(OpenCollection {
+            origin: origin_of_marker(marker),
+            anchor,
+            height: 0,
+            cost_before,
+            content: inside,
+        });
         Ok(())
     }
 
-    fn close(&mut self, marker: Marker) -> Result<(), Fault> {
-        let Some(Open { origin, anchor, height, cost_before, inside }) = self.stack.pop() else { return Ok(()) };
+    fn close_collection(&mut self, marker: Marker) -> Result<(), YamlFault> {
+        let Some(OpenCollection { origin, anchor, height, cost_before, content: inside }) =
+            self.open_collections.pop()
+        else {
+            return Ok(());
+        };
         let value = match inside {
-            Inside::List(nodes) => Value::List(nodes),
-            Inside::Map { entries, .. } => Value::Map(entries),
+            CollectionContent::List(nodes) => YamlValue::List(nodes),
+            CollectionContent::Map { entries, .. } => YamlValue::Map(entries),
         };
-        self.add(Node { origin, value }, height, anchor, self.cost - cost_before, marker)
+        self.attach_node(
+            YamlNode { origin, value },
+            height,
+            anchor,
+            self.cost_so_far - cost_before,
+            marker,
+        )
     }
 
-    fn alias(&mut self, anchor: usize, marker: Marker) -> Result<(), Fault> {
+    fn copy_alias(&mut self, anchor: usize, marker: Marker) -> Result<(), YamlFault> {
         // An anchor is known once its node has ended.
-        let Some(&Anchored { ref node, height, cost }) = self.anchors.get(&anchor) else {
-            return Err(fault(marker, "is an alias inside its own anchor", "write the value out"));
+        let Some(&AnchoredNode { ref node, height, cost }) = self.anchors.get(&anchor) else {
+            return Err(yaml_fault(
+                marker,
+                "is an alias inside its own anchor",
+                "write the value out",
+            ));
         };
-        check_depth(self.stack.len() + height, marker)?;
-        check_cost(self.cost + cost, marker)?;
+        check_depth(self.open_collections.len() + height, marker)?;
+        check_cost(self.cost_so_far + cost, marker)?;
         let node = node.clone();
-        self.cost += cost;
-        self.add(node, height, 0, cost, marker)
+        self.cost_so_far += cost;
+        self.attach_node(node, height, 0, cost, marker)
     }
 
-    fn spend(&mut self, cost: usize, marker: Marker) -> Result<(), Fault> {
-        self.cost += cost;
-        check_cost(self.cost, marker)
+    fn add_cost(&mut self, cost: usize, marker: Marker) -> Result<(), YamlFault> {
+        self.cost_so_far += cost;
+        check_cost(self.cost_so_far, marker)
     }
 
     /// Puts a finished node where it belongs.
-    fn add(&mut self, node: Node, height: usize, anchor: usize, cost: usize, marker: Marker) -> Result<(), Fault> {
+    fn attach_node(
+        &mut self,
+        node: YamlNode,
+        height: usize,
+        anchor: usize,
+        cost: usize,
+        marker: Marker,
+    ) -> Result<(), YamlFault> {
         if anchor != 0 {
-            self.spend(cost, marker)?;
-            self.anchors.insert(anchor, Anchored { node: node.clone(), height, cost });
+            self.add_cost(cost, marker)?;
+            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), height, cost });
         }
-        let Some(parent) = self.stack.last_mut() else {
+        let Some(parent) = self.open_collections.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
         parent.height = parent.height.max(height + 1);
-        match &mut parent.inside {
-            Inside::List(nodes) => nodes.push(node),
-            Inside::Map { entries, seen, key } => match key.take() {
-                None => *key = Some(key_of(node, marker)?),
-                Some((key, at)) => match refused(&key, &at, seen) {
-                    None => entries.push(Entry { key, origin: at, node }),
-                    Some(problem) => {
-                        let field = self.path_to(&key);
-                        self.problems.push(problem.of(field));
-                    }
-                },
-            },
+        match &mut parent.content {
+            CollectionContent::List(nodes) => nodes.push(node),
+            CollectionContent::Map { entries, key_origins: seen, pending_key: key } => {
+                match key.take() {
+                    None => *key = Some(node_into_key(node, marker)?),
+                    Some((key, at)) => match register_key(&key, &at, seen) {
+                        None => entries.push(YamlEntry { key, origin: at, node }),
+                        Some(problem) => {
+                            let field = self.path_of_key(&key);
+                            self.problems.push(problem.with_field(field));
+                        }
+                    },
+                }
+            }
         }
         Ok(())
     }
 
     /// The path of `key` in the map that is being read.
-    fn path_to(&self, key: &str) -> String {
-        let parents = self.stack.iter().filter_map(|open| match &open.inside {
-            Inside::Map { key: Some((key, _)), .. } => Some(key.as_str()),
+    fn path_of_key(&self, key: &str) -> String {
+        let parents = self.open_collections.iter().filter_map(|open| match &open.content {
+            CollectionContent::Map { pending_key: Some((key, _)), .. } => Some(key.as_str()),
             _ => None,
         });
         parents.chain([key]).map(|key| key.escape_debug().to_string()).collect::<Vec<_>>().join(".")
     }
 }
 
-fn fault(marker: Marker, message: &str, hint: &'static str) -> Fault {
-    Fault { marker, message: message.into(), hint }
+fn yaml_fault(marker: Marker, message: &str, hint: &'static str) -> YamlFault {
+    YamlFault { marker, message: message.into(), hint }
 }
 
-fn check_depth(depth: usize, marker: Marker) -> Result<(), Fault> {
+fn check_depth(depth: usize, marker: Marker) -> Result<(), YamlFault> {
     if depth <= MAX_DEPTH {
         return Ok(());
     }
-    Err(fault(marker, &format!("is nested more than {MAX_DEPTH} deep"), "a configuration needs 6 levels"))
+    Err(yaml_fault(
+        marker,
+        &format!("is nested more than {MAX_DEPTH} deep"),
+        "a configuration needs 6 levels",
+    ))
 }
 
-fn check_cost(cost: usize, marker: Marker) -> Result<(), Fault> {
-    if cost <= MAX_COST {
+fn check_cost(cost: usize, marker: Marker) -> Result<(), YamlFault> {
+    if cost <= MAX_TREE_COST {
         return Ok(());
     }
-    Err(fault(marker, "makes the file grow beyond 16 MiB", "use fewer aliases"))
+    Err(yaml_fault(marker, "makes the file grow beyond 16 MiB", "use fewer aliases"))
 }
 
-fn scalar(text: &str, style: ScalarStyle) -> Value {
+fn parse_scalar(text: &str, style: ScalarStyle) -> YamlValue {
     if style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
-        return Value::Null;
+        return YamlValue::Null;
     }
-    Value::Text(unmask(text))
+    YamlValue::Text(unmask_text(text))
 }
 
-fn key_of(node: Node, marker: Marker) -> Result<(String, Origin), Fault> {
+fn node_into_key(node: YamlNode, marker: Marker) -> Result<(String, ValueOrigin), YamlFault> {
     match node.value {
-        Value::Text(key) => Ok((key, node.origin)),
-        _ => Err(fault(marker, "is a key that is not a text", "put text that begins with `{` or `[` into quotes")),
+        YamlValue::Text(key) => Ok((key, node.origin)),
+        _ => Err(yaml_fault(
+            marker,
+            "is a key that is not a text",
+            "put text that begins with `{` or `[` into quotes",
+        )),
     }
 }
 
 /// Why an entry is not kept; else remembers its key.
-fn refused(key: &str, at: &Origin, seen: &mut HashMap<String, Origin>) -> Option<Problem> {
+fn register_key(
+    key: &str,
+    at: &ValueOrigin,
+    seen: &mut HashMap<String, ValueOrigin>,
+) -> Option<ConfigProblem> {
     if key == "<<" {
-        return Some(Problem::new("merge keys are not read", "write the keys out").at(Some(at)));
+        return Some(
+            ConfigProblem::new("merge keys are not read", "write the keys out")
+                .with_origin(Some(at)),
+        );
     }
     let Some(first) = seen.get(key) else {
         seen.insert(key.to_owned(), at.clone());
         return None;
     };
-    let line = |origin: &Origin| if let Origin::At { line, .. } = origin { *line } else { 0 };
+    let line = |origin: &ValueOrigin| {
+        if let ValueOrigin::InFile { line, .. } = origin { *line } else { 0 }
+    };
     let message = format!("is set twice, in line {} and in line {}", line(first), line(at));
-    Some(Problem::new(message, "keep one of them").at(Some(at)))
+    Some(ConfigProblem::new(message, "keep one of them").with_origin(Some(at)))
 }

@@ -1,27 +1,28 @@
 //! How reports put numbers: percentages as short as they stay true, counts with separators.
 
-use super::Look;
+use super::Evaluation;
 use crate::config::MinSamples;
 
 /// A share as a percentage of two digits: `1.9 %`.
-pub(super) fn percent(share: f64) -> String {
-    rounded(share * 100.0, decimals(share * 100.0)) + " %"
+pub(super) fn format_percent(share: f64) -> String {
+    format_rounded(share * 100.0, choose_decimals(share * 100.0)) + " %"
 }
 
-/// `1.9 % > 1 %` or `0.98 % ≤ 1 %`: a bound beside its limit, with as many digits as tell them apart.
-pub(super) fn compared(bound: f64, limit: f64) -> String {
+/// `1.9 % > 1 %` or `0.98 % ≤ 1 %`: a bound beside its limit, with as many digits as tell them
+/// apart.
+pub(super) fn format_comparison(bound: f64, limit: f64) -> String {
     let (bound, limit) = (bound * 100.0, limit * 100.0);
-    let limit_text = rounded(limit, 6);
-    let mut digits = decimals(bound);
-    while digits < 6 && rounded(bound, digits) == limit_text {
+    let limit_text = format_rounded(limit, 6);
+    let mut digits = choose_decimals(bound);
+    while digits < 6 && format_rounded(bound, digits) == limit_text {
         digits += 1;
     }
     let sign = if bound <= limit { "≤" } else { ">" };
-    format!("{} % {sign} {limit_text} %", rounded(bound, digits))
+    format!("{} % {sign} {limit_text} %", format_rounded(bound, digits))
 }
 
 /// `2,704`
-pub(super) fn count(number: u64) -> String {
+pub(super) fn format_count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -34,24 +35,34 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A value that is where it should be.
-pub(super) fn within(value: f64, min: Option<f64>, max: Option<f64>) -> String {
+pub(super) fn format_range(value: f64, min: Option<f64>, max: Option<f64>) -> String {
     let under = min.map_or_else(String::new, |min| format!("{min} ≤ "));
     let over = max.map_or_else(String::new, |max| format!(" ≤ {max}"));
     format!("{under}{value}{over}")
 }
 
 /// Why PASS would come too early, whatever a gate says.
-pub(super) fn too_early(ended: u64, min: MinSamples, look: &Look<'_>) -> Option<String> {
-    if ended < min.asynchronous {
-        return Some(format!("needs {} more outcomes for min_samples", count(min.asynchronous - ended)));
+pub(super) fn explain_too_early(
+    ended: u64,
+    min: MinSamples,
+    look: &Evaluation<'_>,
+) -> Option<String> {
+    if ended < min.async_requests {
+        return Some(format!(
+            "needs {} more outcomes for min_samples",
+            format_count(min.async_requests - ended)
+        ));
     }
-    (!look.mature).then(|| {
-        let (open, accepted) = (count(look.evidence.open()), count(look.evidence.accepted));
+    (!look.is_mature).then(|| {
+        let (open, accepted) = (
+            format_count(look.cohort_evidence.open_tasks()),
+            format_count(look.cohort_evidence.accepted_tasks),
+        );
         format!("{open} of {accepted} tasks have not ended yet")
     })
 }
 
-fn decimals(number: f64) -> usize {
+fn choose_decimals(number: f64) -> usize {
     match number.abs() {
         size if size >= 10.0 => 0,
         size if size >= 1.0 => 1,
@@ -61,7 +72,7 @@ fn decimals(number: f64) -> usize {
     }
 }
 
-fn rounded(number: f64, decimals: usize) -> String {
+fn format_rounded(number: f64, decimals: usize) -> String {
     let text = format!("{number:.decimals$}");
     if !text.contains('.') {
         return text;
@@ -76,18 +87,27 @@ mod tests {
 
     #[test]
     fn percentages_are_short_and_never_contradict_their_sign() {
-        let told =
-            [(0.018_57, 0.01, "1.9 % > 1 %"), (0.009_99, 0.01, "0.999 % ≤ 1 %"), (0.010_04, 0.01, "1.004 % > 1 %")];
+        let told = [
+            (0.018_57, 0.01, "1.9 % > 1 %"),
+            (0.009_99, 0.01, "0.999 % ≤ 1 %"),
+            (0.010_04, 0.01, "1.004 % > 1 %"),
+        ];
         for (bound, limit, text) in told {
-            assert_eq!(compared(bound, limit), text);
+            assert_eq!(format_comparison(bound, limit), text);
         }
-        assert_eq!(compared(0.01, 0.01), "1 % ≤ 1 %");
-        assert_eq!(compared(-0.002, 0.005), "-0.2 % ≤ 0.5 %");
-        assert_eq!([0.0, 0.000_02, 0.07, 0.5, 1.0].map(percent), ["0 %", "0.002 %", "7 %", "50 %", "100 %"]);
+        assert_eq!(format_comparison(0.01, 0.01), "1 % ≤ 1 %");
+        assert_eq!(format_comparison(-0.002, 0.005), "-0.2 % ≤ 0.5 %");
+        assert_eq!(
+            [0.0, 0.000_02, 0.07, 0.5, 1.0].map(format_percent),
+            ["0 %", "0.002 %", "7 %", "50 %", "100 %"]
+        );
     }
 
     #[test]
     fn counts_are_read_at_a_glance() {
-        assert_eq!([0, 143, 2_704, 1_000_000].map(count), ["0", "143", "2,704", "1,000,000"]);
+        assert_eq!(
+            [0, 143, 2_704, 1_000_000].map(format_count),
+            ["0", "143", "2,704", "1,000,000"]
+        );
     }
 }

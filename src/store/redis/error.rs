@@ -1,14 +1,17 @@
-//! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a no.
+//! What a Redis error means for the caller: gone before anything was sent, silent afterwards, or a
+//! no.
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, Value, parse_redis_value};
 
-use crate::store::{Refusal, StoreError};
+use crate::store::{StoreError, StoreRefusal};
 
 /// The meaning of an error of a call that was sent.
-pub(super) fn of_call(error: &RedisError) -> StoreError {
+pub(super) fn from_call_error(error: &RedisError) -> StoreError {
     match error.kind() {
-        ErrorKind::Io => StoreError::Unknown(text(error)),
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => Refusal::ReadOnly(text(error)).into(),
+        ErrorKind::Io => StoreError::OutcomeUnknown(format_redis_error(error)),
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+            StoreRefusal::ReadOnly(format_redis_error(error)).into()
+        }
         ErrorKind::Server(
             ServerErrorKind::BusyLoading
             | ServerErrorKind::MasterDown
@@ -17,16 +20,19 @@ pub(super) fn of_call(error: &RedisError) -> StoreError {
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask,
         )
-        | ErrorKind::AuthenticationFailed => StoreError::Unreachable(text(error)),
+        | ErrorKind::AuthenticationFailed => StoreError::Unreachable(format_redis_error(error)),
         // a script that came upon keys which a slot's migration has taken already
-        ErrorKind::Server(_) if text(error).contains("non local key") => StoreError::Unknown(text(error)),
-        ErrorKind::Server(_) | ErrorKind::Extension => of_code(error),
-        _ => StoreError::Malformed(text(error)),
+        ErrorKind::Server(_) if format_redis_error(error).contains("non local key") => {
+            StoreError::OutcomeUnknown(format_redis_error(error))
+        }
+        ErrorKind::Server(_) | ErrorKind::Extension => from_error_code(error),
+        _ => StoreError::Malformed(format_redis_error(error)),
     }
 }
 
-/// Whether the server is not the one to ask (any more): nothing was executed, and another may know better.
-pub(super) fn is_of_elsewhere(error: &RedisError) -> bool {
+/// Whether the server is not the one to ask (any more): nothing was executed, and another may know
+/// better.
+pub(super) fn is_wrong_server(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Server(
@@ -40,31 +46,37 @@ pub(super) fn is_of_elsewhere(error: &RedisError) -> bool {
 }
 
 /// The meaning of an error that a script caught and gives as text, `CODE detail`.
-pub(super) fn of_text(text: &str) -> StoreError {
+pub(super) fn from_error_text(text: &str) -> StoreError {
     let line = format!("-{}\r\n", text.replace(['\r', '\n'], " "));
     match parse_redis_value(line.as_bytes()).and_then(Value::extract_error) {
-        Err(error) => of_call(&error),
+        Err(error) => from_call_error(&error),
         Ok(_) => StoreError::Malformed(text.to_owned()),
     }
 }
 
-/// The meaning of an error of a connect to `server`: nothing was sent. What an operator can mend is said so, and
-/// without the password.
-pub(super) fn of_connect(error: &RedisError, server: &ConnectionAddr) -> StoreError {
+/// The meaning of an error of a connect to `server`: nothing was sent. What an operator can mend is
+/// said so, and without the password.
+pub(super) fn from_connect_error(error: &RedisError, server: &ConnectionAddr) -> StoreError {
     let scheme = if matches!(server, ConnectionAddr::TcpTls { .. }) { "rediss" } else { "redis" };
     let text = match (error.kind(), error.code()) {
-        (_, Some("NOAUTH")) => format!("Redis asks for a password: write {scheme}://:PASSWORD@{server}"),
+        (_, Some("NOAUTH")) => {
+            format!("Redis asks for a password: write {scheme}://:PASSWORD@{server}")
+        }
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
-            format!("Redis refuses the user or password of store.url: check them, {scheme}://:PASSWORD@{server}")
+            format!(
+                "Redis refuses the user or password of store.url: check them, {scheme}://:PASSWORD@{server}"
+            )
         }
         (ErrorKind::RESP3NotSupported, _) => {
-            format!("{server} is older than Redis 7.0: upgrade it, or set store.url to another server")
+            format!(
+                "{server} is older than Redis 7.0: upgrade it, or set store.url to another server"
+            )
         }
         (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
             format!("{server} answers, but not as Redis does: check store.url")
         }
-        _ => match of_call(error) {
-            StoreError::Unknown(text) | StoreError::Malformed(text) => text,
+        _ => match from_call_error(error) {
+            StoreError::OutcomeUnknown(text) | StoreError::Malformed(text) => text,
             other => return other,
         },
     };
@@ -72,17 +84,20 @@ pub(super) fn of_connect(error: &RedisError, server: &ConnectionAddr) -> StoreEr
 }
 
 /// Server errors that the driver has no kind for; a script's are of its first failing command.
-fn of_code(error: &RedisError) -> StoreError {
+fn from_error_code(error: &RedisError) -> StoreError {
     match error.code() {
-        Some("OOM") => Refusal::Full(text(error)).into(),
-        Some("MISCONF" | "NOREPLICAS") => Refusal::ReadOnly(text(error)).into(),
-        Some("NOPERM") => StoreError::Setup(format!("the store's user may not do this: {}", text(error))),
-        Some("BUSY" | "NOAUTH" | "WRONGPASS") => StoreError::Unreachable(text(error)),
-        _ => StoreError::Malformed(text(error)),
+        Some("OOM") => StoreRefusal::StorageFull(format_redis_error(error)).into(),
+        Some("MISCONF" | "NOREPLICAS") => StoreRefusal::ReadOnly(format_redis_error(error)).into(),
+        Some("NOPERM") => StoreError::InvalidSetup(format!(
+            "the store's user may not do this: {}",
+            format_redis_error(error)
+        )),
+        Some("BUSY" | "NOAUTH" | "WRONGPASS") => StoreError::Unreachable(format_redis_error(error)),
+        _ => StoreError::Malformed(format_redis_error(error)),
     }
 }
 
-pub(super) fn text(error: &RedisError) -> String {
+pub(super) fn format_redis_error(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -1,4 +1,5 @@
-//! Leasing: one script over all queues, then one blocked read that only wakes, then the script again.
+//! Leasing: one script over all queues, then one blocked read that only wakes, then the script
+//! again.
 
 use std::pin::pin;
 use std::sync::PoisonError;
@@ -9,48 +10,49 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::link::Bell;
+use super::link::WakeupConnection;
 use super::partition::Partition;
-use super::row::Row;
-use super::script::{Call, LEASE, RECOVER};
-use super::{RedisStore, keys, millis};
-use crate::config::GroupStart;
-use crate::store::{Lease, Queue, StoreError};
+use super::row::ScriptLeaseRow;
+use super::script::{LEASE_TASKS, RECOVER_LEASES, ScriptCall};
+use super::{RedisStore, as_millis_u64, keys};
+use crate::config::GroupStartPosition;
+use crate::store::{Lease, StoreError, TopicQueue};
 
 /// The longest sleep between two looks at what no stream shows: leases given back or taken back.
-const GLANCE: Duration = Duration::from_secs(1);
+const LEASE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Leases of one call: a script holds up the server for as long as it runs.
-const MOST: usize = 500;
+const MAX_LEASES_PER_CALL: usize = 500;
 
-/// A script's answer: leases, ms until the next retry is due or −1, and how far each stream is read.
-type Answer = (Vec<Row>, i64, Vec<String>);
+/// A script's answer: leases, ms until the next retry is due or −1, and how far each stream is
+/// read.
+type LeaseScriptReply = (Vec<ScriptLeaseRow>, i64, Vec<String>);
 
 /// What one look at the queues found.
-struct Look {
+struct PartitionPoll {
     leases: Vec<Lease>,
     /// Whether anything was there, be it no task.
-    found: bool,
-    due: Option<Duration>,
+    found_entries: bool,
+    next_retry_in: Option<Duration>,
     read_up_to: Vec<String>,
 }
 
 /// What one look at all partitions found.
 #[derive(Default)]
-struct Round<'a> {
+struct PollRound<'a> {
     leases: Vec<Lease>,
     /// As in [`Look`]; the rest only when nothing was.
-    found: bool,
-    due: Option<Duration>,
+    found_entries: bool,
+    next_retry_in: Option<Duration>,
     /// The partitions that have nothing, their queues, and how far these are read.
-    asleep: Vec<(&'a Partition, Vec<&'a Queue>, Vec<String>)>,
+    idle_partitions: Vec<(&'a Partition, Vec<&'a TopicQueue>, Vec<String>)>,
 }
 
 impl RedisStore {
     pub(super) async fn lease_tasks(
         &self,
         process: &str,
-        queues: &[Queue],
+        queues: &[TopicQueue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
@@ -59,50 +61,55 @@ impl RedisStore {
             sleep(wait).await;
             return Ok(Vec::new());
         }
-        let max = max.min(MOST);
+        let max = max.min(MAX_LEASES_PER_CALL);
         loop {
-            let round = self.look_around(process, queues, max).await?;
+            let round = self.poll_partitions(process, queues, max).await?;
             let now = Instant::now();
             if !round.leases.is_empty() || now >= deadline {
                 return Ok(round.leases);
             }
-            if round.found {
+            if round.found_entries {
                 continue;
             }
-            let nap = GLANCE.min(deadline - now).min(round.due.unwrap_or(GLANCE));
+            let nap = LEASE_POLL_INTERVAL
+                .min(deadline - now)
+                .min(round.next_retry_in.unwrap_or(LEASE_POLL_INTERVAL));
             let woken = CancellationToken::new();
-            let naps = round.asleep.iter().map(async |(partition, queues, up_to)| {
-                partition.nap(queues, up_to, nap, &woken).await;
+            let naps = round.idle_partitions.iter().map(async |(partition, queues, up_to)| {
+                partition.wait_for_entry(queues, up_to, nap, &woken).await;
                 woken.cancel();
             });
             join_all(naps).await;
         }
     }
 
-    /// Looks into one partition after the other, from the next one on, until something is there. One that does not
-    /// answer is passed over; when none does, that is the error.
-    async fn look_around<'a>(
+    /// Looks into one partition after the other, from the next one on, until something is there.
+    /// One that does not answer is passed over; when none does, that is the error.
+    async fn poll_partitions<'a>(
         &'a self,
         process: &str,
-        queues: &'a [Queue],
+        queues: &'a [TopicQueue],
         max: usize,
-    ) -> Result<Round<'a>, StoreError> {
-        let mut round = Round::default();
+    ) -> Result<PollRound<'a>, StoreError> {
+        let mut round = PollRound::default();
         let mut failed = None;
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.partitions.len();
+        let first = self.next_partition.fetch_add(1, Ordering::Relaxed) % self.partitions.len();
         for partition in self.partitions[first..].iter().chain(&self.partitions[..first]) {
-            let queues = partition.rotated(queues);
-            match partition.look(process, &queues, max).await {
-                Ok(Look { leases, found: true, .. }) => return Ok(Round { leases, found: true, ..Round::default() }),
+            let queues = partition.rotate_queues(queues);
+            match partition.poll_queues(process, &queues, max).await {
+                Ok(PartitionPoll { leases, found_entries: true, .. }) => {
+                    return Ok(PollRound { leases, found_entries: true, ..PollRound::default() });
+                }
                 Ok(look) => {
-                    round.due = round.due.into_iter().chain(look.due).min();
-                    round.asleep.push((partition, queues, look.read_up_to));
+                    round.next_retry_in =
+                        round.next_retry_in.into_iter().chain(look.next_retry_in).min();
+                    round.idle_partitions.push((partition, queues, look.read_up_to));
                 }
                 Err(error) => failed = Some(error),
             }
         }
         match failed {
-            Some(error) if round.asleep.is_empty() => Err(error),
+            Some(error) if round.idle_partitions.is_empty() => Err(error),
             _ => Ok(round),
         }
     }
@@ -110,125 +117,193 @@ impl RedisStore {
 
 impl Partition {
     /// The queues from the next one on, so that none is always last.
-    fn rotated<'a>(&self, queues: &'a [Queue]) -> Vec<&'a Queue> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % queues.len();
+    fn rotate_queues<'a>(&self, queues: &'a [TopicQueue]) -> Vec<&'a TopicQueue> {
+        let first = self.next_queue.fetch_add(1, Ordering::Relaxed) % queues.len();
         queues[first..].iter().chain(&queues[..first]).collect()
     }
 
-    async fn look(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Look, StoreError> {
-        if self.live.take_loss(process, self.timeout * 2) {
-            let leases = self.recover(process, queues, max).await?;
+    async fn poll_queues(
+        &self,
+        process: &str,
+        queues: &[&TopicQueue],
+        max: usize,
+    ) -> Result<PartitionPoll, StoreError> {
+        if self.local_leases.check_lost_reply(process, self.timeout * 2) {
+            let leases = self.recover_lost_leases(process, queues, max).await?;
             if !leases.is_empty() {
-                return Ok(Look { leases, found: true, due: None, read_up_to: Vec::new() });
+                return Ok(PartitionPoll {
+                    leases,
+                    found_entries: true,
+                    next_retry_in: None,
+                    read_up_to: Vec::new(),
+                });
             }
         }
         let stream_keys: Vec<String> = queues
             .iter()
             .flat_map(|queue| {
-                let group = keys::group(queue);
-                [self.keys.stream(&queue.topic), self.keys.delayed(&group), self.keys.start(&group)]
+                let group = keys::group_name(queue);
+                [
+                    self.keys.stream_key(&queue.topic),
+                    self.keys.delayed_index_key(&group),
+                    self.keys.group_start_key(&group),
+                ]
             })
             .collect();
-        let mut call = LEASE.keys(&stream_keys).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
+        let mut call = LEASE_TASKS
+            .call_with_keys(&stream_keys)
+            .arg(&[self.keys.record_prefix(), self.keys.result_prefix()])
+            .arg(max);
         for queue in queues {
-            call = queue_args(call, queue, process).arg(queue.start == GroupStart::New);
+            call = push_queue_args(call, queue, process)
+                .arg(queue.group_start == GroupStartPosition::NewEntries);
         }
-        let _under_way = self.live.gate.read().await;
-        let unanswered = self.live.begin(process);
-        let (rows, due, read_up_to): Answer = call.run(&self.link).await?;
+        let _under_way = self.local_leases.recovery_lock.read().await;
+        let unanswered = self.local_leases.begin_lease_call(process);
+        let (rows, due, read_up_to): LeaseScriptReply = call.run(&self.link).await?;
         let found = !rows.is_empty();
-        let leases = self.take(process, queues, rows).await?;
-        unanswered.answered();
-        Ok(Look { leases, found, due: u64::try_from(due).ok().map(Duration::from_millis), read_up_to })
+        let leases = self.open_leases(process, queues, rows).await?;
+        unanswered.mark_answered();
+        Ok(PartitionPoll {
+            leases,
+            found_entries: found,
+            next_retry_in: u64::try_from(due).ok().map(Duration::from_millis),
+            read_up_to,
+        })
     }
 
     /// Leases again what a lost reply delivered to `process`.
-    async fn recover(&self, process: &str, queues: &[&Queue], max: usize) -> Result<Vec<Lease>, StoreError> {
-        let _alone = self.live.gate.write().await;
-        let unanswered = self.live.begin(process);
-        let streams: Vec<String> = queues.iter().map(|queue| self.keys.stream(&queue.topic)).collect();
-        let mut call = RECOVER.keys(&streams).arg(&[self.keys.record_prefix(), self.keys.result_prefix()]).arg(max);
+    async fn recover_lost_leases(
+        &self,
+        process: &str,
+        queues: &[&TopicQueue],
+        max: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let _alone = self.local_leases.recovery_lock.write().await;
+        let unanswered = self.local_leases.begin_lease_call(process);
+        let streams: Vec<String> =
+            queues.iter().map(|queue| self.keys.stream_key(&queue.topic)).collect();
+        let mut call = RECOVER_LEASES
+            .call_with_keys(&streams)
+            .arg(&[self.keys.record_prefix(), self.keys.result_prefix()])
+            .arg(max);
         for queue in queues {
-            let held = self.live.entries(&queue.topic);
-            call = queue_args(call, queue, process).arg(held.len()).arg(held);
+            let held = self.local_leases.entries_of_topic(&queue.topic);
+            call = push_queue_args(call, queue, process).arg(held.len()).arg(held);
         }
-        let (rows, more): (Vec<Row>, bool) = call.run(&self.link).await?;
+        let (rows, more): (Vec<ScriptLeaseRow>, bool) = call.run(&self.link).await?;
         if !rows.is_empty() {
-            tracing::warn!(process, tasks = rows.len(), "leases whose delivery was lost are recovered");
+            tracing::warn!(
+                process,
+                tasks = rows.len(),
+                "leases whose delivery was lost are recovered"
+            );
         }
-        let leases = self.take(process, queues, rows).await?;
+        let leases = self.open_leases(process, queues, rows).await?;
         if !more {
-            unanswered.answered();
+            unanswered.mark_answered();
         }
         Ok(leases)
     }
 
-    /// Takes rows into the books as leases; entries that are no tasks become dead letters. The books come last: what
-    /// is lost before is recovered.
-    async fn take(&self, process: &str, queues: &[&Queue], rows: Vec<Row>) -> Result<Vec<Lease>, StoreError> {
+    /// Takes rows into the books as leases; entries that are no tasks become dead letters. The
+    /// books come last: what is lost before is recovered.
+    async fn open_leases(
+        &self,
+        process: &str,
+        queues: &[&TopicQueue],
+        rows: Vec<ScriptLeaseRow>,
+    ) -> Result<Vec<Lease>, StoreError> {
         let mut opened = Vec::with_capacity(rows.len());
         for row in rows {
-            let Some(queue) = row.queue.checked_sub(1).and_then(|index| queues.get(index)) else { continue };
-            match row.open(queue) {
+            let Some(queue) = row.queue_position.checked_sub(1).and_then(|index| queues.get(index))
+            else {
+                continue;
+            };
+            match row.parse_lease(queue) {
                 Ok(lease) => opened.push(lease),
-                Err(why) => match self.reject(queue, &row, why).await {
+                Err(why) => match self.reject_entry(queue, &row, why).await {
                     Err(error) if error.is_outage() => return Err(error),
                     // it stays pending, and housekeeping tries again when its lease is over
-                    Err(error) => tracing::error!(entry = row.entry, %error, "a dead letter could not be written"),
+                    Err(error) => {
+                        tracing::error!(entry = row.entry_id, %error, "a dead letter could not be written");
+                    }
                     Ok(()) => {}
                 },
             }
         }
         let hold = |(lease, rest)| {
-            self.live.hold(&lease, rest, process);
-            self.note_begin(&lease, process);
+            self.local_leases.insert_lease(&lease, rest, process);
+            self.record_attempt_start(&lease, process);
             lease
         };
         Ok(opened.into_iter().map(hold).collect())
     }
 
-    /// Sleeps for `nap`, or until an entry comes that nobody has read (a read that consumes nothing), or until another
-    /// partition has woken.
-    async fn nap(&self, queues: &[&Queue], read_up_to: &[String], nap: Duration, woken: &CancellationToken) {
+    /// Sleeps for `nap`, or until an entry comes that nobody has read (a read that consumes
+    /// nothing), or until another partition has woken.
+    async fn wait_for_entry(
+        &self,
+        queues: &[&TopicQueue],
+        read_up_to: &[String],
+        nap: Duration,
+        woken: &CancellationToken,
+    ) {
         let until = Instant::now() + nap;
-        let bell = match self.idle_bell() {
+        let bell = match self.pop_idle_wakeup() {
             Some(bell) => Some(bell),
-            None => woken.run_until_cancelled(self.link.bell()).await.and_then(Result::ok),
+            None => woken
+                .run_until_cancelled(self.link.open_wakeup_connection())
+                .await
+                .and_then(Result::ok),
         };
         let Some(mut bell) = bell else {
             woken.run_until_cancelled(sleep_until(until)).await;
             return;
         };
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(nap).max(1)).arg("STREAMS");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(as_millis_u64(nap).max(1)).arg("STREAMS");
         for queue in queues {
-            read.arg(self.keys.stream(&queue.topic));
+            read.arg(self.keys.stream_key(&queue.topic));
         }
         read.arg(read_up_to);
-        let number = bell.number;
+        let number = bell.client_id;
         let answer = {
-            let mut reading = pin!(timeout(nap + self.timeout, bell.connection.query::<redis::Value>(&read)));
+            let mut reading = pin!(timeout(
+                nap + self.timeout,
+                bell.connection.send_query::<redis::Value>(&read)
+            ));
             if let Some(answer) = woken.run_until_cancelled(&mut reading).await {
                 answer
             } else {
-                self.link.unblock(number).await;
+                self.link.unblock_client(number).await;
                 reading.await
             }
         };
         match answer {
-            Ok(Ok(_)) => self.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell),
+            Ok(Ok(_)) => {
+                self.idle_wakeups.lock().unwrap_or_else(PoisonError::into_inner).push(bell);
+            }
             // gone or mute: the next look says what is wrong
-            Ok(Err(_)) | Err(_) => sleep(until.saturating_duration_since(Instant::now()).min(GLANCE / 10)).await,
+            Ok(Err(_)) | Err(_) => {
+                sleep(
+                    until.saturating_duration_since(Instant::now()).min(LEASE_POLL_INTERVAL / 10),
+                )
+                .await;
+            }
         }
     }
 
-    fn idle_bell(&self) -> Option<Bell> {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.retain(|bell| !bell.connection.is_over());
+    fn pop_idle_wakeup(&self) -> Option<WakeupConnection> {
+        let mut bells = self.idle_wakeups.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|bell| !bell.connection.is_closed());
         bells.pop()
     }
 }
 
-fn queue_args(call: Call, queue: &Queue, process: &str) -> Call {
-    call.arg(queue.topic.as_str()).arg(&queue.agent).arg(keys::group(queue)).arg(keys::consumer(queue, process))
+fn push_queue_args(call: ScriptCall, queue: &TopicQueue, process: &str) -> ScriptCall {
+    call.arg(queue.topic.as_str())
+        .arg(&queue.agent)
+        .arg(keys::group_name(queue))
+        .arg(keys::consumer_name(queue, process))
 }

@@ -1,8 +1,9 @@
-//! The JSON that crosses the wire: an entry's `data`, the result `R`, the dead letter.
+//! The JSON that crosses the wire: an entry's `data`, the result `WrittenResultBody`, the dead
+//! letter.
 //!
-//! Names and shapes are those of the Python `OmniDaemon`, whose publishers and agents read and write the same
-//! keys; what is ours is an extra key that they ignore. Foreign messages are read leniently, and what they carry
-//! that a [`Task`] does not is kept to be given back in the result.
+//! Names and shapes are those of the Python `OmniDaemon`, whose publishers and agents read and
+//! write the same keys; what is ours is an extra key that they ignore. Foreign messages are read
+//! leniently, and what they carry that a [`Task`] does not is kept to be given back in the result.
 
 use std::borrow::Cow;
 
@@ -11,19 +12,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::list::Summary;
-use super::row::Handle;
+use super::list::ResultSummary;
+use super::row::LeaseHandle;
 use crate::config::ContentForm;
-use crate::store::envelope::{StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, result_json};
-use crate::store::rollout::Ended;
-use crate::store::{Lease, Queue, StoreError, runs};
-use crate::task::{Answer, Failure, FailureKind, Owner, Status, Task, Topic, UnixMs};
+use crate::store::envelope::{
+    StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, encode_result_json,
+};
+use crate::store::rollout::TallyOutcome;
+use crate::store::{Lease, StoreError, TopicQueue, runs};
+use crate::task::{
+    FailureKind, Task, TaskAnswer, TaskFailure, TaskOwner, TaskStatus, Topic, UnixMs,
+};
 
 /// The `data` of an entry. The id comes first: scripts find it there without decoding the rest.
 #[derive(Serialize)]
-struct Written<'a> {
+struct WrittenEntry<'a> {
     task_id: &'a str,
-    content: Content<'a>,
+    content: WrittenContent<'a>,
     webhook: Option<&'a RawValue>,
     reply_to: Option<&'a RawValue>,
     topic: &'a str,
@@ -39,14 +44,14 @@ struct Written<'a> {
 /// A payload in either form.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Content<'a> {
+enum WrittenContent<'a> {
     String(Cow<'a, str>),
     Object(Box<RawValue>),
 }
 
 /// The same, as anybody may have written it.
 #[derive(Deserialize)]
-struct Read<'a> {
+struct ParsedEntry<'a> {
     #[serde(borrow)]
     content: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -61,7 +66,7 @@ struct Read<'a> {
 }
 
 /// What an entry says of a task.
-pub(super) struct Message {
+pub(super) struct EntryMessage {
     /// The payload as JSON text.
     pub(super) payload: Bytes,
     /// The caller's own id for it.
@@ -71,11 +76,11 @@ pub(super) struct Message {
     /// The captured request, without credentials.
     pub(super) request: Option<StoredRequest>,
     /// The rest, for the result.
-    pub(super) rest: Rest,
+    pub(super) extras: MessageExtras,
 }
 
 /// What a message carries beside the task.
-pub(super) struct Rest {
+pub(super) struct MessageExtras {
     content: ContentForm,
     webhook: Option<Box<RawValue>>,
     reply_to: Option<Box<RawValue>>,
@@ -84,29 +89,31 @@ pub(super) struct Rest {
 }
 
 /// How a task ended.
-pub(super) enum End<'a> {
+pub(super) enum EntryOutcome<'a> {
     /// With a result.
-    Completed(&'a Answer),
+    Completed(&'a TaskAnswer),
     /// Without.
-    Failed(&'a Failure),
+    Failed(&'a TaskFailure),
     /// Without, and whoever gave it up has written its dead letter.
-    GivenUp(&'a Failure),
+    AlreadyDeadLettered(&'a TaskFailure),
 }
 
-impl End<'_> {
+impl EntryOutcome<'_> {
     /// Where the task stands then.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn final_status(&self) -> TaskStatus {
         match self {
-            Self::Completed(_) => Status::Completed,
-            Self::Failed(_) | Self::GivenUp(_) => Status::Failed,
+            Self::Completed(_) => TaskStatus::Completed,
+            Self::Failed(_) | Self::AlreadyDeadLettered(_) => TaskStatus::Failed,
         }
     }
 
     /// What it is counted as, for a canaried task.
-    pub(super) fn counted_as(&self) -> Ended {
+    pub(super) fn tally_outcome(&self) -> TallyOutcome {
         match self {
-            Self::Completed(answer) => Ended::of(answer),
-            Self::Failed(failure) | Self::GivenUp(failure) => Ended::of_failure(failure),
+            Self::Completed(answer) => TallyOutcome::from_answer(answer),
+            Self::Failed(failure) | Self::AlreadyDeadLettered(failure) => {
+                TallyOutcome::from_failure(failure)
+            }
         }
     }
 
@@ -116,8 +123,8 @@ impl End<'_> {
     }
 }
 
-/// What stands at `omni:result:<id>`: once a task has ended, all that is known of it. Scripts read how it ended at
-/// the head, so the order of the first five counts; Python reads `result`.
+/// What stands at `omni:result:<id>`: once a task has ended, all that is known of it. Scripts read
+/// how it ended at the head, so the order of the first five counts; Python reads `result`.
 #[derive(Serialize)]
 struct WrittenResult<'a> {
     task_id: &'a str,
@@ -127,17 +134,17 @@ struct WrittenResult<'a> {
     turn: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<&'a str>,
-    result: R<'a>,
+    result: WrittenResultBody<'a>,
     saved_at: f64,
     /// At the very end: a list reads no more than that.
-    summary: Summary,
+    summary: ResultSummary,
 }
 
-/// `R`: the message, and how it ended.
+/// `WrittenResultBody`: the message, and how it ended.
 #[derive(Serialize)]
-struct R<'a> {
+struct WrittenResultBody<'a> {
     #[serde(flatten)]
-    message: Written<'a>,
+    message: WrittenEntry<'a>,
     agent: &'a str,
     runner_id: &'a str,
     status: &'a str,
@@ -157,9 +164,9 @@ struct R<'a> {
 
 /// A stored result, ours or Python's.
 #[derive(Deserialize)]
-pub(super) struct ReadResult {
-    /// `R`
-    pub(super) result: ReadR,
+pub(super) struct ParsedResult {
+    /// `WrittenResultBody`
+    pub(super) result: ParsedResultBody,
     /// Attempts that were begun; none in one of another make.
     pub(super) attempt: Option<u32>,
     /// The digest of the key that may see it.
@@ -169,9 +176,9 @@ pub(super) struct ReadResult {
     history: Option<String>,
 }
 
-/// `R`, as anybody may have written it.
+/// `WrittenResultBody`, as anybody may have written it.
 #[derive(Deserialize)]
-pub(super) struct ReadR {
+pub(super) struct ParsedResultBody {
     /// The topic.
     pub(super) topic: Option<String>,
     agent: Option<String>,
@@ -189,23 +196,23 @@ pub(super) struct ReadR {
 
 /// What is known of a task's last attempt and of where the task came from.
 #[derive(Default)]
-pub(super) struct Told {
-    pub(super) worker: Option<String>,
-    pub(super) began: Option<UnixMs>,
+pub(super) struct RunDetails {
+    pub(super) worker_process: Option<String>,
+    pub(super) began_at: Option<UnixMs>,
     pub(super) correlation_id: Option<String>,
     pub(super) trace_id: Option<String>,
-    pub(super) history: Option<String>,
+    pub(super) failed_runs: Option<String>,
 }
 
 #[derive(Serialize)]
-struct DeadHead<'a> {
+struct DeadLetterHead<'a> {
     topic: &'a str,
     original_stream: &'a str,
     original_id: &'a str,
 }
 
 #[derive(Serialize)]
-struct DeadTail<'a> {
+struct DeadLetterTail<'a> {
     error: &'a str,
     retry_count: u32,
     failed_at: f64,
@@ -223,22 +230,25 @@ struct DeadTail<'a> {
 // === writing ===
 
 /// An entry's `data`, and apart from it the credentials of the captured request.
-pub(super) fn write(task: &Task, queue: &Queue) -> Result<(String, Option<String>), StoreError> {
+pub(super) fn encode_entry(
+    task: &Task,
+    queue: &TopicQueue,
+) -> Result<(String, Option<String>), StoreError> {
     let (request, secret) = match &task.request {
         Some(request) => {
-            let (stored, secret) = StoredRequest::seal(request, &task.payload);
+            let (stored, secret) = StoredRequest::encode_request(request, &task.payload);
             (Some(stored), secret.as_ref().map(to_json).transpose()?)
         }
         None => (None, None),
     };
-    let rest = Rest::of_task(task, queue.content);
-    Ok((to_json(&Written { request, ..written(task, &rest) })?, secret))
+    let rest = MessageExtras::from_task(task, queue.content_form);
+    Ok((to_json(&WrittenEntry { request, ..build_written_entry(task, &rest) })?, secret))
 }
 
-fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
-    Written {
+fn build_written_entry<'a>(task: &'a Task, rest: &'a MessageExtras) -> WrittenEntry<'a> {
+    WrittenEntry {
         task_id: task.id.as_str(),
-        content: rest.content_of(&task.payload),
+        content: rest.write_content(&task.payload),
         webhook: rest.webhook.as_deref(),
         reply_to: rest.reply_to.as_deref(),
         topic: task.topic.as_str(),
@@ -246,82 +256,82 @@ fn written<'a>(task: &'a Task, rest: &'a Rest) -> Written<'a> {
         causation_id: rest.causation_id.as_deref(),
         source: rest.source.as_deref(),
         delivery_attempts: 1,
-        created_at: seconds(task.created),
+        created_at: to_unix_seconds(task.created),
         request: None,
     }
 }
 
 /// The value of `omni:result:<id>`: how a lease ended that `began` then.
-pub(super) fn write_result(
+pub(super) fn encode_result(
     lease: &Lease,
-    handle: &Handle,
-    rest: &Rest,
+    handle: &LeaseHandle,
+    rest: &MessageExtras,
     runner: &str,
-    end: &End<'_>,
+    end: &EntryOutcome<'_>,
     began: Option<UnixMs>,
     now: UnixMs,
 ) -> Result<String, StoreError> {
     let task = &lease.task;
-    let mut r = R {
-        message: written(task, rest),
+    let mut r = WrittenResultBody {
+        message: build_written_entry(task, rest),
         agent: &lease.queue.agent,
         runner_id: runner,
-        status: end.status().as_str(),
+        status: end.final_status().as_str(),
         result: None,
-        timestamp: seconds(now),
+        timestamp: to_unix_seconds(now),
         error: None,
         answer: None,
         failure: None,
-        began_at: began.map(seconds),
-        trace_id: runs::trace_of(task),
+        began_at: began.map(to_unix_seconds),
+        trace_id: runs::find_trace_id(task),
     };
     match end {
-        End::Completed(answer) => {
-            let (stored, result) = StoredAnswer::seal(answer);
+        EntryOutcome::Completed(answer) => {
+            let (stored, result) = StoredAnswer::encode_answer(answer);
             (r.answer, r.result) = (Some(stored), Some(result));
         }
-        End::Failed(failure) | End::GivenUp(failure) => {
+        EntryOutcome::Failed(failure) | EntryOutcome::AlreadyDeadLettered(failure) => {
             r.error = Some(failure.message.as_str());
-            r.failure = Some(StoredFailure::seal(failure));
+            r.failure = Some(StoredFailure::from_failure(failure));
         }
     }
-    let (topic, status) = (task.topic.as_str().to_owned(), end.status().as_str().to_owned());
-    let summary = Summary { topic, status, attempts: lease.attempt, created: task.created.0 };
+    let (topic, status) = (task.topic.as_str().to_owned(), end.final_status().as_str().to_owned());
+    let summary = ResultSummary { topic, status, attempts: lease.attempt, created: task.created.0 };
     to_json(&WrittenResult {
         task_id: task.id.as_str(),
-        state: end.status().as_str(),
-        entry: &handle.entry,
+        state: end.final_status().as_str(),
+        entry: &handle.entry_id,
         attempt: lease.attempt,
-        turn: handle.turn,
-        owner: task.owner.as_ref().map(Owner::digest),
+        turn: handle.lease_number,
+        owner: task.owner.as_ref().map(TaskOwner::digest),
         result: r,
-        saved_at: seconds(now),
+        saved_at: to_unix_seconds(now),
         summary,
     })
 }
 
 /// The JSON around the failed message of a dead letter: what comes before it, and what after.
-pub(super) fn write_dead_letter(
+pub(super) fn encode_dead_letter(
     topic: &str,
     stream: &str,
     entry: &str,
     task: Option<&Task>,
-    failure: &Failure,
+    failure: &TaskFailure,
     attempts: u32,
     now: UnixMs,
 ) -> Result<(String, String), StoreError> {
-    let mut head = to_json(&DeadHead { topic, original_stream: stream, original_id: entry })?;
+    let mut head = to_json(&DeadLetterHead { topic, original_stream: stream, original_id: entry })?;
     head.pop(); // the closing brace
     head.push_str(",\"failed_message\":");
     let (error, kind) = (failure.message.as_str(), failure.kind.as_str());
-    let tail = to_json(&DeadTail {
+    let tail = to_json(&DeadLetterTail {
         error,
         retry_count: attempts,
-        failed_at: seconds(now),
+        failed_at: to_unix_seconds(now),
         task_id: task.map(|task| task.id.as_str()),
         kind,
         retries: task.map(|task| task.retries),
-        owner: task.and_then(|task| task.owner.as_ref()).map(crate::task::Owner::digest),
+        owner: task.and_then(|task| task.owner.as_ref()).map(crate::task::TaskOwner::digest),
         route: task.and_then(|task| task.route.as_deref()),
     })?;
     Ok((head, tail.replacen('{', ",", 1)))
@@ -333,28 +343,31 @@ pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
 }
 
 #[allow(clippy::cast_precision_loss)] // exact up to the year 287,000
-pub(super) fn seconds(time: UnixMs) -> f64 {
+pub(super) fn to_unix_seconds(time: UnixMs) -> f64 {
     time.0 as f64 / 1000.0
 }
 
 // === reading ===
 
-impl Message {
+impl EntryMessage {
     /// Reads an entry's `data`.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub(super) fn read(data: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(data: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(data).map_err(|_| "data is not UTF-8".to_owned())?;
-        let read: Read<'_> = serde_json::from_str(text).map_err(|error| why_not(text, &error))?;
+        let read: ParsedEntry<'_> =
+            serde_json::from_str(text).map_err(|error| describe_parse_error(text, &error))?;
         let content = read.content.ok_or("data has no content")?;
-        let (content, payload) = open_content(content);
+        let (content, payload) = parse_content(content);
         Ok(Self {
             payload,
-            correlation_id: read.correlation_id.map(|raw| text_of(raw).unwrap_or_else(|| raw.get().to_owned())),
-            created: read.created_at.and_then(|raw| raw.get().parse().ok()).map(from_seconds),
+            correlation_id: read
+                .correlation_id
+                .map(|raw| parse_json_string(raw).unwrap_or_else(|| raw.get().to_owned())),
+            created: read.created_at.and_then(|raw| raw.get().parse().ok()).map(from_unix_seconds),
             request: read.request,
-            rest: Rest {
+            extras: MessageExtras {
                 content,
                 webhook: read.webhook,
                 reply_to: read.reply_to,
@@ -366,7 +379,7 @@ impl Message {
 }
 
 /// What is wrong with a text that did not read as a message.
-fn why_not(text: &str, error: &serde_json::Error) -> String {
+fn describe_parse_error(text: &str, error: &serde_json::Error) -> String {
     match serde_json::from_str::<&RawValue>(text) {
         Err(error) => format!("data is not JSON: {error}"),
         Ok(json) if !json.get().starts_with('{') => "data is not a JSON object".into(),
@@ -374,32 +387,35 @@ fn why_not(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// The payload in `content`: a string that is JSON is that JSON; anything else is the payload itself.
-fn open_content(content: &RawValue) -> (ContentForm, Bytes) {
-    match text_of(content) {
-        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => (ContentForm::String, text.into()),
+/// The payload in `content`: a string that is JSON is that JSON; anything else is the payload
+/// itself.
+fn parse_content(content: &RawValue) -> (ContentForm, Bytes) {
+    match parse_json_string(content) {
+        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => {
+            (ContentForm::String, text.into())
+        }
         _ => (ContentForm::Object, content.get().to_owned().into()),
     }
 }
 
-fn text_of(raw: &RawValue) -> Option<String> {
+fn parse_json_string(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
 /// A time in seconds, as Python writes it; nothing before 1970.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturating, and never negative
-pub(super) fn from_seconds(seconds: f64) -> UnixMs {
+pub(super) fn from_unix_seconds(seconds: f64) -> UnixMs {
     UnixMs((seconds * 1000.0).round().max(0.0) as u64)
 }
 
 /// Credentials as they stand in the record.
-pub(super) fn read_credentials(json: &[u8]) -> Result<StoredCredentials, StoreError> {
+pub(super) fn parse_credentials(json: &[u8]) -> Result<StoredCredentials, StoreError> {
     serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
 }
 
-impl Rest {
+impl MessageExtras {
     /// That of a message of ours.
-    pub(super) fn of_task(task: &Task, content: ContentForm) -> Self {
+    pub(super) fn from_task(task: &Task, content: ContentForm) -> Self {
         let raw = |text: Option<&str>| text.and_then(|text| to_raw_value(text).ok());
         Self {
             content,
@@ -411,72 +427,79 @@ impl Rest {
     }
 
     /// The URL that is told of the task's end, whoever published it.
-    pub(super) fn webhook(&self) -> Option<String> {
-        self.webhook.as_deref().and_then(text_of)
+    pub(super) fn webhook_url(&self) -> Option<String> {
+        self.webhook.as_deref().and_then(parse_json_string)
     }
 
     /// The topic that its result is sent to; a name that is none is nobody's.
-    pub(super) fn reply_to(&self) -> Option<Topic> {
-        self.reply_to.as_deref().and_then(text_of).and_then(|text| Topic::parse(&text).ok())
+    pub(super) fn reply_topic(&self) -> Option<Topic> {
+        self.reply_to
+            .as_deref()
+            .and_then(parse_json_string)
+            .and_then(|text| Topic::parse(&text).ok())
     }
 
     /// The task whose result it is.
-    pub(super) fn causation_id(&self) -> Option<String> {
-        self.causation_id.as_deref().and_then(text_of)
+    pub(super) fn causing_task_id(&self) -> Option<String> {
+        self.causation_id.as_deref().and_then(parse_json_string)
     }
 
-    fn content_of<'a>(&self, payload: &'a [u8]) -> Content<'a> {
+    fn write_content<'a>(&self, payload: &'a [u8]) -> WrittenContent<'a> {
         // a bare null would read as no content at all
         if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
-            return Content::Object(result_json(payload));
+            return WrittenContent::Object(encode_result_json(payload));
         }
-        Content::String(String::from_utf8_lossy(payload))
+        WrittenContent::String(String::from_utf8_lossy(payload))
     }
 }
 
-impl ReadResult {
+impl ParsedResult {
     /// Reads a stored result.
-    pub(super) fn read(json: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, StoreError> {
         serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
     }
 
     /// When it was saved.
-    pub(super) fn saved(&self) -> Option<UnixMs> {
-        self.saved_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    pub(super) fn saved_time(&self) -> Option<UnixMs> {
+        self.saved_at.as_ref().and_then(Value::as_f64).map(from_unix_seconds)
     }
 }
 
-impl Told {
+impl RunDetails {
     /// What a message says.
-    pub(super) fn of(message: Message) -> Self {
-        let trace_id = message.request.as_ref().and_then(|request| runs::trace_id(request.header("traceparent")?));
+    pub(super) fn from_message(message: EntryMessage) -> Self {
+        let trace_id = message
+            .request
+            .as_ref()
+            .and_then(|request| runs::parse_trace_id(request.find_header("traceparent")?));
         Self { correlation_id: message.correlation_id, trace_id, ..Self::default() }
     }
 }
 
-impl ReadResult {
+impl ParsedResult {
     /// What it says beside the end. A task that nobody here ran has no runner.
-    pub(super) fn told(&self) -> Told {
+    pub(super) fn run_details(&self) -> RunDetails {
         let r = &self.result;
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Told {
-            worker: r.runner_id.clone().filter(|runner| runner != "omnidaemon"),
-            began: r.began_at.map(from_seconds),
+        RunDetails {
+            worker_process: r.runner_id.clone().filter(|runner| runner != "omnidaemon"),
+            began_at: r.began_at.map(from_unix_seconds),
             correlation_id: r.correlation_id.as_ref().filter(|value| !value.is_null()).map(text),
             trace_id: r.trace_id.clone(),
-            history: self.history.clone(),
+            failed_runs: self.history.clone(),
         }
     }
 }
 
-impl ReadR {
+impl ParsedResultBody {
     /// When it was published.
-    pub(super) fn created(&self) -> Option<UnixMs> {
-        self.created_at.as_ref().and_then(Value::as_f64).map(from_seconds)
+    pub(super) fn created_time(&self) -> Option<UnixMs> {
+        self.created_at.as_ref().and_then(Value::as_f64).map(from_unix_seconds)
     }
 
-    /// Whether it is this agent's: each group of a topic saves its own, all under the task's one key.
-    pub(super) fn is_of(&self, agent: &str) -> bool {
+    /// Whether it is this agent's: each group of a topic saves its own, all under the task's one
+    /// key.
+    pub(super) fn belongs_to_agent(&self, agent: &str) -> bool {
         self.agent.as_deref().is_none_or(|by| by == agent)
     }
 
@@ -486,18 +509,20 @@ impl ReadR {
     }
 
     /// The answer, for a completed task.
-    pub(super) fn answer(self) -> Result<Answer, StoreError> {
+    pub(super) fn into_answer(self) -> Result<TaskAnswer, StoreError> {
         match self.answer {
-            Some(stored) => stored.open(self.result.as_deref()),
-            None => Ok(Answer::json(self.result.map_or_else(|| "null".to_owned(), |json| json.get().to_owned()))),
+            Some(stored) => stored.into_answer(self.result.as_deref()),
+            None => Ok(TaskAnswer::from_json(
+                self.result.map_or_else(|| "null".to_owned(), |json| json.get().to_owned()),
+            )),
         }
     }
 
     /// The failure, for a failed one.
-    pub(super) fn failure(self) -> Result<Failure, StoreError> {
+    pub(super) fn into_failure(self) -> Result<TaskFailure, StoreError> {
         match self.failure {
-            Some(stored) => stored.open(),
-            None => Ok(Failure::new(FailureKind::Handler, self.error.unwrap_or_default())),
+            Some(stored) => stored.into_failure(),
+            None => Ok(TaskFailure::new(FailureKind::HandlerError, self.error.unwrap_or_default())),
         }
     }
 }
@@ -509,13 +534,13 @@ mod tests {
     use super::*;
     use crate::task::TaskId;
 
-    fn queue(content: ContentForm) -> Queue {
+    fn test_queue(content: ContentForm) -> TopicQueue {
         let topic = Topic::parse("t").expect("a topic");
-        Queue { content, ..Queue::with_defaults(topic, "a") }
+        TopicQueue { content_form: content, ..TopicQueue::with_default_settings(topic, "a") }
     }
 
-    fn task(payload: String) -> Task {
-        let topic = queue(ContentForm::String).topic;
+    fn test_task(payload: String) -> Task {
+        let topic = test_queue(ContentForm::String).topic;
         Task::new(TaskId::new(UnixMs(1), 2), topic, payload, UnixMs(1_753_000_000_123))
     }
 
@@ -529,10 +554,10 @@ mod tests {
                 if content == ContentForm::Object && serde_json::from_str::<&RawValue>(&text).is_ok() && string {
                     continue;
                 }
-                let task = task(payload.clone());
-                let (data, _) = write(&task, &queue(content)).expect("written");
+                let task = test_task(payload.clone());
+                let (data, _) = encode_entry(&task, &test_queue(content)).expect("written");
                 prop_assert!(data.starts_with(&format!("{{\"task_id\":\"{}\"", task.id)), "scripts find the id there");
-                let message = Message::read(data.as_bytes()).expect("read");
+                let message = EntryMessage::parse(data.as_bytes()).expect("read");
                 prop_assert_eq!(message.payload, task.payload);
                 prop_assert_eq!(message.created, Some(task.created));
             }
@@ -540,7 +565,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(data in proptest::collection::vec(any::<u8>(), 0..64)) {
-            prop_assert!(Message::read(&data).is_err());
+            prop_assert!(EntryMessage::parse(&data).is_err());
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents work beside us.
+//! Tasks on Redis Streams, on the same keys as the Python `OmniDaemon`, whose publishers and agents
+//! work beside us.
 //!
-//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's pending list is
-//! the truth about who holds an entry; a record per task (`omni:task:<id>`) holds the fencing token (attempt and
-//! turn), and is what tells a late or repeated settlement from a current one; it goes when the task completes or
-//! fails, whose result (`omni:result:<id>`) then says all that is known of it. A task that waits for a retry stays
-//! pending, held by nobody (`~delayed`), with its time in an index that is rebuilt if lost. What any group still wants
+//! Each transition is one Lua script, so it is atomic and one round trip (`scripts/`). The stream's
+//! pending list is the truth about who holds an entry; a record per task (`omni:task:<id>`) holds
+//! the fencing token (attempt and turn), and is what tells a late or repeated settlement from a
+//! current one; it goes when the task completes or fails, whose result (`omni:result:<id>`) then
+//! says all that is known of it. A task that waits for a retry stays pending, held by nobody
+//! (`~delayed`), with its time in an index that is rebuilt if lost. What any group still wants
 //! is never trimmed. Redis's own clock times leases, delays and retries: scripts are told for how
 //! long, never until when.
 
@@ -50,271 +52,365 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use self::durable::Durable;
-use self::keys::Keys;
-use self::link::{Link, Mark};
+use self::durable::DurableWriter;
+use self::keys::RedisKeys;
+use self::link::{MasterLink, PartitionCountMark};
 use self::partition::Partition;
-use self::resolve::{By, slot};
+use self::resolve::{MasterDiscovery, hash_slot};
 use super::{
-    Advice, Buried, Caller, Cancelled, Change, Claim, Claimed, Conclusion, DeadLetter, Delivery, DeliveryRecord, Depth,
-    Glance, Heartbeat, HistoryEntry, Holder, Lease, Listing, Meeting, Outcome, Page, Presence, Queue, Redriven,
-    RolloutRecord, Settled, Settlement, SharedSecret, StoreError, StoredEvidence, TaskStore, Waiters,
+    BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, Delivery, DeliveryOutcome,
+    DeliveryRecord, DeprecatedCaller, IdempotencyClaim, Lease, LeaseHolder, QueueDepth,
+    RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord,
+    ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError, StoredEvidence,
+    TaskEndWaiters, TaskListPage, TaskListRequest, TaskLookup, TaskStore, TopicQueue,
+    WorkerHeartbeat,
 };
-use crate::config::{Durability, Store, StoreUrl};
-use crate::task::{Life, Progress, Task, TaskId, TaskRecord, UnixMs};
+use crate::config::{StoreConfig, StoreDurability, StoreUrl};
+use crate::task::{Task, TaskDetails, TaskId, TaskProgress, TaskRecord, UnixMs};
 
 /// A [`TaskStore`] on Redis, 7.0 or later, or Valkey: one partition, or several in a Cluster.
 pub struct RedisStore {
     /// At least one.
     partitions: Vec<Partition>,
     /// This process's name, on whose channel it hears of its tasks' ends.
-    name: String,
-    waiters: Waiters,
+    instance_id: String,
+    waiters: TaskEndWaiters,
     /// The partition that the next lease call begins with.
-    turn: AtomicUsize,
-    secret: OnceCell<SharedSecret>,
+    next_partition: AtomicUsize,
+    shared_secret: OnceCell<SharedSecret>,
 }
 
 impl RedisStore {
-    /// The store at `config.url`. Connects nowhere; connections live on the runtime of the first `run`.
+    /// The store at `config.url`. Connects nowhere; connections live on the runtime of the first
+    /// `run`.
     ///
     /// # Errors
-    /// [`StoreError::Setup`] for a URL or a setting that this release cannot serve, with the way out.
-    pub fn new(config: &Store) -> Result<Self, StoreError> {
-        let (url, by): (_, fn(&Keys) -> By) = match &config.url {
-            StoreUrl::Redis(url) => (url, |_| By::Address),
-            StoreUrl::Sentinel(url) => (url, |_| By::Sentinel),
-            StoreUrl::Cluster(url) => (url, |keys| By::Slot(slot(keys.hashed()))),
+    /// [`StoreError::InvalidSetup`] for a URL or a setting that this release cannot serve, with the
+    /// way out.
+    pub fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        let (url, by): (_, fn(&RedisKeys) -> MasterDiscovery) = match &config.url {
+            StoreUrl::Redis(url) => (url, |_| MasterDiscovery::FixedAddress),
+            StoreUrl::Sentinel(url) => (url, |_| MasterDiscovery::Sentinel),
+            StoreUrl::Cluster(url) => {
+                (url, |keys| MasterDiscovery::SlotOwner(hash_slot(keys.hash_tag_content())))
+            }
             StoreUrl::Sqlite(path) => {
-                return Err(StoreError::Setup(format!("sqlite:{} is not a redis URL", path.display())));
+                return Err(StoreError::InvalidSetup(format!(
+                    "sqlite:{} is not a redis URL",
+                    path.display()
+                )));
             }
         };
-        let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), Waiters::default());
-        let partition = |keys: Keys, mark: Option<Mark>| {
+        let (name, waiters) = (format!("{:08x}", rand::random::<u32>()), TaskEndWaiters::default());
+        let partition = |keys: RedisKeys, mark: Option<PartitionCountMark>| {
             let durable = match config.durability {
-                Durability::Default => None,
-                Durability::Wait => {
-                    let link = Link::new(url, by(&keys), config.timeout, mark.clone())?;
-                    Some(Durable::new(link, keys.durable(), config.timeout))
+                StoreDurability::Default => None,
+                StoreDurability::WaitForReplica => {
+                    let link = MasterLink::new(url, by(&keys), config.timeout, mark.clone())?;
+                    Some(DurableWriter::new(link, keys.durability_probe_key(), config.timeout))
                 }
             };
-            let link = Link::new(url, by(&keys), config.timeout, mark)?;
+            let link = MasterLink::new(url, by(&keys), config.timeout, mark)?;
             Ok(Partition::new(link, durable, keys, config.timeout, &name, &waiters))
         };
         let partitions = if matches!(config.url, StoreUrl::Cluster(_)) {
             let partitions = usize::from(config.partitions.max(1));
-            let tagged = (0..partitions).map(Keys::of_partition);
-            let marked = |keys: Keys| (Some(Mark { key: keys.partitions(), partitions }), keys);
-            tagged.map(marked).map(|(mark, keys)| partition(keys, mark)).collect::<Result<_, StoreError>>()?
+            let tagged = (0..partitions).map(RedisKeys::for_partition);
+            let marked = |keys: RedisKeys| {
+                (Some(PartitionCountMark { key: keys.partition_count_key(), partitions }), keys)
+            };
+            tagged
+                .map(marked)
+                .map(|(mark, keys)| partition(keys, mark))
+                .collect::<Result<_, StoreError>>()?
         } else {
-            vec![partition(Keys::default(), None)?]
+            vec![partition(RedisKeys::default(), None)?]
         };
-        Ok(Self { partitions, name, waiters, turn: AtomicUsize::new(0), secret: OnceCell::new() })
+        Ok(Self {
+            partitions,
+            instance_id: name,
+            waiters,
+            next_partition: AtomicUsize::new(0),
+            shared_secret: OnceCell::new(),
+        })
     }
 }
 
 /// The longest time that can be added to the present, ms.
-const LONGEST: u64 = 1 << 52;
+const MAX_DELAY_MS: u64 = 1 << 52;
 
-fn now() -> UnixMs {
+fn unix_now() -> UnixMs {
     jiff::Timestamp::now().into()
 }
 
-/// The milliseconds until `at`, by the clock of the process that chose it: what a script adds to its own time, so that
-/// clocks need not agree.
-fn until(at: UnixMs) -> u64 {
-    millis(at.since(now())).min(LONGEST)
+/// The milliseconds until `at`, by the clock of the process that chose it: what a script adds to
+/// its own time, so that clocks need not agree.
+fn millis_until(at: UnixMs) -> u64 {
+    as_millis_u64(at.since(unix_now())).min(MAX_DELAY_MS)
 }
 
-fn millis(duration: Duration) -> u64 {
+fn as_millis_u64(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time to live as Redis takes it: at least a millisecond, and no more than it can add to the present.
-fn ttl_ms(ttl: Duration) -> u64 {
-    millis(ttl).clamp(1, LONGEST)
+/// A time to live as Redis takes it: at least a millisecond, and no more than it can add to the
+/// present.
+fn clamp_ttl_ms(ttl: Duration) -> u64 {
+    as_millis_u64(ttl).clamp(1, MAX_DELAY_MS)
 }
 
 #[async_trait]
 impl TaskStore for RedisStore {
-    async fn run(&self, shutdown: CancellationToken) {
-        self.run_notifications(shutdown).await;
+    async fn run_background(&self, shutdown: CancellationToken) {
+        self.run_background_loops(shutdown).await;
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.ping_all().await
+        self.ping_all_partitions().await
     }
 
-    async fn enqueue(&self, task: &Task, queue: &Queue) -> Result<(), StoreError> {
+    async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
         self.enqueue_in_partition(task, queue).await
     }
 
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        self.of(id).read_record(id).await
+    async fn get_task(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        self.partition_of_task(id).read_record(id).await
     }
 
-    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
-        self.of(id).cancel_task(id, ttl).await
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<CancelResult, StoreError> {
+        self.partition_of_task(id).cancel_task(id, ttl).await
     }
 
     async fn lease(
         &self,
         process: &str,
-        queues: &[Queue],
+        queues: &[TopicQueue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         self.lease_tasks(process, queues, max, wait).await
     }
 
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
-        self.of(&lease.task.id).settle_lease(lease, settlement).await
+    async fn settle(
+        &self,
+        lease: &Lease,
+        settlement: &Settlement,
+    ) -> Result<SettleResult, StoreError> {
+        self.partition_of_task(&lease.task.id).settle_lease(lease, settlement).await
     }
 
     async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
-        self.renew_everywhere(process, leases).await
+        self.renew_all_partitions(process, leases).await
     }
 
-    async fn tend(&self, process: &str, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        self.tend_everywhere(process, queues, ttl).await
+    async fn reap_expired(
+        &self,
+        process: &str,
+        queues: &[TopicQueue],
+        ttl: Duration,
+    ) -> Result<Vec<BuriedTask>, StoreError> {
+        self.reap_expired_all_partitions(process, queues, ttl).await
     }
 
-    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, StoreError> {
-        self.depths_everywhere(queues).await
+    async fn load_queue_depths(
+        &self,
+        queues: &[TopicQueue],
+    ) -> Result<Vec<QueueDepth>, StoreError> {
+        self.depths_all_partitions(queues).await
     }
 
-    async fn dead_letters(&self, queue: &Queue, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.dead_letters_everywhere(queue, None, limit).await
+    async fn list_dead_letters(
+        &self,
+        queue: &TopicQueue,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        self.dead_letters_all_partitions(queue, None, limit).await
     }
 
-    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
-        self.first().write_heartbeat(heartbeat).await
+    async fn record_heartbeat(&self, heartbeat: &WorkerHeartbeat) -> Result<(), StoreError> {
+        self.first_partition().write_heartbeat(heartbeat).await
     }
 
-    async fn leave(&self, process: &str) -> Result<(), StoreError> {
-        self.first().remove_heartbeat(process).await
+    async fn remove_heartbeat(&self, process: &str) -> Result<(), StoreError> {
+        self.first_partition().remove_heartbeat(process).await
     }
 
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.first().read_heartbeats().await
+    async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError> {
+        self.first_partition().read_heartbeats().await
     }
 
     async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-        self.first().read_rollout(route).await
+        self.first_partition().load_rollout(route).await
     }
 
-    async fn save_rollout(&self, route: &str, record: &RolloutRecord, change: &Change) -> Result<bool, StoreError> {
-        self.first().write_rollout(route, record, change).await
+    async fn save_rollout(
+        &self,
+        route: &str,
+        record: &RolloutRecord,
+        change: &RolloutCommit,
+    ) -> Result<bool, StoreError> {
+        self.first_partition().save_rollout(route, record, change).await
     }
 
-    async fn meet(&self, presence: &Presence, routes: &[String]) -> Result<Meeting, StoreError> {
-        self.first().meet_others(presence, routes).await
+    async fn sync_replica(
+        &self,
+        presence: &ReplicaReport,
+        routes: &[String],
+    ) -> Result<ReplicaSync, StoreError> {
+        self.first_partition().sync_replica(presence, routes).await
     }
 
-    async fn resign(&self, process: &str) -> Result<(), StoreError> {
-        self.first().leave_meeting(process).await
+    async fn remove_replica(&self, process: &str) -> Result<(), StoreError> {
+        self.first_partition().remove_replica(process).await
     }
 
-    async fn rollout_history(
+    async fn load_rollout_history(
         &self,
         route: &str,
         before: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.first().read_history(route, before, limit).await
+    ) -> Result<Vec<RolloutHistoryEntry>, StoreError> {
+        self.first_partition().read_rollout_history(route, before, limit).await
     }
 
-    async fn evidence(&self, route: &str, epochs: &[u64]) -> Result<Vec<StoredEvidence>, StoreError> {
-        self.evidence_everywhere(route, epochs).await
+    async fn load_evidence(
+        &self,
+        route: &str,
+        epochs: &[u64],
+    ) -> Result<Vec<StoredEvidence>, StoreError> {
+        self.evidence_all_partitions(route, epochs).await
     }
 
-    async fn note_callers(&self, route: &str, calls: &[Caller]) -> Result<(), StoreError> {
-        self.first().add_callers(route, calls).await
+    async fn record_deprecated_calls(
+        &self,
+        route: &str,
+        calls: &[DeprecatedCaller],
+    ) -> Result<(), StoreError> {
+        self.first_partition().record_callers(route, calls).await
     }
 
-    async fn callers(&self, route: &str) -> Result<Vec<Caller>, StoreError> {
-        self.first().read_callers(route).await
+    async fn list_deprecated_callers(
+        &self,
+        route: &str,
+    ) -> Result<Vec<DeprecatedCaller>, StoreError> {
+        self.first_partition().read_callers(route).await
     }
 
-    async fn promote(&self, queues: &[Queue]) -> Result<(), StoreError> {
-        self.promote_everywhere(queues).await
+    async fn enqueue_due_tasks(&self, queues: &[TopicQueue]) -> Result<(), StoreError> {
+        self.promote_all_partitions(queues).await
     }
 
-    async fn take_deliveries(&self, max: usize, hold: Duration) -> Result<Vec<Delivery>, StoreError> {
-        self.take_everywhere(max, hold).await
+    async fn claim_due_deliveries(
+        &self,
+        max: usize,
+        hold: Duration,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.take_deliveries_all_partitions(max, hold).await
     }
 
-    async fn settle_delivery(&self, delivery: &Delivery, outcome: &Outcome) -> Result<(), StoreError> {
-        self.of(&delivery.task).settle_taken(delivery, outcome).await
+    async fn settle_delivery(
+        &self,
+        delivery: &Delivery,
+        outcome: &DeliveryOutcome,
+    ) -> Result<(), StoreError> {
+        self.partition_of_task(&delivery.task_id).settle_delivery(delivery, outcome).await
     }
 
-    async fn deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
-        self.of(id).read_deliveries(id).await
+    async fn list_deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.partition_of_task(id).read_deliveries(id).await
     }
 
-    async fn outbox_depth(&self) -> Result<u64, StoreError> {
-        self.outbox_everywhere().await
+    async fn count_pending_deliveries(&self) -> Result<u64, StoreError> {
+        self.outbox_depth_all_partitions().await
     }
 
-    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.of_claim(claim)?.claim_key(claim).await
+    async fn claim_idempotency_key(
+        &self,
+        claim: &IdempotencyClaim,
+    ) -> Result<ClaimResult, StoreError> {
+        self.partition_of_claim(claim)?.claim_idempotency_key(claim).await
     }
 
-    async fn conclude(&self, claim: &Claim, conclusion: &Conclusion) -> Result<(), StoreError> {
-        self.of_claim(claim)?.conclude_claim(claim, conclusion).await
+    async fn conclude_claim(
+        &self,
+        claim: &IdempotencyClaim,
+        conclusion: &ClaimConclusion,
+    ) -> Result<(), StoreError> {
+        self.partition_of_claim(claim)?.conclude_claim(claim, conclusion).await
     }
 
-    async fn abandon(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.of_claim(claim)?.abandon_claim(claim).await
+    async fn release_claim(&self, claim: &IdempotencyClaim) -> Result<(), StoreError> {
+        self.partition_of_claim(claim)?.abandon_claim(claim).await
     }
 
-    fn waiters(&self) -> &Waiters {
+    fn end_waiters(&self) -> &TaskEndWaiters {
         &self.waiters
     }
 
-    async fn report(&self, id: &TaskId, holder: &Holder, progress: &Progress) -> Result<bool, StoreError> {
-        self.of(id).note_progress(id, holder, progress).await
-    }
-
-    async fn secret(&self) -> Result<SharedSecret, StoreError> {
-        self.secret.get_or_try_init(|| self.first().read_secret()).await.cloned()
-    }
-
-    async fn glance(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
-        self.glance_everywhere(ids).await
-    }
-
-    async fn dead_letters_before(
+    async fn report_progress(
         &self,
-        queue: &Queue,
+        id: &TaskId,
+        holder: &LeaseHolder,
+        progress: &TaskProgress,
+    ) -> Result<bool, StoreError> {
+        self.partition_of_task(id).record_progress(id, holder, progress).await
+    }
+
+    async fn load_shared_secret(&self) -> Result<SharedSecret, StoreError> {
+        self.shared_secret
+            .get_or_try_init(|| self.first_partition().get_or_create_secret())
+            .await
+            .cloned()
+    }
+
+    async fn statuses(&self, ids: &[TaskId]) -> Result<Vec<TaskLookup>, StoreError> {
+        self.statuses_all_partitions(ids).await
+    }
+
+    async fn list_dead_letters_before(
+        &self,
+        queue: &TopicQueue,
         before: &str,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.dead_letters_everywhere(queue, Some(before), limit).await
+        self.dead_letters_all_partitions(queue, Some(before), limit).await
     }
 
-    async fn redrive(&self, queue: &Queue, id: &str, now: UnixMs) -> Result<Redriven, StoreError> {
-        self.redrive_anywhere(queue, id, now).await
+    async fn redrive_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<RedriveResult, StoreError> {
+        self.redrive_in_any_partition(queue, id, now).await
     }
 
-    async fn discard(&self, queue: &Queue, id: &str) -> Result<bool, StoreError> {
-        self.discard_anywhere(queue, id).await
+    async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError> {
+        self.discard_in_any_partition(queue, id).await
     }
 
-    async fn attend(&self, queues: &[Queue], ttl: Duration) -> Result<Vec<Buried>, StoreError> {
-        self.attend_everywhere(queues, ttl).await
+    async fn reconcile_external(
+        &self,
+        queues: &[TopicQueue],
+        ttl: Duration,
+    ) -> Result<Vec<BuriedTask>, StoreError> {
+        self.reconcile_all_partitions(queues, ttl).await
     }
 
-    async fn life(&self, id: &TaskId) -> Result<Option<Life>, StoreError> {
-        self.of(id).read_life(id).await
+    async fn load_task_details(&self, id: &TaskId) -> Result<Option<TaskDetails>, StoreError> {
+        self.partition_of_task(id).read_task_history(id).await
     }
 
-    async fn list(&self, queues: &[Queue], listing: &Listing) -> Result<Page, StoreError> {
-        self.list_everywhere(queues, listing).await
+    async fn list_tasks(
+        &self,
+        queues: &[TopicQueue],
+        listing: &TaskListRequest,
+    ) -> Result<TaskListPage, StoreError> {
+        self.list_all_partitions(queues, listing).await
     }
 
-    async fn advice(&self) -> Result<Vec<Advice>, StoreError> {
-        self.advice_everywhere().await
+    async fn check_server_settings(&self) -> Result<Vec<ServerAdvice>, StoreError> {
+        self.advice_all_partitions().await
     }
 }
 
@@ -323,21 +419,28 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn opened(url: StoreUrl, durability: Durability) -> Result<RedisStore, StoreError> {
-        RedisStore::new(&Store { url, timeout: Duration::from_secs(1), durability, partitions: 1 })
+    fn open_store(url: StoreUrl, durability: StoreDurability) -> Result<RedisStore, StoreError> {
+        RedisStore::new(&StoreConfig {
+            url,
+            timeout: Duration::from_secs(1),
+            durability,
+            partitions: 1,
+        })
     }
 
     #[test]
     fn what_cannot_be_served_is_refused_with_the_way_out_and_no_password() {
         for url in ["redis://:canary@", "redis://:canary@h:1/x", "nothing:canary"] {
-            let error = opened(StoreUrl::Redis(Secret::new(url)), Durability::Default).err().expect("refused");
+            let error = open_store(StoreUrl::Redis(Secret::new(url)), StoreDurability::Default)
+                .err()
+                .expect("refused");
             let error = error.to_string();
             assert!(error.contains("redis://") && !error.contains("canary"), "{error}");
         }
         let url = StoreUrl::Redis(Secret::new("redis://h:1/2"));
-        assert!(opened(url.clone(), Durability::Default).is_ok());
-        assert!(opened(url, Durability::Wait).is_ok());
+        assert!(open_store(url.clone(), StoreDurability::Default).is_ok());
+        assert!(open_store(url, StoreDurability::WaitForReplica).is_ok());
         let cluster = StoreUrl::Cluster(Secret::new("redis+cluster://h:1,i:2"));
-        assert!(opened(cluster, Durability::Default).is_ok());
+        assert!(open_store(cluster, StoreDurability::Default).is_ok());
     }
 }

@@ -1,7 +1,8 @@
 //! Who waits here is told: at once where another process publishes an end, else within a poll.
 //!
-//! The poll asks for all waited-for tasks in one call and catches what no message told: a message lost with its
-//! connection, and the ends of Python's consumers, who only write a result. Most waits are over before they are asked for.
+//! The poll asks for all waited-for tasks in one call and catches what no message told: a message
+//! lost with its connection, and the ends of Python's consumers, who only write a result. Most
+//! waits are over before they are asked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,74 +13,92 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::partition::Partition;
-use super::script::PEEK;
+use super::script::CHECK_ENDED;
 use super::{RedisStore, keys};
 use crate::store::StoreError;
 use crate::task::TaskId;
 
-const POLL: Duration = Duration::from_millis(500);
-const RECONNECT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
 /// Tasks asked for in one call.
-const BATCH: usize = 256;
+const POLL_BATCH_SIZE: usize = 256;
 
 impl RedisStore {
-    pub(super) async fn run_notifications(&self, shutdown: CancellationToken) {
+    pub(super) async fn run_background_loops(&self, shutdown: CancellationToken) {
         for partition in &self.partitions {
-            for link in partition.links() {
-                link.settle_on(tokio::runtime::Handle::current()).await;
+            for link in partition.all_links() {
+                link.use_runtime(tokio::runtime::Handle::current()).await;
             }
         }
-        let work = async { tokio::join!(self.listen(), self.poll(), self.watch(), self.advise()) };
+        let work = async {
+            tokio::join!(
+                self.listen_for_ended_tasks(),
+                self.poll_awaited_tasks(),
+                self.follow_master(),
+                self.run_advice_logging()
+            )
+        };
         shutdown.run_until_cancelled(work).await;
     }
 
-    async fn listen(&self) {
+    async fn listen_for_ended_tasks(&self) {
         loop {
-            match self.first().link.subscribe(keys::channel(&self.name)).await {
+            match self
+                .first_partition()
+                .link
+                .subscribe(keys::notification_channel(&self.instance_id))
+                .await
+            {
                 Ok(subscriber) => {
                     let mut messages = subscriber.into_on_message();
                     while let Some(message) = messages.next().await {
-                        self.hear(message.get_payload_bytes()).await;
+                        self.handle_ended_message(message.get_payload_bytes()).await;
                     }
                     tracing::debug!("notifications are interrupted: polling until they are back");
                 }
                 Err(error) => tracing::debug!(%error, "notifications are not available: polling"),
             }
-            sleep(RECONNECT.mul_f32(rand::random_range(0.2..1.0))).await;
+            sleep(RESUBSCRIBE_PAUSE.mul_f32(rand::random_range(0.2..1.0))).await;
         }
     }
 
-    async fn hear(&self, payload: &[u8]) {
+    async fn handle_ended_message(&self, payload: &[u8]) {
         let ids = std::str::from_utf8(payload).unwrap_or_default().split(' ');
         for id in ids.filter_map(|text| TaskId::parse(text).ok()) {
-            if let Err(error) = self.of(&id).resolve(&id).await {
+            if let Err(error) = self.partition_of_task(&id).resolve_if_ended(&id).await {
                 tracing::debug!(task = %id, %error, "an ended task could not be read: the poll will");
             }
         }
     }
 
     /// Follows the master where it goes; matters under Sentinel only.
-    async fn watch(&self) {
-        let mut ticks = interval(POLL);
+    async fn follow_master(&self) {
+        let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for link in self.first().links() {
-                link.look_again().await;
+            for link in self.first_partition().all_links() {
+                link.recheck_master().await;
             }
         }
     }
 
-    async fn poll(&self) {
-        let mut ticks = interval(POLL);
+    async fn poll_awaited_tasks(&self) {
+        let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // how often each was not found; a task whose enqueue is under way is not there yet
         let mut asked: HashMap<TaskId, u32> = HashMap::new();
-        let grace = 2 + u32::try_from(self.first().timeout.as_millis() / POLL.as_millis()).unwrap_or(u32::MAX / 2);
+        let grace = 2 + u32::try_from(
+            self.first_partition().timeout.as_millis() / POLL_INTERVAL.as_millis(),
+        )
+        .unwrap_or(u32::MAX / 2);
         loop {
             ticks.tick().await;
-            let waiting = self.waiters.ids();
-            let known = self.by_partition(waiting.iter().filter(|id| asked.contains_key(id)).cloned(), |id| id);
+            let waiting = self.waiters.awaited_task_ids();
+            let known = self.group_by_partition(
+                waiting.iter().filter(|id| asked.contains_key(id)).cloned(),
+                |id| id,
+            );
             asked = waiting
                 .into_iter()
                 .map(|id| {
@@ -88,8 +107,10 @@ impl RedisStore {
                 })
                 .collect();
             for (partition, known) in known {
-                for batch in known.chunks(BATCH) {
-                    if let Err(error) = partition.ask(batch, &mut asked, grace).await {
+                for batch in known.chunks(POLL_BATCH_SIZE) {
+                    if let Err(error) =
+                        partition.check_awaited_tasks(batch, &mut asked, grace).await
+                    {
                         tracing::debug!(%error, "waiting tasks could not be asked for");
                         break;
                     }
@@ -100,36 +121,44 @@ impl RedisStore {
 }
 
 impl Partition {
-    async fn ask(&self, batch: &[TaskId], asked: &mut HashMap<TaskId, u32>, grace: u32) -> Result<(), StoreError> {
-        let task_keys: Vec<String> = batch.iter().flat_map(|id| [self.keys.record(id), self.keys.result(id)]).collect();
-        let found: Vec<u8> = PEEK
-            .keys(&task_keys)
+    async fn check_awaited_tasks(
+        &self,
+        batch: &[TaskId],
+        miss_counts: &mut HashMap<TaskId, u32>,
+        max_misses: u32,
+    ) -> Result<(), StoreError> {
+        let task_keys: Vec<String> = batch
+            .iter()
+            .flat_map(|id| [self.keys.record_key(id), self.keys.result_key(id)])
+            .collect();
+        let found: Vec<u8> = CHECK_ENDED
+            .call_with_keys(&task_keys)
             .run::<Vec<i64>>(&self.link)
             .await?
             .into_iter()
             .map(|n| u8::try_from(n).unwrap_or(0))
             .collect();
         for (id, found) in batch.iter().zip(found) {
-            let misses = asked.entry(id.clone()).or_default();
+            let misses = miss_counts.entry(id.clone()).or_default();
             match found {
-                1 => self.resolve(id).await?,
+                1 => self.resolve_if_ended(id).await?,
                 2 => *misses += 1,
                 _ => *misses = 0,
             }
-            if *misses >= grace {
-                self.waiters.resolve(id, None);
+            if *misses >= max_misses {
+                self.waiters.resolve_task(id, None);
             }
         }
         Ok(())
     }
 
     /// Reads a task for those who wait for it, if it has ended.
-    pub(super) async fn resolve(&self, id: &TaskId) -> Result<(), StoreError> {
-        if self.waiters.waits_for(id)
+    pub(super) async fn resolve_if_ended(&self, id: &TaskId) -> Result<(), StoreError> {
+        if self.waiters.has_waiter_for(id)
             && let Some(record) = self.read_record(id).await?
             && record.status.is_final()
         {
-            self.waiters.resolve(id, Some(&Arc::new(record)));
+            self.waiters.resolve_task(id, Some(&Arc::new(record)));
         }
         Ok(())
     }

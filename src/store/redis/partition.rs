@@ -1,97 +1,101 @@
-//! A partition: a complete small store of its own, whose every key carries one hash tag. Outside of a Redis Cluster
-//! there is one, without a tag.
+//! A partition: a complete small store of its own, whose every key carries one hash tag. Outside of
+//! a Redis Cluster there is one, without a tag.
 //!
-//! A task's id decides its partition, so that whoever knows the id finds the task; everything that is not of one task
-//! (heartbeats, rollout state) lives in the first. The hash is part of what is stored: it never changes.
+//! A task's id decides its partition, so that whoever knows the id finds the task; everything that
+//! is not of one task (heartbeats, rollout state) lives in the first. The hash is part of what is
+//! stored: it never changes.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::attend::Seen;
-use super::batch::Batch;
-use super::durable::Durable;
-use super::enqueue::New;
-use super::events::Events;
-use super::finish::Ending;
-use super::keys::Keys;
-use super::link::{Bell, Link};
-use super::live::Live;
-use super::missing::Search;
-use super::watch::Watch;
-use crate::store::Waiters;
+use super::attend::ExternalScanCursor;
+use super::batch::CallBatcher;
+use super::durable::DurableWriter;
+use super::enqueue::EnqueueItem;
+use super::events::AgentEventBuffer;
+use super::finish::FinishItem;
+use super::keys::RedisKeys;
+use super::link::{MasterLink, WakeupConnection};
+use super::live::LocalLeases;
+use super::missing::TrimmedScan;
+use super::watch::ReapSchedule;
+use crate::store::TaskEndWaiters;
 use crate::task::TaskId;
 
 /// One partition, as one process sees it.
 pub(super) struct Partition {
-    pub(super) link: Link,
+    pub(super) link: MasterLink,
     /// Where new tasks go, when a replica is to have them too.
-    pub(super) durable: Option<Durable>,
-    pub(super) keys: Keys,
+    pub(super) durable_writer: Option<DurableWriter>,
+    pub(super) keys: RedisKeys,
     pub(super) timeout: Duration,
     /// This process's name, on whose channel it hears of its tasks' ends.
-    pub(super) name: String,
-    pub(super) waiters: Waiters,
-    pub(super) live: Live,
+    pub(super) instance_id: String,
+    pub(super) waiters: TaskEndWaiters,
+    pub(super) local_leases: LocalLeases,
     /// New tasks that wait for a call.
-    pub(super) enqueuing: Arc<Batch<New, i64>>,
+    pub(super) enqueue_batch: Arc<CallBatcher<EnqueueItem, i64>>,
     /// Ends of tasks that wait for one.
-    pub(super) finishing: Arc<Batch<Ending, bool>>,
+    pub(super) finish_batch: Arc<CallBatcher<FinishItem, bool>>,
     /// Connections of lease calls that wait for new entries.
-    pub(super) bells: Mutex<Vec<Bell>>,
+    pub(super) idle_wakeups: Mutex<Vec<WakeupConnection>>,
     /// The queue that the next lease call begins with.
-    pub(super) turn: AtomicUsize,
-    pub(super) watch: Watch,
-    pub(super) events: Events,
+    pub(super) next_queue: AtomicUsize,
+    pub(super) reap_schedule: ReapSchedule,
+    pub(super) agent_events: AgentEventBuffer,
     /// How far it has looked at what consumers of another make did, by group.
-    pub(super) attended: Mutex<HashMap<String, Seen>>,
+    pub(super) external_cursors: Mutex<HashMap<String, ExternalScanCursor>>,
     /// Where the look for tasks without an entry is, for the queues that this process tends.
-    pub(super) missing: Search,
+    pub(super) trimmed_scan: TrimmedScan,
     /// And for those that consumers of another make have to themselves.
-    pub(super) missing_elsewhere: Search,
+    pub(super) external_trimmed_scan: TrimmedScan,
 }
 
 impl Partition {
-    /// The partition with these keys behind `link`, telling `waiters` what it hears on the channel of `name`.
+    /// The partition with these keys behind `link`, telling `waiters` what it hears on the channel
+    /// of `name`.
     pub(super) fn new(
-        link: Link,
-        durable: Option<Durable>,
-        keys: Keys,
+        link: MasterLink,
+        durable_writer: Option<DurableWriter>,
+        keys: RedisKeys,
         timeout: Duration,
-        name: &str,
-        waiters: &Waiters,
+        instance_id: &str,
+        waiters: &TaskEndWaiters,
     ) -> Self {
         Self {
             link,
-            durable,
+            durable_writer,
             keys,
             timeout,
-            name: name.to_owned(),
+            instance_id: instance_id.to_owned(),
             waiters: waiters.clone(),
-            live: Live::default(),
-            enqueuing: Arc::default(),
-            finishing: Arc::default(),
-            bells: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            watch: Watch::default(),
-            events: Events::default(),
-            attended: Mutex::default(),
-            missing: Search::default(),
-            missing_elsewhere: Search::default(),
+            local_leases: LocalLeases::default(),
+            enqueue_batch: Arc::default(),
+            finish_batch: Arc::default(),
+            idle_wakeups: Mutex::default(),
+            next_queue: AtomicUsize::new(0),
+            reap_schedule: ReapSchedule::default(),
+            agent_events: AgentEventBuffer::default(),
+            external_cursors: Mutex::default(),
+            trimmed_scan: TrimmedScan::default(),
+            external_trimmed_scan: TrimmedScan::default(),
         }
     }
 }
 
 impl Partition {
     /// All of its links.
-    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
-        [Some(&self.link), self.durable.as_ref().map(|durable| &durable.link)].into_iter().flatten()
+    pub(super) fn all_links(&self) -> impl Iterator<Item = &MasterLink> {
+        [Some(&self.link), self.durable_writer.as_ref().map(|durable| &durable.link)]
+            .into_iter()
+            .flatten()
     }
 }
 
 /// Which of `partitions` a task is in.
-pub(super) fn index(id: &TaskId, partitions: usize) -> usize {
+pub(super) fn partition_index(id: &TaskId, partitions: usize) -> usize {
     let hash = xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes());
     let index = hash % u64::try_from(partitions.max(1)).unwrap_or(u64::MAX);
     usize::try_from(index).unwrap_or_default()
@@ -103,7 +107,8 @@ mod tests {
 
     #[test]
     fn an_id_is_in_the_same_partition_in_every_release() {
-        let of = |id: &str, partitions| index(&TaskId::parse(id).expect("an id"), partitions);
+        let of =
+            |id: &str, partitions| partition_index(&TaskId::parse(id).expect("an id"), partitions);
         assert_eq!(of("task_01HZX3J5Y8QKZ6V9W2M4N7P0RS", 1), 0);
         assert_eq!([of("task_a", 16), of("task_b", 16), of("task_c", 16)], [4, 9, 15]);
     }

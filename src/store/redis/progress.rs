@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::keys;
 use super::message::to_json;
 use super::partition::Partition;
-use super::row::Handle;
-use super::script::{GLANCE, PROGRESS};
-use crate::store::{Glance, Holder, SharedSecret, Standing, StoreError};
-use crate::task::{Progress, Status, TaskId};
+use super::row::LeaseHandle;
+use super::script::{READ_STATUSES, RECORD_PROGRESS};
+use crate::store::{LeaseHolder, SharedSecret, StoreError, TaskLookup, TaskState};
+use crate::task::{TaskId, TaskProgress, TaskStatus};
 
 /// The record's `progress`: good for the lease that it was said in.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct RecordProgress {
     turn: u64,
     fraction: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -21,80 +21,103 @@ struct Stored {
 }
 
 /// What `glance.lua` answers of one task.
-struct Row {
-    known: u8,
-    held: bool,
+struct ScriptStateRow {
+    state_code: u8,
+    is_held: bool,
     attempt: Option<u32>,
-    turn: Option<u64>,
+    lease_number: Option<u64>,
     progress: Option<String>,
 }
 
-impl FromRedisValue for Row {
+impl FromRedisValue for ScriptStateRow {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         let mut fields = Vec::<Value>::from_redis_value(value)?.into_iter();
         let mut next = || fields.next().unwrap_or(Value::Nil);
         Ok(Self {
-            known: from_redis_value(next())?,
-            held: from_redis_value::<Option<bool>>(next())?.unwrap_or_default(),
+            state_code: from_redis_value(next())?,
+            is_held: from_redis_value::<Option<bool>>(next())?.unwrap_or_default(),
             attempt: from_redis_value(next())?,
-            turn: from_redis_value(next())?,
+            lease_number: from_redis_value(next())?,
             progress: from_redis_value(next())?,
         })
     }
 }
 
 impl Partition {
-    pub(super) async fn note_progress(
+    pub(super) async fn record_progress(
         &self,
         id: &TaskId,
-        holder: &Holder,
-        progress: &Progress,
+        holder: &LeaseHolder,
+        progress: &TaskProgress,
     ) -> Result<bool, StoreError> {
-        let turn = Handle::read(&holder.entry).turn;
+        let turn = LeaseHandle::parse(&holder.store_handle).lease_number;
         let note = progress.note().map(str::to_owned);
-        let stored = to_json(&Stored { turn, fraction: progress.fraction(), note })?;
-        let call = PROGRESS.keys(&[self.keys.record(id)]).arg(holder.attempt).arg(turn).arg(stored);
+        let stored = to_json(&RecordProgress { turn, fraction: progress.fraction(), note })?;
+        let call = RECORD_PROGRESS
+            .call_with_keys(&[self.keys.record_key(id)])
+            .arg(holder.attempt)
+            .arg(turn)
+            .arg(stored);
         call.run(&self.link).await
     }
 
     /// The secret in Redis, which the first process that asks puts there.
-    pub(super) async fn read_secret(&self) -> Result<SharedSecret, StoreError> {
+    pub(super) async fn get_or_create_secret(&self) -> Result<SharedSecret, StoreError> {
         let mine = SharedSecret::random();
         let mut set = redis::cmd("SET");
-        set.arg(self.keys.secret()).arg(mine.write()).arg("NX").arg("GET");
-        match self.link.call::<Option<Vec<u8>>>(&set).await? {
+        set.arg(self.keys.shared_secret_key()).arg(mine.to_text()).arg("NX").arg("GET");
+        match self.link.send_command::<Option<Vec<u8>>>(&set).await? {
             None => Ok(mine),
-            Some(theirs) => SharedSecret::read(&theirs)
-                .ok_or_else(|| StoreError::Malformed(format!("{} is no secret of ours", self.keys.secret()))),
+            Some(theirs) => SharedSecret::from_text(&theirs).ok_or_else(|| {
+                StoreError::Malformed(format!(
+                    "{} is no secret of ours",
+                    self.keys.shared_secret_key()
+                ))
+            }),
         }
     }
 
-    pub(super) async fn glance_at(&self, ids: &[TaskId]) -> Result<Vec<Glance>, StoreError> {
+    pub(super) async fn read_statuses(
+        &self,
+        ids: &[TaskId],
+    ) -> Result<Vec<TaskLookup>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let task_keys: Vec<String> = ids.iter().flat_map(|id| [self.keys.record(id), self.keys.result(id)]).collect();
-        let call = GLANCE.keys(&task_keys).arg(self.keys.stream_prefix()).arg(keys::GROUP);
-        let rows: Vec<Row> = call.run(&self.link).await?;
-        Ok(rows.into_iter().map(glance).collect())
+        let task_keys: Vec<String> = ids
+            .iter()
+            .flat_map(|id| [self.keys.record_key(id), self.keys.result_key(id)])
+            .collect();
+        let call = READ_STATUSES
+            .call_with_keys(&task_keys)
+            .arg(self.keys.stream_prefix())
+            .arg(keys::GROUP_PREFIX);
+        let rows: Vec<ScriptStateRow> = call.run(&self.link).await?;
+        Ok(rows.into_iter().map(parse_state_row).collect())
     }
 }
 
-fn glance(row: Row) -> Glance {
-    match row.known {
-        0 => Glance::Unknown,
-        1 => Glance::Ended,
-        _ => Glance::Going(Standing {
-            status: if row.held { Status::Processing } else { Status::Queued },
-            attempts: row.attempt.unwrap_or(u32::from(row.held)),
-            progress: row.progress.filter(|_| row.held).and_then(|stored| current(&stored, row.turn)),
+fn parse_state_row(row: ScriptStateRow) -> TaskLookup {
+    match row.state_code {
+        0 => TaskLookup::NotFound,
+        1 => TaskLookup::Ended,
+        _ => TaskLookup::Active(TaskState {
+            status: if row.is_held { TaskStatus::Processing } else { TaskStatus::Queued },
+            attempts: row.attempt.unwrap_or(u32::from(row.is_held)),
+            progress: row
+                .progress
+                .filter(|_| row.is_held)
+                .and_then(|stored| parse_current_progress(&stored, row.lease_number)),
         }),
     }
 }
 
 /// A record's progress, where it is of the lease with this turn; the first lease has none written.
-pub(super) fn current(stored: &str, turn: Option<u64>) -> Option<Progress> {
-    let stored: Stored = serde_json::from_str(stored).ok()?;
-    let same = stored.turn == turn.unwrap_or(1);
-    Progress::new(stored.fraction, stored.note.as_deref()).filter(|_| same)
+pub(super) fn parse_current_progress(
+    stored: &str,
+    lease_number: Option<u64>,
+) -> Option<TaskProgress> {
+    let stored: RecordProgress = serde_json::from_str(stored).ok()?;
+    let same = stored.turn == lease_number.unwrap_or(1);
+    TaskProgress::new(stored.fraction, stored.note.as_deref()).filter(|_| same)
 }

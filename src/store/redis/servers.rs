@@ -1,35 +1,40 @@
-//! `store.url`, read at each connect: servers, credentials, TLS files. What has rotated on disk counts from the
-//! next connection on.
+//! `store.url`, read at each connect: servers, credentials, TLS files. What has rotated on disk
+//! counts from the next connection on.
 //!
-//! `SCHEME://[user:password@]host:port[,host:port…][/path][?ca=…&cert=…&key=…]`: the parameters name PEM files, the
-//! authority that signs the servers' certificates (without it, the system's) and the client's own certificate.
+//! `SCHEME://[user:password@]host:port[,host:port…][/path][?ca=…&cert=…&key=…]`: the parameters
+//! name PEM files, the authority that signs the servers' certificates (without it, the system's)
+//! and the client's own certificate.
 
-use redis::{Client, ClientTlsConfig, IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates};
+use redis::{
+    Client, ClientTlsConfig, IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
+};
 
 use crate::config::Secret;
 use crate::store::StoreError;
 
 /// A URL, taken apart.
-pub(super) struct Servers {
-    tls: bool,
+pub(super) struct RedisUrl {
+    uses_tls: bool,
     /// `user:password`, percent-encoded.
     credentials: Option<String>,
     /// `host:port` each.
     pub(super) hosts: Vec<String>,
     /// Without its slash: a database, or a service and a database.
     path: String,
-    ca: Option<String>,
-    certificate: Option<String>,
-    key: Option<String>,
+    ca_path: Option<String>,
+    cert_path: Option<String>,
+    key_path: Option<String>,
 }
 
-impl Servers {
+impl RedisUrl {
     /// Reads a URL and the files that it refers to.
-    pub(super) fn read(url: &Secret) -> Result<Self, StoreError> {
+    pub(super) fn load(url: &Secret) -> Result<Self, StoreError> {
         let unreadable = |why: String| StoreError::Unreachable(format!("store.url: {why}"));
-        let text = url.current().map_err(unreadable)?;
+        let text = url.read_current().map_err(unreadable)?;
         Self::parse(&text).ok_or_else(|| {
-            StoreError::Setup("store.url is not a redis URL: write redis://[user:password@]host:port/db".into())
+            StoreError::InvalidSetup(
+                "store.url is not a redis URL: write redis://[user:password@]host:port/db".into(),
+            )
         })
     }
 
@@ -42,45 +47,59 @@ impl Servers {
             None => (None, authority),
         };
         let parameter = |name: &str| {
-            let found = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+            let found = query
+                .split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name);
             found.map(|(_, value)| value.to_owned())
         };
         Some(Self {
-            tls: scheme.starts_with("rediss"),
+            uses_tls: scheme.starts_with("rediss"),
             credentials,
             hosts: hosts.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect(),
             path: path.to_owned(),
-            ca: parameter("ca"),
-            certificate: parameter("cert"),
-            key: parameter("key"),
+            ca_path: parameter("ca"),
+            cert_path: parameter("cert"),
+            key_path: parameter("key"),
         })
     }
 
     /// The service of a Sentinel URL.
-    pub(super) fn service(&self) -> &str {
+    pub(super) fn sentinel_service(&self) -> &str {
         self.path.split_once('/').map_or(&self.path, |(service, _)| service)
     }
 
     /// The database of a Sentinel URL, or of any other.
-    pub(super) fn database(&self, sentinel: bool) -> &str {
-        if sentinel { self.path.split_once('/').map_or("", |(_, database)| database) } else { &self.path }
+    pub(super) fn database_name(&self, is_sentinel: bool) -> &str {
+        if is_sentinel {
+            self.path.split_once('/').map_or("", |(_, database)| database)
+        } else {
+            &self.path
+        }
     }
 
     /// A client of `host`, with the URL's credentials or without.
-    pub(super) fn client(&self, host: &str, credentials: bool, database: &str) -> RedisResult<Client> {
-        let user = self.credentials.as_deref().filter(|_| credentials);
-        let (scheme, at) = (if self.tls { "rediss" } else { "redis" }, if user.is_some() { "@" } else { "" });
-        let info = format!("{scheme}://{}{at}{host}/{database}", user.unwrap_or_default()).into_connection_info()?;
+    pub(super) fn build_client(
+        &self,
+        host: &str,
+        with_credentials: bool,
+        database: &str,
+    ) -> RedisResult<Client> {
+        let user = self.credentials.as_deref().filter(|_| with_credentials);
+        let (scheme, at) =
+            (if self.uses_tls { "rediss" } else { "redis" }, if user.is_some() { "@" } else { "" });
+        let info = format!("{scheme}://{}{at}{host}/{database}", user.unwrap_or_default())
+            .into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let info = info.set_redis_settings(settings);
-        if self.ca.is_none() && self.certificate.is_none() {
+        if self.ca_path.is_none() && self.cert_path.is_none() {
             return Client::open(info);
         }
-        let root_cert = self.ca.as_deref().map(pem).transpose()?;
-        let client_tls = match (&self.certificate, &self.key) {
+        let root_cert = self.ca_path.as_deref().map(read_pem_file).transpose()?;
+        let client_tls = match (&self.cert_path, &self.key_path) {
             (Some(certificate), key) => {
-                let key = pem(key.as_ref().unwrap_or(certificate))?;
-                Some(ClientTlsConfig { client_cert: pem(certificate)?, client_key: key })
+                let key = read_pem_file(key.as_ref().unwrap_or(certificate))?;
+                Some(ClientTlsConfig { client_cert: read_pem_file(certificate)?, client_key: key })
             }
             (None, _) => None,
         };
@@ -88,8 +107,9 @@ impl Servers {
     }
 }
 
-fn pem(path: &str) -> RedisResult<Vec<u8>> {
-    std::fs::read(path).map_err(|error| std::io::Error::new(error.kind(), format!("{path}: {error}")).into())
+fn read_pem_file(path: &str) -> RedisResult<Vec<u8>> {
+    std::fs::read(path)
+        .map_err(|error| std::io::Error::new(error.kind(), format!("{path}: {error}")).into())
 }
 
 #[cfg(test)]
@@ -98,17 +118,29 @@ mod tests {
 
     #[test]
     fn a_url_is_taken_apart_and_a_client_made_of_it() {
-        let of = |url: &str| Servers::read(&Secret::new(url)).expect("a URL");
+        let of = |url: &str| RedisUrl::load(&Secret::new(url)).expect("a URL");
         let one = of("redis://user:p%40ss@h:1/2");
-        assert_eq!((one.hosts.as_slice(), one.database(false)), (["h:1".to_owned()].as_slice(), "2"));
-        let client = one.client("h:1", true, "2").expect("a client");
+        assert_eq!(
+            (one.hosts.as_slice(), one.database_name(false)),
+            (["h:1".to_owned()].as_slice(), "2")
+        );
+        let client = one.build_client("h:1", true, "2").expect("a client");
         let settings = client.get_connection_info().redis_settings();
-        assert_eq!((settings.username(), settings.password(), settings.db()), (Some("user"), Some("p@ss"), 2));
-        let bare = one.client("h:1", false, "").expect("a client");
+        assert_eq!(
+            (settings.username(), settings.password(), settings.db()),
+            (Some("user"), Some("p@ss"), 2)
+        );
+        let bare = one.build_client("h:1", false, "").expect("a client");
         assert_eq!(bare.get_connection_info().redis_settings().password(), None);
 
         let watched = of("rediss+sentinel://:p@[::1]:1,b:2/main/3?ca=/x/ca.pem");
-        assert_eq!((watched.hosts.len(), watched.service(), watched.database(true)), (2, "main", "3"));
-        assert_eq!((watched.tls, watched.ca.as_deref(), watched.key), (true, Some("/x/ca.pem"), None));
+        assert_eq!(
+            (watched.hosts.len(), watched.sentinel_service(), watched.database_name(true)),
+            (2, "main", "3")
+        );
+        assert_eq!(
+            (watched.uses_tls, watched.ca_path.as_deref(), watched.key_path),
+            (true, Some("/x/ca.pem"), None)
+        );
     }
 }

@@ -3,106 +3,147 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::finish::{Ending, To};
-use super::message::{End, to_json, write_dead_letter, write_result};
-use super::outbox::letters;
+use super::finish::{FinishItem, FinishTarget};
+use super::message::{EntryOutcome, encode_dead_letter, encode_result, to_json};
+use super::outbox::render_outbox_entries;
 use super::partition::Partition;
-use super::row::{Handle, Row};
-use super::script::{CANCEL, PARK, REJECT, RENEW};
-use super::{keys, millis, now, ttl_ms, until};
+use super::row::{LeaseHandle, ScriptLeaseRow};
+use super::script::{CANCEL_TASK, REJECT_ENTRY, RENEW_LEASES, REQUEUE_TASK};
+use super::{as_millis_u64, clamp_ttl_ms, keys, millis_until, unix_now};
 use crate::store::envelope::StoredFailure;
-use crate::store::{Cancelled, Lease, Queue, Settled, Settlement, StoreError, runs};
-use crate::task::{Failure, FailureKind, Status, TaskId, TaskRecord, UnixMs};
+use crate::store::{CancelResult, Lease, SettleResult, Settlement, StoreError, TopicQueue, runs};
+use crate::task::{FailureKind, TaskFailure, TaskId, TaskRecord, TaskStatus, UnixMs};
 
 /// How long a task that could not be read is known as failed.
-const UNREADABLE_TTL: Duration = Duration::from_hours(24);
+const UNREADABLE_RESULT_TTL: Duration = Duration::from_hours(24);
 
 /// How long a task that is not there yet is cancelled ahead.
-const AHEAD: Duration = Duration::from_mins(1);
+const CANCEL_AHEAD_TTL: Duration = Duration::from_mins(1);
 
 impl Partition {
-    pub(super) async fn settle_lease(&self, lease: &Lease, settlement: &Settlement) -> Result<Settled, StoreError> {
+    pub(super) async fn settle_lease(
+        &self,
+        lease: &Lease,
+        settlement: &Settlement,
+    ) -> Result<SettleResult, StoreError> {
         let settled = match settlement {
-            Settlement::Complete { answer, ttl } => self.finish(lease, &End::Completed(answer), *ttl, None).await?,
-            Settlement::Bury { failure, ttl } => self.finish(lease, &End::Failed(failure), *ttl, None).await?,
-            Settlement::Retry { failure, at } => {
-                self.park(
+            Settlement::Complete { answer, ttl } => {
+                self.finish_task(lease, &EntryOutcome::Completed(answer), *ttl, None).await?
+            }
+            Settlement::Bury { failure, ttl } => {
+                self.finish_task(lease, &EntryOutcome::Failed(failure), *ttl, None).await?
+            }
+            Settlement::Retry { failure, retry_at: at } => {
+                self.requeue_task(
                     lease,
-                    Park { attempt: lease.attempt, turns: 1, due: Some(*at), failure: Some(failure), idle: None },
+                    RequeueOptions {
+                        attempts_begun: lease.attempt,
+                        lease_number_increment: 1,
+                        due: Some(*at),
+                        failure: Some(failure),
+                        min_idle: None,
+                    },
                 )
                 .await?
             }
             Settlement::Release => {
                 let attempt = lease.attempt.saturating_sub(1);
-                self.park(lease, Park { attempt, turns: 1, due: None, failure: None, idle: None }).await?
+                self.requeue_task(
+                    lease,
+                    RequeueOptions {
+                        attempts_begun: attempt,
+                        lease_number_increment: 1,
+                        due: None,
+                        failure: None,
+                        min_idle: None,
+                    },
+                )
+                .await?
             }
         };
-        if settled == Settled::Applied {
-            self.note_end(lease, settlement);
+        if settled == SettleResult::Applied {
+            self.record_attempt_end(lease, settlement);
         }
-        self.live.release(lease);
+        self.local_leases.remove_lease(lease);
         Ok(settled)
     }
 
     /// Ends a task. With `idle`, only if nobody has touched its entry for so long.
-    pub(super) async fn finish(
+    pub(super) async fn finish_task(
         &self,
         lease: &Lease,
-        end: &End<'_>,
+        end: &EntryOutcome<'_>,
         ttl: Duration,
-        idle: Option<Duration>,
-    ) -> Result<Settled, StoreError> {
-        let (task, handle, at) = (&lease.task, Handle::of(lease), now());
-        let group = keys::group(&lease.queue);
-        let (rest, runner) = self.live.details(lease);
-        let began = self.live.holder(lease).map(|(_, began)| began);
-        let stream = self.keys.stream(&task.topic);
+        min_idle: Option<Duration>,
+    ) -> Result<SettleResult, StoreError> {
+        let (task, handle, at) = (&lease.task, LeaseHandle::from_lease(lease), unix_now());
+        let group = keys::group_name(&lease.queue);
+        let (rest, runner) = self.local_leases.extras_and_process(lease);
+        let began = self.local_leases.process_and_start(lease).map(|(_, began)| began);
+        let stream = self.keys.stream_key(&task.topic);
         let letter = match end {
-            End::Completed(_) | End::GivenUp(_) => (String::new(), String::new()),
-            End::Failed(failure) => letter_of(lease, &stream, &handle.entry, failure, at)?,
+            EntryOutcome::Completed(_) | EntryOutcome::AlreadyDeadLettered(_) => {
+                (String::new(), String::new())
+            }
+            EntryOutcome::Failed(failure) => {
+                format_dead_letter(lease, &stream, &handle.entry_id, failure, at)?
+            }
         };
-        let ending = Ending {
-            queue: [stream, self.keys.dead_letters(&group), self.keys.retry_counts(&group)],
+        let ending = FinishItem {
+            queue_keys: [
+                stream,
+                self.keys.dead_letters_key(&group),
+                self.keys.python_retry_counts_key(&group),
+            ],
             group,
-            record: self.keys.record(&task.id),
-            result_key: self.keys.result(&task.id),
-            lease: (lease.attempt, handle.turn),
-            state: end.status().as_str(),
-            result: write_result(lease, &handle, &rest, &runner, end, began, at)?,
-            entry: handle.entry,
-            ttl: ttl_ms(ttl),
-            id: task.id.as_str().to_owned(),
-            idle: idle.map_or(0, millis),
-            letter,
-            sound: !end.is_malformed(),
-            at: at.0,
-            told: letters(task, end)?,
-            tally: self.tally_of(task),
-            outcome: end.counted_as().as_str(),
+            record_key: self.keys.record_key(&task.id),
+            result_key: self.keys.result_key(&task.id),
+            lease_token: (lease.attempt, handle.lease_number),
+            final_state: end.final_status().as_str(),
+            result_json: encode_result(lease, &handle, &rest, &runner, end, began, at)?,
+            entry_id: handle.entry_id,
+            result_ttl_ms: clamp_ttl_ms(ttl),
+            task_id: task.id.as_str().to_owned(),
+            min_idle_ms: min_idle.map_or(0, as_millis_u64),
+            dead_letter_parts: letter,
+            is_message_json: !end.is_malformed(),
+            ended_at_ms: at.0,
+            deliveries_json: render_outbox_entries(task, end)?,
+            tally_key: self.task_tally_key(task),
+            tally_outcome: end.tally_outcome().as_str(),
         };
-        let (results, outbox, tallies) = (self.keys.results(), self.keys.outbox(), self.keys.tally_prefix());
-        let to = To { link: &self.link, results: &results, outbox: &outbox, name: &self.name, tallies: &tallies };
-        let applied = self.finishing.run(ending, &to).await?;
+        let (results, outbox, tallies) =
+            (self.keys.results_index_key(), self.keys.outbox_index_key(), self.keys.tally_prefix());
+        let to = FinishTarget {
+            link: &self.link,
+            results_index_key: &results,
+            outbox_index_key: &outbox,
+            instance_id: &self.instance_id,
+            tally_prefix: &tallies,
+        };
+        let applied = self.finish_batch.submit_item(ending, &to).await?;
         if applied {
-            self.tell(lease, end, at);
+            self.resolve_local_waiters(lease, end, at);
         }
-        Ok(if applied { Settled::Applied } else { Settled::Fenced })
+        Ok(if applied { SettleResult::Applied } else { SettleResult::Fenced })
     }
 
     /// Tells those who wait in this process.
-    fn tell(&self, lease: &Lease, end: &End<'_>, at: UnixMs) {
+    fn resolve_local_waiters(&self, lease: &Lease, end: &EntryOutcome<'_>, at: UnixMs) {
         let task = &lease.task;
-        if !self.waiters.waits_for(&task.id) {
+        if !self.waiters.has_waiter_for(&task.id) {
             return;
         }
         let (answer, failure) = match end {
-            End::Completed(answer) => (Some((*answer).clone()), None),
-            End::Failed(failure) | End::GivenUp(failure) => (None, Some((*failure).clone())),
+            EntryOutcome::Completed(answer) => (Some((*answer).clone()), None),
+            EntryOutcome::Failed(failure) | EntryOutcome::AlreadyDeadLettered(failure) => {
+                (None, Some((*failure).clone()))
+            }
         };
         let record = TaskRecord {
             id: task.id.clone(),
             topic: task.topic.clone(),
-            status: end.status(),
+            status: end.final_status(),
             attempts: lease.attempt,
             owner: task.owner.clone(),
             created: task.created,
@@ -112,123 +153,184 @@ impl Partition {
             failure,
             progress: None,
         };
-        self.waiters.resolve(&task.id, Some(&Arc::new(record)));
+        self.waiters.resolve_task(&task.id, Some(&Arc::new(record)));
     }
 
     /// Ends a lease so that another may begin.
-    pub(super) async fn park(&self, lease: &Lease, park: Park<'_>) -> Result<Settled, StoreError> {
-        let (handle, group) = (Handle::of(lease), keys::group(&lease.queue));
-        let run = park.failure.map(|failure| self.run_of(lease, failure, now())).unwrap_or_default();
-        let failure = park.failure.map(|failure| to_json(&StoredFailure::seal(failure))).transpose()?;
-        let applied: bool = PARK
-            .keys(&[self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic), self.keys.delayed(&group)])
-            .arg(&[&group, &handle.entry])
+    pub(super) async fn requeue_task(
+        &self,
+        lease: &Lease,
+        park: RequeueOptions<'_>,
+    ) -> Result<SettleResult, StoreError> {
+        let (handle, group) = (LeaseHandle::from_lease(lease), keys::group_name(&lease.queue));
+        let run = park
+            .failure
+            .map(|failure| self.format_failed_run(lease, failure, unix_now()))
+            .unwrap_or_default();
+        let failure = park
+            .failure
+            .map(|failure| to_json(&StoredFailure::from_failure(failure)))
+            .transpose()?;
+        let applied: bool = REQUEUE_TASK
+            .call_with_keys(&[
+                self.keys.record_key(&lease.task.id),
+                self.keys.stream_key(&lease.task.topic),
+                self.keys.delayed_index_key(&group),
+            ])
+            .arg(&[&group, &handle.entry_id])
             .arg(lease.attempt)
-            .arg(handle.turn)
-            .arg(park.attempt)
-            .arg(handle.turn + park.turns)
-            .arg(park.due.map_or(0, until))
+            .arg(handle.lease_number)
+            .arg(park.attempts_begun)
+            .arg(handle.lease_number + park.lease_number_increment)
+            .arg(park.due.map_or(0, millis_until))
             .arg(failure.unwrap_or_default())
-            .arg(park.idle.map_or(0, millis))
+            .arg(park.min_idle.map_or(0, as_millis_u64))
             .arg(run)
-            .arg(runs::MOST)
+            .arg(runs::MAX_HISTORY_BYTES)
             .run(&self.link)
             .await?;
-        Ok(if applied { Settled::Applied } else { Settled::Fenced })
+        Ok(if applied { SettleResult::Applied } else { SettleResult::Fenced })
     }
 
     /// Makes a dead letter of an entry that is no task.
-    pub(super) async fn reject(&self, queue: &Queue, row: &Row, why: String) -> Result<(), StoreError> {
-        tracing::warn!(topic = %queue.topic, entry = row.entry, reason = why, "an entry that is no task becomes a dead letter");
-        let failure = Failure::new(FailureKind::Malformed, why);
-        if let Some(lease) = row.bare(queue) {
-            return self.finish(&lease, &End::Failed(&failure), UNREADABLE_TTL, None).await.map(|_| ());
+    pub(super) async fn reject_entry(
+        &self,
+        queue: &TopicQueue,
+        row: &ScriptLeaseRow,
+        why: String,
+    ) -> Result<(), StoreError> {
+        tracing::warn!(topic = %queue.topic, entry = row.entry_id, reason = why, "an entry that is no task becomes a dead letter");
+        let failure = TaskFailure::new(FailureKind::Malformed, why);
+        if let Some(lease) = row.to_bare_lease(queue) {
+            return self
+                .finish_task(&lease, &EntryOutcome::Failed(&failure), UNREADABLE_RESULT_TTL, None)
+                .await
+                .map(|_| ());
         }
-        let (stream, group) = (self.keys.stream(&queue.topic), keys::group(queue));
-        let (head, tail) =
-            write_dead_letter(queue.topic.as_str(), &stream, &row.entry, None, &failure, row.attempt, now())?;
-        REJECT
-            .keys(&[stream, self.keys.dead_letters(&group), self.keys.retry_counts(&group)])
-            .arg(&[&group, &row.entry, &head, &tail])
+        let (stream, group) = (self.keys.stream_key(&queue.topic), keys::group_name(queue));
+        let (head, tail) = encode_dead_letter(
+            queue.topic.as_str(),
+            &stream,
+            &row.entry_id,
+            None,
+            &failure,
+            row.attempt,
+            unix_now(),
+        )?;
+        REJECT_ENTRY
+            .call_with_keys(&[
+                stream,
+                self.keys.dead_letters_key(&group),
+                self.keys.python_retry_counts_key(&group),
+            ])
+            .arg(&[&group, &row.entry_id, &head, &tail])
             .run::<bool>(&self.link)
             .await
             .map(|_| ())
     }
 
-    pub(super) async fn renew_leases(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+    pub(super) async fn renew_leases(
+        &self,
+        process: &str,
+        leases: &[Lease],
+    ) -> Result<Vec<TaskId>, StoreError> {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
         let record_keys: Vec<String> = leases
             .iter()
-            .flat_map(|lease| [self.keys.record(&lease.task.id), self.keys.stream(&lease.task.topic)])
+            .flat_map(|lease| {
+                [self.keys.record_key(&lease.task.id), self.keys.stream_key(&lease.task.topic)]
+            })
             .collect();
-        let mut call = RENEW.keys(&record_keys);
+        let mut call = RENEW_LEASES.call_with_keys(&record_keys);
         for lease in leases {
-            let handle = Handle::of(lease);
+            let handle = LeaseHandle::from_lease(lease);
             call = call
-                .arg(&[keys::group(&lease.queue), keys::consumer(&lease.queue, process), handle.entry])
+                .arg(&[
+                    keys::group_name(&lease.queue),
+                    keys::consumer_name(&lease.queue, process),
+                    handle.entry_id,
+                ])
                 .arg(lease.attempt)
-                .arg(handle.turn);
+                .arg(handle.lease_number);
         }
         let lost: Vec<usize> = call.run(&self.link).await?;
         let is_lost = |index: usize| lost.contains(&(index + 1));
-        self.live.renew(leases.iter().enumerate().filter(|(index, _)| !is_lost(*index)).map(|(_, lease)| lease));
-        let lost = leases.iter().enumerate().filter(|(index, _)| is_lost(*index)).map(|(_, lease)| lease);
-        Ok(lost.inspect(|lease| self.live.release(lease)).map(|lease| lease.task.id.clone()).collect())
+        self.local_leases.mark_renewed(
+            leases.iter().enumerate().filter(|(index, _)| !is_lost(*index)).map(|(_, lease)| lease),
+        );
+        let lost =
+            leases.iter().enumerate().filter(|(index, _)| is_lost(*index)).map(|(_, lease)| lease);
+        Ok(lost
+            .inspect(|lease| self.local_leases.remove_lease(lease))
+            .map(|lease| lease.task.id.clone())
+            .collect())
     }
 
-    pub(super) async fn cancel_task(&self, id: &TaskId, ttl: Duration) -> Result<Cancelled, StoreError> {
-        let found: Option<String> = CANCEL
-            .keys(&[self.keys.record(id), self.keys.result(id), self.keys.outbox()])
-            .arg(ttl_ms(ttl))
+    pub(super) async fn cancel_task(
+        &self,
+        id: &TaskId,
+        ttl: Duration,
+    ) -> Result<CancelResult, StoreError> {
+        let found: Option<String> = CANCEL_TASK
+            .call_with_keys(&[
+                self.keys.record_key(id),
+                self.keys.result_key(id),
+                self.keys.outbox_index_key(),
+            ])
+            .arg(clamp_ttl_ms(ttl))
             .arg(&[
                 id.as_str(),
-                &self.name,
+                &self.instance_id,
                 &self.keys.stream_prefix(),
-                keys::GROUP,
-                &self.keys.delayed_prefix(),
-                keys::CHANNEL,
+                keys::GROUP_PREFIX,
+                &self.keys.delayed_index_prefix(),
+                keys::CHANNEL_PREFIX,
             ])
-            .arg(millis(AHEAD))
-            .arg(&[self.keys.scheduled_prefix(), self.keys.due_prefix(), self.keys.tally_prefix()])
+            .arg(as_millis_u64(CANCEL_AHEAD_TTL))
+            .arg(&[
+                self.keys.scheduled_tasks_prefix(),
+                self.keys.scheduled_index_prefix(),
+                self.keys.tally_prefix(),
+            ])
             .run(&self.link)
             .await?;
-        let Some(found) = found else { return Ok(Cancelled::Unknown) };
-        if matches!(found.as_str(), "done" | "running") && self.waiters.waits_for(id) {
-            self.resolve(id).await?;
+        let Some(found) = found else { return Ok(CancelResult::NoSuchTask) };
+        if matches!(found.as_str(), "done" | "running") && self.waiters.has_waiter_for(id) {
+            self.resolve_if_ended(id).await?;
         }
         Ok(match found.as_str() {
-            "done" => Cancelled::Done,
-            "running" => Cancelled::Running,
-            "failed" => Cancelled::Ended(Status::Failed),
-            _ => Cancelled::Ended(Status::Completed),
+            "done" => CancelResult::Cancelled,
+            "running" => CancelResult::WasRunning,
+            "failed" => CancelResult::AlreadyEnded(TaskStatus::Failed),
+            _ => CancelResult::AlreadyEnded(TaskStatus::Completed),
         })
     }
 }
 
 /// The JSON around the failed message of a task's dead letter.
-fn letter_of(
+fn format_dead_letter(
     lease: &Lease,
     stream: &str,
     entry: &str,
-    failure: &Failure,
+    failure: &TaskFailure,
     at: UnixMs,
 ) -> Result<(String, String), StoreError> {
     let task = &lease.task;
-    write_dead_letter(task.topic.as_str(), stream, entry, Some(task), failure, lease.attempt, at)
+    encode_dead_letter(task.topic.as_str(), stream, entry, Some(task), failure, lease.attempt, at)
 }
 
 /// How a lease makes way for another.
-pub(super) struct Park<'a> {
+pub(super) struct RequeueOptions<'a> {
     /// Attempts that count as begun afterwards.
-    pub(super) attempt: u32,
+    pub(super) attempts_begun: u32,
     /// How far the turn goes on: 1 when its holder ends it, 2 when it is taken from it.
-    pub(super) turns: u64,
+    pub(super) lease_number_increment: u64,
     /// When the next may begin; now if none.
     pub(super) due: Option<UnixMs>,
     /// Why the attempt failed.
-    pub(super) failure: Option<&'a Failure>,
+    pub(super) failure: Option<&'a TaskFailure>,
     /// For how long nobody must have touched the entry.
-    pub(super) idle: Option<Duration>,
+    pub(super) min_idle: Option<Duration>,
 }

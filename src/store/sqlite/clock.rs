@@ -1,8 +1,8 @@
 //! The two times the embedded store goes by.
 //!
-//! What is written down (`created`, a retry's start, expiry) is wall time. Leases and heartbeats belong to
-//! this process and go by a time that never jumps: a laptop that wakes up, or a corrected clock, must not
-//! expire the leases of tasks that run.
+//! What is written down (`created`, a retry's start, expiry) is wall time. Leases and heartbeats
+//! belong to this process and go by a time that never jumps: a laptop that wakes up, or a corrected
+//! clock, must not expire the leases of tasks that run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,39 +12,40 @@ use crate::task::UnixMs;
 
 /// The system's clocks, which a test can put ahead; clones go together.
 #[derive(Clone, Debug)]
-pub struct Clock {
+pub struct SqliteClock {
     start: Instant,
-    ahead_ms: Arc<AtomicU64>,
+    offset_ms: Arc<AtomicU64>,
 }
 
 // === impl Clock ===
 
-impl Clock {
+impl SqliteClock {
     /// Puts both times ahead.
     pub fn advance(&self, by: Duration) {
-        self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.offset_ms
+            .fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Wall time.
     #[must_use]
-    pub fn wall(&self) -> UnixMs {
+    pub fn wall_time(&self) -> UnixMs {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)).plus(self.ahead())
+        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)).plus(self.offset())
     }
 
     /// Time since this clock was made; it never goes back or jumps.
     #[must_use]
-    pub fn steady(&self) -> Duration {
-        self.start.elapsed() + self.ahead()
+    pub fn steady_time(&self) -> Duration {
+        self.start.elapsed() + self.offset()
     }
 
-    fn ahead(&self) -> Duration {
-        Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
+    fn offset(&self) -> Duration {
+        Duration::from_millis(self.offset_ms.load(Ordering::Relaxed))
     }
 }
 
-impl Default for Clock {
+impl Default for SqliteClock {
     fn default() -> Self {
-        Self { start: Instant::now(), ahead_ms: Arc::default() }
+        Self { start: Instant::now(), offset_ms: Arc::default() }
     }
 }

@@ -2,61 +2,70 @@
 
 use rusqlite::{Connection, params};
 
-use super::schema::{State, failed, millis, unix_ms};
-use super::sealed::{malformed, task_id};
-use crate::store::list::no_cursor;
-use crate::store::{Listed, Listing, Page, StoreError};
-use crate::task::{Status, Topic, UnixMs};
+use super::schema::{TaskRowState, map_query_error, time_from_sql, time_to_sql};
+use super::sealed::{malformed_record, parse_task_id};
+use crate::store::list::invalid_cursor;
+use crate::store::{StoreError, TaskListEntry, TaskListPage, TaskListRequest};
+use crate::task::{TaskStatus, Topic, UnixMs};
 
 /// Rows that one page looks at: whoever asks for what is rare does not hold up the other readers.
-const WINDOW: i64 = 50_000;
+const MAX_ROWS_SCANNED: i64 = 50_000;
 
 /// A page; its cursor is the number below which the next begins.
-pub(super) fn page(connection: &Connection, listing: &Listing, now: UnixMs) -> Result<Page, StoreError> {
+pub(super) fn load_task_page(
+    connection: &Connection,
+    listing: &TaskListRequest,
+    now: UnixMs,
+) -> Result<TaskListPage, StoreError> {
     let top = "SELECT coalesce(max(seq), 0) + 1 FROM tasks";
-    let below: i64 = match &listing.after {
-        Some(after) => after.parse().map_err(|_| no_cursor("after"))?,
-        None => connection.query_row(top, [], |row| row.get(0)).map_err(failed)?,
+    let below: i64 = match &listing.after_cursor {
+        Some(after) => after.parse().map_err(|_| invalid_cursor("after"))?,
+        None => connection.query_row(top, [], |row| row.get(0)).map_err(map_query_error)?,
     };
-    let floor = below.saturating_sub(WINDOW).max(1);
+    let floor = below.saturating_sub(MAX_ROWS_SCANNED).max(1);
     let sql = "SELECT seq, id, topic, state, attempts, created, finished FROM tasks
                WHERE seq < ?1 AND seq >= ?2 AND (state <= 2 OR until > ?3)
                  AND (?4 IS NULL OR topic = ?4) AND (?5 IS NULL OR state IN (?5, ?6))
                ORDER BY seq DESC LIMIT ?7";
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let (state, or) = states(listing.status).unzip();
+    let mut statement = connection.prepare_cached(sql).map_err(map_query_error)?;
+    let (state, or) = row_states_of_status(listing.status).unzip();
     let most = i64::try_from(listing.limit).unwrap_or(i64::MAX).saturating_add(1);
     let topic = listing.topic.as_ref().map(Topic::as_str);
-    let mut rows = statement.query(params![below, floor, millis(now), topic, state, or, most]).map_err(failed)?;
-    let (mut page, mut last) = (Page::default(), below);
-    while let Some(row) = rows.next().map_err(failed)? {
+    let mut rows = statement
+        .query(params![below, floor, time_to_sql(now), topic, state, or, most])
+        .map_err(map_query_error)?;
+    let (mut page, mut last) = (TaskListPage::default(), below);
+    while let Some(row) = rows.next().map_err(map_query_error)? {
         if page.tasks.len() == listing.limit {
-            page.next = Some(last.to_string());
+            page.next_cursor = Some(last.to_string());
             return Ok(page);
         }
-        last = row.get(0).map_err(failed)?;
-        let state: State = row.get(3).map_err(failed)?;
-        page.tasks.push(Listed {
-            id: task_id(&row.get::<_, String>(1).map_err(failed)?)?,
-            topic: Some(Topic::parse(&row.get::<_, String>(2).map_err(failed)?).map_err(malformed)?),
-            status: state.status(),
-            attempts: Some(row.get(4).map_err(failed)?),
-            created: Some(unix_ms(row.get(5).map_err(failed)?)),
-            finished: row.get::<_, Option<i64>>(6).map_err(failed)?.map(unix_ms),
+        last = row.get(0).map_err(map_query_error)?;
+        let state: TaskRowState = row.get(3).map_err(map_query_error)?;
+        page.tasks.push(TaskListEntry {
+            id: parse_task_id(&row.get::<_, String>(1).map_err(map_query_error)?)?,
+            topic: Some(
+                Topic::parse(&row.get::<_, String>(2).map_err(map_query_error)?)
+                    .map_err(malformed_record)?,
+            ),
+            status: state.to_status(),
+            attempts: Some(row.get(4).map_err(map_query_error)?),
+            created_at: Some(time_from_sql(row.get(5).map_err(map_query_error)?)),
+            finished_at: row.get::<_, Option<i64>>(6).map_err(map_query_error)?.map(time_from_sql),
         });
     }
-    page.next = (floor > 1).then(|| floor.to_string());
+    page.next_cursor = (floor > 1).then(|| floor.to_string());
     Ok(page)
 }
 
 /// The one or two states of a status.
-fn states(status: Option<Status>) -> Option<(State, State)> {
+fn row_states_of_status(status: Option<TaskStatus>) -> Option<(TaskRowState, TaskRowState)> {
     let twice = |state| (state, state);
     Some(match status? {
-        Status::Queued => (State::Ready, State::Parked),
-        Status::Processing => twice(State::Leased),
-        Status::Completed => twice(State::Completed),
-        Status::Failed => twice(State::Failed),
-        Status::Cancelled => twice(State::Cancelled),
+        TaskStatus::Queued => (TaskRowState::Ready, TaskRowState::Delayed),
+        TaskStatus::Processing => twice(TaskRowState::Leased),
+        TaskStatus::Completed => twice(TaskRowState::Completed),
+        TaskStatus::Failed => twice(TaskRowState::Failed),
+        TaskStatus::Cancelled => twice(TaskRowState::Cancelled),
     })
 }

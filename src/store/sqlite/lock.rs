@@ -1,7 +1,8 @@
-//! One process per database: an advisory lock on a file beside it, held for as long as the store is open.
+//! One process per database: an advisory lock on a file beside it, held for as long as the store is
+//! open.
 //!
-//! The system gives it back when the process ends, however it ends; the file itself stays, with the pid of
-//! its last holder in it.
+//! The system gives it back when the process ends, however it ends; the file itself stays, with the
+//! pid of its last holder in it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -11,24 +12,30 @@ use std::path::{Path, PathBuf};
 use crate::store::StoreError;
 
 /// The right to open a database; given back on drop.
-pub(super) struct Lock {
+pub(super) struct DatabaseLock {
     _file: File,
 }
 
 // === impl Lock ===
 
-impl Lock {
+impl DatabaseLock {
     /// Takes the lock of the database at `path`, or says who has it.
-    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn acquire_lock(path: &Path) -> Result<Self, StoreError> {
         let beside = PathBuf::from(format!("{}.lock", path.display()));
         let unusable = |error: io::Error| {
-            StoreError::Setup(format!("{}: cannot be locked: {error}: choose another store.url", beside.display()))
+            StoreError::InvalidSetup(format!(
+                "{}: cannot be locked: {error}: choose another store.url",
+                beside.display()
+            ))
         };
-        let mut file = private(&beside).map_err(unusable)?;
+        let mut file = open_private_file(&beside).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::Locked { path: path.display().to_string(), pid: holder(&mut file) });
+                return Err(StoreError::Locked {
+                    path: path.display().to_string(),
+                    pid: read_holder_pid(&mut file),
+                });
             }
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
@@ -39,11 +46,11 @@ impl Lock {
 }
 
 /// Opens a file for its owner alone, making it where it is missing.
-pub(super) fn private(path: &Path) -> io::Result<File> {
+pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-fn holder(file: &mut File) -> String {
+fn read_holder_pid(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     match text.trim() {

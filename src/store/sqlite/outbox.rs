@@ -1,86 +1,101 @@
-//! The outbox: written in the transaction that ends its task, body and all; taken and settled like leases.
+//! The outbox: written in the transaction that ends its task, body and all; taken and settled like
+//! leases.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::db::Db;
-use super::schema::{State, failed, millis, unix_ms};
-use super::sealed::{malformed, task_id};
+use super::db::WriterDatabase;
+use super::schema::{TaskRowState, map_query_error, time_from_sql, time_to_sql};
+use super::sealed::{malformed_record, parse_task_id};
 use crate::store::StoreError;
 use crate::store::outbox::{
-    Delivery, DeliveryKind, DeliveryRecord, DeliveryStatus, Outcome, Told, event, raw, seconds,
+    Delivery, DeliveryKind, DeliveryOutcome, DeliveryRecord, DeliveryStatus, TaskEndMessage,
+    end_event_id, to_raw_json, to_unix_seconds,
 };
-use crate::task::{Owner, Status, TaskId, UnixMs};
+use crate::task::{TaskId, TaskOwner, TaskStatus, UnixMs};
 
 /// How long a settled delivery can be looked at.
-const KEPT: Duration = Duration::from_hours(24);
+const SETTLED_RETENTION: Duration = Duration::from_hours(24);
 
-/// Of so many bytes of bodies no more are taken at once: they are held in memory until they are delivered.
-const ENOUGH: i64 = 4 * 1024 * 1024;
+/// Of so many bytes of bodies no more are taken at once: they are held in memory until they are
+/// delivered.
+const MAX_CLAIMED_BYTES: i64 = 4 * 1024 * 1024;
 
 /// A taken one, as its columns hold it.
-pub(super) struct Taken {
-    task: String,
+pub(super) struct DeliveryRow {
+    task_id: String,
     kind: String,
     target: String,
-    event: String,
-    ended: UnixMs,
+    event_id: String,
+    ended_at: UnixMs,
     body: Vec<u8>,
     owner: Option<String>,
-    correlation: Option<String>,
+    correlation_id: Option<String>,
     attempt: u32,
 }
 
-/// Posts the end of a task to whom its publisher named: a webhook hears of any end, a reply is a result.
-pub(super) fn post(
-    db: &mut Db,
+/// Posts the end of a task to whom its publisher named: a webhook hears of any end, a reply is a
+/// result.
+pub(super) fn insert_deliveries(
+    db: &mut WriterDatabase,
     id: &TaskId,
     seq: i64,
-    state: State,
+    state: TaskRowState,
     result: Option<&str>,
     error: Option<&str>,
 ) -> rusqlite::Result<()> {
-    let now = db.clock.wall();
+    let now = db.clock.wall_time();
     let sql = "SELECT topic, created, payload, correlation, causation, webhook, reply_to, owner
                FROM tasks JOIN inputs USING (seq) WHERE seq = ?1";
-    let (told, webhook, reply_to, owner, correlation) = db.connection.prepare_cached(sql)?.query_row([seq], |row| {
-        let text = |column| row.get::<_, Option<String>>(column);
-        let (correlation, webhook, reply_to) = (text(3)?, text(5)?, text(6)?);
-        let payload = row.get::<_, Vec<u8>>(2)?;
-        let told = Told {
-            task_id: raw(id.as_str()),
-            content: raw(&String::from_utf8_lossy(&payload)),
-            webhook: raw(&webhook),
-            reply_to: raw(&reply_to),
-            topic: raw(&row.get::<_, String>(0)?),
-            correlation_id: raw(&correlation),
-            causation_id: raw(&text(4)?),
-            delivery_attempts: raw(&1),
-            created_at: raw(&seconds(unix_ms(row.get(1)?))),
-            runner_id: raw("omnidaemon"),
-            result: result.and_then(|json| serde_json::value::RawValue::from_string(json.to_owned()).ok()),
-            error: error.and_then(raw),
-            ..Told::default()
-        };
-        Ok((told.ending(state.status(), now), webhook, reply_to, text(7)?, correlation))
-    })?;
-    let reply_to = reply_to.filter(|_| state.status() == Status::Completed);
+    let (told, webhook, reply_to, owner, correlation) =
+        db.connection.prepare_cached(sql)?.query_row([seq], |row| {
+            let text = |column| row.get::<_, Option<String>>(column);
+            let (correlation, webhook, reply_to) = (text(3)?, text(5)?, text(6)?);
+            let payload = row.get::<_, Vec<u8>>(2)?;
+            let told = TaskEndMessage {
+                task_id: to_raw_json(id.as_str()),
+                content: to_raw_json(&String::from_utf8_lossy(&payload)),
+                webhook: to_raw_json(&webhook),
+                reply_to: to_raw_json(&reply_to),
+                topic: to_raw_json(&row.get::<_, String>(0)?),
+                correlation_id: to_raw_json(&correlation),
+                causation_id: to_raw_json(&text(4)?),
+                delivery_attempts: to_raw_json(&1),
+                created_at: to_raw_json(&to_unix_seconds(time_from_sql(row.get(1)?))),
+                runner_id: to_raw_json("omnidaemon"),
+                result: result.and_then(|json| {
+                    serde_json::value::RawValue::from_string(json.to_owned()).ok()
+                }),
+                error: error.and_then(to_raw_json),
+                ..TaskEndMessage::default()
+            };
+            Ok((told.with_ending(state.to_status(), now), webhook, reply_to, text(7)?, correlation))
+        })?;
+    let reply_to = reply_to.filter(|_| state.to_status() == TaskStatus::Completed);
     for (kind, target) in [(DeliveryKind::Webhook, webhook), (DeliveryKind::Reply, reply_to)] {
         let Some(target) = target else { continue };
-        let body = told.body(kind).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let body = told
+            .encode_body(kind)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         let sql = "INSERT OR REPLACE INTO outbox (task, kind, target, event, ended, body, owner, correlation, due)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?5)";
-        let (event, ended) = (event(id.as_str(), now.0), millis(now));
-        let values = params![id.as_str(), kind.as_str(), target, event, ended, &*body, owner, correlation];
+        let (event, ended) = (end_event_id(id.as_str(), now.0), time_to_sql(now));
+        let values =
+            params![id.as_str(), kind.as_str(), target, event, ended, &*body, owner, correlation];
         db.connection.prepare_cached(sql)?.execute(values)?;
     }
     Ok(())
 }
 
-/// Takes up to `max` deliveries that are due, fewer where they are large, and hides them for `hold`.
-pub(super) fn take(db: &mut Db, max: usize, hold: Duration) -> rusqlite::Result<Vec<Taken>> {
-    let now = db.clock.wall();
+/// Takes up to `max` deliveries that are due, fewer where they are large, and hides them for
+/// `hold`.
+pub(super) fn claim_due_deliveries(
+    db: &mut WriterDatabase,
+    max: usize,
+    hold: Duration,
+) -> rusqlite::Result<Vec<DeliveryRow>> {
+    let now = db.clock.wall_time();
     let sql = "UPDATE outbox SET attempts = attempts + 1, due = ?2 WHERE n IN
                    (SELECT n FROM
                        (SELECT n, bytes, sum(bytes) OVER (ORDER BY due, n) AS so_far FROM
@@ -90,85 +105,118 @@ pub(super) fn take(db: &mut Db, max: usize, hold: Duration) -> rusqlite::Result<
                RETURNING task, kind, target, event, ended, body, owner, correlation, attempts";
     let max = i64::try_from(max).unwrap_or(i64::MAX);
     let mut statement = db.connection.prepare_cached(sql)?;
-    let taken = statement.query_map(params![millis(now), millis(now.plus(hold)), max, ENOUGH], Taken::read)?;
+    let taken = statement.query_map(
+        params![time_to_sql(now), time_to_sql(now.plus(hold)), max, MAX_CLAIMED_BYTES],
+        DeliveryRow::from_row,
+    )?;
     taken.collect()
 }
 
-/// Says how a taken delivery went; one that was taken again since, or that a later end replaced, is left alone.
-pub(super) fn settle(db: &mut Db, delivery: &Delivery, outcome: &Outcome) -> rusqlite::Result<()> {
-    let now = db.clock.wall();
-    let expires = Some(millis(now.plus(KEPT)));
+/// Says how a taken delivery went; one that was taken again since, or that a later end replaced, is
+/// left alone.
+pub(super) fn settle_delivery(
+    db: &mut WriterDatabase,
+    delivery: &Delivery,
+    outcome: &DeliveryOutcome,
+) -> rusqlite::Result<()> {
+    let now = db.clock.wall_time();
+    let expires = Some(time_to_sql(now.plus(SETTLED_RETENTION)));
     let (status, due, error, tried, expires) = match outcome {
-        Outcome::Done => (DeliveryStatus::Delivered, None, None, 1, expires),
-        Outcome::Drop { error } => (DeliveryStatus::Dropped, None, Some(error), 1, expires),
-        Outcome::Again { at, error } => {
-            (DeliveryStatus::Pending, Some(millis(*at)), error.as_ref(), i32::from(error.is_some()), None)
+        DeliveryOutcome::Delivered => (DeliveryStatus::Delivered, None, None, 1, expires),
+        DeliveryOutcome::Dropped { error } => {
+            (DeliveryStatus::Dropped, None, Some(error), 1, expires)
         }
+        DeliveryOutcome::Retry { retry_at: at, error } => (
+            DeliveryStatus::Pending,
+            Some(time_to_sql(*at)),
+            error.as_ref(),
+            i32::from(error.is_some()),
+            None,
+        ),
     };
     let sql = "UPDATE outbox SET status = ?5, due = ?6, error = coalesce(?7, error), attempts = attempts - 1 + ?8,
                    expires = ?9, body = CASE WHEN ?6 IS NULL THEN x'' ELSE body END
                WHERE task = ?1 AND kind = ?2 AND event = ?3 AND attempts = ?4 AND due IS NOT NULL";
-    let (task, kind, event) = (delivery.task.as_str(), delivery.kind.as_str(), &delivery.event);
-    let values = params![task, kind, event, delivery.attempt, status.as_str(), due, error, tried, expires];
+    let (task, kind, event) =
+        (delivery.task_id.as_str(), delivery.kind.as_str(), &delivery.event_id);
+    let values =
+        params![task, kind, event, delivery.attempt, status.as_str(), due, error, tried, expires];
     db.connection.prepare_cached(sql)?.execute(values)?;
     Ok(())
 }
 
 /// Removes settled deliveries that have been kept long enough.
-pub(super) fn purge(db: &mut Db) -> rusqlite::Result<()> {
+pub(super) fn purge_settled_deliveries(db: &mut WriterDatabase) -> rusqlite::Result<()> {
     let sql = "DELETE FROM outbox WHERE expires <= ?1";
-    db.connection.prepare_cached(sql)?.execute([millis(db.clock.wall())])?;
+    db.connection.prepare_cached(sql)?.execute([time_to_sql(db.clock.wall_time())])?;
     Ok(())
 }
 
 /// How a task's deliveries stand.
-pub(super) fn records(connection: &Connection, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError> {
+pub(super) fn list_deliveries(
+    connection: &Connection,
+    id: &TaskId,
+) -> Result<Vec<DeliveryRecord>, StoreError> {
     let sql = "SELECT kind, target, event, attempts, status, error FROM outbox WHERE task = ?1 ORDER BY kind DESC";
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut statement = connection.prepare_cached(sql).map_err(map_query_error)?;
     let read = |row: &Row<'_>| {
-        let kind = DeliveryKind::from_word(&row.get::<_, String>(0)?).unwrap_or(DeliveryKind::Webhook);
+        let kind =
+            DeliveryKind::from_word(&row.get::<_, String>(0)?).unwrap_or(DeliveryKind::Webhook);
         let status = DeliveryStatus::from_word(&row.get::<_, String>(4)?);
         let (target, event, attempts) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok(DeliveryRecord { kind, target, event, attempts, status, error: row.get(5)? })
+        Ok(DeliveryRecord {
+            kind,
+            target,
+            event_id: event,
+            attempts,
+            status,
+            last_error: row.get(5)?,
+        })
     };
-    statement.query_map([id.as_str()], read).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+    statement
+        .query_map([id.as_str()], read)
+        .map_err(map_query_error)?
+        .collect::<Result<_, _>>()
+        .map_err(map_query_error)
 }
 
 /// How many deliveries wait.
-pub(super) fn count(connection: &Connection) -> Result<u64, StoreError> {
+pub(super) fn count_pending_deliveries(connection: &Connection) -> Result<u64, StoreError> {
     let sql = "SELECT count(*) FROM outbox INDEXED BY undelivered WHERE due IS NOT NULL";
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let count = statement.query_row([], |row| row.get::<_, i64>(0)).optional().map_err(failed)?;
+    let mut statement = connection.prepare_cached(sql).map_err(map_query_error)?;
+    let count =
+        statement.query_row([], |row| row.get::<_, i64>(0)).optional().map_err(map_query_error)?;
     Ok(u64::try_from(count.unwrap_or_default()).unwrap_or_default())
 }
 
 // === impl Taken ===
 
-impl Taken {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+impl DeliveryRow {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            task: row.get(0)?,
+            task_id: row.get(0)?,
             kind: row.get(1)?,
             target: row.get(2)?,
-            event: row.get(3)?,
-            ended: unix_ms(row.get(4)?),
+            event_id: row.get(3)?,
+            ended_at: time_from_sql(row.get(4)?),
             body: row.get(5)?,
             owner: row.get(6)?,
-            correlation: row.get(7)?,
+            correlation_id: row.get(7)?,
             attempt: row.get(8)?,
         })
     }
 
-    pub(super) fn open(self) -> Result<Delivery, StoreError> {
+    pub(super) fn into_delivery(self) -> Result<Delivery, StoreError> {
         Ok(Delivery {
-            task: task_id(&self.task)?,
-            kind: DeliveryKind::from_word(&self.kind).ok_or_else(|| malformed("an unknown kind of delivery"))?,
+            task_id: parse_task_id(&self.task_id)?,
+            kind: DeliveryKind::from_word(&self.kind)
+                .ok_or_else(|| malformed_record("an unknown kind of delivery"))?,
             target: self.target,
-            event: self.event,
-            ended: self.ended,
+            event_id: self.event_id,
+            ended_at: self.ended_at,
             body: self.body.into(),
-            owner: self.owner.as_deref().map(Owner::from_digest),
-            correlation_id: self.correlation,
+            owner: self.owner.as_deref().map(TaskOwner::from_digest),
+            correlation_id: self.correlation_id,
             attempt: self.attempt,
         })
     }

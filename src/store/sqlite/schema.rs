@@ -1,8 +1,8 @@
 //! The database file: how it is opened, what is in it, and what its errors mean.
 //!
-//! A task's row is small and changes; what it was given (`inputs`) is written once and read once, so that a
-//! large body is not rewritten with each state. `seq` is the order of the queues. Each index has only the
-//! rows of the states it serves, and every key but the public id is ascending.
+//! A task's row is small and changes; what it was given (`inputs`) is written once and read once,
+//! so that a large body is not rewritten with each state. `seq` is the order of the queues. Each
+//! index has only the rows of the states it serves, and every key but the public id is ascending.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::lock;
-use crate::store::{Refusal, StoreError};
-use crate::task::{Status, UnixMs};
+use crate::store::{StoreError, StoreRefusal};
+use crate::task::{TaskStatus, UnixMs};
 
 /// The schema that this release reads and writes.
-const SCHEMA: i64 = 4;
+const DATABASE_VERSION: i64 = 4;
 
 /// `PRAGMA application_id`: "omni".
-const APPLICATION: i64 = 0x6f6d_6e69;
+const APPLICATION_ID: i64 = 0x6f6d_6e69;
 
-const TABLES: &str = "
+const CREATE_TABLES_SQL: &str = "
     CREATE TABLE tasks (
         seq      INTEGER PRIMARY KEY,
         id       TEXT NOT NULL UNIQUE,
@@ -150,8 +150,9 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// Part of an update: the attempt that ends is added to the history, as `store/runs.rs` reads it. It takes `:now`,
-/// `:kind` and `:error`, and gives up when the history is longer than anybody reads.
+/// Part of an update: the attempt that ends is added to the history, as `store/runs.rs` reads it.
+/// It takes `:now`, `:kind` and `:error`, and gives up when the history is longer than anybody
+/// reads.
 macro_rules! with_history {
     () => {
         "history = CASE WHEN length(history) > 16000 THEN history ELSE coalesce(history || char(10), '') ||
@@ -163,10 +164,10 @@ pub(super) use with_history;
 
 /// Where a task's row stands; the numbers are in the file and in the indexes' conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum TaskRowState {
     Ready = 0,
     Leased = 1,
-    Parked = 2,
+    Delayed = 2,
     Completed = 3,
     Failed = 4,
     Cancelled = 5,
@@ -175,66 +176,78 @@ pub(super) enum State {
 // === opening ===
 
 /// Makes the file where it is missing, for its owner alone, and gives its one true path.
-pub(super) fn create(path: &Path) -> Result<PathBuf, StoreError> {
+pub(super) fn create_database_file(path: &Path) -> Result<PathBuf, StoreError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|error| {
             let (file, directory) = (path.display(), parent.display());
-            StoreError::Setup(format!(
+            StoreError::InvalidSetup(format!(
                 "{file}: the directory {directory} cannot be made: {error}: make it, or choose another store.url"
             ))
         })?;
     }
-    lock::private(path).and_then(|_| path.canonicalize()).map_err(|error| {
-        StoreError::Setup(format!("{}: cannot be opened: {error}: choose another store.url", path.display()))
+    lock::open_private_file(path).and_then(|_| path.canonicalize()).map_err(|error| {
+        StoreError::InvalidSetup(format!(
+            "{}: cannot be opened: {error}: choose another store.url",
+            path.display()
+        ))
     })
 }
 
 /// The connection that writes; the caller holds the lock.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    prepare(&connection, path)?;
+    let connection = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    prepare_schema(&connection, path)?;
     Ok(connection)
 }
 
 /// A connection that reads beside the writer.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    open_connection(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-fn connect(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(setup(path))?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(setup(path))?;
+fn open_connection(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(map_setup_error(path))?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(map_setup_error(path))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
 /// Checks that the file is ours and of this schema before anything in it is changed.
-fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let refuse = |why: String| Err(StoreError::Setup(format!("{}: {why}", path.display())));
-    let pragma = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(setup(path));
+fn prepare_schema(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let refuse = |why: String| Err(StoreError::InvalidSetup(format!("{}: {why}", path.display())));
+    let pragma = |sql| {
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(map_setup_error(path))
+    };
     let (application, version) = (pragma("PRAGMA application_id")?, pragma("PRAGMA user_version")?);
-    let fresh = application == 0 && version == 0 && pragma("SELECT count(*) FROM sqlite_schema")? == 0;
-    if !fresh && application != APPLICATION {
+    let fresh =
+        application == 0 && version == 0 && pragma("SELECT count(*) FROM sqlite_schema")? == 0;
+    if !fresh && application != APPLICATION_ID {
         return refuse("a database of another program: choose another store.url".into());
     }
-    if !fresh && version != SCHEMA {
+    if !fresh && version != DATABASE_VERSION {
         return refuse(format!(
-            "has schema {version}, this release reads {SCHEMA}: run the release that wrote it, or move the file away to start empty"
+            "has schema {version}, this release reads {DATABASE_VERSION}: run the release that wrote it, or move the file away to start empty"
         ));
     }
     // What is deleted is overwritten: credentials must not outlive their task in free pages.
     let pragmas = "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA secure_delete = ON;
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32000;
          PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(setup(path))?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(map_setup_error(path))?;
     if mode != "wal" {
-        return refuse("its file system has no shared memory for a write-ahead log: use a local disk".into());
+        return refuse(
+            "its file system has no shared memory for a write-ahead log: use a local disk".into(),
+        );
     }
-    connection.execute_batch(pragmas).map_err(setup(path))?;
+    connection.execute_batch(pragmas).map_err(map_setup_error(path))?;
     if fresh {
-        let create =
-            format!("BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;");
-        connection.execute_batch(&create).map_err(setup(path))?;
+        let create = format!(
+            "BEGIN; {CREATE_TABLES_SQL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {DATABASE_VERSION}; COMMIT;"
+        );
+        connection.execute_batch(&create).map_err(map_setup_error(path))?;
     }
     Ok(())
 }
@@ -242,11 +255,13 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 // === errors ===
 
 /// What an error while opening means.
-pub(super) fn setup(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError {
+pub(super) fn map_setup_error(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError {
     move |error| {
         let (path, code) = (path.display(), error.sqlite_error_code());
-        StoreError::Setup(match code {
-            Some(ErrorCode::NotADatabase) => format!("{path}: not a SQLite database: choose another store.url"),
+        StoreError::InvalidSetup(match code {
+            Some(ErrorCode::NotADatabase) => {
+                format!("{path}: not a SQLite database: choose another store.url")
+            }
             Some(ErrorCode::DatabaseCorrupt) => {
                 format!("{path}: {error}: restore a backup, or move the file away to start empty")
             }
@@ -257,20 +272,23 @@ pub(super) fn setup(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError {
 
 /// What an error of an open database means.
 #[allow(clippy::needless_pass_by_value)] // as the argument of map_err
-pub(super) fn failed(error: rusqlite::Error) -> StoreError {
+pub(super) fn map_query_error(error: rusqlite::Error) -> StoreError {
     let text = error.to_string();
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::TooBig) => Refusal::Full(text).into(),
-        Some(ErrorCode::ReadOnly) => Refusal::ReadOnly(text).into(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation) | None => {
-            StoreError::Malformed(text)
+        Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::TooBig) => {
+            StoreRefusal::StorageFull(text).into()
         }
+        Some(ErrorCode::ReadOnly) => StoreRefusal::ReadOnly(text).into(),
+        Some(
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation,
+        )
+        | None => StoreError::Malformed(text),
         Some(_) => StoreError::Unreachable(text),
     }
 }
 
 /// Whether an error is the disk's, so that whatever else is written will meet it too.
-pub(super) fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+pub(super) fn is_disk_error(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(code, Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure))
 }
@@ -278,48 +296,48 @@ pub(super) fn is_of_the_disk(error: &rusqlite::Error) -> bool {
 // === values ===
 
 /// A number as it is stored: SQLite's are signed.
-pub(super) fn stored(number: u64) -> i64 {
+pub(super) fn u64_to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A number as it was stored.
-pub(super) fn number(stored: i64) -> u64 {
+pub(super) fn u64_from_sql(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or_default()
 }
 
 /// A time as it is stored.
-pub(super) fn millis(at: UnixMs) -> i64 {
-    stored(at.0)
+pub(super) fn time_to_sql(at: UnixMs) -> i64 {
+    u64_to_sql(at.0)
 }
 
 /// A time as it was stored.
-pub(super) fn unix_ms(stored: i64) -> UnixMs {
-    UnixMs(number(stored))
+pub(super) fn time_from_sql(stored: i64) -> UnixMs {
+    UnixMs(u64_from_sql(stored))
 }
 
-impl State {
+impl TaskRowState {
     /// What a client sees.
-    pub(super) fn status(self) -> Status {
+    pub(super) fn to_status(self) -> TaskStatus {
         match self {
-            Self::Ready | Self::Parked => Status::Queued,
-            Self::Leased => Status::Processing,
-            Self::Completed => Status::Completed,
-            Self::Failed => Status::Failed,
-            Self::Cancelled => Status::Cancelled,
+            Self::Ready | Self::Delayed => TaskStatus::Queued,
+            Self::Leased => TaskStatus::Processing,
+            Self::Completed => TaskStatus::Completed,
+            Self::Failed => TaskStatus::Failed,
+            Self::Cancelled => TaskStatus::Cancelled,
         }
     }
 }
 
-impl ToSql for State {
+impl ToSql for TaskRowState {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(*self as i64))
     }
 }
 
-impl FromSql for State {
+impl FromSql for TaskRowState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let number = value.as_i64()?;
-        [Self::Ready, Self::Leased, Self::Parked, Self::Completed, Self::Failed, Self::Cancelled]
+        [Self::Ready, Self::Leased, Self::Delayed, Self::Completed, Self::Failed, Self::Cancelled]
             .into_iter()
             .find(|state| *state as i64 == number)
             .ok_or(FromSqlError::OutOfRange(number))

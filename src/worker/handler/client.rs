@@ -1,10 +1,11 @@
 //! The HTTP client of the `upstream` and `http` handlers, and what they make of an answer.
 //!
-//! One client, shared, with native roots. It follows no redirect and repeats no request that was sent;
-//! what could not be sent is told apart ([`Trouble::NotSent`]), because only that is safe to send elsewhere.
-//! What leaves in doubt where an answer ends is none: its framing is judged before its body is read.
-//! A connection idles for [`POOL_IDLE`] at most, which is less than servers keep theirs, so that a task that
-//! is tried once does not meet a connection that is just being closed.
+//! One client, shared, with native roots. It follows no redirect and repeats no request that was
+//! sent; what could not be sent is told apart ([`ExchangeError::NotSent`]), because only that is
+//! safe to send elsewhere. What leaves in doubt where an answer ends is none: its framing is judged
+//! before its body is read. A connection idles for [`POOL_IDLE_TIMEOUT`] at most, which is less
+//! than servers keep theirs, so that a task that is tried once does not meet a connection that is
+//! just being closed.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,52 +23,55 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::too_large;
-use crate::config::Upstream;
-use crate::outbound::{native_roots, tls};
-use crate::route::{framing_objection, strip_hop_by_hop};
-use crate::task::{Answer, Failure, FailureKind};
+use super::oversized_result_failure;
+use crate::config::UpstreamConfig;
+use crate::outbound::{build_tls_config, load_native_roots};
+use crate::route::{find_framing_defect, strip_hop_by_hop};
+use crate::task::{FailureKind, TaskAnswer, TaskFailure};
 
 /// A pooled client; cheap to clone.
-pub(super) type Client = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(super) type HandlerHttpClient = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-const POOL_IDLE: Duration = Duration::from_secs(1);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a probe may take.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many informational answers (1xx) may come before the final one.
-const INFORMATIONAL: usize = 100;
+const MAX_INFORMATIONAL: usize = 100;
 
 /// How much of a failed answer's body its message quotes, characters.
-const QUOTE: usize = 200;
+const MAX_QUOTED_CHARS: usize = 200;
 
 /// The one client, built again only when `upstream.connect_timeout` is edited.
 #[derive(Default)]
-pub(super) struct Clients {
+pub(super) struct HandlerClientCache {
     tls: OnceLock<rustls::ClientConfig>,
-    current: Mutex<Option<(Duration, Client)>>,
+    current: Mutex<Option<(Duration, HandlerHttpClient)>>,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ExchangeError {
     /// Nobody was reached, and nothing was sent; the reason.
     NotSent(String),
     /// It may have been received.
-    Failed(Failure),
+    Failed(TaskFailure),
 }
 
 // === impl Clients ===
 
-impl Clients {
+impl HandlerClientCache {
     /// The client whose connects may take `connect_timeout`.
-    pub(super) fn get(&self, connect_timeout: Duration) -> Client {
+    pub(super) fn get(&self, connect_timeout: Duration) -> HandlerHttpClient {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match &*current {
             Some((built_for, client)) if *built_for == connect_timeout => client.clone(),
             _ => {
-                let client = build(self.tls.get_or_init(|| tls(native_roots())).clone(), connect_timeout);
+                let client = build_client(
+                    self.tls.get_or_init(|| build_tls_config(load_native_roots())).clone(),
+                    connect_timeout,
+                );
                 *current = Some((connect_timeout, client.clone()));
                 client
             }
@@ -75,72 +79,79 @@ impl Clients {
     }
 }
 
-fn build(tls: rustls::ClientConfig, connect_timeout: Duration) -> Client {
+fn build_client(tls: rustls::ClientConfig, connect_timeout: Duration) -> HandlerHttpClient {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(connect_timeout));
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http);
     HyperClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build(connector)
 }
 
 /// What the upstream says of a path to OPTIONS, which changes nothing; none when it says nothing.
-pub async fn probe(upstream: &Upstream, path: &str) -> Option<StatusCode> {
+pub async fn probe_upstream(upstream: &UpstreamConfig, path: &str) -> Option<StatusCode> {
     let uri = format!("{}{path}", upstream.urls.first()?);
     let agent = concat!("omnidaemon/", env!("CARGO_PKG_VERSION"), " (start-up check)");
-    let request = Request::options(uri).header(header::USER_AGENT, agent).body(Full::default()).ok()?;
-    let asked = Clients::default().get(upstream.connect_timeout).request(request);
-    timeout(PROBE, asked).await.ok()?.ok().map(|response| response.status())
+    let request =
+        Request::options(uri).header(header::USER_AGENT, agent).body(Full::default()).ok()?;
+    let asked = HandlerClientCache::default().get(upstream.connect_timeout).request(request);
+    timeout(PROBE_TIMEOUT, asked).await.ok()?.ok().map(|response| response.status())
 }
 
 // === one exchange ===
 
 /// Sends a request and waits for the head of its answer, for `first_byte` at most.
-pub(super) async fn send(
-    client: &Client,
+pub(super) async fn send_request(
+    client: &HandlerHttpClient,
     mut request: Request<Full<Bytes>>,
     first_byte: Option<Duration>,
-) -> Result<Response<Incoming>, Trouble> {
-    let flooded = watch_informational(&mut request);
+) -> Result<Response<Incoming>, ExchangeError> {
+    let flooded = limit_informational(&mut request);
     let sending = async {
         tokio::select! {
             sent = client.request(request) => Ok(sent),
-            () = flooded.notified() => Err(broken(format!("more than {INFORMATIONAL} informational answers came"))),
+            () = flooded.notified() => Err(broken_connection_error(format!("more than {MAX_INFORMATIONAL} informational answers came"))),
         }
     };
     let sent = match first_byte {
         Some(limit) => timeout(limit, sending).await.map_err(|_| {
             let message = format!("no first byte within {limit:?} (upstream.timeout)");
-            Trouble::Failed(Failure::new(FailureKind::Deadline, message))
+            ExchangeError::Failed(TaskFailure::new(FailureKind::Deadline, message))
         })??,
         None => sending.await?,
     };
     let response = sent.map_err(|error| {
         if error.is_connect() {
-            return Trouble::NotSent(reason(&error));
+            return ExchangeError::NotSent(format_error_causes(&error));
         }
-        broken(format!("the connection broke before the answer: {}", reason(&error)))
+        broken_connection_error(format!(
+            "the connection broke before the answer: {}",
+            format_error_causes(&error)
+        ))
     })?;
-    match misframed(&response) {
-        Some(why) => Err(broken(format!("no valid answer came: {why}"))),
+    match find_response_defect(&response) {
+        Some(why) => Err(broken_connection_error(format!("no valid answer came: {why}"))),
         None => Ok(response),
     }
 }
 
-fn broken(message: String) -> Trouble {
-    Trouble::Failed(Failure::new(FailureKind::Broken, message))
+fn broken_connection_error(message: String) -> ExchangeError {
+    ExchangeError::Failed(TaskFailure::new(FailureKind::BrokenExchange, message))
 }
 
-/// Told when more than [`INFORMATIONAL`] 1xx have come.
-fn watch_informational(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
+/// Told when more than [`MAX_INFORMATIONAL`] 1xx have come.
+fn limit_informational(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
     let flooded = Arc::new(Notify::new());
     let (tell, seen) = (Arc::clone(&flooded), AtomicUsize::new(0));
     hyper::ext::on_informational(request, move |_| {
-        if seen.fetch_add(1, Ordering::Relaxed) == INFORMATIONAL {
+        if seen.fetch_add(1, Ordering::Relaxed) == MAX_INFORMATIONAL {
             tell.notify_one();
         }
     });
@@ -148,15 +159,15 @@ fn watch_informational(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
 }
 
 /// What leaves in doubt where an answer ends (RFC 9112, 6.3), or that it is one.
-fn misframed<B>(response: &Response<B>) -> Option<&'static str> {
+fn find_response_defect<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status().is_informational() {
         return Some("its status is an informational one that nothing asked for");
     }
-    framing_objection(response.headers())
+    find_framing_defect(response.headers())
 }
 
 /// The causes of an error, the last being the plainest.
-fn reason(error: &Error) -> String {
+fn format_error_causes(error: &Error) -> String {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -167,15 +178,18 @@ fn reason(error: &Error) -> String {
 }
 
 /// Reads an answer's body up to `limit`.
-async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
-    let over = || Err(too_large(limit));
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, TaskFailure> {
+    let over = || Err(oversized_result_failure(limit));
     if body.size_hint().lower() > limit as u64 {
         return over();
     }
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Failure::new(FailureKind::Broken, format!("the connection broke within the answer: {error}"))
+            TaskFailure::new(
+                FailureKind::BrokenExchange,
+                format!("the connection broke within the answer: {error}"),
+            )
         })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers
         if read.len() + data.len() > limit {
@@ -187,44 +201,45 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
 }
 
 /// Turns a response into an answer by `keep`, or into a failure where its status counts as one.
-pub(super) async fn judge(
+pub(super) async fn read_answer(
     response: Response<Incoming>,
     limit: usize,
-    keep: impl FnOnce(&http::response::Parts, Bytes) -> Answer,
-) -> Result<Answer, Failure> {
+    keep: impl FnOnce(&http::response::Parts, Bytes) -> TaskAnswer,
+) -> Result<TaskAnswer, TaskFailure> {
     let (head, body) = response.into_parts();
     let status = head.status;
-    let body = read(body, limit).await;
-    if completes(status) {
+    let body = read_body(body, limit).await;
+    if is_completing_status(status) {
         return Ok(keep(&head, body?));
     }
     let mut message = format!("answered {status}");
-    if let Some(quoted) = body.as_ref().ok().and_then(|body| quote(body)) {
+    if let Some(quoted) = body.as_ref().ok().and_then(|body| quote_body(body)) {
         message = format!("{message}: {quoted}");
     }
     let answer = body.ok().map(|body| keep(&head, body));
-    Err(Failure { answer, ..Failure::new(FailureKind::Status, message) })
+    Err(TaskFailure { answer, ..TaskFailure::new(FailureKind::FailedStatus, message) })
 }
 
 /// Whether an answer with this status completes its task.
-fn completes(status: StatusCode) -> bool {
+fn is_completing_status(status: StatusCode) -> bool {
     let asks_again =
-        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
+            .contains(&status);
     status.as_u16() < 500 && !asks_again
 }
 
 /// The beginning of a text body, on one line.
-fn quote(body: &[u8]) -> Option<String> {
+fn quote_body(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let short: String = line.chars().filter(|c| !c.is_control()).take(QUOTE).collect();
+    let short: String = line.chars().filter(|c| !c.is_control()).take(MAX_QUOTED_CHARS).collect();
     (!short.is_empty()).then_some(short)
 }
 
 // === headers ===
 
 /// The end-to-end headers of `headers`, without those that the framing sets anew.
-pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+pub(super) fn end_to_end_headers(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     strip_hop_by_hop(&mut kept);
     kept.remove(header::EXPECT);
@@ -238,10 +253,21 @@ mod tests {
 
     #[test]
     fn a_status_completes_unless_it_is_the_servers_fault_or_asks_to_come_again() {
-        for (code, completed) in
-            [(200, true), (302, true), (404, true), (408, false), (422, true), (425, false), (429, false), (500, false)]
-        {
-            assert_eq!(completes(StatusCode::from_u16(code).expect("a status")), completed, "{code}");
+        for (code, completed) in [
+            (200, true),
+            (302, true),
+            (404, true),
+            (408, false),
+            (422, true),
+            (425, false),
+            (429, false),
+            (500, false),
+        ] {
+            assert_eq!(
+                is_completing_status(StatusCode::from_u16(code).expect("a status")),
+                completed,
+                "{code}"
+            );
         }
     }
 
@@ -258,15 +284,21 @@ mod tests {
         ] {
             headers.append(name, value.parse().expect("a header value"));
         }
-        let kept = end_to_end(&headers);
+        let kept = end_to_end_headers(&headers);
         assert_eq!(kept.len(), 2, "{kept:?}");
         assert_eq!(kept.get_all("x-kept").iter().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
     fn failed_answers_are_quoted_on_one_short_line() {
-        assert_eq!(quote(b"{\n  \"detail\": \"no\"\n}").as_deref(), Some("{ \"detail\": \"no\" }"));
-        assert_eq!(quote("x".repeat(1000).as_bytes()).map(|quoted| quoted.len()), Some(QUOTE));
-        assert_eq!((quote(b""), quote(b"\xff\xfe")), (None, None));
+        assert_eq!(
+            quote_body(b"{\n  \"detail\": \"no\"\n}").as_deref(),
+            Some("{ \"detail\": \"no\" }")
+        );
+        assert_eq!(
+            quote_body("x".repeat(1000).as_bytes()).map(|quoted| quoted.len()),
+            Some(MAX_QUOTED_CHARS)
+        );
+        assert_eq!((quote_body(b""), quote_body(b"\xff\xfe")), (None, None));
     }
 }

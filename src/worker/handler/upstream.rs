@@ -1,7 +1,8 @@
 //! Replays the captured request to the legacy upstream, and keeps the answer as it was.
 //!
-//! The upstream sees what it would have seen on the sync path (method, target, end-to-end headers, body),
-//! plus an idempotency key and the attempt's number. A task without a request is posted to its route's path.
+//! The upstream sees what it would have seen on the sync path (method, target, end-to-end headers,
+//! body), plus an idempotency key and the attempt's number. A task without a request is posted to
+//! its route's path.
 
 use std::time::Duration;
 
@@ -10,26 +11,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 
-use super::client::{Client, Trouble, end_to_end, judge, send};
-use super::{Attempt, Handler, IDEMPOTENCY_KEY};
+use super::client::{
+    ExchangeError, HandlerHttpClient, end_to_end_headers, read_answer, send_request,
+};
+use super::{Handler, IDEMPOTENCY_KEY_HEADER, TaskAttempt};
 use crate::config::UpstreamUrl;
-use crate::task::{Answer, Failure, FailureKind};
+use crate::task::{FailureKind, TaskAnswer, TaskFailure};
 
 /// The `upstream` handler.
-pub(super) struct Upstream {
-    pub(super) client: Client,
+pub(super) struct UpstreamHandler {
+    pub(super) client: HandlerHttpClient,
     /// The servers, the first to be tried first.
     pub(super) urls: Vec<UpstreamUrl>,
     /// The longest until the first byte of an answer.
-    pub(super) timeout: Option<Duration>,
+    pub(super) first_byte_timeout: Option<Duration>,
     /// The largest answer that is read, bytes; one over `results.max_result` is not kept.
-    pub(super) largest: usize,
+    pub(super) max_answer: usize,
     /// Where a task without a captured request goes; else the pattern that names no single path.
-    pub(super) path: Result<String, String>,
+    pub(super) default_path: Result<String, String>,
 }
 
 /// What is sent, whichever server gets it.
-struct Replay<'a> {
+struct ReplayRequest<'a> {
     method: Method,
     target: &'a str,
     headers: HeaderMap,
@@ -39,83 +42,113 @@ struct Replay<'a> {
 // === impl Upstream ===
 
 #[async_trait]
-impl Handler for Upstream {
-    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
-        let replay = self.replay(attempt)?;
-        attempt.within(self.send(&replay)).await
+impl Handler for UpstreamHandler {
+    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
+        let replay = self.build_replay(attempt)?;
+        attempt.run_until_interrupted(self.send_replay(&replay)).await
     }
 }
 
-impl Upstream {
-    fn replay<'a>(&'a self, attempt: &'a Attempt) -> Result<Replay<'a>, Failure> {
+impl UpstreamHandler {
+    fn build_replay<'a>(
+        &'a self,
+        attempt: &'a TaskAttempt,
+    ) -> Result<ReplayRequest<'a>, TaskFailure> {
         let mut replay = match &attempt.task.request {
-            Some(request) => Replay {
+            Some(request) => ReplayRequest {
                 method: request.method.clone(),
                 target: &request.target,
-                headers: end_to_end(&request.headers),
+                headers: end_to_end_headers(&request.headers),
                 body: request.body.clone(),
             },
-            None => Replay {
+            None => ReplayRequest {
                 method: Method::POST,
-                target: self.path.as_ref().map_err(|pattern| no_single_path(attempt, pattern))?,
-                headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+                target: self
+                    .default_path
+                    .as_ref()
+                    .map_err(|pattern| no_single_path_failure(attempt, pattern))?,
+                headers: HeaderMap::from_iter([(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                )]),
                 body: attempt.task.payload.clone(),
             },
         };
         if !replay.body.is_empty() || replay.method == Method::POST {
             replay.headers.insert(header::CONTENT_LENGTH, replay.body.len().into());
         }
-        replay.headers.insert(IDEMPOTENCY_KEY, attempt.idempotency_key());
+        replay.headers.insert(IDEMPOTENCY_KEY_HEADER, attempt.idempotency_key());
         replay.headers.insert("x-omnidaemon-attempt", attempt.number.into());
         Ok(replay)
     }
 
     /// Sends to each server in turn until one was reached.
-    async fn send(&self, replay: &Replay<'_>) -> Result<Answer, Failure> {
+    async fn send_replay(&self, replay: &ReplayRequest<'_>) -> Result<TaskAnswer, TaskFailure> {
         let mut unreached = Vec::new();
         for url in &self.urls {
-            match send(&self.client, replay.to(url)?, self.timeout).await {
-                Ok(response) => return judge(response, self.largest, verbatim).await.map_err(|f| named(url, f)),
-                Err(Trouble::Failed(failure)) => return Err(named(url, failure)),
-                Err(Trouble::NotSent(reason)) => {
+            match send_request(
+                &self.client,
+                replay.build_request_for(url)?,
+                self.first_byte_timeout,
+            )
+            .await
+            {
+                Ok(response) => {
+                    return read_answer(response, self.max_answer, verbatim_answer)
+                        .await
+                        .map_err(|f| attribute_failure(url, f));
+                }
+                Err(ExchangeError::Failed(failure)) => return Err(attribute_failure(url, failure)),
+                Err(ExchangeError::NotSent(reason)) => {
                     tracing::debug!(%url, reason, "upstream not reached");
                     unreached.push(format!("{url}: {reason}"));
                 }
             }
         }
-        Err(Failure::new(FailureKind::Unreachable, format!("cannot reach the upstream {}", unreached.join(", "))))
+        Err(TaskFailure::new(
+            FailureKind::Unreachable,
+            format!("cannot reach the upstream {}", unreached.join(", ")),
+        ))
     }
 }
 
-fn no_single_path(attempt: &Attempt, pattern: &str) -> Failure {
+fn no_single_path_failure(attempt: &TaskAttempt, pattern: &str) -> TaskFailure {
     let topic = &attempt.task.topic;
     let message = format!(
         "a task of {topic} that no request was captured for has no single path to go to: its route's is {pattern}; \
          give the topic a route without {{segments}}, or an http handler"
     );
-    Failure::new(FailureKind::Malformed, message)
+    TaskFailure::new(FailureKind::Malformed, message)
 }
 
 /// Says whose failure it is, but where the message goes on to clients as it is.
-fn named(url: &UpstreamUrl, failure: Failure) -> Failure {
-    if matches!(failure.kind, FailureKind::Deadline | FailureKind::Result) {
+fn attribute_failure(url: &UpstreamUrl, failure: TaskFailure) -> TaskFailure {
+    if matches!(failure.kind, FailureKind::Deadline | FailureKind::UnusableResult) {
         tracing::info!(%url, error = failure.message, "no usable answer from the upstream");
         return failure;
     }
-    Failure { message: format!("upstream {url}: {}", failure.message), ..failure }
+    TaskFailure { message: format!("upstream {url}: {}", failure.message), ..failure }
 }
 
-fn verbatim(head: &http::response::Parts, body: Bytes) -> Answer {
-    Answer { status: Some(head.status), headers: end_to_end(&head.headers), body, verbatim: true }
+fn verbatim_answer(head: &http::response::Parts, body: Bytes) -> TaskAnswer {
+    TaskAnswer {
+        status: Some(head.status),
+        headers: end_to_end_headers(&head.headers),
+        body,
+        verbatim: true,
+    }
 }
 
 // === impl Replay ===
 
-impl Replay<'_> {
+impl ReplayRequest<'_> {
     /// The request for one server. The client's own Host goes along, as on the sync path.
-    fn to(&self, url: &UpstreamUrl) -> Result<Request<Full<Bytes>>, Failure> {
+    fn build_request_for(&self, url: &UpstreamUrl) -> Result<Request<Full<Bytes>>, TaskFailure> {
         let unsendable = |error: http::Error| {
-            Failure::new(FailureKind::Malformed, format!("{} is no request target: {error}", self.target))
+            TaskFailure::new(
+                FailureKind::Malformed,
+                format!("{} is no request target: {error}", self.target),
+            )
         };
         let uri = Uri::builder()
             .scheme(if url.tls { "https" } else { "http" })
@@ -123,8 +156,11 @@ impl Replay<'_> {
             .path_and_query(self.target)
             .build()
             .map_err(unsendable)?;
-        let mut request =
-            Request::builder().method(&self.method).uri(uri).body(Full::new(self.body.clone())).map_err(unsendable)?;
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(uri)
+            .body(Full::new(self.body.clone()))
+            .map_err(unsendable)?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)
     }
@@ -134,24 +170,30 @@ impl Replay<'_> {
 mod tests {
     use super::*;
     use crate::task::{CapturedRequest, Task};
-    use crate::worker::handler::client::Clients;
-    use crate::worker::testing::{Server, attempt, closed_port, task};
+    use crate::worker::handler::client::HandlerClientCache;
+    use crate::worker::testing::{RecordingServer, closed_port, test_attempt, test_task};
     use axum::body::Body;
     use axum::response::Response;
     use http::StatusCode;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_util::sync::CancellationToken;
 
-    fn handler(urls: Vec<UpstreamUrl>) -> Upstream {
-        let client = Clients::default().get(Duration::from_secs(5));
-        Upstream { client, urls, timeout: None, largest: 1024, path: Ok("/invoke".into()) }
+    fn test_upstream_handler(urls: Vec<UpstreamUrl>) -> UpstreamHandler {
+        let client = HandlerClientCache::default().get(Duration::from_secs(5));
+        UpstreamHandler {
+            client,
+            urls,
+            first_byte_timeout: None,
+            max_answer: 1024,
+            default_path: Ok("/invoke".into()),
+        }
     }
 
-    fn at(port: u16) -> UpstreamUrl {
+    fn local_url(port: u16) -> UpstreamUrl {
         UpstreamUrl { tls: false, host: "127.0.0.1".into(), port }
     }
 
-    fn captured(headers: &[(&'static str, &str)]) -> Task {
+    fn captured_task(headers: &[(&'static str, &str)]) -> Task {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a header value"));
@@ -162,17 +204,17 @@ mod tests {
             headers: map,
             body: Bytes::from_static(b"\xff not json"),
         };
-        Task { request: Some(request), ..task(1, "t", "{}") }
+        Task { request: Some(request), ..test_task(1, "t", "{}") }
     }
 
-    fn answer(status: u16, body: impl Into<Body>) -> Response {
+    fn test_response(status: u16, body: impl Into<Body>) -> Response {
         Response::builder().status(status).body(body.into()).expect("a response")
     }
 
     #[tokio::test]
     async fn the_captured_request_is_replayed_as_it_was() {
-        let server = Server::start(|_| async { answer(200, "ok") }).await;
-        let given = captured(&[
+        let server = RecordingServer::start(|_| async { test_response(200, "ok") }).await;
+        let given = captured_task(&[
             ("host", "legacy.example"),
             ("authorization", "Bearer s"),
             ("x-twice", "1"),
@@ -182,13 +224,17 @@ mod tests {
             ("x-hop", "1"),
         ]);
         let id = given.id.clone();
-        let attempt = Attempt { number: 2, ..attempt(given) };
-        handler(vec![server.url()]).handle(&attempt).await.expect("completed");
-        let seen = server.seen().remove(0);
-        assert_eq!((seen.head.method.as_str(), seen.head.uri.to_string().as_str()), ("PUT", "/legacy/x%20y?a=1&a=2"));
+        let attempt = TaskAttempt { number: 2, ..test_attempt(given) };
+        test_upstream_handler(vec![server.url()]).handle(&attempt).await.expect("completed");
+        let seen = server.received_requests().remove(0);
+        assert_eq!(
+            (seen.head.method.as_str(), seen.head.uri.to_string().as_str()),
+            ("PUT", "/legacy/x%20y?a=1&a=2")
+        );
         assert_eq!(seen.body, Bytes::from_static(b"\xff not json"));
         let header = |name: &str| {
-            let values = seen.head.headers.get_all(name).iter().map(|value| value.to_str().expect("text"));
+            let values =
+                seen.head.headers.get_all(name).iter().map(|value| value.to_str().expect("text"));
             values.collect::<Vec<_>>().join("|")
         };
         for (name, value) in [
@@ -206,54 +252,88 @@ mod tests {
 
     #[tokio::test]
     async fn the_clients_own_idempotency_key_goes_along() {
-        let server = Server::start(|_| async { answer(200, "ok") }).await;
-        let attempt = attempt(captured(&[("idempotency-key", "mine")]));
-        handler(vec![server.url()]).handle(&attempt).await.expect("completed");
-        let keys = server.seen().remove(0).head.headers.get_all("idempotency-key").iter().cloned().collect::<Vec<_>>();
+        let server = RecordingServer::start(|_| async { test_response(200, "ok") }).await;
+        let attempt = test_attempt(captured_task(&[("idempotency-key", "mine")]));
+        test_upstream_handler(vec![server.url()]).handle(&attempt).await.expect("completed");
+        let keys = server
+            .received_requests()
+            .remove(0)
+            .head
+            .headers
+            .get_all("idempotency-key")
+            .iter()
+            .cloned()
+            .collect::<Vec<_>>();
         assert_eq!(keys, ["mine"]);
     }
 
     #[tokio::test]
     async fn a_task_without_a_request_is_posted_to_the_routes_path_or_fails_by_the_patterns_name() {
-        let server = Server::start(|_| async { answer(200, "ok") }).await;
-        let attempt = attempt(task(1, "t", "{\"a\":1}"));
-        let mut handler = handler(vec![server.url()]);
+        let server = RecordingServer::start(|_| async { test_response(200, "ok") }).await;
+        let attempt = test_attempt(test_task(1, "t", "{\"a\":1}"));
+        let mut handler = test_upstream_handler(vec![server.url()]);
         handler.handle(&attempt).await.expect("completed");
-        let seen = server.seen().remove(0);
+        let seen = server.received_requests().remove(0);
         assert_eq!(format!("{} {}", seen.head.method, seen.head.uri), "POST /invoke");
         assert_eq!(
             (seen.head.headers["content-type"].as_bytes(), seen.body),
             (&b"application/json"[..], "{\"a\":1}".into())
         );
-        handler.path = Err("/agents/{agent}/invoke".into());
+        handler.default_path = Err("/agents/{agent}/invoke".into());
         let failure = handler.handle(&attempt).await.expect_err("no path");
-        assert!(failure.message.contains("/agents/{agent}/invoke") && !failure.is_retryable(), "{failure:?}");
+        assert!(
+            failure.message.contains("/agents/{agent}/invoke") && !failure.is_retryable(),
+            "{failure:?}"
+        );
     }
 
     #[tokio::test]
     async fn an_answer_is_kept_as_it_was_and_no_redirect_is_followed() {
         for status in [201, 302, 404] {
-            let server = Server::start(move |_| async move {
-                let head = Response::builder().status(status).header("location", "/next").header("set-cookie", "a=1");
-                let head = head.header("set-cookie", "b=2").header("connection", "x-hop").header("x-hop", "1");
+            let server = RecordingServer::start(move |_| async move {
+                let head = Response::builder()
+                    .status(status)
+                    .header("location", "/next")
+                    .header("set-cookie", "a=1");
+                let head = head
+                    .header("set-cookie", "b=2")
+                    .header("connection", "x-hop")
+                    .header("x-hop", "1");
                 head.body(Body::from(&b"\x00\xff"[..])).expect("a response")
             })
             .await;
-            let kept = handler(vec![server.url()]).handle(&attempt(captured(&[]))).await.expect("completed");
+            let kept = test_upstream_handler(vec![server.url()])
+                .handle(&test_attempt(captured_task(&[])))
+                .await
+                .expect("completed");
             assert_eq!((kept.status.map(|s| s.as_u16()), kept.verbatim), (Some(status), true));
             assert_eq!(kept.body, Bytes::from_static(b"\x00\xff"));
-            assert_eq!(kept.headers.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
-            assert!(!kept.headers.contains_key("x-hop") && !kept.headers.contains_key("content-length"));
-            assert_eq!(server.seen().len(), 1);
+            assert_eq!(
+                kept.headers.get_all("set-cookie").iter().collect::<Vec<_>>(),
+                ["a=1", "b=2"]
+            );
+            assert!(
+                !kept.headers.contains_key("x-hop") && !kept.headers.contains_key("content-length")
+            );
+            assert_eq!(server.received_requests().len(), 1);
         }
     }
 
     #[tokio::test]
     async fn a_failed_status_keeps_its_answer_and_says_what_the_upstream_said() {
-        let server = Server::start(|_| async { answer(503, "{\"detail\": \"down\"}") }).await;
-        let failure = handler(vec![server.url()]).handle(&attempt(captured(&[]))).await.expect_err("failed");
-        assert_eq!(failure.kind, FailureKind::Status);
-        assert!(failure.message.contains("503") && failure.message.contains("\"down\""), "{}", failure.message);
+        let server =
+            RecordingServer::start(|_| async { test_response(503, "{\"detail\": \"down\"}") })
+                .await;
+        let failure = test_upstream_handler(vec![server.url()])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect_err("failed");
+        assert_eq!(failure.kind, FailureKind::FailedStatus);
+        assert!(
+            failure.message.contains("503") && failure.message.contains("\"down\""),
+            "{}",
+            failure.message
+        );
         let kept = failure.answer.expect("the answer");
         assert_eq!(
             (kept.status, kept.body.as_ref()),
@@ -263,11 +343,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_refuses_the_connection_is_passed_over() {
-        let server = Server::start(|_| async { answer(200, "ok") }).await;
-        let closed = at(closed_port());
-        handler(vec![closed.clone(), server.url()]).handle(&attempt(captured(&[]))).await.expect("completed");
-        assert_eq!(server.seen().len(), 1);
-        let failure = handler(vec![closed.clone()]).handle(&attempt(captured(&[]))).await.expect_err("nobody there");
+        let server = RecordingServer::start(|_| async { test_response(200, "ok") }).await;
+        let closed = local_url(closed_port());
+        test_upstream_handler(vec![closed.clone(), server.url()])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect("completed");
+        assert_eq!(server.received_requests().len(), 1);
+        let failure = test_upstream_handler(vec![closed.clone()])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect_err("nobody there");
         assert_eq!(failure.kind, FailureKind::Unreachable);
         assert!(failure.message.contains(&closed.to_string()), "{}", failure.message);
     }
@@ -275,23 +361,30 @@ mod tests {
     #[tokio::test]
     async fn an_answer_over_the_limit_is_a_result_failure_that_names_the_key() {
         for chunked in [false, true] {
-            let server = Server::start(move |_| async move {
+            let server = RecordingServer::start(move |_| async move {
                 let pieces = (0..3).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 500])));
                 if chunked {
-                    answer(200, Body::from_stream(futures_util::stream::iter(pieces)))
+                    test_response(200, Body::from_stream(futures_util::stream::iter(pieces)))
                 } else {
-                    answer(200, vec![b'x'; 1500])
+                    test_response(200, vec![b'x'; 1500])
                 }
             })
             .await;
-            let failure = handler(vec![server.url()]).handle(&attempt(captured(&[]))).await.expect_err("too large");
-            assert_eq!(failure.kind, FailureKind::Result);
-            assert!(failure.message.contains("1024") && failure.message.contains("results.max_result"), "{failure:?}");
+            let failure = test_upstream_handler(vec![server.url()])
+                .handle(&test_attempt(captured_task(&[])))
+                .await
+                .expect_err("too large");
+            assert_eq!(failure.kind, FailureKind::UnusableResult);
+            assert!(
+                failure.message.contains("1024") && failure.message.contains("results.max_result"),
+                "{failure:?}"
+            );
         }
     }
 
     #[tokio::test]
-    async fn a_connection_that_breaks_after_sending_is_a_failed_attempt_and_nothing_is_sent_again() {
+    async fn a_connection_that_breaks_after_sending_is_a_failed_attempt_and_nothing_is_sent_again()
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let connections = tokio::spawn(async move {
@@ -301,14 +394,17 @@ mod tests {
             let again = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
             1 + u32::from(again.is_ok())
         });
-        let server = Server::start(|_| async { answer(200, "ok") }).await;
-        let failure = handler(vec![at(port), server.url()]).handle(&attempt(captured(&[]))).await.expect_err("broken");
-        assert_eq!(failure.kind, FailureKind::Broken, "{failure:?}");
-        assert_eq!((connections.await.expect("joined"), server.seen().len()), (1, 0));
+        let server = RecordingServer::start(|_| async { test_response(200, "ok") }).await;
+        let failure = test_upstream_handler(vec![local_url(port), server.url()])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect_err("broken");
+        assert_eq!(failure.kind, FailureKind::BrokenExchange, "{failure:?}");
+        assert_eq!((connections.await.expect("joined"), server.received_requests().len()), (1, 0));
     }
 
     /// Answers one connection with these bytes, and then leaves it open.
-    async fn saying(answer: String) -> UpstreamUrl {
+    async fn serve_raw_bytes(answer: String) -> UpstreamUrl {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move {
@@ -317,7 +413,7 @@ mod tests {
             let _ = peer.write_all(answer.as_bytes()).await;
             let _ = peer.read(&mut [0; 1]).await;
         });
-        at(port)
+        local_url(port)
     }
 
     #[tokio::test]
@@ -332,42 +428,61 @@ mod tests {
             "HTTP/1.1 503 Down\r\ntransfer-encoding: chunked\r\ncontent-length: 3",
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket",
         ] {
-            let url = saying(format!("{head}{chunks}")).await;
-            let failure = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect_err(head);
-            assert_eq!((failure.kind, &failure.answer), (FailureKind::Broken, &None), "{head}: {failure:?}");
+            let url = serve_raw_bytes(format!("{head}{chunks}")).await;
+            let failure = test_upstream_handler(vec![url])
+                .handle(&test_attempt(captured_task(&[])))
+                .await
+                .expect_err(head);
+            assert_eq!(
+                (failure.kind, &failure.answer),
+                (FailureKind::BrokenExchange, &None),
+                "{head}: {failure:?}"
+            );
         }
-        let url = saying(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked{chunks}")).await;
-        let kept = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect("a plain chunked answer");
+        let url =
+            serve_raw_bytes(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked{chunks}")).await;
+        let kept = test_upstream_handler(vec![url])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect("a plain chunked answer");
         assert_eq!(kept.body, "abc");
     }
 
     #[tokio::test]
     async fn some_informational_answers_are_passed_over_and_a_flood_of_them_is_a_failed_attempt() {
         let hints = |count| "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(count);
-        let url = saying(format!("{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", hints(20))).await;
-        let kept = handler(vec![url]).handle(&attempt(captured(&[]))).await.expect("completed");
+        let url =
+            serve_raw_bytes(format!("{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", hints(20)))
+                .await;
+        let kept = test_upstream_handler(vec![url])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect("completed");
         assert_eq!(kept.body, "ok");
         // No final answer comes: without a limit the attempt would wait for its deadline.
-        let failure =
-            handler(vec![saying(hints(1000)).await]).handle(&attempt(captured(&[]))).await.expect_err("a flood");
-        assert_eq!(failure.kind, FailureKind::Broken, "{failure:?}");
+        let failure = test_upstream_handler(vec![serve_raw_bytes(hints(1000)).await])
+            .handle(&test_attempt(captured_task(&[])))
+            .await
+            .expect_err("a flood");
+        assert_eq!(failure.kind, FailureKind::BrokenExchange, "{failure:?}");
         assert!(failure.message.contains("informational"), "{}", failure.message);
     }
 
     #[tokio::test]
     async fn deadlines_and_cancellation_end_an_attempt_that_hangs() {
-        let server = Server::start(|_| std::future::pending()).await;
+        let server = RecordingServer::start(|_| std::future::pending()).await;
         let short = Duration::from_millis(50);
-        let mut handler = handler(vec![server.url()]);
-        let late = Attempt::new(captured(&[]), 1, short, CancellationToken::new());
+        let mut handler = test_upstream_handler(vec![server.url()]);
+        let late = TaskAttempt::new(captured_task(&[]), 1, short, CancellationToken::new());
         let failure = handler.handle(&late).await.expect_err("late");
         assert_eq!(failure.kind, FailureKind::Deadline);
         assert!(failure.message.contains("topics.t.timeout"), "{}", failure.message);
-        let cancelled = attempt(captured(&[]));
+        let cancelled = test_attempt(captured_task(&[]));
         cancelled.cancelled.cancel();
         assert!(handler.handle(&cancelled).await.is_err());
-        handler.timeout = Some(short);
-        let failure = handler.handle(&attempt(captured(&[]))).await.expect_err("no first byte");
+        handler.first_byte_timeout = Some(short);
+        let failure =
+            handler.handle(&test_attempt(captured_task(&[]))).await.expect_err("no first byte");
         assert_eq!(failure.kind, FailureKind::Deadline);
         assert!(failure.message.contains("upstream.timeout"), "{}", failure.message);
     }

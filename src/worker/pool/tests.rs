@@ -8,19 +8,19 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Config, HandlerConfig};
-use crate::store::testing::Faulty;
-use crate::store::{Cancelled, Clock, SqliteStore, TaskStore};
-use crate::task::{Answer, Failure, FailureKind, Status, Task, TaskId, TaskRecord};
-use crate::worker::handler::{Attempt, Handler};
-use crate::worker::testing::{self, Echo, queue, task, topic, until_some};
+use crate::store::testing::FaultyStore;
+use crate::store::{CancelResult, SqliteClock, SqliteStore, TaskStore};
+use crate::task::{FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskRecord, TaskStatus};
+use crate::worker::handler::{Handler, TaskAttempt};
+use crate::worker::testing::{self, EchoHandler, test_queue, test_task, test_topic, wait_for_some};
 
 /// A pool that runs, and what is around it.
-struct Fixture {
+struct PoolFixture {
     _dir: tempfile::TempDir,
-    clock: Clock,
-    store: Arc<Faulty>,
+    clock: SqliteClock,
+    store: Arc<FaultyStore>,
     circuit: Arc<Circuit>,
-    snapshots: Arc<Snapshots>,
+    snapshots: Arc<SnapshotHandle>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     pool: JoinHandle<()>,
@@ -28,52 +28,66 @@ struct Fixture {
 }
 
 /// A topic `t` that is the library's.
-fn config() -> Config {
-    testing::config(&[("t", HandlerConfig::External)])
+fn library_topic_config() -> Config {
+    testing::test_config(&[("t", HandlerConfig::External)])
 }
 
-fn own(handler: impl Handler + 'static) -> Handlers {
-    Handlers::new().with(topic("t"), handler)
+fn library_registry(handler: impl Handler + 'static) -> HandlerRegistry {
+    HandlerRegistry::new().with_handler(test_topic("t"), handler)
 }
 
-impl Fixture {
-    fn start(config: Config, handlers: Handlers) -> Self {
+impl PoolFixture {
+    fn start(config: Config, handlers: HandlerRegistry) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let clock = Clock::default();
-        let sqlite = SqliteStore::with_clock(&dir.path().join("tasks.db"), clock.clone()).expect("opened");
-        let store = Arc::new(Faulty::new(Arc::new(sqlite)));
-        let circuit = Arc::new(Circuit::new(Arc::clone(&store) as Arc<dyn TaskStore>, config.store.timeout));
-        let snapshots = Arc::new(Snapshots::new(testing::snapshot(1, config)));
+        let clock = SqliteClock::default();
+        let sqlite = SqliteStore::open_with_clock(&dir.path().join("tasks.db"), clock.clone())
+            .expect("opened");
+        let store = Arc::new(FaultyStore::new(Arc::new(sqlite)));
+        let circuit =
+            Arc::new(Circuit::new(Arc::clone(&store) as Arc<dyn TaskStore>, config.store.timeout));
+        let snapshots = Arc::new(SnapshotHandle::new(testing::test_snapshot(1, config)));
         let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
         let probing = Arc::clone(&circuit);
         let (ttl, stop) = (Duration::from_hours(1), shutdown.clone());
         let probes = tokio::spawn(async move { probing.run(ttl, stop).await });
         let process = "test.1.1".to_owned();
-        let pool =
-            Pool::new(process, Arc::clone(&circuit), Arc::clone(&snapshots), Arc::clone(&metrics), handlers, None);
+        let pool = WorkerPool::new(
+            process,
+            Arc::clone(&circuit),
+            Arc::clone(&snapshots),
+            Arc::clone(&metrics),
+            handlers,
+            None,
+        );
         let pool = tokio::spawn(pool.run(shutdown.clone()));
         Self { _dir: dir, clock, store, circuit, snapshots, metrics, shutdown, pool, probes }
     }
 
     async fn enqueue(&self, task: &Task) {
-        self.store.store.enqueue(task, &queue(task.topic.as_str())).await.expect("enqueued");
+        self.store.store.enqueue(task, &test_queue(task.topic.as_str())).await.expect("enqueued");
     }
 
-    async fn record(&self, id: &TaskId) -> TaskRecord {
-        self.store.store.get(id).await.expect("read").expect("known")
+    async fn load_record(&self, id: &TaskId) -> TaskRecord {
+        self.store.store.get_task(id).await.expect("read").expect("known")
     }
 
-    async fn ended(&self, id: &TaskId) -> TaskRecord {
-        until_some(async || Some(self.record(id).await).filter(|record| record.status.is_final())).await
+    async fn await_final_record(&self, id: &TaskId) -> TaskRecord {
+        wait_for_some(async || {
+            Some(self.load_record(id).await).filter(|record| record.status.is_final())
+        })
+        .await
     }
 
-    async fn status_is(&self, id: &TaskId, status: Status) {
-        until_some(async || (self.record(id).await.status == status).then_some(())).await;
+    async fn await_status(&self, id: &TaskId, status: TaskStatus) {
+        wait_for_some(async || (self.load_record(id).await.status == status).then_some(())).await;
     }
 
     /// Whether the metrics say `line`.
-    async fn shows(&self, line: &str) {
-        until_some(async || self.metrics.exposition().lines().any(|shown| shown == line).then_some(())).await;
+    async fn await_metric_line(&self, line: &str) {
+        wait_for_some(async || {
+            self.metrics.render_exposition().lines().any(|shown| shown == line).then_some(())
+        })
+        .await;
     }
 
     async fn stop(self) {
@@ -85,70 +99,70 @@ impl Fixture {
 
 /// Counts the runs of each task, and then does what `outcome` says.
 #[derive(Clone)]
-struct Script<F> {
+struct CountingHandler<F> {
     runs: Arc<Mutex<HashMap<TaskId, u32>>>,
     outcome: F,
 }
 
-impl<F> Script<F> {
+impl<F> CountingHandler<F> {
     fn new(outcome: F) -> Self {
         Self { runs: Arc::default(), outcome }
     }
 
-    fn runs(&self, id: &TaskId) -> u32 {
+    fn run_count(&self, id: &TaskId) -> u32 {
         self.runs.lock().expect("not poisoned").get(id).copied().unwrap_or(0)
     }
 }
 
 #[async_trait]
-impl<F: AsyncOutcome> Handler for Script<F> {
-    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
+impl<F: AttemptOutcome> Handler for CountingHandler<F> {
+    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
         *self.runs.lock().expect("not poisoned").entry(attempt.task.id.clone()).or_default() += 1;
-        self.outcome.of(attempt).await
+        self.outcome.produce(attempt).await
     }
 }
 
 #[async_trait]
-trait AsyncOutcome: Send + Sync {
-    async fn of(&self, attempt: &Attempt) -> Result<Answer, Failure>;
+trait AttemptOutcome: Send + Sync {
+    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure>;
 }
 
 /// Fails each time.
 #[derive(Clone)]
-struct Failing;
+struct AlwaysFailing;
 
 #[async_trait]
-impl AsyncOutcome for Failing {
-    async fn of(&self, attempt: &Attempt) -> Result<Answer, Failure> {
-        Err(Failure::new(FailureKind::Handler, format!("failure {}", attempt.number)))
+impl AttemptOutcome for AlwaysFailing {
+    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
+        Err(TaskFailure::new(FailureKind::HandlerError, format!("failure {}", attempt.number)))
     }
 }
 
 /// Goes on until `go` is cancelled; heeds an interruption if it is `polite`.
 #[derive(Clone)]
-struct Waiting {
-    go: CancellationToken,
-    polite: bool,
-    begun: CancellationToken,
+struct WaitingAttempt {
+    finish: CancellationToken,
+    heeds_interrupt: bool,
+    started: CancellationToken,
     interrupted: Arc<AtomicUsize>,
 }
 
-impl Waiting {
-    fn new(polite: bool) -> Self {
-        let (go, begun) = (CancellationToken::new(), CancellationToken::new());
-        Self { go, polite, begun, interrupted: Arc::default() }
+impl WaitingAttempt {
+    fn new(heeds_interrupt: bool) -> Self {
+        let (finish, started) = (CancellationToken::new(), CancellationToken::new());
+        Self { finish, heeds_interrupt, started, interrupted: Arc::default() }
     }
 }
 
 #[async_trait]
-impl AsyncOutcome for Waiting {
-    async fn of(&self, attempt: &Attempt) -> Result<Answer, Failure> {
-        self.begun.cancel();
+impl AttemptOutcome for WaitingAttempt {
+    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
+        self.started.cancel();
         tokio::select! {
-            () = self.go.cancelled() => Ok(Answer::json("\"waited\"")),
-            why = attempt.interrupted(), if self.polite => {
+            () = self.finish.cancelled() => Ok(TaskAnswer::from_json("\"waited\"")),
+            why = attempt.await_interrupt(), if self.heeds_interrupt => {
                 self.interrupted.fetch_add(1, Ordering::Relaxed);
-                Err(attempt.failure(why))
+                Err(attempt.interrupt_failure(why))
             }
         }
     }
@@ -156,88 +170,106 @@ impl AsyncOutcome for Waiting {
 
 #[tokio::test]
 async fn a_task_completes_and_is_counted_once_and_by_its_route() {
-    let fixture = Fixture::start(config(), own(Echo));
-    let task = Task { route: Some("invoke".into()), ..task(1, "t", "{\"a\": 1}") };
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(EchoHandler));
+    let task = Task { route: Some("invoke".into()), ..test_task(1, "t", "{\"a\": 1}") };
     fixture.enqueue(&task).await;
-    let record = fixture.ended(&task.id).await;
-    assert_eq!((record.status, record.attempts), (Status::Completed, 1));
-    assert_eq!(record.answer, Some(Answer::json("{\"a\": 1}")));
-    fixture.shows("omnidaemon_tasks_processed_total{topic=\"t\"} 1").await;
-    fixture.shows("omnidaemon_task_outcomes_total{outcome=\"completed\",route=\"invoke\"} 1").await;
-    fixture.shows("omnidaemon_processing_duration_seconds_count{topic=\"t\"} 1").await;
-    fixture.shows("omnidaemon_workers_active 2").await;
-    fixture.shows("omnidaemon_workers_busy 0").await;
-    let beats = fixture.store.store.heartbeats().await.expect("read");
+    let record = fixture.await_final_record(&task.id).await;
+    assert_eq!((record.status, record.attempts), (TaskStatus::Completed, 1));
+    assert_eq!(record.answer, Some(TaskAnswer::from_json("{\"a\": 1}")));
+    fixture.await_metric_line("omnidaemon_tasks_processed_total{topic=\"t\"} 1").await;
+    fixture
+        .await_metric_line(
+            "omnidaemon_task_outcomes_total{outcome=\"completed\",route=\"invoke\"} 1",
+        )
+        .await;
+    fixture.await_metric_line("omnidaemon_processing_duration_seconds_count{topic=\"t\"} 1").await;
+    fixture.await_metric_line("omnidaemon_workers_active 2").await;
+    fixture.await_metric_line("omnidaemon_workers_busy 0").await;
+    let beats = fixture.store.store.list_heartbeats().await.expect("read");
     assert_eq!(beats.iter().map(|beat| beat.process.as_str()).collect::<Vec<_>>(), ["test.1.1"]);
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_failing_task_is_retried_and_then_buried_and_counted_once() {
-    let script = Script::new(Failing);
-    let fixture = Fixture::start(config(), own(script.clone()));
-    let task = Task { retries: 2, ..task(1, "t", "{}") };
+    let script = CountingHandler::new(AlwaysFailing);
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
+    let task = Task { retries: 2, ..test_task(1, "t", "{}") };
     fixture.enqueue(&task).await;
-    let record = fixture.ended(&task.id).await;
-    assert_eq!((record.status, record.attempts, script.runs(&task.id)), (Status::Failed, 3, 3));
+    let record = fixture.await_final_record(&task.id).await;
+    assert_eq!(
+        (record.status, record.attempts, script.run_count(&task.id)),
+        (TaskStatus::Failed, 3, 3)
+    );
     assert_eq!(record.failure.map(|failure| failure.message).as_deref(), Some("failure 3"));
-    let dead = fixture.store.store.dead_letters(&queue("t"), 10).await.expect("read");
+    let dead = fixture.store.store.list_dead_letters(&test_queue("t"), 10).await.expect("read");
     assert_eq!(dead.iter().map(|dead| dead.error.as_str()).collect::<Vec<_>>(), ["failure 3"]);
-    fixture.shows("omnidaemon_tasks_failed_total{topic=\"t\"} 1").await;
+    fixture.await_metric_line("omnidaemon_tasks_failed_total{topic=\"t\"} 1").await;
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_task_obeys_its_own_retries_and_not_the_topics() {
-    let script = Script::new(Failing);
-    let fixture = Fixture::start(config(), own(script.clone()));
-    let canaried = Task { retries: 0, route: Some("invoke".into()), ..task(1, "t", "{}") };
+    let script = CountingHandler::new(AlwaysFailing);
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
+    let canaried = Task { retries: 0, route: Some("invoke".into()), ..test_task(1, "t", "{}") };
     fixture.enqueue(&canaried).await;
-    assert_eq!(fixture.ended(&canaried.id).await.status, Status::Failed);
-    assert_eq!(script.runs(&canaried.id), 1);
-    fixture.shows("omnidaemon_task_outcomes_total{outcome=\"failed\",route=\"invoke\"} 1").await;
+    assert_eq!(fixture.await_final_record(&canaried.id).await.status, TaskStatus::Failed);
+    assert_eq!(script.run_count(&canaried.id), 1);
+    fixture
+        .await_metric_line("omnidaemon_task_outcomes_total{outcome=\"failed\",route=\"invoke\"} 1")
+        .await;
     fixture.stop().await;
 }
 
 /// Panics, on purpose, on one payload.
-struct Fragile;
+struct PanickingOnPoison;
 
 #[async_trait]
-impl Handler for Fragile {
-    async fn handle(&self, attempt: &Attempt) -> Result<Answer, Failure> {
+impl Handler for PanickingOnPoison {
+    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
         assert!(attempt.task.payload != "\"poison\"", "poisoned by {}", attempt.task.payload.len());
-        Ok(Answer::json("1"))
+        Ok(TaskAnswer::from_json("1"))
     }
 }
 
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_and_the_pool_lives_on() {
-    let fixture = Fixture::start(config(), own(Fragile));
-    let (poison, good) = (task(1, "t", "\"poison\""), task(2, "t", "\"good\""));
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(PanickingOnPoison));
+    let (poison, good) = (test_task(1, "t", "\"poison\""), test_task(2, "t", "\"good\""));
     fixture.enqueue(&poison).await;
-    let failure = fixture.ended(&poison.id).await.failure.expect("failed");
-    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Handler, "the handler panicked: poisoned by 8"));
+    let failure = fixture.await_final_record(&poison.id).await.failure.expect("failed");
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (FailureKind::HandlerError, "the handler panicked: poisoned by 8")
+    );
     fixture.enqueue(&good).await;
-    assert_eq!(fixture.ended(&good.id).await.status, Status::Completed);
+    assert_eq!(fixture.await_final_record(&good.id).await.status, TaskStatus::Completed);
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_result_over_the_limit_and_a_missed_deadline_fail_by_name() {
-    let mut config = config();
-    config.results.max_result = 10;
-    let fixture = Fixture::start(config.clone(), own(Echo));
-    let large = Task { retries: 5, ..task(1, "t", "\"0123456789\"") };
+    let mut config = library_topic_config();
+    config.results.max_result_bytes = 10;
+    let fixture = PoolFixture::start(config.clone(), library_registry(EchoHandler));
+    let large = Task { retries: 5, ..test_task(1, "t", "\"0123456789\"") };
     fixture.enqueue(&large).await;
-    let record = fixture.ended(&large.id).await;
-    assert_eq!((record.attempts, record.failure.map(|f| f.kind)), (1, Some(FailureKind::Result)));
+    let record = fixture.await_final_record(&large.id).await;
+    assert_eq!(
+        (record.attempts, record.failure.map(|f| f.kind)),
+        (1, Some(FailureKind::UnusableResult))
+    );
     fixture.stop().await;
-    config.topics.get_mut(&topic("t")).expect("there").timeout = Duration::from_millis(50);
+    config.topics.get_mut(&test_topic("t")).expect("there").timeout = Duration::from_millis(50);
     for polite in [true, false] {
-        let fixture = Fixture::start(config.clone(), own(Script::new(Waiting::new(polite))));
-        let late = task(2, "t", "{}");
+        let fixture = PoolFixture::start(
+            config.clone(),
+            library_registry(CountingHandler::new(WaitingAttempt::new(polite))),
+        );
+        let late = test_task(2, "t", "{}");
         fixture.enqueue(&late).await;
-        let failure = fixture.ended(&late.id).await.failure.expect("failed");
+        let failure = fixture.await_final_record(&late.id).await.failure.expect("failed");
         assert_eq!(failure.kind, FailureKind::Deadline, "polite: {polite}");
         fixture.stop().await;
     }
@@ -245,223 +277,268 @@ async fn a_result_over_the_limit_and_a_missed_deadline_fail_by_name() {
 
 #[tokio::test]
 async fn at_shutdown_attempts_may_finish_within_the_drain_time() {
-    let waiting = Waiting::new(true);
-    let fixture = Fixture::start(config(), own(Script::new(waiting.clone())));
-    let (task, later) = (task(1, "t", "{}"), task(2, "t", "{}"));
+    let waiting = WaitingAttempt::new(true);
+    let fixture = PoolFixture::start(
+        library_topic_config(),
+        library_registry(CountingHandler::new(waiting.clone())),
+    );
+    let (task, later) = (test_task(1, "t", "{}"), test_task(2, "t", "{}"));
     fixture.enqueue(&task).await;
     // Leased is not begun: a lease that meets the shutdown is given back.
-    waiting.begun.cancelled().await;
+    waiting.started.cancelled().await;
     fixture.shutdown.cancel();
-    until_some(async || {
+    wait_for_some(async || {
         // A pull that was under way gives back what it still gets.
         fixture.enqueue(&later).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        (fixture.record(&later.id).await.status == Status::Queued).then_some(())
+        (fixture.load_record(&later.id).await.status == TaskStatus::Queued).then_some(())
     })
     .await;
-    waiting.go.cancel();
+    waiting.finish.cancel();
     fixture.pool.await.expect("the pool ends");
     let store = &fixture.store.store;
-    assert_eq!(store.get(&task.id).await.expect("read").map(|r| r.status), Some(Status::Completed));
-    let later = store.get(&later.id).await.expect("read").expect("known");
-    assert_eq!((later.status, later.attempts), (Status::Queued, 0));
+    assert_eq!(
+        store.get_task(&task.id).await.expect("read").map(|r| r.status),
+        Some(TaskStatus::Completed)
+    );
+    let later = store.get_task(&later.id).await.expect("read").expect("known");
+    assert_eq!((later.status, later.attempts), (TaskStatus::Queued, 0));
     assert_eq!(fixture.metrics.workers_active.get(), 0);
 }
 
 #[tokio::test]
 async fn what_the_drain_time_cuts_off_is_released_unspent() {
     for polite in [true, false] {
-        let mut config = config();
-        config.workers.drain = Duration::ZERO;
-        let waiting = Waiting::new(polite);
-        let fixture = Fixture::start(config, own(Script::new(waiting.clone())));
-        let task = task(1, "t", "{}");
+        let mut config = library_topic_config();
+        config.workers.drain_timeout = Duration::ZERO;
+        let waiting = WaitingAttempt::new(polite);
+        let fixture =
+            PoolFixture::start(config, library_registry(CountingHandler::new(waiting.clone())));
+        let task = test_task(1, "t", "{}");
         fixture.enqueue(&task).await;
-        waiting.begun.cancelled().await;
+        waiting.started.cancelled().await;
         fixture.shutdown.cancel();
         fixture.pool.await.expect("the pool ends");
-        let record = fixture.store.store.get(&task.id).await.expect("read").expect("known");
-        assert_eq!((record.status, record.attempts), (Status::Queued, 0), "polite: {polite}");
+        let record = fixture.store.store.get_task(&task.id).await.expect("read").expect("known");
+        assert_eq!((record.status, record.attempts), (TaskStatus::Queued, 0), "polite: {polite}");
         assert_eq!(waiting.interrupted.load(Ordering::Relaxed), usize::from(polite));
     }
 }
 
 /// Counts how many run at a time.
 #[derive(Clone, Default)]
-struct Crowd {
-    now: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
+struct ConcurrencyMeter {
+    running_now: Arc<AtomicUsize>,
+    running_max: Arc<AtomicUsize>,
 }
 
 #[async_trait]
-impl AsyncOutcome for Crowd {
-    async fn of(&self, _: &Attempt) -> Result<Answer, Failure> {
-        self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+impl AttemptOutcome for ConcurrencyMeter {
+    async fn produce(&self, _: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
+        self.running_max
+            .fetch_max(self.running_now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
-        self.now.fetch_sub(1, Ordering::Relaxed);
-        Ok(Answer::json("1"))
+        self.running_now.fetch_sub(1, Ordering::Relaxed);
+        Ok(TaskAnswer::from_json("1"))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_tasks_over_four_slots_run_exactly_once_each() {
-    let mut config = config();
+    let mut config = library_topic_config();
     (config.workers.count, config.workers.concurrency) = (2, 2);
-    let script = Script::new(Crowd::default());
-    let fixture = Fixture::start(config, own(script.clone()));
-    let tasks: Vec<_> = (0..200).map(|number| task(number, "t", "{}")).collect();
+    let script = CountingHandler::new(ConcurrencyMeter::default());
+    let fixture = PoolFixture::start(config, library_registry(script.clone()));
+    let tasks: Vec<_> = (0..200).map(|number| test_task(number, "t", "{}")).collect();
     for task in &tasks {
         fixture.enqueue(task).await;
     }
     for task in &tasks {
-        assert_eq!(fixture.ended(&task.id).await.status, Status::Completed);
+        assert_eq!(fixture.await_final_record(&task.id).await.status, TaskStatus::Completed);
     }
-    assert!(tasks.iter().all(|task| script.runs(&task.id) == 1));
-    assert_eq!(script.outcome.most.load(Ordering::Relaxed), 4);
-    fixture.shows("omnidaemon_tasks_processed_total{topic=\"t\"} 200").await;
+    assert!(tasks.iter().all(|task| script.run_count(&task.id) == 1));
+    assert_eq!(script.outcome.running_max.load(Ordering::Relaxed), 4);
+    fixture.await_metric_line("omnidaemon_tasks_processed_total{topic=\"t\"} 200").await;
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn no_workers_run_nothing_until_a_reload_gives_some() {
-    let mut none = config();
+    let mut none = library_topic_config();
     none.workers.count = 0;
-    let fixture = Fixture::start(none, own(Echo));
-    let task = task(1, "t", "{}");
+    let fixture = PoolFixture::start(none, library_registry(EchoHandler));
+    let task = test_task(1, "t", "{}");
     fixture.enqueue(&task).await;
-    tokio::time::sleep(LOOK_AGAIN * 2).await;
-    assert_eq!(fixture.record(&task.id).await.status, Status::Queued);
-    assert!(fixture.store.store.heartbeats().await.expect("read").is_empty());
-    fixture.snapshots.publish(testing::snapshot(2, config()));
-    assert_eq!(fixture.ended(&task.id).await.status, Status::Completed);
+    tokio::time::sleep(PULL_RETRY_INTERVAL * 2).await;
+    assert_eq!(fixture.load_record(&task.id).await.status, TaskStatus::Queued);
+    assert!(fixture.store.store.list_heartbeats().await.expect("read").is_empty());
+    fixture.snapshots.publish(testing::test_snapshot(2, library_topic_config()));
+    assert_eq!(fixture.await_final_record(&task.id).await.status, TaskStatus::Completed);
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_removed_topic_drains_and_a_running_attempt_goes_on() {
-    let waiting = Waiting::new(true);
-    let mut one_slot = config();
+    let waiting = WaitingAttempt::new(true);
+    let mut one_slot = library_topic_config();
     one_slot.workers.count = 1;
-    let fixture = Fixture::start(one_slot, own(Script::new(waiting.clone())));
-    let (running, queued) = (task(1, "t", "{}"), task(2, "t", "{}"));
+    let fixture =
+        PoolFixture::start(one_slot, library_registry(CountingHandler::new(waiting.clone())));
+    let (running, queued) = (test_task(1, "t", "{}"), test_task(2, "t", "{}"));
     fixture.enqueue(&running).await;
-    fixture.status_is(&running.id, Status::Processing).await;
+    fixture.await_status(&running.id, TaskStatus::Processing).await;
     fixture.enqueue(&queued).await;
-    fixture.snapshots.publish(testing::snapshot(2, testing::config(&[("other", HandlerConfig::Upstream)])));
-    waiting.go.cancel();
+    fixture.snapshots.publish(testing::test_snapshot(
+        2,
+        testing::test_config(&[("other", HandlerConfig::Upstream)]),
+    ));
+    waiting.finish.cancel();
     for task in [&running, &queued] {
-        assert_eq!(fixture.ended(&task.id).await.status, Status::Completed);
+        assert_eq!(fixture.await_final_record(&task.id).await.status, TaskStatus::Completed);
     }
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_long_task_keeps_its_lease_and_runs_once() {
-    let waiting = Waiting::new(true);
-    let script = Script::new(waiting.clone());
-    let fixture = Fixture::start(config(), own(script.clone()));
-    let task = task(1, "t", "{}");
+    let waiting = WaitingAttempt::new(true);
+    let script = CountingHandler::new(waiting.clone());
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
+    let task = test_task(1, "t", "{}");
     fixture.enqueue(&task).await;
-    fixture.status_is(&task.id, Status::Processing).await;
+    fixture.await_status(&task.id, TaskStatus::Processing).await;
     for _ in 0..3 {
-        // Two thirds of a lease go by, then a renewal: sixty seconds in all, twice what one lease lives.
+        // Two thirds of a lease go by, then a renewal: sixty seconds in all, twice what one lease
+        // lives.
         fixture.clock.advance(Duration::from_secs(20));
-        let renewals = fixture.store.renewals.load(Ordering::Relaxed);
-        until_some(async || (fixture.store.renewals.load(Ordering::Relaxed) > renewals).then_some(())).await;
+        let renewals = fixture.store.renewal_count.load(Ordering::Relaxed);
+        wait_for_some(async || {
+            (fixture.store.renewal_count.load(Ordering::Relaxed) > renewals).then_some(())
+        })
+        .await;
     }
-    waiting.go.cancel();
-    let record = fixture.ended(&task.id).await;
-    assert_eq!((record.status, record.attempts, script.runs(&task.id)), (Status::Completed, 1, 1));
+    waiting.finish.cancel();
+    let record = fixture.await_final_record(&task.id).await;
+    assert_eq!(
+        (record.status, record.attempts, script.run_count(&task.id)),
+        (TaskStatus::Completed, 1, 1)
+    );
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_running_attempt_is_told_when_its_task_is_cancelled() {
-    let waiting = Waiting::new(true);
-    let fixture = Fixture::start(config(), own(Script::new(waiting.clone())));
-    let task = task(1, "t", "{}");
+    let waiting = WaitingAttempt::new(true);
+    let fixture = PoolFixture::start(
+        library_topic_config(),
+        library_registry(CountingHandler::new(waiting.clone())),
+    );
+    let task = test_task(1, "t", "{}");
     fixture.enqueue(&task).await;
-    fixture.status_is(&task.id, Status::Processing).await;
+    fixture.await_status(&task.id, TaskStatus::Processing).await;
     let cancelled = fixture.store.store.cancel(&task.id, Duration::from_hours(1)).await;
-    assert_eq!(cancelled, Ok(Cancelled::Running));
-    until_some(async || (waiting.interrupted.load(Ordering::Relaxed) == 1).then_some(())).await;
-    assert_eq!(fixture.record(&task.id).await.status, Status::Cancelled);
-    fixture.shows("omnidaemon_workers_busy 0").await;
+    assert_eq!(cancelled, Ok(CancelResult::WasRunning));
+    wait_for_some(async || (waiting.interrupted.load(Ordering::Relaxed) == 1).then_some(())).await;
+    assert_eq!(fixture.load_record(&task.id).await.status, TaskStatus::Cancelled);
+    fixture.await_metric_line("omnidaemon_workers_busy 0").await;
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_result_survives_an_outage_and_a_lost_answer_and_counts_once() {
-    let waiting = Waiting::new(true);
-    let script = Script::new(waiting.clone());
-    let fixture = Fixture::start(config(), own(script.clone()));
-    let task = task(1, "t", "{}");
+    let waiting = WaitingAttempt::new(true);
+    let script = CountingHandler::new(waiting.clone());
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
+    let task = test_task(1, "t", "{}");
     fixture.enqueue(&task).await;
-    fixture.status_is(&task.id, Status::Processing).await;
-    fixture.store.down.store(true, Ordering::Relaxed);
-    fixture.store.lose_answers.store(1, Ordering::Relaxed);
-    waiting.go.cancel();
+    fixture.await_status(&task.id, TaskStatus::Processing).await;
+    fixture.store.is_down.store(true, Ordering::Relaxed);
+    fixture.store.settle_answers_to_lose.store(1, Ordering::Relaxed);
+    waiting.finish.cancel();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(fixture.record(&task.id).await.status, Status::Processing);
-    fixture.store.down.store(false, Ordering::Relaxed);
-    assert_eq!(fixture.ended(&task.id).await.answer, Some(Answer::json("\"waited\"")));
-    fixture.shows("omnidaemon_tasks_processed_total{topic=\"t\"} 1").await;
-    assert_eq!(script.runs(&task.id), 1);
+    assert_eq!(fixture.load_record(&task.id).await.status, TaskStatus::Processing);
+    fixture.store.is_down.store(false, Ordering::Relaxed);
+    assert_eq!(
+        fixture.await_final_record(&task.id).await.answer,
+        Some(TaskAnswer::from_json("\"waited\""))
+    );
+    fixture.await_metric_line("omnidaemon_tasks_processed_total{topic=\"t\"} 1").await;
+    assert_eq!(script.run_count(&task.id), 1);
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn after_an_outage_the_heartbeat_and_the_renewals_come_before_housekeeping() {
-    let waiting = Waiting::new(true);
-    let fixture = Fixture::start(config(), own(Script::new(waiting.clone())));
-    let task = task(1, "t", "{}");
+    let waiting = WaitingAttempt::new(true);
+    let fixture = PoolFixture::start(
+        library_topic_config(),
+        library_registry(CountingHandler::new(waiting.clone())),
+    );
+    let task = test_task(1, "t", "{}");
     fixture.enqueue(&task).await;
-    fixture.status_is(&task.id, Status::Processing).await;
-    fixture.store.down.store(true, Ordering::Relaxed);
-    until_some(async || fixture.store.calls.lock().expect("not poisoned").is_empty().then_some(())).await;
+    fixture.await_status(&task.id, TaskStatus::Processing).await;
+    fixture.store.is_down.store(true, Ordering::Relaxed);
+    wait_for_some(async || {
+        fixture.store.call_log.lock().expect("not poisoned").is_empty().then_some(())
+    })
+    .await;
     fixture.clock.advance(Duration::from_mins(1)); // the lease has run out
-    fixture.store.down.store(false, Ordering::Relaxed);
-    let calls = until_some(async || {
-        let calls = fixture.store.calls.lock().expect("not poisoned").clone();
-        calls.contains(&"tend").then_some(calls)
+    fixture.store.is_down.store(false, Ordering::Relaxed);
+    let calls = wait_for_some(async || {
+        let calls = fixture.store.call_log.lock().expect("not poisoned").clone();
+        calls.contains(&"reap_expired").then_some(calls)
     })
     .await;
     let first = |name| calls.iter().position(|call| *call == name);
-    assert!(first("beat") < first("renew") && first("renew") < first("tend"), "{calls:?}");
-    waiting.go.cancel();
-    let record = fixture.ended(&task.id).await;
-    assert_eq!((record.status, record.attempts), (Status::Completed, 1), "an outage makes no live task run twice");
+    assert!(
+        first("record_heartbeat") < first("renew") && first("renew") < first("reap_expired"),
+        "{calls:?}"
+    );
+    waiting.finish.cancel();
+    let record = fixture.await_final_record(&task.id).await;
+    assert_eq!(
+        (record.status, record.attempts),
+        (TaskStatus::Completed, 1),
+        "an outage makes no live task run twice"
+    );
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_task_that_a_pull_brings_before_its_cancel_is_sent_never_runs() {
-    let script = Script::new(Failing);
-    let fixture = Fixture::start(config(), own(script.clone()));
+    let script = CountingHandler::new(AlwaysFailing);
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
     // A pull has just begun: it waits for a task, and the outage does not reach it.
-    fixture.store.calls.lock().expect("not poisoned").clear();
-    until_some(async || fixture.store.calls.lock().expect("not poisoned").contains(&"lease").then_some(())).await;
-    fixture.store.down.store(true, Ordering::Relaxed);
-    let _ = fixture.circuit.attempt(fixture.store.ping()).await;
-    let (cancelled, kept) = (task(1, "t", "{}"), task(2, "t", "{}"));
-    fixture.circuit.cancel_later(cancelled.id.clone());
+    fixture.store.call_log.lock().expect("not poisoned").clear();
+    wait_for_some(async || {
+        fixture.store.call_log.lock().expect("not poisoned").contains(&"lease").then_some(())
+    })
+    .await;
+    fixture.store.is_down.store(true, Ordering::Relaxed);
+    let _ = fixture.circuit.call_even_if_open(fixture.store.ping()).await;
+    let (cancelled, kept) = (test_task(1, "t", "{}"), test_task(2, "t", "{}"));
+    fixture.circuit.cancel_on_recovery(cancelled.id.clone());
     fixture.enqueue(&cancelled).await;
     fixture.enqueue(&kept).await;
-    fixture.status_is(&cancelled.id, Status::Processing).await;
-    assert_eq!(script.runs(&cancelled.id), 0, "not while the store is gone");
-    fixture.store.down.store(false, Ordering::Relaxed);
-    assert_eq!(fixture.ended(&cancelled.id).await.status, Status::Cancelled);
-    assert_eq!(fixture.ended(&kept.id).await.status, Status::Failed, "the others run");
-    assert_eq!(script.runs(&cancelled.id), 0);
+    fixture.await_status(&cancelled.id, TaskStatus::Processing).await;
+    assert_eq!(script.run_count(&cancelled.id), 0, "not while the store is gone");
+    fixture.store.is_down.store(false, Ordering::Relaxed);
+    assert_eq!(fixture.await_final_record(&cancelled.id).await.status, TaskStatus::Cancelled);
+    assert_eq!(
+        fixture.await_final_record(&kept.id).await.status,
+        TaskStatus::Failed,
+        "the others run"
+    );
+    assert_eq!(script.run_count(&cancelled.id), 0);
     fixture.stop().await;
 }
 
 #[tokio::test]
 async fn a_pool_that_has_ended_is_not_counted_as_live() {
-    let fixture = Fixture::start(config(), own(Echo));
-    let beats = async || fixture.store.store.heartbeats().await.expect("read").len();
-    until_some(async || (beats().await == 1).then_some(())).await;
+    let fixture = PoolFixture::start(library_topic_config(), library_registry(EchoHandler));
+    let beats = async || fixture.store.store.list_heartbeats().await.expect("read").len();
+    wait_for_some(async || (beats().await == 1).then_some(())).await;
     fixture.shutdown.cancel();
     fixture.pool.await.expect("the pool ends");
-    assert!(fixture.store.store.heartbeats().await.expect("read").is_empty());
+    assert!(fixture.store.store.list_heartbeats().await.expect("read").is_empty());
 }

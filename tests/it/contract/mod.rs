@@ -1,8 +1,9 @@
 //! What every [`TaskStore`] promises, as one suite that runs against each of them.
 //!
-//! A store joins with a [`Fixture`] and one line, `contract!(ItsFixture);`. The tests know the trait and
-//! nothing else; where a test needs time to pass or the disk to be searched, the fixture does it. Nothing
-//! is timed: a test waits for what must happen for up to [`SOON`], and checks order by the store's clock.
+//! A store joins with a [`Fixture`] and one line, `contract!(ItsFixture);`. The tests know the
+//! trait and nothing else; where a test needs time to pass or the disk to be searched, the fixture
+//! does it. Nothing is timed: a test waits for what must happen for up to [`WAIT_DEADLINE`], and
+//! checks order by the store's clock.
 
 mod claims;
 mod dead;
@@ -24,41 +25,45 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
-use omnidaemon::store::{Buried, Lease, Queue, TaskStore};
-use omnidaemon::task::{Answer, CapturedRequest, Failure, FailureKind, Owner, Task, TaskId, TaskRecord, Topic, UnixMs};
+use omnidaemon::store::{BuriedTask, Lease, TaskStore, TopicQueue};
+use omnidaemon::task::{
+    CapturedRequest, FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskOwner, TaskRecord,
+    Topic, UnixMs,
+};
 
 /// A store of one kind that a test has for itself, empty at first, its `run` running.
 #[async_trait]
-pub(crate) trait Fixture: Sized + Send + Sync + 'static {
+pub(crate) trait StoreFixture: Sized + Send + Sync + 'static {
     /// An empty store.
-    async fn fresh() -> Self;
+    async fn new_empty() -> Self;
 
     /// The store.
     fn store(&self) -> Arc<dyn TaskStore>;
 
-    /// The same data, opened anew as another process would; call it when nobody else holds the store.
+    /// The same data, opened anew as another process would; call it when nobody else holds the
+    /// store.
     async fn reopen(self) -> Self;
 
     /// Makes leases, retries and records `by` older; what housekeeping buried on the way.
-    async fn advance(&self, by: Duration) -> Vec<Buried>;
+    async fn advance_time(&self, by: Duration) -> Vec<BuriedTask>;
 
     /// The store's clock.
-    fn now(&self) -> UnixMs {
-        wall()
+    fn store_now(&self) -> UnixMs {
+        wall_clock_now()
     }
 
     /// Whether `text` stands anywhere in what is stored.
-    async fn holds(&self, text: &str) -> bool;
+    async fn contains_text(&self, text: &str) -> bool;
 }
 
 /// How long anything may take that must happen.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const WAIT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A time to live that no test outlives.
-pub(crate) const TTL: Duration = Duration::from_hours(1);
+pub(crate) const RESULT_TTL: Duration = Duration::from_hours(1);
 
 /// The process that the tests lease as.
-pub(crate) const PROCESS: &str = "testhost.1.boot";
+pub(crate) const TEST_PROCESS: &str = "testhost.1.boot";
 
 /// Instantiates the suite for a fixture.
 macro_rules! contract {
@@ -117,8 +122,8 @@ macro_rules! contract {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                use $crate::contract::{Fixture as _, $group};
-                $group::$name(<$fixture>::fresh().await).await;
+                use $crate::contract::{StoreFixture as _, $group};
+                $group::$name(<$fixture>::new_empty().await).await;
             }
         )+
     };
@@ -128,30 +133,30 @@ use contract;
 // === what the tests are written with ===
 
 /// The wall clock.
-pub(crate) fn wall() -> UnixMs {
+pub(crate) fn wall_clock_now() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
 }
 
 /// Whether a store says of a time that it is this one, but for what its own clock adds.
-pub(crate) fn is_about(said: Option<UnixMs>, at: UnixMs) -> bool {
-    said.is_some_and(|said| said >= at && said < at.plus(SOON))
+pub(crate) fn is_close_to(said: Option<UnixMs>, at: UnixMs) -> bool {
+    said.is_some_and(|said| said >= at && said < at.plus(WAIT_DEADLINE))
 }
 
 /// A topic's queue with every setting at its default.
-pub(crate) fn queue(topic: &str) -> Queue {
+pub(crate) fn test_queue(topic: &str) -> TopicQueue {
     let topic = Topic::parse(topic).expect("a topic");
-    Queue::with_defaults(topic, "omnidaemon")
+    TopicQueue::with_default_settings(topic, "omnidaemon")
 }
 
 /// A plain task with a new id.
-fn task(queue: &Queue) -> Task {
-    let id = TaskId::new(wall(), rand::random());
-    Task { retries: 3, ..Task::new(id, queue.topic.clone(), "{\"n\": 1}", wall()) }
+fn new_task(queue: &TopicQueue) -> Task {
+    let id = TaskId::new(wall_clock_now(), rand::random());
+    Task { retries: 3, ..Task::new(id, queue.topic.clone(), "{\"n\": 1}", wall_clock_now()) }
 }
 
 /// A task that came as an HTTP request with `secret` as its credential.
-fn task_with_secret(queue: &Queue, secret: &str) -> Task {
+fn new_task_with_secret(queue: &TopicQueue, secret: &str) -> Task {
     let mut request = CapturedRequest {
         method: Method::POST,
         target: "/invoke?trace=1".into(),
@@ -161,44 +166,48 @@ fn task_with_secret(queue: &Queue, secret: &str) -> Task {
     request.headers.insert("authorization", HeaderValue::from_str(secret).expect("a header value"));
     request.headers.append("x-tag", HeaderValue::from_static("a"));
     request.headers.append("x-tag", HeaderValue::from_static("b"));
-    Task { request: Some(request), owner: Some(Owner::from_digest("5eed")), ..task(queue) }
+    Task { request: Some(request), owner: Some(TaskOwner::from_digest("5eed")), ..new_task(queue) }
 }
 
-fn failure(message: &str) -> Failure {
-    Failure::new(FailureKind::Handler, message)
+fn handler_failure(message: &str) -> TaskFailure {
+    TaskFailure::new(FailureKind::HandlerError, message)
 }
 
-fn json() -> Answer {
-    Answer::json("{\"ok\":true}")
+fn json_answer() -> TaskAnswer {
+    TaskAnswer::from_json("{\"ok\":true}")
 }
 
 /// Makes a plain task durable.
-async fn enqueue(store: &dyn TaskStore, queue: &Queue) -> Task {
-    let task = task(queue);
+async fn enqueue_task(store: &dyn TaskStore, queue: &TopicQueue) -> Task {
+    let task = new_task(queue);
     store.enqueue(&task, queue).await.expect("enqueued");
     task
 }
 
 /// One lease of `queue`, which must come soon.
-async fn lease(store: &dyn TaskStore, queue: &Queue) -> Lease {
+async fn lease_one(store: &dyn TaskStore, queue: &TopicQueue) -> Lease {
     let queues = std::slice::from_ref(queue);
-    let mut leases = store.lease(PROCESS, queues, 1, SOON).await.expect("the store answers");
+    let mut leases =
+        store.lease(TEST_PROCESS, queues, 1, WAIT_DEADLINE).await.expect("the store answers");
     assert_eq!(leases.len(), 1, "one task should be leasable");
     leases.remove(0)
 }
 
 /// That nothing of `queue` can be leased now.
-async fn nothing_to_lease(store: &dyn TaskStore, queue: &Queue) {
-    let leases = store.lease(PROCESS, std::slice::from_ref(queue), 10, Duration::ZERO).await.expect("answers");
+async fn assert_nothing_leasable(store: &dyn TaskStore, queue: &TopicQueue) {
+    let leases = store
+        .lease(TEST_PROCESS, std::slice::from_ref(queue), 10, Duration::ZERO)
+        .await
+        .expect("answers");
     assert_eq!(leases, vec![], "nothing should be leasable");
 }
 
 /// A task that must be known.
-async fn record(store: &dyn TaskStore, id: &TaskId) -> TaskRecord {
-    store.get(id).await.expect("the store answers").expect("the task is known")
+async fn get_record(store: &dyn TaskStore, id: &TaskId) -> TaskRecord {
+    store.get_task(id).await.expect("the store answers").expect("the task is known")
 }
 
 /// Resolves `future`, which must be done soon.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, future).await.expect("did not happen in time")
+async fn within_deadline<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(WAIT_DEADLINE, future).await.expect("did not happen in time")
 }

@@ -1,19 +1,20 @@
-//! The contract, kept by the store on Redis; on a Redis Cluster, where each script's keys must share a slot; and on
-//! Valkey, as the user of `docs/redis.md`, who may do what the store does and no more.
+//! The contract, kept by the store on Redis; on a Redis Cluster, where each script's keys must
+//! share a slot; and on Valkey, as the user of `docs/redis.md`, who may do what the store does and
+//! no more.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use omnidaemon::config::{Secret, Store, StoreUrl};
-use omnidaemon::store::{Buried, RedisStore, TaskStore};
+use omnidaemon::config::{Secret, StoreConfig, StoreUrl};
+use omnidaemon::store::{BuriedTask, RedisStore, TaskStore};
 use redis::streams::{StreamInfoGroupsReply, StreamPendingCountReply};
 use redis::{AsyncCommands as _, Value};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Fixture, contract};
-use crate::harness::cluster::cluster_of_one;
+use super::{StoreFixture, contract};
+use crate::harness::cluster::start_single_node_cluster;
 use crate::harness::redis::RedisServer;
 use crate::redis_secure::set_user;
 
@@ -52,7 +53,7 @@ impl Server for Redis {
     }
 
     fn url(server: &RedisServer) -> StoreUrl {
-        server.config().url
+        server.store_config().url
     }
 }
 
@@ -61,7 +62,7 @@ struct Cluster;
 #[async_trait]
 impl Server for Cluster {
     async fn start() -> RedisServer {
-        cluster_of_one().await
+        start_single_node_cluster().await
     }
 
     fn url(server: &RedisServer) -> StoreUrl {
@@ -94,24 +95,24 @@ struct On<S> {
 
 impl<S: Server> On<S> {
     fn open(server: RedisServer) -> Self {
-        let config = Store { url: S::url(&server), ..server.config() };
+        let config = StoreConfig { url: S::url(&server), ..server.store_config() };
         let store = Arc::new(RedisStore::new(&config).expect("a store"));
         let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
         tokio::spawn({
             let shutdown = shutdown.clone();
-            async move { runs.run(shutdown).await }
+            async move { runs.run_background(shutdown).await }
         });
         Self { store, running: shutdown.drop_guard(), server, kind: PhantomData }
     }
 
     async fn keys(&self) -> Vec<String> {
-        self.server.connection().await.keys("*").await.expect("answers")
+        self.server.connect().await.keys("*").await.expect("answers")
     }
 }
 
 #[async_trait]
-impl<S: Server> Fixture for On<S> {
-    async fn fresh() -> Self {
+impl<S: Server> StoreFixture for On<S> {
+    async fn new_empty() -> Self {
         Self::open(S::start().await)
     }
 
@@ -125,8 +126,8 @@ impl<S: Server> Fixture for On<S> {
     }
 
     /// Redis has no clock to turn: what it would have counted down, up or towards is moved instead.
-    async fn advance(&self, by: Duration) -> Vec<Buried> {
-        let mut redis = self.server.connection().await;
+    async fn advance_time(&self, by: Duration) -> Vec<BuriedTask> {
+        let mut redis = self.server.connect().await;
         let by = i64::try_from(by.as_millis()).expect("fits");
         for key in self.keys().await {
             let left: i64 = redis.pttl(&key).await.expect("answers");
@@ -139,14 +140,18 @@ impl<S: Server> Fixture for On<S> {
                     let _: i64 = redis.hincr(&key, "lease", -by).await.expect("answers");
                 }
             }
-            if key.contains("omni:delayed:") || key.contains("omni:due:") || key.ends_with("omni:outbox") {
+            if key.contains("omni:delayed:")
+                || key.contains("omni:due:")
+                || key.ends_with("omni:outbox")
+            {
                 let members: Vec<String> = redis.zrange(&key, 0, -1).await.expect("answers");
                 for member in members {
                     let _: f64 = redis.zincr(&key, member, -by).await.expect("answers");
                 }
             }
             if key.contains("omni-stream:") {
-                let groups: StreamInfoGroupsReply = redis.xinfo_groups(&key).await.expect("answers");
+                let groups: StreamInfoGroupsReply =
+                    redis.xinfo_groups(&key).await.expect("answers");
                 for group in groups.groups {
                     age(&mut redis, &key, &group.name, by).await;
                 }
@@ -155,10 +160,11 @@ impl<S: Server> Fixture for On<S> {
         Vec::new()
     }
 
-    async fn holds(&self, text: &str) -> bool {
-        let mut redis = self.server.connection().await;
+    async fn contains_text(&self, text: &str) -> bool {
+        let mut redis = self.server.connect().await;
         for key in self.keys().await {
-            let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.expect("answers");
+            let kind: String =
+                redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.expect("answers");
             let command = match kind.as_str() {
                 "stream" => redis::cmd("XRANGE").arg(&key).arg("-").arg("+").clone(),
                 "hash" => redis::cmd("HGETALL").arg(&key).clone(),
@@ -177,18 +183,29 @@ impl<S: Server> Fixture for On<S> {
 
 /// Makes a group's pending entries look untouched for longer.
 async fn age(redis: &mut redis::aio::MultiplexedConnection, stream: &str, group: &str, by: i64) {
-    let pending: StreamPendingCountReply = redis.xpending_count(stream, group, "-", "+", 1000).await.expect("answers");
+    let pending: StreamPendingCountReply =
+        redis.xpending_count(stream, group, "-", "+", 1000).await.expect("answers");
     for entry in pending.ids {
         let idle = i64::try_from(entry.last_delivered_ms).expect("fits") + by;
         let mut claim = redis::cmd("XCLAIM");
-        claim.arg(stream).arg(group).arg(&entry.consumer).arg(0).arg(&entry.id).arg("IDLE").arg(idle).arg("JUSTID");
+        claim
+            .arg(stream)
+            .arg(group)
+            .arg(&entry.consumer)
+            .arg(0)
+            .arg(&entry.id)
+            .arg("IDLE")
+            .arg(idle)
+            .arg("JUSTID");
         let _: Value = claim.query_async(redis).await.expect("answers");
     }
 }
 
 fn occurs(value: &Value, text: &str) -> bool {
     match value {
-        Value::BulkString(bytes) => bytes.windows(text.len()).any(|window| window == text.as_bytes()),
+        Value::BulkString(bytes) => {
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        }
         Value::SimpleString(simple) => simple.contains(text),
         Value::Array(values) => values.iter().any(|value| occurs(value, text)),
         _ => false,

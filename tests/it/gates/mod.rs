@@ -1,76 +1,109 @@
-//! Gates on simulated traffic: how often they are wrong over all looks, and how soon they are right. Seeds are fixed, so
-//! the counts are; `cargo run --example gates` asks the same of more runs, for the table in `docs/gates.md`.
+//! Gates on simulated traffic: how often they are wrong over all looks, and how soon they are
+//! right. Seeds are fixed, so the counts are; `cargo run --example gates` asks the same of more
+//! runs, for the table in `docs/gates.md`.
 
 pub(crate) mod world;
 
 use std::collections::BTreeMap;
 
-use omnidaemon::config::{Gate, GateKind, Limits, MinSamples, samples_to_certify};
-use omnidaemon::rollout::evidence::Evidence;
-use omnidaemon::rollout::gate::{Look, Memory, Verdict, judge};
-use omnidaemon::rollout::sequential::{FALSE_PASS, clean_until, speaks_restarted};
-use omnidaemon::rollout::stats::{Z95, wilson};
+use omnidaemon::config::{GateConfig, GateKind, MinSamples, RatioLimits, min_samples_to_certify};
+use omnidaemon::rollout::evidence::RolloutEvidence;
+use omnidaemon::rollout::gate::{Evaluation, GateMemory, Verdict, evaluate_gate};
+use omnidaemon::rollout::sequential::{
+    FALSE_PASS_CHANCE, clean_events_needed, restarted_threshold,
+};
+use omnidaemon::rollout::stats::{Z_95_ONE_SIDED, wilson_interval};
 
-use world::{HOUR, Step, Truth, World, step, watch};
+use world::{
+    EVALUATIONS_PER_HOUR, SimulatedTraffic, StepOutcome, TrafficModel, run_detectors, run_step,
+};
 
-const MIN: MinSamples = MinSamples { asynchronous: 300, sync: 300 };
+const MIN_SAMPLES: MinSamples = MinSamples { async_requests: 300, sync_requests: 300 };
 /// Looks of 30 days.
-const MONTH: usize = 24 * 30 * HOUR;
+const EVALUATIONS_PER_MONTH: usize = 24 * 30 * EVALUATIONS_PER_HOUR;
 
-fn errors(max: Option<f64>, margin: Option<f64>) -> Gate {
-    let limits = Limits { max, margin, ..Limits::default() };
-    Gate { name: "errors".into(), kind: GateKind::ErrorRatio(limits) }
+fn error_gate(max: Option<f64>, margin: Option<f64>) -> GateConfig {
+    let limits = RatioLimits { max, margin, ..RatioLimits::default() };
+    GateConfig { name: "errors".into(), kind: GateKind::ErrorRatio(limits) }
 }
 
 /// How many of `runs` are rolled back within an hour.
-fn rolled_back(truth: Truth, runs: u64) -> usize {
-    let gate = errors(None, Some(0.005));
-    let run = |seed| step(&gate, MIN, &mut World::new(truth, seed), HOUR, |step| step.rolled_back.is_some());
-    (0..runs).filter(|seed| run(*seed).rolled_back.is_some()).count()
+fn count_rollbacks(truth: TrafficModel, runs: u64) -> usize {
+    let gate = error_gate(None, Some(0.005));
+    let run = |seed| {
+        run_step(
+            &gate,
+            MIN_SAMPLES,
+            &mut SimulatedTraffic::new(truth, seed),
+            EVALUATIONS_PER_HOUR,
+            |step| step.rolled_back_at.is_some(),
+        )
+    };
+    (0..runs).filter(|seed| run(*seed).rolled_back_at.is_some()).count()
 }
 
 #[test]
 fn a_healthy_canary_is_not_rolled_back_however_often_it_is_looked_at() {
     for weight in [0.1, 0.5] {
-        assert!(rolled_back(Truth::healthy(200, weight, 0.01), 40) <= 1, "at {weight}");
+        assert!(count_rollbacks(TrafficModel::healthy(200, weight, 0.01), 40) <= 1, "at {weight}");
     }
 }
 
 #[test]
-fn failures_that_end_before_successes_do_not_roll_a_healthy_canary_back_nor_do_those_that_end_after() {
-    let at_once = Truth { success_takes: 10, ..Truth::healthy(200, 0.1, 0.01) };
-    let retried = Truth { failure_takes: 10, ..Truth::healthy(200, 0.1, 0.01) };
+fn failures_that_end_before_successes_do_not_roll_a_healthy_canary_back_nor_do_those_that_end_after()
+ {
+    let at_once =
+        TrafficModel { evaluations_until_success: 10, ..TrafficModel::healthy(200, 0.1, 0.01) };
+    let retried =
+        TrafficModel { evaluations_until_failure: 10, ..TrafficModel::healthy(200, 0.1, 0.01) };
     for truth in [at_once, retried] {
-        assert!(rolled_back(truth, 20) <= 1, "{truth:?}");
-        let gate = errors(Some(0.02), None);
-        let run = |seed| step(&gate, MIN, &mut World::new(truth, seed), HOUR, |_| false).rolled_back;
+        assert!(count_rollbacks(truth, 20) <= 1, "{truth:?}");
+        let gate = error_gate(Some(0.02), None);
+        let run = |seed| {
+            run_step(
+                &gate,
+                MIN_SAMPLES,
+                &mut SimulatedTraffic::new(truth, seed),
+                EVALUATIONS_PER_HOUR,
+                |_| false,
+            )
+            .rolled_back_at
+        };
         assert_eq!((0..10).filter_map(run).count(), 0, "{truth:?}");
     }
 }
 
 #[test]
 fn a_worse_canary_is_rolled_back() {
-    let healthy = Truth::healthy(200, 0.1, 0.01);
+    let healthy = TrafficModel::healthy(200, 0.1, 0.01);
     for (times, least) in [(3.0, 28), (5.0, 30), (20.0, 30)] {
-        let caught = rolled_back(healthy.worse(times), 30);
+        let caught = count_rollbacks(healthy.with_failures_times(times), 30);
         assert!(caught >= least, "{times} times as many failures: {caught} of 30");
     }
 }
 
 #[test]
 fn a_canary_that_fails_exactly_as_often_as_max_allows_is_seldom_promoted() {
-    let truth = Truth::healthy(400, 0.5, 0.01);
-    let gate = errors(Some(0.01), None);
-    let run = |seed| step(&gate, MIN, &mut World::new(truth, seed), 60, |step: &Step| step.passed.is_some());
-    let promoted = (0..200).filter(|seed| run(*seed).passed.is_some()).count();
+    let truth = TrafficModel::healthy(400, 0.5, 0.01);
+    let gate = error_gate(Some(0.01), None);
+    let run = |seed| {
+        run_step(
+            &gate,
+            MIN_SAMPLES,
+            &mut SimulatedTraffic::new(truth, seed),
+            60,
+            |step: &StepOutcome| step.passed_at.is_some(),
+        )
+    };
+    let promoted = (0..200).filter(|seed| run(*seed).passed_at.is_some()).count();
     assert!(promoted <= 10, "{promoted} of 200");
 
     let one_look_each = |seed| {
-        let (mut world, mut failed, mut total) = (World::new(truth, seed), 0, 0);
+        let (mut world, mut failed, mut total) = (SimulatedTraffic::new(truth, seed), 0, 0);
         (0..60).any(|_| {
-            let news = world.news();
-            (failed, total) = (failed + news.asynchronous.failed, total + news.asynchronous.total);
-            total >= 300 && wilson(failed, total, Z95).1 <= 0.01
+            let news = world.next_evidence();
+            (failed, total) = (failed + news.async_counts.failed, total + news.async_counts.total);
+            total >= 300 && wilson_interval(failed, total, Z_95_ONE_SIDED).1 <= 0.01
         })
     };
     let by_wilson = (0..200).filter(|seed| one_look_each(*seed)).count();
@@ -80,38 +113,47 @@ fn a_canary_that_fails_exactly_as_often_as_max_allows_is_seldom_promoted() {
 #[test]
 fn a_healthy_month_raises_no_alarm() {
     for (requests, weight) in [(20, 0.1), (20, 0.9)] {
-        let watched = watch(&mut World::new(Truth::healthy(requests, weight, 0.005), 7), 0.01, MONTH);
-        assert_eq!(watched.alarm, None, "{requests} requests a look at {weight}: {}", watched.top);
+        let watched = run_detectors(
+            &mut SimulatedTraffic::new(TrafficModel::healthy(requests, weight, 0.005), 7),
+            0.01,
+            EVALUATIONS_PER_MONTH,
+        );
+        assert_eq!(
+            watched.alarm_at, None,
+            "{requests} requests a look at {weight}: {}",
+            watched.highest_log_e
+        );
     }
 }
 
 #[test]
 fn a_million_healthy_requests_do_not_blind_it() {
-    let healthy = Truth::healthy(2_000, 0.5, 0.01);
-    let (gate, samples) = (errors(None, Some(0.005)), BTreeMap::new());
-    let (mut world, mut memory, mut hour) = (World::new(healthy, 3), Memory::default(), Evidence::default());
-    let mut look = |world: &mut World| {
-        let news = world.news();
+    let healthy = TrafficModel::healthy(2_000, 0.5, 0.01);
+    let (gate, samples) = (error_gate(None, Some(0.005)), BTreeMap::new());
+    let (mut world, mut memory, mut hour) =
+        (SimulatedTraffic::new(healthy, 3), GateMemory::default(), RolloutEvidence::default());
+    let mut look = |world: &mut SimulatedTraffic| {
+        let news = world.next_evidence();
         hour.add(&news);
         let (baseline, queue_depth, queue_oldest) = (None, Some(0), None);
-        let look = Look {
-            late: &[],
-            evidence: &hour,
-            news: &news,
-            baseline,
-            mature: true,
-            healthy: true,
-            full: false,
-            samples: &samples,
+        let look = Evaluation {
+            late_evidence: &[],
+            cohort_evidence: &hour,
+            new_evidence: &news,
+            frozen_baseline: baseline,
+            is_mature: true,
+            is_healthy: true,
+            is_full_weight: false,
+            prometheus_samples: &samples,
             queue_depth,
             queue_oldest,
         };
-        judge(&gate, MIN, &mut memory, &look).verdict
+        evaluate_gate(&gate, MIN_SAMPLES, &mut memory, &look).verdict
     };
     for at in 0..500 {
         assert_ne!(look(&mut world), Verdict::Fail, "look {at}");
     }
-    world.truth = healthy.worse(3.0);
+    world.model = healthy.with_failures_times(3.0);
     let caught = (1..=20).find(|_| look(&mut world) == Verdict::Fail);
     assert!(caught.is_some_and(|looks| looks <= 10), "{caught:?}");
 }
@@ -125,16 +167,27 @@ fn the_numbers_in_the_document_are_those_of_the_code() {
         _ => format!("{},{:03}", number / 1_000, number % 1_000),
     };
     for (max, percent) in [(0.05, "5 %"), (0.01, "1 %"), (0.005, "0.5 %"), (0.001, "0.1 %")] {
-        let all_looks = clean_until(max, 0, 0, FALSE_PASS).expect("a limit over 0");
-        let row = format!("| {percent} | {} | {} |", told(samples_to_certify(max)), told(all_looks));
+        let all_looks = clean_events_needed(max, 0, 0, FALSE_PASS_CHANCE).expect("a limit over 0");
+        let row =
+            format!("| {percent} | {} | {} |", told(min_samples_to_certify(max)), told(all_looks));
         assert!(text.contains(&row), "docs/gates.md has no {row}");
     }
-    let threshold = format!("ln(1/`alpha`) + {:.1}", speaks_restarted(1.0));
+    let threshold = format!("ln(1/`alpha`) + {:.1}", restarted_threshold(1.0));
     assert!(text.contains(&threshold), "docs/gates.md does not say {threshold}");
-    let clean = Evidence { accepted: 143, ..Evidence::default() };
+    let clean = RolloutEvidence { accepted_tasks: 143, ..RolloutEvidence::default() };
     let mut seen = clean;
-    seen.asynchronous.total = 143;
-    let few = MinSamples { asynchronous: 100, sync: 0 };
-    let report = world::glance(&errors(Some(0.01), None), few, &mut Memory::default(), &seen, &clean);
-    assert!(text.contains(&report.why), "docs/gates.md does not explain: {}", report.why);
+    seen.async_counts.total = 143;
+    let few = MinSamples { async_requests: 100, sync_requests: 0 };
+    let report = world::evaluate_without_late_evidence(
+        &error_gate(Some(0.01), None),
+        few,
+        &mut GateMemory::default(),
+        &seen,
+        &clean,
+    );
+    assert!(
+        text.contains(&report.explanation),
+        "docs/gates.md does not explain: {}",
+        report.explanation
+    );
 }

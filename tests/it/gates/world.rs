@@ -1,26 +1,27 @@
-//! Traffic that gates can be tried on, with its truth known: so many requests a look, such a share async, such shares
-//! failing, outcomes as late as one likes. Everything comes of a seed. Also what `examples/gates.rs` runs on.
+//! Traffic that gates can be tried on, with its truth known: so many requests a look, such a share
+//! async, such shares failing, outcomes as late as one likes. Everything comes of a seed. Also what
+//! `examples/gates.rs` runs on.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use omnidaemon::config::{Gate, MinSamples};
-use omnidaemon::rollout::evidence::Evidence;
-use omnidaemon::rollout::gate::{Look, Memory, Report, Verdict, judge};
-use omnidaemon::rollout::sequential::{self, Scores};
+use omnidaemon::config::{GateConfig, MinSamples};
+use omnidaemon::rollout::evidence::RolloutEvidence;
+use omnidaemon::rollout::gate::{Evaluation, GateMemory, GateReport, Verdict, evaluate_gate};
+use omnidaemon::rollout::sequential::{self, SequentialScores};
 
 /// Looks of an hour, at one each 30 seconds.
-pub(crate) const HOUR: usize = 120;
+pub(crate) const EVALUATIONS_PER_HOUR: usize = 120;
 
 /// Random numbers: `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct SeededRandom(u64);
 
-impl Dice {
+impl SeededRandom {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0xA076_1D64_78BD_642F) ^ 0x5851_F42D_4C95_7F2D)
     }
 
-    fn bits(&mut self) -> u64 {
+    fn next_bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -30,26 +31,27 @@ impl Dice {
 
     /// From 0 to 1, without 1.
     #[allow(clippy::cast_precision_loss)] // 53 bits
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    pub(crate) fn next_unit(&mut self) -> f64 {
+        (self.next_bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// How many of `of` are hit, each with a chance of `share`: by inversion, in pieces whose first term is a number.
-    pub(crate) fn hits(&mut self, of: u64, share: f64) -> u64 {
+    /// How many of `of` are hit, each with a chance of `share`: by inversion, in pieces whose first
+    /// term is a number.
+    pub(crate) fn binomial_draw(&mut self, of: u64, share: f64) -> u64 {
         if share > 0.5 {
-            return of - self.hits(of, 1.0 - share);
+            return of - self.binomial_draw(of, 1.0 - share);
         }
         #[allow(clippy::cast_precision_loss)]
         if of as f64 * share > 400.0 {
-            return self.hits(of / 2, share) + self.hits(of - of / 2, share);
+            return self.binomial_draw(of / 2, share) + self.binomial_draw(of - of / 2, share);
         }
-        self.few(of, share)
+        self.binomial_by_inversion(of, share)
     }
 
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    fn few(&mut self, of: u64, share: f64) -> u64 {
+    fn binomial_by_inversion(&mut self, of: u64, share: f64) -> u64 {
         let odds = share / (1.0 - share);
-        let (mut hits, mut left) = (0, self.unit());
+        let (mut hits, mut left) = (0, self.next_unit());
         let mut chance = ((of as f64) * (-share).ln_1p()).exp();
         while left > chance && hits < of {
             left -= chance;
@@ -62,93 +64,113 @@ impl Dice {
 
 /// What is true of the two paths.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Truth {
+pub(crate) struct TrafficModel {
     /// Requests a look, on both paths.
-    pub(crate) requests: u64,
+    pub(crate) requests_per_evaluation: u64,
     /// The share that goes async.
     pub(crate) weight: f64,
     /// The share of sync requests that fail.
-    pub(crate) sync: f64,
+    pub(crate) sync_failure_share: f64,
     /// The share of async ones.
-    pub(crate) asynchronous: f64,
+    pub(crate) async_failure_share: f64,
     /// Looks until a task that succeeds has ended.
-    pub(crate) success_takes: usize,
+    pub(crate) evaluations_until_success: usize,
     /// Looks until a task that fails has.
-    pub(crate) failure_takes: usize,
+    pub(crate) evaluations_until_failure: usize,
 }
 
-impl Truth {
+impl TrafficModel {
     /// Both paths fail alike, tasks end in the look that they came in.
-    pub(crate) fn healthy(requests: u64, weight: f64, base: f64) -> Self {
-        Self { requests, weight, sync: base, asynchronous: base, success_takes: 0, failure_takes: 0 }
+    pub(crate) fn healthy(requests_per_evaluation: u64, weight: f64, base: f64) -> Self {
+        Self {
+            requests_per_evaluation,
+            weight,
+            sync_failure_share: base,
+            async_failure_share: base,
+            evaluations_until_success: 0,
+            evaluations_until_failure: 0,
+        }
     }
 
     /// The async path fails `times` as often.
-    pub(crate) fn worse(self, times: f64) -> Self {
-        Self { asynchronous: self.sync * times, ..self }
+    pub(crate) fn with_failures_times(self, times: f64) -> Self {
+        Self { async_failure_share: self.sync_failure_share * times, ..self }
     }
 }
 
 /// Traffic as it comes.
 #[derive(Clone, Debug)]
-pub(crate) struct World {
-    pub(crate) truth: Truth,
-    dice: Dice,
-    succeeding: VecDeque<u64>,
-    failing: VecDeque<u64>,
+pub(crate) struct SimulatedTraffic {
+    pub(crate) model: TrafficModel,
+    random: SeededRandom,
+    pending_successes: VecDeque<u64>,
+    pending_failures: VecDeque<u64>,
 }
 
-impl World {
-    pub(crate) fn new(truth: Truth, seed: u64) -> Self {
+impl SimulatedTraffic {
+    pub(crate) fn new(model: TrafficModel, seed: u64) -> Self {
         let late = |looks: usize| VecDeque::from(vec![0; looks]);
-        let (succeeding, failing) = (late(truth.success_takes), late(truth.failure_takes));
-        Self { truth, dice: Dice::new(seed), succeeding, failing }
+        let (pending_successes, pending_failures) =
+            (late(model.evaluations_until_success), late(model.evaluations_until_failure));
+        Self { model, random: SeededRandom::new(seed), pending_successes, pending_failures }
     }
 
     /// What comes until the next look.
-    pub(crate) fn news(&mut self) -> Evidence {
-        let Truth { requests, weight, sync, asynchronous, .. } = self.truth;
-        let mut news = Evidence { accepted: self.dice.hits(requests, weight), ..Evidence::default() };
-        news.sync.total = requests - news.accepted;
-        news.sync.failed = self.dice.hits(news.sync.total, sync);
-        let failing = self.dice.hits(news.accepted, asynchronous);
-        self.failing.push_back(failing);
-        self.succeeding.push_back(news.accepted - failing);
-        news.asynchronous.failed = self.failing.pop_front().unwrap_or_default();
-        news.asynchronous.total = self.succeeding.pop_front().unwrap_or_default() + news.asynchronous.failed;
+    pub(crate) fn next_evidence(&mut self) -> RolloutEvidence {
+        let TrafficModel {
+            requests_per_evaluation: requests,
+            weight,
+            sync_failure_share: sync,
+            async_failure_share: asynchronous,
+            ..
+        } = self.model;
+        let mut news = RolloutEvidence {
+            accepted_tasks: self.random.binomial_draw(requests, weight),
+            ..RolloutEvidence::default()
+        };
+        news.sync_counts.total = requests - news.accepted_tasks;
+        news.sync_counts.failed = self.random.binomial_draw(news.sync_counts.total, sync);
+        let failing = self.random.binomial_draw(news.accepted_tasks, asynchronous);
+        self.pending_failures.push_back(failing);
+        self.pending_successes.push_back(news.accepted_tasks - failing);
+        news.async_counts.failed = self.pending_failures.pop_front().unwrap_or_default();
+        news.async_counts.total =
+            self.pending_successes.pop_front().unwrap_or_default() + news.async_counts.failed;
         news
     }
 }
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Step {
+pub(crate) struct StepOutcome {
     /// The look at which it was rolled back: two FAILs in a row.
-    pub(crate) rolled_back: Option<usize>,
+    pub(crate) rolled_back_at: Option<usize>,
     /// The look at which it was passed: two PASSes in a row.
-    pub(crate) passed: Option<usize>,
+    pub(crate) passed_at: Option<usize>,
 }
 
-/// Looks at a gate again and again while evidence gathers, up to `looks` times or until `done` says so.
-pub(crate) fn step(
-    gate: &Gate,
+/// Looks at a gate again and again while evidence gathers, up to `looks` times or until `done` says
+/// so.
+pub(crate) fn run_step(
+    gate: &GateConfig,
     min: MinSamples,
-    world: &mut World,
+    world: &mut SimulatedTraffic,
     looks: usize,
-    done: impl Fn(&Step) -> bool,
-) -> Step {
-    let (mut evidence, mut memory, mut step) = (Evidence::default(), Memory::default(), Step::default());
+    done: impl Fn(&StepOutcome) -> bool,
+) -> StepOutcome {
+    let (mut evidence, mut memory, mut step) =
+        (RolloutEvidence::default(), GateMemory::default(), StepOutcome::default());
     let (mut passes, mut fails) = (0, 0);
     for look in 1..=looks {
-        let news = world.news();
+        let news = world.next_evidence();
         evidence.add(&news);
-        match glance(gate, min, &mut memory, &evidence, &news).verdict {
+        match evaluate_without_late_evidence(gate, min, &mut memory, &evidence, &news).verdict {
             Verdict::Pass => (passes, fails) = (passes + 1, 0),
             Verdict::Fail => (passes, fails) = (0, fails + 1),
             Verdict::Inconclusive | Verdict::Error => (passes, fails) = (0, 0),
         }
-        step.passed = step.passed.or((passes >= 2).then_some(look));
-        step.rolled_back = step.rolled_back.or((fails >= 2).then_some(look));
+        step.passed_at = step.passed_at.or((passes >= 2).then_some(look));
+        step.rolled_back_at = step.rolled_back_at.or((fails >= 2).then_some(look));
         if done(&step) {
             break;
         }
@@ -157,69 +179,77 @@ pub(crate) fn step(
 }
 
 /// One look, of a step whose cohort is as mature as it will be.
-pub(crate) fn glance(
-    gate: &Gate,
+pub(crate) fn evaluate_without_late_evidence(
+    gate: &GateConfig,
     min: MinSamples,
-    memory: &mut Memory,
-    evidence: &Evidence,
-    news: &Evidence,
-) -> Report {
-    let look = Look {
-        evidence,
-        news,
-        late: &[],
-        baseline: None,
-        mature: true,
-        healthy: false,
-        full: false,
-        samples: &BTreeMap::new(),
+    memory: &mut GateMemory,
+    evidence: &RolloutEvidence,
+    news: &RolloutEvidence,
+) -> GateReport {
+    let look = Evaluation {
+        cohort_evidence: evidence,
+        new_evidence: news,
+        late_evidence: &[],
+        frozen_baseline: None,
+        is_mature: true,
+        is_healthy: false,
+        is_full_weight: false,
+        prometheus_samples: &BTreeMap::new(),
         queue_depth: Some(0),
         queue_oldest: None,
     };
-    judge(gate, min, memory, &look)
+    evaluate_gate(gate, min, memory, &look)
 }
 
-/// The look at which the detectors that a healthy rollout runs on speak, and the most that they said until then. By
-/// their sums alone: judging every look of a month in words takes too long.
-pub(crate) struct Watch {
+/// The look at which the detectors that a healthy rollout runs on speak, and the most that they
+/// said until then. By their sums alone: judging every look of a month in words takes too long.
+pub(crate) struct DetectorWatch {
     /// Where it spoke.
-    pub(crate) alarm: Option<usize>,
+    pub(crate) alarm_at: Option<usize>,
     /// The highest logarithm of E, of either.
-    pub(crate) top: f64,
+    pub(crate) highest_log_e: f64,
 }
 
 /// The detectors of an error gate: against the sync path, and against a `max`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Detectors {
-    against_sync: Scores,
-    over_max: Scores,
+pub(crate) struct ErrorDetectors {
+    against_sync: SequentialScores,
+    over_max: SequentialScores,
     max: f64,
 }
 
-impl Detectors {
+impl ErrorDetectors {
     pub(crate) fn new(max: f64) -> Self {
-        Self { against_sync: Scores::default(), over_max: Scores::default(), max }
+        Self {
+            against_sync: SequentialScores::default(),
+            over_max: SequentialScores::default(),
+            max,
+        }
     }
 
     /// Hears what comes until the next look, and says the higher logarithm of E.
-    pub(crate) fn hear(&mut self, world: &mut World) -> f64 {
-        let news = world.news();
-        let (bad, sync) = (news.asynchronous.failed, news.sync.failed);
-        let shared = sequential::scored(bad, bad + sync, world.truth.weight, 1.25);
-        sequential::add_restarted(&mut self.against_sync, &shared);
-        sequential::add_restarted(&mut self.over_max, &sequential::scored(bad, news.accepted, self.max, 1.0));
-        sequential::log_e(&self.against_sync).max(sequential::log_e(&self.over_max))
+    pub(crate) fn observe(&mut self, world: &mut SimulatedTraffic) -> f64 {
+        let news = world.next_evidence();
+        let (bad, sync) = (news.async_counts.failed, news.sync_counts.failed);
+        let shared = sequential::score_events(bad, bad + sync, world.model.weight, 1.25);
+        sequential::add_restarted_scores(&mut self.against_sync, &shared);
+        sequential::add_restarted_scores(
+            &mut self.over_max,
+            &sequential::score_events(bad, news.accepted_tasks, self.max, 1.0),
+        );
+        sequential::log_e_value(&self.against_sync).max(sequential::log_e_value(&self.over_max))
     }
 }
 
 /// Watches `looks` of a world, with `max` and against the sync path.
-pub(crate) fn watch(world: &mut World, max: f64, looks: usize) -> Watch {
-    let mut detectors = Detectors::new(max);
-    let mut watch = Watch { alarm: None, top: f64::NEG_INFINITY };
+pub(crate) fn run_detectors(world: &mut SimulatedTraffic, max: f64, looks: usize) -> DetectorWatch {
+    let mut detectors = ErrorDetectors::new(max);
+    let mut watch = DetectorWatch { alarm_at: None, highest_log_e: f64::NEG_INFINITY };
     for look in 1..=looks {
-        watch.top = watch.top.max(detectors.hear(world));
-        if watch.alarm.is_none() && watch.top >= sequential::speaks_restarted(0.01) {
-            watch.alarm = Some(look);
+        watch.highest_log_e = watch.highest_log_e.max(detectors.observe(world));
+        if watch.alarm_at.is_none() && watch.highest_log_e >= sequential::restarted_threshold(0.01)
+        {
+            watch.alarm_at = Some(look);
         }
     }
     watch

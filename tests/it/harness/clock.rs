@@ -1,20 +1,20 @@
-//! A wall clock that is off, for one process: libfaketime, preloaded. Time that only goes on is left as it is, so that
-//! pauses and deadlines are what they are.
+//! A wall clock that is off, for one process: libfaketime, preloaded. Time that only goes on is
+//! left as it is, so that pauses and deadlines are what they are.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
+const FAKETIME_LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 /// How old a line of a log may be that was read in time.
-const RECENT: SignedDuration = SignedDuration::from_mins(5);
+const MAX_LOG_AGE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How far a clock is off.
 #[derive(Clone, Copy, Debug)]
-pub struct Off(SignedDuration);
+pub struct ClockOffset(SignedDuration);
 
-impl Off {
+impl ClockOffset {
     /// Ahead of this machine's.
     pub fn ahead(by: Duration) -> Self {
         Self(by.try_into().expect("a time to be ahead by"))
@@ -26,8 +26,8 @@ impl Off {
     }
 
     /// The variables that put a process's clock off.
-    pub fn environment(self) -> Vec<(String, String)> {
-        let library = library();
+    pub fn environment_variables(self) -> Vec<(String, String)> {
+        let library = find_faketime();
         let shift = format!("{:+}s", self.0.as_secs());
         let all = [
             ("LD_PRELOAD", library.to_str().expect("UTF-8")),
@@ -40,17 +40,30 @@ impl Off {
     }
 
     /// # Panics
-    /// When a log that was written just now does not begin with the time of a clock that is off by this much.
-    pub fn assert_shows_in(self, lines: &[String]) {
+    /// When a log that was written just now does not begin with the time of a clock that is off by
+    /// this much.
+    pub fn assert_in_logs(self, lines: &[String]) {
         let said = lines.first().and_then(|line| line.split(' ').next()).unwrap_or_default();
-        let at: Timestamp = said.parse().unwrap_or_else(|error| panic!("no time heads the log ({error}): {lines:?}"));
+        let at: Timestamp = said
+            .parse()
+            .unwrap_or_else(|error| panic!("no time heads the log ({error}): {lines:?}"));
         let age = Timestamp::now().duration_since(at) + self.0;
-        assert!((-RECENT..RECENT).contains(&age), "a clock that should be off by {:?} says {said}", self.0);
+        assert!(
+            (-MAX_LOG_AGE..MAX_LOG_AGE).contains(&age),
+            "a clock that should be off by {:?} says {said}",
+            self.0
+        );
     }
 }
 
-fn library() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").expect("it is there").flatten().map(|entry| entry.path());
-    let found = folders.chain([Path::new("/usr/lib").into()]).map(|folder| folder.join(LIBRARY)).find(|at| at.exists());
-    found.unwrap_or_else(|| panic!("no {LIBRARY} below /usr/lib: install libfaketime, as `scripts/test` does"))
+fn find_faketime() -> PathBuf {
+    let folders =
+        std::fs::read_dir("/usr/lib").expect("it is there").flatten().map(|entry| entry.path());
+    let found = folders
+        .chain([Path::new("/usr/lib").into()])
+        .map(|folder| folder.join(FAKETIME_LIBRARY))
+        .find(|at| at.exists());
+    found.unwrap_or_else(|| {
+        panic!("no {FAKETIME_LIBRARY} below /usr/lib: install libfaketime, as `scripts/test` does")
+    })
 }

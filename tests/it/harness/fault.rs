@@ -1,7 +1,7 @@
 //! A TCP proxy in front of a store or an upstream, which turns bad on demand.
 //!
-//! A change of mood reaches the connections that are open as well as new ones. It lives on the test's
-//! runtime and ends with it.
+//! A change of mood reaches the connections that are open as well as new ones. It lives on the
+//! test's runtime and ends with it.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 /// How the proxy treats what comes through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+enum FaultMode {
     /// As it comes.
     Pass,
     /// Each read's bytes this much later.
@@ -32,19 +32,19 @@ enum Mood {
 /// A fault proxy, from now on passing.
 pub struct FaultProxy {
     addr: String,
-    mood: watch::Sender<Mood>,
-    accepted: Arc<AtomicUsize>,
+    mode: watch::Sender<FaultMode>,
+    accepted_count: Arc<AtomicUsize>,
 }
 
 impl FaultProxy {
     /// Starts one in front of `target`, such as `127.0.0.1:6379`.
-    pub async fn in_front_of(target: &str) -> Self {
+    pub async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let addr = listener.local_addr().expect("a bound socket has an address").to_string();
-        let (mood, watching) = watch::channel(Mood::Pass);
+        let (mood, watching) = watch::channel(FaultMode::Pass);
         let accepted = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(accept(listener, target.to_owned(), watching, accepted.clone()));
-        Self { addr, mood, accepted }
+        tokio::spawn(accept_connections(listener, target.to_owned(), watching, accepted.clone()));
+        Self { addr, mode: mood, accepted_count: accepted }
     }
 
     /// `127.0.0.1:PORT`
@@ -53,52 +53,61 @@ impl FaultProxy {
     }
 
     /// How many connections it accepted so far.
-    pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+    pub fn accepted_count(&self) -> usize {
+        self.accepted_count.load(Ordering::Relaxed)
     }
 
     /// Delays what is read from now on, in both directions.
-    pub fn delay(&self, by: Duration) {
-        self.mood.send_replace(Mood::Delay(by));
+    pub fn delay_reads(&self, by: Duration) {
+        self.mode.send_replace(FaultMode::Delay(by));
     }
 
     /// Writes `n` bytes at a time, so that every boundary is torn.
-    pub fn slice(&self, n: usize) {
-        self.mood.send_replace(Mood::Slice(n.max(1)));
+    pub fn slice_writes(&self, n: usize) {
+        self.mode.send_replace(FaultMode::Slice(n.max(1)));
     }
 
     /// Lets nothing through, and says nothing either.
     pub fn blackhole(&self) {
-        self.mood.send_replace(Mood::Blackhole);
+        self.mode.send_replace(FaultMode::Blackhole);
     }
 
     /// Resets every connection, open or new.
-    pub fn reset(&self) {
-        self.mood.send_replace(Mood::Reset);
+    pub fn reset_connections(&self) {
+        self.mode.send_replace(FaultMode::Reset);
     }
 
     /// Passes again; what a black hole held back goes on.
-    pub fn resume(&self) {
-        self.mood.send_replace(Mood::Pass);
+    pub fn pass_through(&self) {
+        self.mode.send_replace(FaultMode::Pass);
     }
 }
 
-async fn accept(listener: TcpListener, target: String, mood: watch::Receiver<Mood>, accepted: Arc<AtomicUsize>) {
+async fn accept_connections(
+    listener: TcpListener,
+    target: String,
+    mood: watch::Receiver<FaultMode>,
+    accepted: Arc<AtomicUsize>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         accepted.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(connection(client, target.clone(), mood.clone()));
+        tokio::spawn(forward_connection(client, target.clone(), mood.clone()));
     }
 }
 
 /// Carries one connection until it ends; what breaks on one side is reset on the other.
-async fn connection(mut client: TcpStream, target: String, mood: watch::Receiver<Mood>) {
+async fn forward_connection(
+    mut client: TcpStream,
+    target: String,
+    mood: watch::Receiver<FaultMode>,
+) {
     let mut watching = mood.clone();
-    let reset = reached(&mut watching, |mood| mood == Mood::Reset);
+    let reset = wait_for_mode(&mut watching, |mood| mood == FaultMode::Reset);
     tokio::pin!(reset);
     let connected = tokio::select! {
         biased;
         () = &mut reset => None,
-        server = connect(&target, mood.clone()) => server.ok(),
+        server = connect_to_target(&target, mood.clone()) => server.ok(),
     };
     let Some(mut server) = connected else {
         let _ = client.set_zero_linger();
@@ -107,7 +116,7 @@ async fn connection(mut client: TcpStream, target: String, mood: watch::Receiver
     let whole = tokio::select! {
         biased;
         () = &mut reset => false,
-        ends = exchange(&mut client, &mut server, &mood) => ends.is_ok(),
+        ends = forward_both_ways(&mut client, &mut server, &mood) => ends.is_ok(),
     };
     if !whole {
         // Closing a socket that lingers for zero seconds sends RST.
@@ -115,34 +124,45 @@ async fn connection(mut client: TcpStream, target: String, mood: watch::Receiver
     }
 }
 
-async fn connect(target: &str, mut mood: watch::Receiver<Mood>) -> io::Result<TcpStream> {
-    reached(&mut mood, |mood| mood != Mood::Blackhole).await;
+async fn connect_to_target(
+    target: &str,
+    mut mood: watch::Receiver<FaultMode>,
+) -> io::Result<TcpStream> {
+    wait_for_mode(&mut mood, |mood| mood != FaultMode::Blackhole).await;
     TcpStream::connect(target).await
 }
 
-async fn exchange(client: &mut TcpStream, server: &mut TcpStream, mood: &watch::Receiver<Mood>) -> io::Result<()> {
+async fn forward_both_ways(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    mood: &watch::Receiver<FaultMode>,
+) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-    let up = carry(from_client, to_server, mood.clone());
-    let down = carry(from_server, to_client, mood.clone());
+    let up = copy_direction(from_client, to_server, mood.clone());
+    let down = copy_direction(from_server, to_client, mood.clone());
     tokio::try_join!(up, down).map(|_| ())
 }
 
 /// Copies one direction until its end, which goes on as a half-close.
-async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mood: watch::Receiver<Mood>) -> io::Result<()> {
+async fn copy_direction(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut mood: watch::Receiver<FaultMode>,
+) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let n = from.read(&mut buffer).await?;
-        reached(&mut mood, |mood| mood != Mood::Blackhole).await;
+        wait_for_mode(&mut mood, |mood| mood != FaultMode::Blackhole).await;
         let now = *mood.borrow();
-        if let Mood::Delay(by) = now {
+        if let FaultMode::Delay(by) = now {
             sleep(by).await;
         }
         if n == 0 {
             return to.shutdown().await;
         }
-        let size = if let Mood::Slice(size) = now { size } else { n };
+        let size = if let FaultMode::Slice(size) = now { size } else { n };
         for slice in buffer[..n].chunks(size) {
             to.write_all(slice).await?;
             tokio::task::yield_now().await;
@@ -151,7 +171,7 @@ async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mood: watch::R
 }
 
 /// Waits for a mood; for ever when the proxy's owner is gone without it.
-async fn reached(mood: &mut watch::Receiver<Mood>, wanted: impl Fn(Mood) -> bool) {
+async fn wait_for_mode(mood: &mut watch::Receiver<FaultMode>, wanted: impl Fn(FaultMode) -> bool) {
     if mood.wait_for(|mood| wanted(*mood)).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -159,12 +179,12 @@ async fn reached(mood: &mut watch::Receiver<Mood>, wanted: impl Fn(Mood) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::super::PATIENCE;
+    use super::super::TEST_DEADLINE;
     use super::super::client::RawConnection;
     use super::*;
 
     /// A server that sends back what it gets.
-    async fn echo() -> String {
+    async fn start_echo_server() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let addr = listener.local_addr().expect("an address").to_string();
         tokio::spawn(async move {
@@ -180,41 +200,47 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_come_through_whole_when_sliced_and_delayed() {
-        let proxy = FaultProxy::in_front_of(&echo().await).await;
+        let proxy = FaultProxy::start(&start_echo_server().await).await;
         let mut connection = RawConnection::open(proxy.addr()).await;
-        proxy.slice(3);
-        connection.send(b"0123456789").await;
-        assert_eq!(connection.exactly(10).await, b"0123456789");
-        proxy.delay(Duration::from_millis(5));
-        connection.send(b"late.").await;
-        connection.finish_sending().await;
-        assert_eq!(connection.rest().await, b"late.");
-        assert_eq!(proxy.accepted(), 1);
+        proxy.slice_writes(3);
+        connection.send_bytes(b"0123456789").await;
+        assert_eq!(connection.read_exactly(10).await, b"0123456789");
+        proxy.delay_reads(Duration::from_millis(5));
+        connection.send_bytes(b"late.").await;
+        connection.half_close().await;
+        assert_eq!(connection.read_to_end().await, b"late.");
+        assert_eq!(proxy.accepted_count(), 1);
     }
 
     #[tokio::test]
     async fn a_black_hole_holds_bytes_until_it_resumes() {
-        let proxy = FaultProxy::in_front_of(&echo().await).await;
+        let proxy = FaultProxy::start(&start_echo_server().await).await;
         let mut connection = RawConnection::open(proxy.addr()).await;
         proxy.blackhole();
-        connection.send(b"held.").await;
-        let held = tokio::time::timeout(Duration::from_millis(100), connection.until(b".")).await;
+        connection.send_bytes(b"held.").await;
+        let held =
+            tokio::time::timeout(Duration::from_millis(100), connection.read_until(b".")).await;
         assert!(held.is_err(), "nothing comes out of a black hole");
-        proxy.resume();
-        assert_eq!(connection.until(b".").await, b"held.");
+        proxy.pass_through();
+        assert_eq!(connection.read_until(b".").await, b"held.");
     }
 
     #[tokio::test]
     async fn open_and_new_connections_are_reset() {
-        let proxy = FaultProxy::in_front_of(&echo().await).await;
+        let proxy = FaultProxy::start(&start_echo_server().await).await;
         let mut open = TcpStream::connect(proxy.addr()).await.expect("it listens");
         open.write_all(b".").await.expect("it reads");
         open.read_exact(&mut [0]).await.expect("it answers");
-        proxy.reset();
+        proxy.reset_connections();
         let mut new = TcpStream::connect(proxy.addr()).await.expect("it listens");
         for stream in [&mut open, &mut new] {
-            let read = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.expect("a reset is prompt");
-            assert_eq!(read.expect_err("a reset is an error").kind(), io::ErrorKind::ConnectionReset);
+            let read = tokio::time::timeout(TEST_DEADLINE, stream.read(&mut [0]))
+                .await
+                .expect("a reset is prompt");
+            assert_eq!(
+                read.expect_err("a reset is an error").kind(),
+                io::ErrorKind::ConnectionReset
+            );
         }
     }
 }

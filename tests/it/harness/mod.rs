@@ -1,5 +1,5 @@
-//! What the integration tests stand on, so that they read like prose: real processes on free ports, which
-//! die with their test and whose logs show when it fails.
+//! What the integration tests stand on, so that they read like prose: real processes on free ports,
+//! which die with their test and whose logs show when it fails.
 //!
 //! ```text
 //! process.rs    a child process: drained logs, signals, exit
@@ -38,26 +38,30 @@ pub mod websocket;
 use std::time::{Duration, Instant};
 
 pub use proxy::Omnidaemon;
-pub use upstream::Upstream;
+pub use upstream::TestUpstream;
 
 /// How long anything that must happen may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TEST_DEADLINE: Duration = Duration::from_secs(30);
 
-const POLL: Duration = Duration::from_millis(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(15);
 
 /// Polls until `probe` says true.
 ///
 /// # Panics
 /// When it has not within `deadline`; `what` names it: "the queue drains".
-pub async fn eventually(deadline: Duration, what: &str, mut probe: impl AsyncFnMut() -> bool) {
-    eventually_some(deadline, what, async || probe().await.then_some(())).await;
+pub async fn wait_until(deadline: Duration, what: &str, mut probe: impl AsyncFnMut() -> bool) {
+    wait_for_some(deadline, what, async || probe().await.then_some(())).await;
 }
 
 /// Polls until `probe` finds something, and returns that.
 ///
 /// # Panics
 /// When it has not within `deadline`, as a probe that hangs has not.
-pub async fn eventually_some<T>(deadline: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn wait_for_some<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     let mut tries = 0_u32;
     let polling = async {
@@ -66,7 +70,7 @@ pub async fn eventually_some<T>(deadline: Duration, what: &str, mut probe: impl 
             if let Some(found) = probe().await {
                 return found;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     let found = tokio::time::timeout(deadline, polling).await;

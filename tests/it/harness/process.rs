@@ -1,7 +1,7 @@
 //! A child process that a test owns.
 //!
-//! Its stdout and stderr are drained by threads from the start, so that it never blocks on a full pipe; a
-//! test that fails prints them. Dropping a process kills it.
+//! Its stdout and stderr are drained by threads from the start, so that it never blocks on a full
+//! pipe; a test that fails prints them. Dropping a process kills it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,57 +9,62 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::{PATIENCE, eventually, eventually_some};
+use super::{TEST_DEADLINE, wait_for_some, wait_until};
 
 /// A running process, or one that has ended.
-pub struct Process {
+pub struct ChildProcess {
     name: String,
     child: Child,
-    logs: Logs,
+    logs: ProcessLogs,
 }
 
 /// The lines that a process wrote so far, of both streams, in the order they were read.
 #[derive(Clone, Default)]
-pub struct Logs(Arc<Mutex<Vec<String>>>);
+pub struct ProcessLogs(Arc<Mutex<Vec<String>>>);
 
-impl Process {
+impl ChildProcess {
     /// Starts `command`; `name` heads its logs.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = spawned.unwrap_or_else(|error| panic!("{name} does not start ({error}): {command:?}"));
-        let logs = Logs::default();
-        logs.drain(child.stdout.take().expect("stdout is piped"));
-        logs.drain(child.stderr.take().expect("stderr is piped"));
+        let spawned =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child =
+            spawned.unwrap_or_else(|error| panic!("{name} does not start ({error}): {command:?}"));
+        let logs = ProcessLogs::default();
+        logs.collect_from(child.stdout.take().expect("stdout is piped"));
+        logs.collect_from(child.stderr.take().expect("stderr is piped"));
         Self { name: name.to_owned(), child, logs }
     }
 
     /// What it wrote so far.
-    pub fn logs(&self) -> &Logs {
+    pub fn logs(&self) -> &ProcessLogs {
         &self.logs
     }
 
     /// The process id.
-    pub fn id(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal; nothing happens when the process has ended.
-    pub fn signal(&mut self, signal: Signal) {
+    pub fn send_signal(&mut self, signal: Signal) {
         // A child that was not waited for keeps its id, so this can't hit a stranger.
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             kill_process(Pid::from_child(&self.child), signal).expect("a live child takes signals");
         }
     }
 
-    /// Makes it stand still, as a host that hangs, and waits until it does: a signal is sent before it is followed. With
-    /// SIGCONT it goes on.
+    /// Makes it stand still, as a host that hangs, and waits until it does: a signal is sent before
+    /// it is followed. With SIGCONT it goes on.
     pub async fn freeze(&mut self) {
-        self.signal(Signal::STOP);
+        self.send_signal(Signal::STOP);
         let id = WaitId::Pid(Pid::from_child(&self.child));
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let what = format!("{} stands still", self.name);
         // told once all of its threads do
-        eventually(PATIENCE, &what, async || waitid(id.clone(), options).is_ok_and(|status| status.is_some())).await;
+        wait_until(TEST_DEADLINE, &what, async || {
+            waitid(id.clone(), options).is_ok_and(|status| status.is_some())
+        })
+        .await;
     }
 
     /// Whether it still runs.
@@ -68,7 +73,7 @@ impl Process {
     }
 
     /// How it ended; none while it runs.
-    pub fn exited(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
     }
 
@@ -76,19 +81,28 @@ impl Process {
     ///
     /// # Panics
     /// When it does not in good time.
-    pub async fn wait_exit(&mut self) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let what = format!("{} exits", self.name);
-        eventually_some(PATIENCE, &what, async || self.child.try_wait().expect("a child can be asked")).await
+        wait_for_some(TEST_DEADLINE, &what, async || {
+            self.child.try_wait().expect("a child can be asked")
+        })
+        .await
     }
 
     /// Waits for what `find` sees in one of the log lines from number `from` on.
     ///
     /// # Panics
     /// When it doesn't come in good time, or the process ends without it.
-    pub async fn log<T>(&mut self, what: &str, from: usize, find: impl Fn(&str) -> Option<T>) -> T {
+    pub async fn wait_for_log<T>(
+        &mut self,
+        what: &str,
+        from: usize,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> T {
         let what = format!("{} logs {what}", self.name);
-        eventually_some(PATIENCE, &what, async || {
-            // Asked before the lines are read: nothing comes after this, so what is not there never will be.
+        wait_for_some(TEST_DEADLINE, &what, async || {
+            // Asked before the lines are read: nothing comes after this, so what is not there never
+            // will be.
             let over = !self.is_running() && !self.logs.is_open();
             let found = self.logs.lines().iter().skip(from).find_map(|line| find(line));
             assert!(found.is_some() || !over, "it ended before: {what}");
@@ -98,7 +112,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let status = self.child.wait();
@@ -109,24 +123,24 @@ impl Drop for Process {
     }
 }
 
-impl Logs {
+impl ProcessLogs {
     /// A copy of the lines.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All of them as one text.
-    pub fn text(&self) -> String {
+    pub fn to_text(&self) -> String {
         self.lines().join("\n")
     }
 
-    /// How many there are: a mark for [`Process::log`].
+    /// How many there are: a mark for [`ChildProcess::log`].
     pub fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Whether any line contains `text`.
-    pub fn contain(&self, text: &str) -> bool {
+    pub fn contains(&self, text: &str) -> bool {
         self.lines().iter().any(|line| line.contains(text))
     }
 
@@ -135,7 +149,7 @@ impl Logs {
         Arc::strong_count(&self.0) > 1
     }
 
-    fn drain(&self, stream: impl Read + Send + 'static) {
+    fn collect_from(&self, stream: impl Read + Send + 'static) {
         let logs = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {

@@ -1,4 +1,5 @@
-//! A real Prometheus on a port and in a directory of its own, which scrapes four times a second what a test tells it to.
+//! A real Prometheus on a port and in a directory of its own, which scrapes four times a second
+//! what a test tells it to.
 
 use std::fs;
 use std::process::Command;
@@ -7,12 +8,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::client::{Answer, Client};
-use super::process::Process;
-use super::redis::free_port;
-use super::{PATIENCE, eventually};
+use super::client::{HttpClient, HttpResponse};
+use super::process::ChildProcess;
+use super::redis::find_free_port;
+use super::{TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
+const PROMETHEUS_CONFIG: &str = "
 global: {scrape_interval: 250ms, scrape_timeout: 250ms}
 scrape_configs:
   - job_name: omnidaemon
@@ -20,23 +21,24 @@ scrape_configs:
 ";
 
 /// A Prometheus server; killed when dropped.
-pub struct Prometheus {
+pub struct PrometheusServer {
     port: u16,
     directory: TempDir,
-    process: Process,
+    process: ChildProcess,
 }
 
-impl Prometheus {
+impl PrometheusServer {
     /// A running server that scrapes nothing yet.
     pub async fn start() -> Self {
         let mut directory = tempfile::tempdir().expect("there is room for a directory");
-        fs::write(directory.path().join("prometheus.yml"), CONFIG).expect("it can be written");
+        fs::write(directory.path().join("prometheus.yml"), PROMETHEUS_CONFIG)
+            .expect("it can be written");
         fs::write(directory.path().join("targets.json"), "[]").expect("it can be written");
         // Another process may take the port before the server does: then with another one.
         for _ in 0..5 {
-            let port = free_port();
-            let mut server = Self { process: spawn(&directory, port), port, directory };
-            if server.is_up().await {
+            let port = find_free_port();
+            let mut server = Self { process: spawn_prometheus(&directory, port), port, directory };
+            if server.wait_until_up().await {
                 return server;
             }
             directory = server.directory;
@@ -49,57 +51,61 @@ impl Prometheus {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Scrapes `/metrics` of these, such as `127.0.0.1:8001`, from now on, and waits until each answered once.
-    pub async fn scrape(&self, targets: &[String]) {
+    /// Scrapes `/metrics` of these, such as `127.0.0.1:8001`, from now on, and waits until each
+    /// answered once.
+    pub async fn scrape_targets(&self, targets: &[String]) {
         let list = json!([{"targets": targets}]).to_string();
         // Renamed into place: half a file would be read as none.
         let beside = self.directory.path().join("targets.new");
         fs::write(&beside, list).expect("it can be written");
-        fs::rename(&beside, self.directory.path().join("targets.json")).expect("it can be replaced");
-        eventually(PATIENCE, "Prometheus has scraped every target", async || {
-            let up = self.query("sum(up)").await;
+        fs::rename(&beside, self.directory.path().join("targets.json"))
+            .expect("it can be replaced");
+        wait_until(TEST_DEADLINE, "Prometheus has scraped every target", async || {
+            let up = self.query_value("sum(up)").await;
             up.as_str().and_then(|up| up.parse::<usize>().ok()) == Some(targets.len())
         })
         .await;
     }
 
     /// The first value of an instant query, as text; null where there is none.
-    pub async fn query(&self, query: &str) -> Value {
-        let escaped = query.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from);
+    pub async fn query_value(&self, query: &str) -> Value {
+        let escaped =
+            query.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from);
         let path = format!("/api/v1/query?query={}", escaped.collect::<String>());
-        let answer = Client::new(&self.url()).get(&path).await;
+        let answer = HttpClient::new(&self.url()).get(&path).await;
         answer.json()["data"]["result"][0]["value"][1].clone()
     }
 
-    /// Stops it without a word, as a host that hangs; [`Self::go_on`] ends that.
+    /// Stops it without a word, as a host that hangs; [`Self::unfreeze`] ends that.
     pub async fn freeze(&mut self) {
         self.process.freeze().await;
     }
 
     /// Lets a frozen one go on.
-    pub fn go_on(&mut self) {
-        self.process.signal(Signal::CONT);
+    pub fn unfreeze(&mut self) {
+        self.process.send_signal(Signal::CONT);
     }
 
     /// Kills it.
-    pub async fn kill9(&mut self) {
-        self.process.signal(Signal::KILL);
-        self.process.wait_exit().await;
+    pub async fn kill(&mut self) {
+        self.process.send_signal(Signal::KILL);
+        self.process.wait_for_exit().await;
     }
 
     /// Starts it again, on the same port and data.
     pub async fn restart(&mut self) {
-        self.kill9().await;
-        self.process = spawn(&self.directory, self.port);
-        assert!(self.is_up().await, "prometheus did not come back on port {}", self.port);
+        self.kill().await;
+        self.process = spawn_prometheus(&self.directory, self.port);
+        assert!(self.wait_until_up().await, "prometheus did not come back on port {}", self.port);
     }
 
     /// Whether our process answers; false as soon as it has exited.
-    async fn is_up(&mut self) -> bool {
-        let client = Client::new(&self.url());
-        let deadline = std::time::Instant::now() + PATIENCE;
+    async fn wait_until_up(&mut self) -> bool {
+        let client = HttpClient::new(&self.url());
+        let deadline = std::time::Instant::now() + TEST_DEADLINE;
         while std::time::Instant::now() < deadline && self.process.is_running() {
-            let ready = Answer::try_to(client.request(http::Method::GET, "/-/ready")).await;
+            let ready =
+                HttpResponse::try_from_request(client.request(http::Method::GET, "/-/ready")).await;
             if ready.is_ok_and(|answer| answer.status == 200) {
                 return true;
             }
@@ -109,19 +115,27 @@ impl Prometheus {
     }
 }
 
-fn spawn(directory: &TempDir, port: u16) -> Process {
+fn spawn_prometheus(directory: &TempDir, port: u16) -> ChildProcess {
     let mut command = Command::new("prometheus");
-    command.current_dir(directory.path()).args(["--config.file", "prometheus.yml", "--storage.tsdb.path", "data"]);
+    command.current_dir(directory.path()).args([
+        "--config.file",
+        "prometheus.yml",
+        "--storage.tsdb.path",
+        "data",
+    ]);
     command.args(["--log.level", "warn", "--web.listen-address", &format!("127.0.0.1:{port}")]);
-    Process::spawn("prometheus", &mut command)
+    ChildProcess::spawn("prometheus", &mut command)
 }
 
 #[tokio::test]
 async fn prometheus_scrapes_what_it_is_told_to_and_comes_back_on_its_port() {
-    let mut server = Prometheus::start().await;
-    assert_eq!(server.query("nothing_of_this_name").await, Value::Null);
-    server.scrape(&[format!("127.0.0.1:{}", server.port)]).await;
-    assert_eq!(server.query("max(up)").await, "1");
+    let mut server = PrometheusServer::start().await;
+    assert_eq!(server.query_value("nothing_of_this_name").await, Value::Null);
+    server.scrape_targets(&[format!("127.0.0.1:{}", server.port)]).await;
+    assert_eq!(server.query_value("max(up)").await, "1");
     server.restart().await;
-    eventually(PATIENCE, "it scrapes again", async || server.query("max(up)").await == "1").await;
+    wait_until(TEST_DEADLINE, "it scrapes again", async || {
+        server.query_value("max(up)").await == "1"
+    })
+    .await;
 }

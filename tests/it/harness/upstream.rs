@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::client::Client;
-use super::process::Process;
+use super::client::HttpClient;
+use super::process::ChildProcess;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PROJECT_ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A running app; it can be stopped and started again on its port.
-pub struct Upstream {
-    process: Option<Process>,
+pub struct TestUpstream {
+    process: Option<ChildProcess>,
     port: u16,
 }
 
-/// What the app says it was asked, by `GET /seen`.
+/// What the app says it was asked, by `READ_TASK /seen`.
 #[derive(Debug, serde::Deserialize)]
-pub struct Seen {
+pub struct UpstreamRequests {
     /// Every request in order of arrival.
-    pub requests: Vec<SeenRequest>,
+    pub requests: Vec<UpstreamRequest>,
     /// How often each `x-test-id` came.
     pub by_id: std::collections::BTreeMap<String, usize>,
     /// How often each `idempotency-key` came.
@@ -27,7 +27,7 @@ pub struct Seen {
 
 /// One of them.
 #[derive(Debug, serde::Deserialize)]
-pub struct SeenRequest {
+pub struct UpstreamRequest {
     pub method: String,
     pub path: String,
     pub id: Option<String>,
@@ -38,7 +38,7 @@ pub struct SeenRequest {
     pub status: Option<u16>,
 }
 
-impl Upstream {
+impl TestUpstream {
     /// Starts the app on a free port and waits until it accepts.
     pub async fn start() -> Self {
         let mut upstream = Self { process: None, port: 0 };
@@ -49,8 +49,8 @@ impl Upstream {
     /// Starts it again on the port that it had, as it was in the beginning.
     pub async fn restart(&mut self) {
         self.stop();
-        let mut process = Process::spawn("upstream", &mut command(self.port));
-        self.port = process.log("its address", 0, uvicorn_port).await;
+        let mut process = ChildProcess::spawn("upstream", &mut uvicorn_command(self.port));
+        self.port = process.wait_for_log("its address", 0, parse_uvicorn_port).await;
         self.process = Some(process);
     }
 
@@ -70,32 +70,35 @@ impl Upstream {
     }
 
     /// Requests that go to it directly.
-    pub fn client(&self) -> Client {
-        Client::new(&self.url())
+    pub fn client(&self) -> HttpClient {
+        HttpClient::new(&self.url())
     }
 
     /// What it was asked.
-    pub async fn seen(&self) -> Seen {
+    pub async fn fetch_requests(&self) -> UpstreamRequests {
         self.client().get("/seen").await.json_as()
     }
 
     /// Forgets what it was asked.
-    pub async fn reset(&self) {
+    pub async fn clear_requests(&self) {
         self.client().post("/reset", &()).await;
     }
 }
 
-fn command(port: u16) -> Command {
-    let mut command = Command::new(python());
+fn uvicorn_command(port: u16) -> Command {
+    let mut command = Command::new(python_path());
     command.args(["-m", "uvicorn", "app:app", "--no-access-log", "--port", &port.to_string()]);
-    command.current_dir(Path::new(ROOT).join("tests/upstream")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .current_dir(Path::new(PROJECT_ROOT).join("tests/upstream"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
 /// The interpreter of the test environment.
-pub(super) fn python() -> PathBuf {
+pub(super) fn python_path() -> PathBuf {
     let named = std::env::var_os("OMNIDAEMON_TEST_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| Path::new(ROOT).join("target/test-env/bin/python"));
+    let python =
+        named.unwrap_or_else(|| Path::new(PROJECT_ROOT).join("target/test-env/bin/python"));
     assert!(
         python.exists(),
         "no {}: `scripts/test` makes it (`scripts/test-env` alone too); OMNIDAEMON_TEST_PYTHON names another with {}",
@@ -106,7 +109,7 @@ pub(super) fn python() -> PathBuf {
 }
 
 /// The port in "Uvicorn running on http://127.0.0.1:PORT (Press CTRL+C to quit)".
-fn uvicorn_port(line: &str) -> Option<u16> {
+fn parse_uvicorn_port(line: &str) -> Option<u16> {
     let (_, rest) = line.split_once("running on http://127.0.0.1:")?;
     rest.split(' ').next()?.parse().ok()
 }

@@ -10,11 +10,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::submit;
-use crate::harness::process::Process;
-use crate::harness::python::Python;
+use super::submit_task;
+use crate::harness::process::ChildProcess;
+use crate::harness::python::PythonOmnidaemon;
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, eventually, eventually_some};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
 const CONFIG: &str = "
 upstream: {url: http://127.0.0.1:9}
@@ -35,12 +35,16 @@ const RECOVERY: Duration = Duration::from_mins(2);
 
 async fn start(server: &RedisServer, runs: &Path) -> Omnidaemon {
     let runs = runs.to_str().expect("UTF-8");
-    Omnidaemon::with_config(CONFIG).set("store", server.url()).set("runs", runs).start().await
+    Omnidaemon::with_config(CONFIG)
+        .set_placeholder("store", server.url())
+        .set_placeholder("runs", runs)
+        .start()
+        .await
 }
 
-async fn agent(python: &Python, topic: &str, runs: &Path) -> Process {
-    let agent = python.agent(topic, "analyst").with("reclaim_idle_ms", RECLAIM_IDLE_MS);
-    agent.with("runs", runs.to_str().expect("UTF-8")).start().await
+async fn agent(python: &PythonOmnidaemon, topic: &str, runs: &Path) -> ChildProcess {
+    let agent = python.build_agent(topic, "analyst").set_option("reclaim_idle_ms", RECLAIM_IDLE_MS);
+    agent.set_option("runs", runs.to_str().expect("UTF-8")).start().await
 }
 
 /// How often each task was begun.
@@ -54,35 +58,39 @@ fn begun(runs: &Path) -> HashMap<String, usize> {
 
 #[tokio::test]
 async fn a_mixed_fleet_under_kills_loses_no_task_and_runs_few_twice() {
-    let seed = std::env::var("OMNIDAEMON_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(11);
+    let seed =
+        std::env::var("OMNIDAEMON_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(11);
     println!("seed {seed}: OMNIDAEMON_TEST_SEED sets another");
     let mut random = StdRng::seed_from_u64(seed);
     let (server, dir) = (RedisServer::start().await, TempDir::new().expect("a directory"));
-    let (python, runs) = (Python::on(&server), dir.path().join("runs"));
+    let (python, runs) = (PythonOmnidaemon::with_redis(&server), dir.path().join("runs"));
     let client = start(&server, &runs).await;
     let mut ours = start(&server, &runs).await;
     let mut theirs = [agent(&python, "shared", &runs).await, agent(&python, "shared", &runs).await];
     let mut tasks = Vec::new();
     for _ in 0..KILLS {
         for n in 0..10 {
-            tasks.push(submit(&client, "shared", &json!({"sleep": 0.2, "n": n})).await);
+            tasks.push(submit_task(&client, "shared", &json!({"sleep": 0.2, "n": n})).await);
         }
         let contents: Vec<Value> = (0..10).map(|n| json!({"sleep": 0.2, "n": n})).collect();
-        tasks.extend(python.publish_all("shared", &contents).await.iter().map(|id| format!("/task/{id}")));
+        tasks.extend(
+            python.publish_tasks("shared", &contents).await.iter().map(|id| format!("/task/{id}")),
+        );
         // in the middle of what is queued now
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
         match random.random_range(0..3) {
             0 => ours.restart().await,
             which => {
-                theirs[which - 1].signal(Signal::KILL);
+                theirs[which - 1].send_signal(Signal::KILL);
                 theirs[which - 1] = agent(&python, "shared", &runs).await;
             }
         }
     }
     for task in &tasks {
-        eventually_some(RECOVERY, &format!("{task} completes"), async || {
-            let answer = client.client().get(task).await;
-            let ended = answer.status == 200 && !["queued", "processing"].contains(&answer.json()["status"].as_str()?);
+        wait_for_some(RECOVERY, &format!("{task} completes"), async || {
+            let answer = client.data_client().get(task).await;
+            let ended = answer.status == 200
+                && !["queued", "processing"].contains(&answer.json()["status"].as_str()?);
             ended.then(|| assert_eq!(answer.json()["status"], "completed", "{}", answer.text()))
         })
         .await;
@@ -97,28 +105,34 @@ async fn a_mixed_fleet_under_kills_loses_no_task_and_runs_few_twice() {
 #[tokio::test]
 async fn a_parked_retry_is_not_stolen_by_the_reclaim_of_an_agent() {
     let (server, dir) = (RedisServer::start().await, TempDir::new().expect("a directory"));
-    let (python, runs) = (Python::on(&server), dir.path().join("runs"));
+    let (python, runs) = (PythonOmnidaemon::with_redis(&server), dir.path().join("runs"));
     let omni = start(&server, &runs).await;
-    let parked = submit(&omni, "parked", &json!({})).await;
-    eventually(PATIENCE, "it has failed once and waits", async || {
-        let task = omni.client().get(&parked).await.json();
+    let parked = submit_task(&omni, "parked", &json!({})).await;
+    wait_until(TEST_DEADLINE, "it has failed once and waits", async || {
+        let task = omni.data_client().get(&parked).await.json();
         task["status"] == "queued" && task["attempts"] == 1
     })
     .await;
     let agent = agent(&python, "parked", &runs).await;
-    // an entry of an agent that died, later than the parked one: what was stolen would be so before this is
+    // an entry of an agent that died, later than the parked one: what was stolen would be so before
+    // this is
     let orphan = orphan(&server, "parked", "analyst").await;
-    eventually(PATIENCE, "the orphan is reclaimed", async || begun(&runs).contains_key(&orphan)).await;
+    wait_until(TEST_DEADLINE, "the orphan is reclaimed", async || {
+        begun(&runs).contains_key(&orphan)
+    })
+    .await;
     assert_eq!(begun(&runs)[parked.trim_start_matches("/task/")], 1);
-    assert_eq!(omni.client().get(&parked).await.json()["status"], "queued");
+    assert_eq!(omni.data_client().get(&parked).await.json()["status"], "queued");
     drop(agent);
 }
 
 /// A task that a consumer read and died with.
 async fn orphan(server: &RedisServer, topic: &str, agent: &str) -> String {
     let (stream, group) = (format!("omni-stream:{topic}"), format!("group:{topic}:{agent}"));
-    let message = json!({"content": "{}", "task_id": "orphan", "topic": topic, "delivery_attempts": 1}).to_string();
-    let mut redis = server.connection().await;
+    let message =
+        json!({"content": "{}", "task_id": "orphan", "topic": topic, "delivery_attempts": 1})
+            .to_string();
+    let mut redis = server.connect().await;
     let mut pipe = redis::pipe();
     pipe.atomic().cmd("XADD").arg(&stream).arg("*").arg("data").arg(message).ignore();
     pipe.cmd("XREADGROUP").arg("GROUP").arg(&group).arg(format!("consumer:{agent}-7"));

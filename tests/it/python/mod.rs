@@ -1,4 +1,5 @@
-//! Side by side with the Python `OmniDaemon`, the package itself: one Redis, the same topics, in both directions.
+//! Side by side with the Python `OmniDaemon`, the package itself: one Redis, the same topics, in
+//! both directions.
 
 mod agents;
 mod fleet;
@@ -7,7 +8,7 @@ mod publishers;
 use serde_json::{Value, json};
 
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, eventually_some};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
 const CONFIG: &str = "
 upstream: {url: http://127.0.0.1:9}
@@ -25,21 +26,24 @@ topics:
 workers: {count: 2}
 ";
 
-async fn start(server: &RedisServer) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG).set("store", server.url()).start().await
+async fn start_server(server: &RedisServer) -> Omnidaemon {
+    Omnidaemon::with_config(CONFIG).set_placeholder("store", server.url()).start().await
 }
 
 /// Submits an envelope and returns where to poll.
-async fn submit(omni: &Omnidaemon, topic: &str, payload: &Value) -> String {
-    let accepted = omni.client().post("/invoke/async", &json!({"topic": topic, "payload": payload})).await;
+async fn submit_task(omni: &Omnidaemon, topic: &str, payload: &Value) -> String {
+    let accepted = omni
+        .data_client()
+        .post("/invoke/async", &json!({"topic": topic, "payload": payload}))
+        .await;
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
 }
 
 /// Polls until a task has ended, and returns how.
-async fn ended(omni: &Omnidaemon, poll: &str) -> Value {
-    eventually_some(PATIENCE, "the task ends", async || {
-        let task = omni.client().get(poll).await.json();
+async fn wait_for_end(omni: &Omnidaemon, poll: &str) -> Value {
+    wait_for_some(TEST_DEADLINE, "the task ends", async || {
+        let task = omni.data_client().get(poll).await.json();
         (task["status"] != "queued" && task["status"] != "processing").then_some(task)
     })
     .await

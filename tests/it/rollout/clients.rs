@@ -1,11 +1,12 @@
-//! Whose failures they are: one client that fails again and again is one, in what the paths are compared by.
+//! Whose failures they are: one client that fails again and again is one, in what the paths are
+//! compared by.
 
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{until, until_phase};
-use crate::harness::client::Answer;
-use crate::harness::{Omnidaemon, Upstream};
+use super::{wait_for_phase, wait_for_rollout};
+use crate::harness::client::HttpResponse;
+use crate::harness::{Omnidaemon, TestUpstream};
 use crate::stores::{Store, on_both_stores};
 
 const CONFIG: &str = "
@@ -35,8 +36,9 @@ on_both_stores!(a_client_that_is_refused_again_and_again_turns_nothing_back_and_
 /// Calls as `who`; replayed by a worker, the upstream answers with `status`.
 async fn call(omni: &Omnidaemon, who: &str, status: u16) -> String {
     let body = json!({"task": "t", "arguments": {"replayed": {"status": status}}});
-    let request = omni.client().request(Method::POST, "/invoke").header("x-client-id", who).json(&body);
-    let answer = Answer::to(request).await;
+    let request =
+        omni.data_client().request(Method::POST, "/invoke").header("x-client-id", who).json(&body);
+    let answer = HttpResponse::from_request(request).await;
     let path = answer.header("x-omnidaemon-path").expect("it says which path").to_owned();
     assert_eq!(answer.status.as_u16(), if path == "async" { status } else { 200 });
     path
@@ -47,15 +49,20 @@ fn refused(rollout: &Value) -> &Value {
 }
 
 async fn a_client_that_is_refused_again_and_again_turns_nothing_back_and_many_do(store: Store) {
-    let upstream = Upstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG).upstream(&upstream).set("store", store.url()).start().await;
-    until_phase(&omni, "soaking").await;
+    let upstream = TestUpstream::start().await;
+    let omni = Omnidaemon::with_config(CONFIG)
+        .with_upstream(&upstream)
+        .set_placeholder("store", store.url())
+        .start()
+        .await;
+    wait_for_phase(&omni, "soaking").await;
     let mut noisy = 0;
     for n in 0..80 {
         call(&omni, &format!("client-{n}"), 200).await;
         noisy += usize::from(call(&omni, "noisy", 401).await == "async");
     }
-    let judged = until(&omni, "all are judged", |rollout| *refused(rollout) == noisy).await;
+    let judged =
+        wait_for_rollout(&omni, "all are judged", |rollout| *refused(rollout) == noisy).await;
     assert_eq!(
         (&judged["phase"], &judged["gates"][0]["verdict"]),
         (&json!("soaking"), &json!("inconclusive")),
@@ -65,7 +72,7 @@ async fn a_client_that_is_refused_again_and_again_turns_nothing_back_and_many_do
     for n in 0..80 {
         call(&omni, &format!("client-{n}"), 401).await;
     }
-    let rollout = until_phase(&omni, "degraded").await;
+    let rollout = wait_for_phase(&omni, "degraded").await;
     let why = rollout["reason"].as_str().expect("a reason");
     assert!(why.contains("more than 1.25 times the sync path's share"), "{why}");
 }

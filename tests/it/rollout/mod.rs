@@ -1,4 +1,5 @@
-//! Gated rollouts with real traffic: what is raised, what is turned back, and what clients notice of it.
+//! Gated rollouts with real traffic: what is raised, what is turned back, and what clients notice
+//! of it.
 //!
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
@@ -24,10 +25,10 @@ mod traffic;
 
 use serde_json::Value;
 
-use crate::harness::{Omnidaemon, PATIENCE, eventually_some};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
 /// A rollout as the admin API tells of it.
-async fn rollout(omni: &Omnidaemon) -> Value {
+async fn fetch_rollout(omni: &Omnidaemon) -> Value {
     omni.admin_client().get("/admin/v1/rollouts/invoke").await.json()
 }
 
@@ -35,11 +36,15 @@ async fn rollout(omni: &Omnidaemon) -> Value {
 ///
 /// # Panics
 /// When it is not in good time; with what it was last.
-async fn until(omni: &Omnidaemon, what: &str, mut is: impl FnMut(&Value) -> bool) -> Value {
+async fn wait_for_rollout(
+    omni: &Omnidaemon,
+    what: &str,
+    mut is: impl FnMut(&Value) -> bool,
+) -> Value {
     let last = std::cell::RefCell::new(Value::Null);
-    let found = tokio::time::timeout(PATIENCE * 2, async {
+    let found = tokio::time::timeout(TEST_DEADLINE * 2, async {
         loop {
-            let now = rollout(omni).await;
+            let now = fetch_rollout(omni).await;
             if is(&now) {
                 return now;
             }
@@ -51,30 +56,32 @@ async fn until(omni: &Omnidaemon, what: &str, mut is: impl FnMut(&Value) -> bool
 }
 
 /// Waits until it runs at this weight.
-async fn until_weight(omni: &Omnidaemon, weight: f64) -> Value {
-    until(omni, &format!("at {weight} %"), |rollout| rollout["weight"] == weight).await
+async fn wait_for_weight(omni: &Omnidaemon, weight: f64) -> Value {
+    wait_for_rollout(omni, &format!("at {weight} %"), |rollout| rollout["weight"] == weight).await
 }
 
 /// Waits until it is in this phase.
-async fn until_phase(omni: &Omnidaemon, phase: &str) -> Value {
-    until(omni, phase, |rollout| rollout["phase"] == phase).await
+async fn wait_for_phase(omni: &Omnidaemon, phase: &str) -> Value {
+    wait_for_rollout(omni, phase, |rollout| rollout["phase"] == phase).await
 }
 
 /// Names of the events in the history, oldest first.
-async fn events(omni: &Omnidaemon) -> Vec<String> {
-    let answer = eventually_some(PATIENCE, "the history is told", async || {
+async fn event_names(omni: &Omnidaemon) -> Vec<String> {
+    let answer = wait_for_some(TEST_DEADLINE, "the history is told", async || {
         let answer = omni.admin_client().get("/admin/v1/rollouts/invoke/history?limit=1000").await;
         (answer.status == 200).then(|| answer.json())
     });
     let page = answer.await;
     let events = page["events"].as_array().unwrap_or_else(|| panic!("{page}")).iter();
-    let mut names: Vec<String> = events.map(|event| event["event"].as_str().expect("a name").to_owned()).collect();
+    let mut names: Vec<String> =
+        events.map(|event| event["event"].as_str().expect("a name").to_owned()).collect();
     names.reverse();
     names
 }
 
 /// Orders something, and gives the status and what was said.
-async fn order(omni: &Omnidaemon, verb: &str, body: Value) -> (u16, Value) {
-    let answer = omni.admin_client().post(&format!("/admin/v1/rollouts/invoke/{verb}"), &body).await;
+async fn send_command(omni: &Omnidaemon, verb: &str, body: Value) -> (u16, Value) {
+    let answer =
+        omni.admin_client().post(&format!("/admin/v1/rollouts/invoke/{verb}"), &body).await;
     (answer.status.as_u16(), answer.json())
 }

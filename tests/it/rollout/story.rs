@@ -1,19 +1,21 @@
-//! The playbook's calendar: `config/rollout-playbook.yaml` with its days made seconds, real traffic through a real FastAPI
-//! upstream, a real Redis and a real Prometheus; and again with something going wrong in each phase.
+//! The playbook's calendar: `config/rollout-playbook.yaml` with its days made seconds, real traffic
+//! through a real FastAPI upstream, a real Redis and a real Prometheus; and again with something
+//! going wrong in each phase.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::traffic::Traffic;
-use super::{events, rollout, until, until_phase, until_weight};
-use crate::harness::process::Process;
-use crate::harness::prometheus::Prometheus;
+use super::{event_names, fetch_rollout, wait_for_phase, wait_for_rollout, wait_for_weight};
+use crate::harness::process::ChildProcess;
+use crate::harness::prometheus::PrometheusServer;
 use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, PATIENCE, Upstream, eventually};
+use crate::harness::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
 
 const PLAYBOOK: &str = include_str!("../../../config/rollout-playbook.yaml");
 
-/// Days are seconds, and what takes a day's traffic to certify is coarser. Everything else is the file.
+/// Days are seconds, and what takes a day's traffic to certify is coarser. Everything else is the
+/// file.
 const COMPRESSED: [(&str, &str); 13] = [
     ("127.0.0.1:8000", "127.0.0.1:0"),
     ("127.0.0.1:8001", "127.0.0.1:0"),
@@ -36,43 +38,54 @@ const COMPRESSED: [(&str, &str); 13] = [
 
 /// Everything that takes part.
 struct Story {
-    _upstream: Upstream,
+    _upstream: TestUpstream,
     redis: RedisServer,
-    prometheus: Prometheus,
+    prometheus: PrometheusServer,
     omni: Omnidaemon,
-    workers: Option<Process>,
+    workers: Option<ChildProcess>,
     traffic: Traffic,
 }
 
 impl Story {
     async fn begin() -> Self {
-        let (upstream, redis, prometheus) = tokio::join!(Upstream::start(), RedisServer::start(), Prometheus::start());
+        let (upstream, redis, prometheus) =
+            tokio::join!(TestUpstream::start(), RedisServer::start(), PrometheusServer::start());
         let mut file = PLAYBOOK.to_owned();
         for (from, to) in COMPRESSED {
             assert!(file.contains(from), "the playbook's file has no {from:?}");
             file = file.replace(from, to);
         }
-        let launch = Omnidaemon::with_config(&file).upstream(&upstream).set("redis", redis.url());
-        let omni = launch.set("prometheus", prometheus.url()).env("OMNIDAEMON_LEASE", "6s").start().await;
-        prometheus.scrape(&[omni.admin("").replace("http://", "")]).await;
-        let workers = Some(omni.beside("workers", &["worker", "--count", "2"]));
-        let traffic = Traffic::on(vec![omni.client()]);
+        let launch = Omnidaemon::with_config(&file)
+            .with_upstream(&upstream)
+            .set_placeholder("redis", redis.url());
+        let omni = launch
+            .set_placeholder("prometheus", prometheus.url())
+            .with_env("OMNIDAEMON_LEASE", "6s")
+            .start()
+            .await;
+        prometheus.scrape_targets(&[omni.admin_url("").replace("http://", "")]).await;
+        let workers = Some(omni.spawn_command("workers", &["worker", "--count", "2"]));
+        let traffic = Traffic::on(vec![omni.data_client()]);
         Self { _upstream: upstream, redis, prometheus, omni, workers, traffic }
     }
 
     async fn at(weight: f64) -> Self {
         let story = Self::begin().await;
-        until_weight(&story.omni, weight).await;
+        wait_for_weight(&story.omni, weight).await;
         story
     }
 
     /// It turns back, and from then on clients are served as before there was a canary.
     async fn turns_back(self) -> Value {
-        let degraded = until_phase(&self.omni, "degraded").await;
-        assert_eq!(events(&self.omni).await.last().map(String::as_str), Some("rollback"), "{degraded:#}");
+        let degraded = wait_for_phase(&self.omni, "degraded").await;
+        assert_eq!(
+            event_names(&self.omni).await.last().map(String::as_str),
+            Some("rollback"),
+            "{degraded:#}"
+        );
         self.traffic.ask(json!({}));
         let mut served = 0; // in a row, by the sync path
-        eventually(PATIENCE, "what was under way has ended", async || {
+        wait_until(TEST_DEADLINE, "what was under way has ended", async || {
             let told = self.traffic.take();
             served = if told.by_path("async") == 0 { served + told.by_path("sync") } else { 0 };
             served > 20
@@ -91,9 +104,9 @@ fn reason(rollout: &Value) -> &str {
 #[tokio::test]
 async fn the_playbook_is_climbed_and_ends_in_deprecation() {
     let mut story = Story::begin().await;
-    let healthy = until_phase(&story.omni, "healthy").await;
+    let healthy = wait_for_phase(&story.omni, "healthy").await;
     assert_eq!(healthy["weight"], 100.0, "{healthy:#}");
-    assert_eq!(events(&story.omni).await, ["step"; 5]);
+    assert_eq!(event_names(&story.omni).await, ["step"; 5]);
     let told = story.traffic.take();
     assert_eq!(told.failed(), 0, "no client noticed: {told:?}");
     assert!(told.by_path("sync") > 0 && told.by_path("async") > 0, "{told:?}");
@@ -105,15 +118,18 @@ async fn the_playbook_is_climbed_and_ends_in_deprecation() {
             .replace("# deprecated_at", "deprecated_at")
     });
     story.omni.wait_until_config_applied().await;
-    let announced = story.omni.client().post("/invoke", &json!({"task": "t"})).await;
+    let announced = story.omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!(announced.status, 200);
-    assert!(announced.header("deprecation").is_some() && announced.header("sunset").is_some(), "{announced:?}");
+    assert!(
+        announced.header("deprecation").is_some() && announced.header("sunset").is_some(),
+        "{announced:?}"
+    );
     story.traffic.stop().await;
     story.omni.edit_config(|yaml| yaml.replace("mode: announce ", "mode: gone "));
     story.omni.wait_until_config_applied().await;
-    let gone = story.omni.client().post("/invoke", &json!({"task": "t"})).await;
+    let gone = story.omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!(gone.status, 410);
-    let task = story.omni.client().post("/invoke/async", &json!({"task": "t"})).await;
+    let task = story.omni.data_client().post("/invoke/async", &json!({"task": "t"})).await;
     assert_eq!(task.status, 202, "the successor stays");
 }
 
@@ -130,7 +146,7 @@ async fn latency_in_phase_2_turns_it_back_and_no_client_fails() {
     let story = Story::at(25.0).await;
     story.traffic.take();
     story.traffic.ask(json!({"replayed": {"sleep_ms": 1200}}));
-    until_phase(&story.omni, "degraded").await;
+    wait_for_phase(&story.omni, "degraded").await;
     let told = story.traffic.take();
     assert_eq!(told.failed(), 0, "{told:?}");
     let degraded = story.turns_back().await;
@@ -158,7 +174,7 @@ async fn failures_that_come_late_are_waited_for() {
     let story = Story::begin().await;
     story.traffic.ask(json!({"replayed": {"sleep_ms": 2500, "status": 500}}));
     let mut highest: f64 = 0.0;
-    until(&story.omni, "degraded", |rollout| {
+    wait_for_rollout(&story.omni, "degraded", |rollout| {
         highest = highest.max(rollout["weight"].as_f64().expect("a number"));
         rollout["phase"] == "degraded"
     })
@@ -170,28 +186,28 @@ async fn failures_that_come_late_are_waited_for() {
 #[tokio::test]
 async fn redis_lost_in_phase_2_fails_nobody_and_it_goes_on_by_itself() {
     let mut story = Story::at(25.0).await;
-    story.redis.kill9();
+    story.redis.kill();
     let (mut served, mut failed) = (0, 0);
-    eventually(PATIENCE, "calls go the old way", async || {
+    wait_until(TEST_DEADLINE, "calls go the old way", async || {
         let told = story.traffic.take();
         (served, failed) = (served + told.by_path("sync"), failed + told.failed());
         served > 200
     })
     .await;
     assert_eq!(failed, 0);
-    assert_eq!(rollout(&story.omni).await["weight"], 25.0, "the desired weight stays");
+    assert_eq!(fetch_rollout(&story.omni).await["weight"], 25.0, "the desired weight stays");
     story.redis.restart().await;
-    until_phase(&story.omni, "healthy").await;
+    wait_for_phase(&story.omni, "healthy").await;
     let told = story.traffic.stop().await;
     assert_eq!(told.failed(), 0, "{told:?}");
-    assert_eq!(events(&story.omni).await, ["step"; 5]);
+    assert_eq!(event_names(&story.omni).await, ["step"; 5]);
 }
 
 #[tokio::test]
 async fn prometheus_lost_in_phase_3_holds_the_step_and_nothing_else() {
     let mut story = Story::at(50.0).await;
-    story.prometheus.kill9().await;
-    let paused = until_phase(&story.omni, "paused").await;
+    story.prometheus.kill().await;
+    let paused = wait_for_phase(&story.omni, "paused").await;
     assert_eq!(
         (&paused["pause_reason"], &paused["weight"]),
         (&json!("metrics_unavailable"), &json!(50.0)),
@@ -200,42 +216,52 @@ async fn prometheus_lost_in_phase_3_holds_the_step_and_nothing_else() {
     let told = story.traffic.take();
     assert_eq!(told.failed(), 0, "{told:?}");
     story.prometheus.restart().await;
-    until_phase(&story.omni, "healthy").await;
+    wait_for_phase(&story.omni, "healthy").await;
     let told = story.traffic.stop().await;
     assert_eq!(told.failed(), 0, "{told:?}");
-    assert_eq!(events(&story.omni).await, ["step", "step", "step", "pause", "resume", "step", "step"]);
+    assert_eq!(
+        event_names(&story.omni).await,
+        ["step", "step", "step", "pause", "resume", "step", "step"]
+    );
 }
 
 /// The built-in gates need no Prometheus.
 #[tokio::test]
 async fn errors_while_prometheus_is_lost_turn_it_back_too() {
     let mut story = Story::at(25.0).await;
-    story.prometheus.kill9().await;
+    story.prometheus.kill().await;
     story.traffic.ask(json!({"replayed": {"status": 500}}));
     story.turns_back().await;
 }
 
-/// Canaried clients are told to poll, which is noticed; their tasks are run once there are workers again.
+/// Canaried clients are told to poll, which is noticed; their tasks are run once there are workers
+/// again.
 #[tokio::test]
 async fn a_dead_worker_fleet_turns_it_back_and_loses_nothing() {
     let mut story = Story::at(25.0).await;
     let mut workers = story.workers.take().expect("they run");
-    workers.signal(Signal::TERM);
-    workers.wait_exit().await;
+    workers.send_signal(Signal::TERM);
+    workers.wait_for_exit().await;
     story.traffic.take();
-    until_phase(&story.omni, "degraded").await;
+    wait_for_phase(&story.omni, "degraded").await;
     let told = story.traffic.take();
     assert_eq!(told.failed(), 0, "{told:?}");
     assert!(told.with_status(202) > 0, "{told:?}");
-    let workers = story.omni.beside("workers", &["worker", "--count", "2"]);
-    eventually(PATIENCE * 2, "what was accepted has ended", async || {
+    let workers = story.omni.spawn_command("workers", &["worker", "--count", "2"]);
+    wait_until(TEST_DEADLINE * 2, "what was accepted has ended", async || {
         let topics = story.omni.admin_client().get("/admin/v1/topics").await.json();
-        let topic =
-            topics.as_array().expect("topics").iter().find(|topic| topic["topic"] == "genesis.meta.orchestrate");
+        let topic = topics
+            .as_array()
+            .expect("topics")
+            .iter()
+            .find(|topic| topic["topic"] == "genesis.meta.orchestrate");
         topic.is_some_and(|topic| topic["queued"] == 0 && topic["processing"] == 0)
     })
     .await;
     story.workers = Some(workers);
     let degraded = story.turns_back().await;
-    assert!(reason(&degraded).contains("deferred") || reason(&degraded).contains("waiting"), "{degraded:#}");
+    assert!(
+        reason(&degraded).contains("deferred") || reason(&degraded).contains("waiting"),
+        "{degraded:#}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Clients who call all the time. What they ask of the upstream can be changed while they do, for the async path apart.
+//! Clients who call all the time. What they ask of the upstream can be changed while they do, for
+//! the async path apart.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::harness::client::{Answer, Client};
+use crate::harness::client::{HttpClient, HttpResponse};
 
 /// Clients at a time.
 const CLIENTS: usize = 8;
@@ -23,7 +24,7 @@ pub(super) struct Traffic {
 }
 
 struct Shared {
-    proxies: Mutex<Vec<Client>>,
+    proxies: Mutex<Vec<HttpClient>>,
     arguments: Mutex<Value>,
     stop: AtomicBool,
     told: Mutex<Told>,
@@ -40,7 +41,7 @@ pub(super) struct Told {
 
 impl Traffic {
     /// Begins.
-    pub(super) fn on(proxies: Vec<Client>) -> Self {
+    pub(super) fn on(proxies: Vec<HttpClient>) -> Self {
         let shared = Arc::new(Shared {
             proxies: Mutex::new(proxies),
             arguments: Mutex::new(json!({})),
@@ -57,7 +58,7 @@ impl Traffic {
     }
 
     /// Whom the clients call from now on.
-    pub(super) fn go_to(&self, proxies: Vec<Client>) {
+    pub(super) fn go_to(&self, proxies: Vec<HttpClient>) {
         *self.shared.proxies.lock().expect("not poisoned") = proxies;
     }
 
@@ -77,7 +78,7 @@ impl Traffic {
 }
 
 impl Told {
-    fn note(&mut self, answer: reqwest::Result<Answer>) {
+    fn note(&mut self, answer: reqwest::Result<HttpResponse>) {
         match answer {
             Ok(answer) => {
                 let path = answer.header("x-omnidaemon-path").unwrap_or("none").to_owned();
@@ -118,8 +119,10 @@ async fn call(shared: Arc<Shared>, number: usize) {
             proxies[calls % proxies.len()].clone()
         };
         let arguments = shared.arguments.lock().expect("not poisoned").clone();
-        let request = proxy.request(Method::POST, "/invoke").json(&json!({"task": "t", "arguments": arguments}));
-        let answer = Answer::try_to(request.timeout(Duration::from_secs(20))).await;
+        let request = proxy
+            .request(Method::POST, "/invoke")
+            .json(&json!({"task": "t", "arguments": arguments}));
+        let answer = HttpResponse::try_from_request(request.timeout(Duration::from_secs(20))).await;
         shared.told.lock().expect("not poisoned").note(answer);
         calls += 1;
         tokio::time::sleep(PAUSE).await;

@@ -1,4 +1,5 @@
-//! The file that a round's history is written to as it happens, and the handlers that write most of it.
+//! The file that a round's history is written to as it happens, and the handlers that write most of
+//! it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -13,26 +14,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::history::{Entry, Event};
-use crate::contract::wall;
+use super::history::{JournalEntry, TortureEvent};
+use crate::contract::wall_clock_now;
 
 /// The journal, open to be appended to.
 #[derive(Clone)]
-pub(super) struct Journal {
+pub(super) struct TortureJournal {
     path: Arc<PathBuf>,
     file: Arc<File>,
 }
 
 /// What a task asks of its handler.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Work {
+pub(super) struct HandlerWork {
     pub(super) sleep_ms: u64,
     /// So many attempts fail.
     pub(super) fail: u32,
 }
 
 /// The handler of the `command` topic: the journal's path is its argument.
-pub(super) const SCRIPT: &str = r#"
+pub(super) const HANDLER_SCRIPT: &str = r#"
 input=$(cat)
 fail=$(printf %s "$input" | sed -n 's/.*"fail": *\([0-9]*\).*/\1/p')
 note() {
@@ -51,15 +52,20 @@ printf '{"attempt":%s}' "$OMNIDAEMON_ATTEMPT"
 
 // === impl Journal ===
 
-impl Journal {
-    pub(super) fn at(path: &Path) -> Self {
-        let file = OpenOptions::new().create(true).append(true).open(path).expect("the journal can be opened");
+impl TortureJournal {
+    pub(super) fn open(path: &Path) -> Self {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("the journal can be opened");
         Self { path: Arc::new(path.to_owned()), file: Arc::new(file) }
     }
 
     /// Says that something happens now.
-    pub(super) fn note(&self, event: Event) {
-        let mut line = serde_json::to_vec(&Entry { at: now(), event }).expect("JSON");
+    pub(super) fn record(&self, event: TortureEvent) {
+        let mut line =
+            serde_json::to_vec(&JournalEntry { at: unix_millis(), event }).expect("JSON");
         line.push(b'\n');
         // In one write, so that lines of several processes don't mix.
         (&*self.file).write_all(&line).expect("the journal can be written");
@@ -70,37 +76,43 @@ impl Journal {
     }
 
     /// All that happened so far. A process that is killed while it writes leaves half a line.
-    pub(super) fn read(&self) -> Vec<Entry> {
+    pub(super) fn read_entries(&self) -> Vec<JournalEntry> {
         let text = std::fs::read_to_string(&*self.path).expect("the journal can be read");
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
 /// Unix time, ms.
-pub(super) fn now() -> u64 {
-    wall().0
+pub(super) fn unix_millis() -> u64 {
+    wall_clock_now().0
 }
 
 /// Serves the legacy endpoint and the `http` handler in one; its address.
-pub(super) async fn serve_handlers(journal: Journal) -> String {
+pub(super) async fn serve_handlers(journal: TortureJournal) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
     let addr = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handle).with_state(journal)).await });
+    tokio::spawn(async move {
+        axum::serve(listener, Router::new().fallback(handle_call).with_state(journal)).await
+    });
     addr
 }
 
 /// A call of the sync path has no attempt, and leaves no trace.
-async fn handle(State(journal): State<Journal>, headers: HeaderMap, body: Json<Work>) -> (StatusCode, Json<Value>) {
+async fn handle_call(
+    State(journal): State<TortureJournal>,
+    headers: HeaderMap,
+    body: Json<HandlerWork>,
+) -> (StatusCode, Json<Value>) {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let attempt = header("x-omnidaemon-attempt").and_then(|number| number.parse().ok());
     let id = header("x-omnidaemon-task-id").or(header("idempotency-key"));
     let (Some(attempt), Some(id)) = (attempt, id.map(str::to_owned)) else {
         return (StatusCode::OK, Json(json!({"path": "sync"})));
     };
-    journal.note(Event::Begun { id: id.clone(), attempt });
+    journal.record(TortureEvent::Begun { id: id.clone(), attempt });
     tokio::time::sleep(Duration::from_millis(body.sleep_ms)).await;
     let ok = attempt > body.fail;
-    journal.note(Event::Ended { id, attempt, ok });
+    journal.record(TortureEvent::Ended { id, attempt, ok });
     let status = if ok { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (status, Json(json!({"attempt": attempt})))
 }

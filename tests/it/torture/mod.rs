@@ -1,8 +1,9 @@
-//! Torture: real processes over a real store under everything that can happen to them, and a checker that holds the
-//! whole history against the promises of `docs/guarantees.md`.
+//! Torture: real processes over a real store under everything that can happen to them, and a
+//! checker that holds the whole history against the promises of `docs/guarantees.md`.
 //!
-//! A round has a seed: it decides what is done to whom, and what the clients ask for; which throw meets which
-//! instant, the machine decides. `scripts/torture` runs rounds for as long as one likes, by the same code:
+//! A round has a seed: it decides what is done to whom, and what the clients ask for; which throw
+//! meets which instant, the machine decides. `scripts/torture` runs rounds for as long as one
+//! likes, by the same code:
 //!
 //! ```text
 //! history.rs    what happened, and the checker: pure
@@ -34,77 +35,87 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinHandle;
 
-use self::clients::{Read, World, is_final, read};
-use self::fleet::{CONCURRENCY, EVERYTHING, Fleet, LEASE, RETRIES, Strike, until};
-use self::history::{Event, Fault, Figures, Rules, check};
-use self::journal::{Journal, now, serve_handlers};
+use self::clients::{TaskReadResult, TortureContext, is_final, read_task};
+use self::fleet::{
+    ALL_STRIKES, CONCURRENCY, FaultStrike, LEASE_DURATION, RETRIES, TortureFleet, wait_supervised,
+};
+use self::history::{CheckRules, FaultKind, RoundFigures, TortureEvent, check_history};
+use self::journal::{TortureJournal, serve_handlers, unix_millis};
 use crate::stores::Store;
 
-const RULES: Rules = Rules { retries: RETRIES, concurrency: CONCURRENCY, lease: LEASE.as_secs() * 1000 };
-const SUBMITTERS: u64 = 4;
+const CHECK_RULES: CheckRules = CheckRules {
+    retries: RETRIES,
+    concurrency: CONCURRENCY,
+    lease_ms: LEASE_DURATION.as_secs() * 1000,
+};
+const SUBMITTER_COUNT: u64 = 4;
 /// In `scripts/torture`, whose rounds have a machine to themselves.
-const MANY_SUBMITTERS: u64 = 14;
-const CALLERS: u64 = 2;
+const LONG_RUN_SUBMITTER_COUNT: u64 = 14;
+const CALLER_COUNT: u64 = 2;
 /// How long everything may take to end once nothing more is done to it.
-const QUIET: Duration = Duration::from_secs(80);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(80);
 /// How many tasks are read at a time in the end.
-const READERS: usize = 24;
+const READ_BATCH_SIZE: usize = 24;
 
 /// What a round is made of.
-struct Round {
+struct TortureRound {
     seed: u64,
     store: Store,
-    time: Duration,
-    plan: &'static [Strike],
+    duration: Duration,
+    strikes: &'static [FaultStrike],
     failpoints: bool,
     submitters: u64,
 }
 
 #[tokio::test]
 async fn every_task_ends_exactly_once_whatever_dies_on_redis() {
-    Round::of_everything(7, Store::redis().await, Duration::from_secs(15)).run().await;
+    TortureRound::with_all_strikes(7, Store::redis().await, Duration::from_secs(15)).run().await;
 }
 
 #[tokio::test]
 async fn every_task_ends_exactly_once_whatever_dies_on_sqlite() {
-    Round::of_everything(7, Store::Sqlite, Duration::from_secs(12)).run().await;
+    TortureRound::with_all_strikes(7, Store::Sqlite, Duration::from_secs(12)).run().await;
 }
 
 #[tokio::test]
 async fn workers_killed_under_load_lose_no_task() {
-    let figures = Round::of(&[Strike::KillWorker], Store::redis().await).run().await;
-    assert!(figures.faults[&Fault::Kill] > 2, "{figures}");
+    let figures =
+        TortureRound::with_strikes(&[FaultStrike::KillWorker], Store::redis().await).run().await;
+    assert!(figures.faults[&FaultKind::Kill] > 2, "{figures}");
 }
 
 #[tokio::test]
 async fn proxies_killed_under_load_lose_no_task_on_redis() {
-    let figures = Round::of(&[Strike::KillProxy], Store::redis().await).run().await;
-    assert!(figures.faults[&Fault::Kill] > 2, "{figures}");
+    let figures =
+        TortureRound::with_strikes(&[FaultStrike::KillProxy], Store::redis().await).run().await;
+    assert!(figures.faults[&FaultKind::Kill] > 2, "{figures}");
 }
 
 #[tokio::test]
 async fn proxies_killed_under_load_lose_no_task_on_sqlite() {
-    let figures = Round::of(&[Strike::KillProxy], Store::Sqlite).run().await;
-    assert!(figures.faults[&Fault::Kill] > 2, "{figures}");
+    let figures = TortureRound::with_strikes(&[FaultStrike::KillProxy], Store::Sqlite).run().await;
+    assert!(figures.faults[&FaultKind::Kill] > 2, "{figures}");
 }
 
 /// With `appendfsync everysec`: what redis has written is the kernel's, and outlives its process.
 #[tokio::test]
 async fn redis_killed_under_load_loses_no_task_and_nothing_runs_twice() {
-    let figures = Round::of(&[Strike::KillRedis], Store::redis().await).run().await;
-    assert!(figures.faults[&Fault::Outage] > 2 && figures.doubles == 0, "{figures}");
+    let figures =
+        TortureRound::with_strikes(&[FaultStrike::KillRedis], Store::redis().await).run().await;
+    assert!(figures.faults[&FaultKind::Outage] > 2 && figures.repeated_runs == 0, "{figures}");
 }
 
 #[tokio::test]
 async fn connections_cut_in_the_middle_of_replies_lose_no_task_and_nothing_runs_twice() {
-    let figures = Round::of(&[Strike::Cut], Store::redis().await).run().await;
-    assert!(figures.faults[&Fault::Cut] > 2 && figures.doubles == 0, "{figures}");
+    let figures = TortureRound::with_strikes(&[FaultStrike::Cut], Store::redis().await).run().await;
+    assert!(figures.faults[&FaultKind::Cut] > 2 && figures.repeated_runs == 0, "{figures}");
 }
 
 #[tokio::test]
 async fn rolling_sigterms_lose_no_task_and_spend_no_attempt() {
-    let figures = Round::of(&[Strike::Drain], Store::redis().await).run().await;
-    assert!(figures.faults[&Fault::Drain] > 2 && figures.doubles == 0, "{figures}");
+    let figures =
+        TortureRound::with_strikes(&[FaultStrike::Drain], Store::redis().await).run().await;
+    assert!(figures.faults[&FaultKind::Drain] > 2 && figures.repeated_runs == 0, "{figures}");
 }
 
 /// `scripts/torture`
@@ -113,94 +124,115 @@ async fn rolling_sigterms_lose_no_task_and_spend_no_attempt() {
 async fn torture() {
     let setting = |name: &str| std::env::var(format!("OMNIDAEMON_TORTURE_{name}")).ok();
     let number = |name: &str| setting(name).and_then(|text| text.parse::<u64>().ok());
-    let (minutes, redis) = (number("MINUTES").unwrap_or(1), setting("STORE").as_deref() != Some("sqlite"));
+    let (minutes, redis) =
+        (number("MINUTES").unwrap_or(1), setting("STORE").as_deref() != Some("sqlite"));
     let mut seed = number("SEED").unwrap_or_else(|| rand::random_range(1..1_000_000));
-    let (begun, mut total, mut rounds) = (Instant::now(), Figures::default(), 0);
+    let (begun, mut total, mut rounds) = (Instant::now(), RoundFigures::default(), 0);
     while rounds == 0 || begun.elapsed() < Duration::from_mins(minutes) {
         let store = if redis { Store::redis().await } else { Store::Sqlite };
         println!(
             "seed {seed}; again: scripts/torture 0 --seed {seed} --store {}",
             if redis { "redis" } else { "sqlite" }
         );
-        let round = Round::of_everything(seed, store, Duration::from_mins(1));
-        total.add(&Round { submitters: MANY_SUBMITTERS, ..round }.run().await);
+        let round = TortureRound::with_all_strikes(seed, store, Duration::from_mins(1));
+        total.merge(&TortureRound { submitters: LONG_RUN_SUBMITTER_COUNT, ..round }.run().await);
         (seed, rounds) = (seed + 1, rounds + 1);
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
         println!("total of {rounds} rounds in {minutes:.1} minutes: {total}");
     }
 }
 
-impl Round {
-    fn of_everything(seed: u64, store: Store, time: Duration) -> Self {
-        Self { seed, store, time, plan: EVERYTHING, failpoints: true, submitters: SUBMITTERS }
+impl TortureRound {
+    fn with_all_strikes(seed: u64, store: Store, duration: Duration) -> Self {
+        Self {
+            seed,
+            store,
+            duration,
+            strikes: ALL_STRIKES,
+            failpoints: true,
+            submitters: SUBMITTER_COUNT,
+        }
     }
 
     /// A short one with nothing but this.
-    fn of(plan: &'static [Strike], store: Store) -> Self {
-        let time = Duration::from_secs(6);
-        Self { seed: 1, store, time, plan, failpoints: false, submitters: SUBMITTERS }
+    fn with_strikes(strikes: &'static [FaultStrike], store: Store) -> Self {
+        let duration = Duration::from_secs(6);
+        Self { seed: 1, store, duration, strikes, failpoints: false, submitters: SUBMITTER_COUNT }
     }
 
     /// Work and faults for a time, then quiet, then the verdict.
     ///
     /// # Panics
     /// When a promise is broken; the message says how to see it again.
-    async fn run(self) -> Figures {
-        let Self { seed, store, time, plan, failpoints, submitters } = self;
-        let dir = tempfile::Builder::new().prefix("omnidaemon-torture-").tempdir().expect("a directory");
+    async fn run(self) -> RoundFigures {
+        let Self { seed, store, duration: time, strikes: plan, failpoints, submitters } = self;
+        let dir =
+            tempfile::Builder::new().prefix("omnidaemon-torture-").tempdir().expect("a directory");
         let name = if matches!(store, Store::Sqlite) { "sqlite" } else { "redis" };
-        let world = World::new(Journal::at(&dir.path().join("journal")));
+        let world = TortureContext::new(TortureJournal::open(&dir.path().join("journal")));
         let handlers = serve_handlers(world.journal.clone()).await;
-        let mut fleet = Fleet::start(world.clone(), store, &handlers, failpoints.then_some(seed)).await;
-        let stalls = tokio::spawn(note_stalls(world.clone()));
-        let clients = send_clients(&world, seed, submitters);
-        torment(&mut fleet, plan, seed, time).await;
+        let mut fleet =
+            TortureFleet::start(world.clone(), store, &handlers, failpoints.then_some(seed)).await;
+        let stalls = tokio::spawn(record_stalls(world.clone()));
+        let clients = spawn_clients(&world, seed, submitters);
+        inject_faults(&mut fleet, plan, seed, time).await;
         world.stop.store(true, Ordering::Relaxed);
-        fleet.relent();
+        fleet.end_faults_now();
         for client in clients {
             while !client.is_finished() {
-                fleet.tend().await;
+                fleet.supervise().await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             client.await.expect("a client does not panic");
         }
-        settle_down(&mut fleet, &world).await;
+        record_final_states(&mut fleet, &world).await;
         stalls.abort();
-        verdict(
+        check_round(
             &world,
             &fleet,
-            &format!("{name}-{}-{seed}", if failpoints { "everything".to_owned() } else { format!("{:?}", plan[0]) }),
+            &format!(
+                "{name}-{}-{seed}",
+                if failpoints { "everything".to_owned() } else { format!("{:?}", plan[0]) }
+            ),
         )
     }
 }
 
-fn send_clients(world: &World, seed: u64, submitters: u64) -> Vec<JoinHandle<()>> {
-    let submitters = (0..submitters).map(|n| tokio::spawn(clients::submit(world.clone(), seed * 100 + n)));
-    let callers = (0..CALLERS).map(|n| tokio::spawn(clients::call(world.clone(), seed * 100 + 50 + n)));
+fn spawn_clients(world: &TortureContext, seed: u64, submitters: u64) -> Vec<JoinHandle<()>> {
+    let submitters = (0..submitters)
+        .map(|n| tokio::spawn(clients::run_submitter(world.clone(), seed * 100 + n)));
+    let callers = (0..CALLER_COUNT)
+        .map(|n| tokio::spawn(clients::run_caller(world.clone(), seed * 100 + 50 + n)));
     submitters.chain(callers).collect()
 }
 
-fn verdict(world: &World, fleet: &Fleet, name: &str) -> Figures {
-    let (figures, breaches) = check(&world.journal.read(), RULES);
-    let calls = world.calls.load(Ordering::Relaxed);
+fn check_round(world: &TortureContext, fleet: &TortureFleet, name: &str) -> RoundFigures {
+    let (figures, breaches) = check_history(&world.journal.read_entries(), CHECK_RULES);
+    let calls = world.call_count.load(Ordering::Relaxed);
     println!("{name}: {figures}; {calls} calls");
-    let complaints = world.complaints.lock().expect("not poisoned").clone();
+    let complaints = world.unexpected_answers.lock().expect("not poisoned").clone();
     if !breaches.is_empty() || !complaints.is_empty() {
-        let kept = keep(world.journal.path(), name, &fleet.logs());
-        panic!("{name} broke: {breaches:#?}\n{complaints:#?}\nits history and logs: {}", kept.display());
+        let kept = save_artifacts(world.journal.path(), name, &fleet.logs());
+        panic!(
+            "{name} broke: {breaches:#?}\n{complaints:#?}\nits history and logs: {}",
+            kept.display()
+        );
     }
-    assert!(figures.accepted > 20 && calls > 10, "hardly anything was done: {figures}; {calls} calls");
+    assert!(
+        figures.accepted > 20 && calls > 10,
+        "hardly anything was done: {figures}; {calls} calls"
+    );
     figures
 }
 
 /// A fault every second or so.
-async fn torment(fleet: &mut Fleet, plan: &[Strike], seed: u64, time: Duration) {
+async fn inject_faults(fleet: &mut TortureFleet, plan: &[FaultStrike], seed: u64, time: Duration) {
     let (mut dice, begun) = (StdRng::seed_from_u64(seed), Instant::now());
     let mut next = Duration::from_millis(500);
     while begun.elapsed() < time {
-        fleet.tend().await;
+        fleet.supervise().await;
         if begun.elapsed() >= next {
-            fleet.strike(plan, &mut dice);
+            fleet.inject_fault(plan, &mut dice);
             next += Duration::from_millis(dice.random_range(200..1500));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -208,55 +240,65 @@ async fn torment(fleet: &mut Fleet, plan: &[Strike], seed: u64, time: Duration) 
 }
 
 /// Waits until every task has ended, and notes what all of them are.
-async fn settle_down(fleet: &mut Fleet, world: &World) {
+async fn record_final_states(fleet: &mut TortureFleet, world: &TortureContext) {
     let mut dice = StdRng::seed_from_u64(1);
-    let mut left = named(world);
+    let mut left = known_task_ids(world);
     let begun = Instant::now();
-    while !left.is_empty() && begun.elapsed() < QUIET {
-        let now_ended = read_all(fleet, world, &left, &mut dice).await;
+    while !left.is_empty() && begun.elapsed() < SETTLE_TIMEOUT {
+        let now_ended = read_ended_tasks(fleet, world, &left, &mut dice).await;
         left.retain(|id| !now_ended.iter().any(|(ended, _)| ended == id));
         for (id, end) in now_ended {
-            world.journal.note(Event::Seen { id, end });
+            world.journal.record(TortureEvent::EndObserved { id, end });
         }
     }
     // What is ended stays so: every task is read once more.
-    let mut ids = named(world);
+    let mut ids = known_task_ids(world);
     for id in left {
-        world.journal.note(Event::Final { id, end: None }); // it never ended
+        world.journal.record(TortureEvent::Final { id, end: None }); // it never ended
     }
     while !ids.is_empty() {
-        let read = read_all(fleet, world, &ids, &mut dice).await;
-        if begun.elapsed() > QUIET * 2 {
+        let read = read_ended_tasks(fleet, world, &ids, &mut dice).await;
+        if begun.elapsed() > SETTLE_TIMEOUT * 2 {
             break;
         }
         ids.retain(|id| !read.iter().any(|(ended, _)| ended == id));
         for (id, end) in read {
-            world.journal.note(Event::Final { id, end });
+            world.journal.record(TortureEvent::Final { id, end });
         }
     }
-    for id in until(fleet, QUIET, "dead letters can be listed", Fleet::dead_letters).await {
-        world.journal.note(Event::DeadLetter { id });
+    for id in wait_supervised(
+        fleet,
+        SETTLE_TIMEOUT,
+        "dead letters can be listed",
+        TortureFleet::list_dead_letters,
+    )
+    .await
+    {
+        world.journal.record(TortureEvent::DeadLetter { id });
     }
 }
 
 /// Those of `ids` that have ended, or are unknown.
-async fn read_all(
-    fleet: &mut Fleet,
-    world: &World,
+async fn read_ended_tasks(
+    fleet: &mut TortureFleet,
+    world: &TortureContext,
     ids: &[String],
     dice: &mut StdRng,
-) -> Vec<(String, Option<history::End>)> {
+) -> Vec<(String, Option<history::TaskEnd>)> {
     let mut found = Vec::new();
-    for some in ids.chunks(READERS) {
-        fleet.tend().await;
+    for some in ids.chunks(READ_BATCH_SIZE) {
+        fleet.supervise().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let client = world.proxy(dice);
-        let reads = futures_util::future::join_all(some.iter().map(|id| read(&client, id))).await;
+        let client = world.random_proxy(dice);
+        let reads =
+            futures_util::future::join_all(some.iter().map(|id| read_task(&client, id))).await;
         for (id, read) in some.iter().zip(reads) {
             match read {
-                Read::Is(Some(end)) if is_final(&end) => found.push((id.clone(), Some(end))),
-                Read::Is(None) => found.push((id.clone(), None)),
-                Read::Is(Some(_)) | Read::Nothing => {}
+                TaskReadResult::TaskOrMissing(Some(end)) if is_final(&end) => {
+                    found.push((id.clone(), Some(end)));
+                }
+                TaskReadResult::TaskOrMissing(None) => found.push((id.clone(), None)),
+                TaskReadResult::TaskOrMissing(Some(_)) | TaskReadResult::NoAnswer => {}
             }
         }
     }
@@ -264,31 +306,36 @@ async fn read_all(
 }
 
 /// Every task that somebody was told of, or that ran.
-fn named(world: &World) -> Vec<String> {
+fn known_task_ids(world: &TortureContext) -> Vec<String> {
     let name = |event| match event {
-        Event::Accepted { id } | Event::Begun { id, .. } => Some(id),
+        TortureEvent::Accepted { id } | TortureEvent::Begun { id, .. } => Some(id),
         _ => None,
     };
-    let mut ids: Vec<_> = world.journal.read().into_iter().filter_map(|entry| name(entry.event)).collect();
+    let mut ids: Vec<_> =
+        world.journal.read_entries().into_iter().filter_map(|entry| name(entry.event)).collect();
     ids.sort();
     ids.dedup();
     ids
 }
 
 /// A machine that gives us no time gives the others none either: a lease may run out by that.
-async fn note_stalls(world: World) {
+async fn record_stalls(world: TortureContext) {
     let step = Duration::from_millis(100);
     loop {
-        let from = now();
+        let from = unix_millis();
         tokio::time::sleep(step).await;
-        if now() - from > RULES.lease / 2 {
-            world.journal.note(Event::Fault { fault: Fault::Stall, target: "the machine".into(), from });
+        if unix_millis() - from > CHECK_RULES.lease_ms / 2 {
+            world.journal.record(TortureEvent::Fault {
+                fault: FaultKind::Stall,
+                target: "the machine".into(),
+                from,
+            });
         }
     }
 }
 
 /// Puts the history and the logs where they outlive the test.
-fn keep(journal: &Path, name: &str, logs: &str) -> PathBuf {
+fn save_artifacts(journal: &Path, name: &str, logs: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("omnidaemon-torture-{name}"));
     std::fs::create_dir_all(&dir).expect("a directory");
     std::fs::copy(journal, dir.join("journal")).expect("the journal can be copied");
