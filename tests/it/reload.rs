@@ -94,7 +94,7 @@ async fn pinned_clients_are_sent_first_or_kept_out_whatever_the_weight() {
 async fn a_config_map_swap_and_sighup_are_saves() {
     let upstream = TestUpstream::start().await;
     let mut omni =
-        Omnidaemon::with_config(CONFIG).with_upstream(&upstream).as_config_map().start().await;
+        Omnidaemon::with_config(CONFIG).with_upstream(&upstream).with_config_map().start().await;
     omni.edit_config_with(SaveMethod::SymlinkSwap, |yaml| {
         yaml.replace("percent: 0", "percent: 25")
     });

@@ -201,6 +201,7 @@ workers:
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn every_check_says_what_is_wrong_and_the_way_out() {
     let deprecation = |what: &str| config_with_route(&format!("deprecation: {{{what}}}"));
     let rollout = |what: &str| config_with_route(&format!("rollout: {{{what}}}"));

@@ -58,7 +58,7 @@ pub enum SaveMethod {
     /// Writes beside it and renames over it, as most editors and `sed -i` do.
     Rename,
     /// Swaps the directory that the file is a link into, as Kubernetes does; needs
-    /// [`ServerBuilder::as_config_map`].
+    /// [`ServerBuilder::with_config_map`].
     SymlinkSwap,
 }
 
@@ -105,7 +105,7 @@ impl ServerBuilder {
     }
 
     /// Lays the config out as a Kubernetes ConfigMap volume does.
-    pub fn as_config_map(mut self) -> Self {
+    pub fn with_config_map(mut self) -> Self {
         self.config_map = true;
         self
     }
