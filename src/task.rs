@@ -157,7 +157,7 @@ pub enum TaskStatus {
 }
 
 impl TaskStatus {
-    /// The word in `READ_TASK /task/<id>`.
+    /// The word in `GET /task/<id>`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

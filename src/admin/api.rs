@@ -62,7 +62,7 @@ impl IntoResponse for ApiProblem {
 
 pub(super) type ApiResult = Result<Json<Value>, ApiProblem>;
 
-/// `READ_TASK status`
+/// `GET status`
 pub(super) async fn get_status(State(parts): State<AdminServices>) -> ApiResult {
     let report = health::collect_health(&parts).await;
     let snapshot = parts.snapshots.load();
@@ -108,7 +108,7 @@ pub fn render_advice(advice: &ServerAdvice) -> Value {
     json!({"server": advice.server, "about": advice.setting, "problem": advice.problem, "run": advice.commands})
 }
 
-/// `READ_TASK topics`
+/// `GET topics`
 pub(super) async fn get_topics(State(parts): State<AdminServices>) -> Json<Value> {
     let snapshot = parts.snapshots.load();
     let (queues, depths) = load_queue_depths(&parts, &snapshot).await;
@@ -146,7 +146,7 @@ async fn load_queue_depths(
     (queues, depths)
 }
 
-/// `READ_TASK workers`
+/// `GET workers`
 pub(super) async fn get_workers(State(parts): State<AdminServices>) -> ApiResult {
     let beats = parts.circuit.call(parts.circuit.store().list_heartbeats()).await?;
     Ok(Json(beats.iter().map(render_worker).collect()))

@@ -1,4 +1,4 @@
-//! `READ_TASK config`: the configuration in force, without its secrets.
+//! `GET config`: the configuration in force, without its secrets.
 
 use axum::Json;
 use axum::extract::State;

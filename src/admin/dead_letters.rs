@@ -49,7 +49,7 @@ impl From<DeadLetterRefusal> for ApiProblem {
     }
 }
 
-/// `READ_TASK dead-letters?topic=&limit=&before=`
+/// `GET dead-letters?topic=&limit=&before=`
 pub(super) async fn get_dead_letters(
     State(parts): State<AdminServices>,
     Query(page): Query<DeadLetterPageParams>,

@@ -1,6 +1,6 @@
-//! `READ_TASK rollouts/{route}/events`: how a rollout stands, as server-sent events.
+//! `GET rollouts/{route}/events`: how a rollout stands, as server-sent events.
 //!
-//! `rollout` with the document of `READ_TASK rollouts/{route}`: at first, and whenever something
+//! `rollout` with the document of `GET rollouts/{route}`: at first, and whenever something
 //! that matters has changed (not each second of a soak). A comment shows that the stream lives; it
 //! ends when the server drains, and browsers connect again.
 

@@ -31,7 +31,7 @@ const MAX_HISTORY_PAGE: usize = 1000;
 /// The verbs, for whoever writes another one.
 const VERB_NAMES: &str = "promote, pause, resume, abort, retry, set-weight";
 
-/// `READ_TASK rollouts`
+/// `GET rollouts`
 pub(super) async fn get_rollouts(State(parts): State<AdminServices>) -> Json<Value> {
     let (view, snapshot) =
         (parts.rollouts.view_with_evidence(&parts.circuit, None).await, parts.snapshots.load());
@@ -44,7 +44,7 @@ pub(super) async fn get_rollouts(State(parts): State<AdminServices>) -> Json<Val
     )
 }
 
-/// The lines of all rollouts, for `READ_TASK status`.
+/// The lines of all rollouts, for `GET status`.
 pub(super) fn render_rollout_summaries(parts: &AdminServices, snapshot: &Snapshot) -> Vec<Value> {
     let view = parts.rollouts.current_view();
     snapshot
@@ -54,7 +54,7 @@ pub(super) fn render_rollout_summaries(parts: &AdminServices, snapshot: &Snapsho
         .collect()
 }
 
-/// `READ_TASK rollouts/{route}`
+/// `GET rollouts/{route}`
 pub(super) async fn get_rollout(
     State(parts): State<AdminServices>,
     Path(name): Path<String>,
@@ -73,7 +73,7 @@ pub(super) fn render_rollout(
     with_rollout(parts, name, view, |seen| seen.render_document())
 }
 
-/// `READ_TASK rollouts/{route}/explain`: a paragraph; as JSON for who accepts that.
+/// `GET rollouts/{route}/explain`: a paragraph; as JSON for who accepts that.
 pub(super) async fn get_explanation(
     State(parts): State<AdminServices>,
     Path(name): Path<String>,
@@ -132,7 +132,7 @@ fn check_route_exists(parts: &AdminServices, name: &str) -> Result<(), ApiProble
     if is_there { Ok(()) } else { Err(no_such_route_problem(name, &config.routes)) }
 }
 
-/// `READ_TASK rollouts/{route}/history?before=&limit=`
+/// `GET rollouts/{route}/history?before=&limit=`
 #[derive(Deserialize)]
 pub(super) struct HistoryPageParams {
     before: Option<String>,
@@ -170,7 +170,7 @@ fn render_history_entry(entry: &RolloutHistoryEntry) -> Value {
     event
 }
 
-/// `READ_TASK rollouts/{route}/clients`: who still calls a deprecated route, the latest first.
+/// `GET rollouts/{route}/clients`: who still calls a deprecated route, the latest first.
 pub(super) async fn get_clients(
     State(parts): State<AdminServices>,
     Path(name): Path<String>,

@@ -81,7 +81,7 @@ async fn enqueue_bulk_item(
     enqueue_envelope(&parts, &config, &envelope).await.map_err(|problem| problem.detail)
 }
 
-/// `READ_TASK tasks?topic=&status=&limit=&after=`
+/// `GET tasks?topic=&status=&limit=&after=`
 #[derive(Deserialize)]
 pub(super) struct TaskListParams {
     topic: Option<String>,
@@ -149,7 +149,7 @@ pub fn render_task_page(page: &TaskListPage) -> Value {
     })
 }
 
-/// `READ_TASK tasks/{id}`
+/// `GET tasks/{id}`
 pub(super) async fn get_task(
     State(parts): State<AdminServices>,
     Path(id): Path<String>,

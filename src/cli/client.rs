@@ -65,7 +65,7 @@ impl AdminClient {
         }
     }
 
-    /// `READ_TASK /admin/v1/{path}`
+    /// `GET /admin/v1/{path}`
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
         self.request_json(Method::GET, &format!("admin/v1/{path}"), Bytes::new()).await
     }
@@ -80,7 +80,7 @@ impl AdminClient {
         self.request_json(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
     }
 
-    /// `READ_TASK /{path}`: a text, such as `/metrics`.
+    /// `GET /{path}`: a text, such as `/metrics`.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, CliError> {
         let (status, _, body) = self.send_request(Method::GET, path, Bytes::new()).await?;
         if status.is_success() {

@@ -59,7 +59,7 @@ impl CommandBackend {
         }
     }
 
-    /// How everything stands: the document of `READ_TASK /admin/v1/status`.
+    /// How everything stands: the document of `GET /admin/v1/status`.
     pub(super) async fn fetch_status(&self) -> Result<Value, CliError> {
         match self {
             Self::Server(client) => client.get("status").await,
@@ -67,7 +67,7 @@ impl CommandBackend {
         }
     }
 
-    /// The worker processes: the document of `READ_TASK /admin/v1/workers`.
+    /// The worker processes: the document of `GET /admin/v1/workers`.
     pub(super) async fn fetch_workers(&self) -> Result<Value, CliError> {
         match self {
             Self::Server(client) => client.get("workers").await,
@@ -75,7 +75,7 @@ impl CommandBackend {
         }
     }
 
-    /// A task: the document of `READ_TASK /admin/v1/tasks/{id}`.
+    /// A task: the document of `GET /admin/v1/tasks/{id}`.
     pub(super) async fn fetch_task(&self, id: &TaskId) -> Result<Value, CliError> {
         match self {
             Self::Server(client) => client.get(&format!("tasks/{id}")).await,
@@ -123,7 +123,7 @@ impl CommandBackend {
         }
     }
 
-    /// A page of the tasks: the document of `READ_TASK /admin/v1/tasks`.
+    /// A page of the tasks: the document of `GET /admin/v1/tasks`.
     pub(super) async fn list_tasks(&self, listing: &TaskListRequest) -> Result<Value, CliError> {
         match self {
             Self::Server(client) => client.get(&format!("tasks?{}", listing_query(listing))).await,
@@ -139,7 +139,7 @@ impl CommandBackend {
         }
     }
 
-    /// The queues and how they stand: the document of `READ_TASK /admin/v1/topics`.
+    /// The queues and how they stand: the document of `GET /admin/v1/topics`.
     pub(super) async fn fetch_topics(&self) -> Result<Value, CliError> {
         match self {
             Self::Server(client) => client.get("topics").await,
@@ -147,7 +147,7 @@ impl CommandBackend {
         }
     }
 
-    /// A topic's dead letters: the document of `READ_TASK /admin/v1/dead-letters`.
+    /// A topic's dead letters: the document of `GET /admin/v1/dead-letters`.
     pub(super) async fn list_dead_letters(
         &self,
         topic: &str,

@@ -50,7 +50,7 @@ pub fn load_file(path: &Path, env: &EnvVars) -> Result<LoadedConfig, ConfigProbl
     loaded.ok_or(ConfigProblems { file, problems: report.problems })
 }
 
-/// Loads what `serve --upstream URL [--path PATH_HEADER] [--percent N]` says, without a file.
+/// Loads what `serve --upstream URL [--path PATH] [--percent N]` says, without a file.
 ///
 /// # Errors
 /// As [`load_file`].

@@ -251,7 +251,7 @@ pub struct StoreConfig {
 /// `store.url`
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// `sqlite:PATH_HEADER`: one process, no other server.
+    /// `sqlite:PATH`: one process, no other server.
     Sqlite(PathBuf),
     /// `redis://` or `rediss://`.
     Redis(Secret),

@@ -63,7 +63,7 @@ impl ConfigProblem {
         self
     }
 
-    /// The problem as one line: `FILE:MAX_STDERR_LINE:COLUMN: FIELD: MESSAGE: HINT`, from `FILE` on
+    /// The problem as one line: `FILE:LINE:COLUMN: FIELD: MESSAGE: HINT`, from `FILE` on
     /// whatever is known.
     #[must_use]
     pub fn render_line(&self, file: &str) -> String {

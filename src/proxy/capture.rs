@@ -75,7 +75,7 @@ pub(super) fn capture_request<'c>(
     Ok(CapturedTask { queue: TopicQueue::new(&task.topic, config), task, topic_config: config })
 }
 
-/// The digest of the API key that a request carries: `Authorization`, else `X-API-LocalLeaseKey`.
+/// The digest of the API key that a request carries: `Authorization`, else `X-API-Key`.
 pub(super) fn owner_from_headers(headers: &HeaderMap) -> Option<TaskOwner> {
     let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"))?;
     let digest = Sha256::digest(key.as_bytes());

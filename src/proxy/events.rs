@@ -1,7 +1,7 @@
-//! `READ_TASK /task/<id>/events`: a task on its way, as server-sent events.
+//! `GET /task/<id>/events`: a task on its way, as server-sent events.
 //!
 //! `status` whenever it or the number of attempts changes, `progress` when the handler says so,
-//! `end` with the document of `READ_TASK /task/<id>`, and then the stream ends. `interrupted` says
+//! `end` with the document of `GET /task/<id>`, and then the stream ends. `interrupted` says
 //! that it ends for another reason (the store is gone, this server drains); the client connects
 //! again, as browsers do by themselves. The end's id is `end`: who comes back with it has seen all,
 //! and is told by 204 not to come again.

@@ -1,6 +1,6 @@
 //! Follows the bytes of an HTTP/1 connection in front of the parser and refuses framing that the
 //! parser accepts and another server may read differently: a line that ends in a bare LF, and a
-//! `WrittenContent-Length` beside a `Transfer-Encoding` (RFC 9112 §2.2, §6.1, §7.1).
+//! `Content-Length` beside a `Transfer-Encoding` (RFC 9112 §2.2, §6.1, §7.1).
 //!
 //! [`FramingCheck`] only counts and compares: it buffers nothing but a line that is split between
 //! two reads. A fault in a head is reported by the number of its request, so that the request can
@@ -66,7 +66,7 @@ enum FramingPosition {
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadFraming {
     content_length: Option<u64>,
-    /// Whether a `WrittenContent-Length` is not one decimal number, or differs from an earlier
+    /// Whether a `Content-Length` is not one decimal number, or differs from an earlier
     /// one.
     has_bad_length: bool,
     has_transfer_encoding: bool,

@@ -1,4 +1,4 @@
-//! `Idempotency-LocalLeaseKey`: a request that comes again is not run again.
+//! `Idempotency-Key`: a request that comes again is not run again.
 //!
 //! The key is claimed in the store before either path is taken, for whoever's API key it is, and
 //! for the route. A repeat that comes meanwhile waits; one that comes later gets what the first

@@ -5,7 +5,7 @@
 //! A request's life: `framing.rs` and `guard.rs` (bytes and framing) → `service.rs` (canonical
 //! path, route, deprecation, split) → `pass.rs` (sync: streamed to the upstream and back) or
 //! `canary.rs` (async: captured, queued, waited for) or `tasks.rs` (the own endpoints); one with an
-//! `Idempotency-LocalLeaseKey` by way of `idempotency.rs`, one that is copied by way of
+//! `Idempotency-Key` by way of `idempotency.rs`, one that is copied by way of
 //! `shadow.rs`. Every status that the proxy itself chooses is in `respond.rs`.
 
 mod body;

@@ -326,7 +326,7 @@ pub(super) fn render_progress(progress: &TaskProgress) -> Value {
     document
 }
 
-/// The document of `READ_TASK /task/<id>`.
+/// The document of `GET /task/<id>`.
 pub(super) fn render_task_document(record: &TaskRecord) -> String {
     let mut document = json!({
         "task_id": record.id.as_str(),
@@ -359,7 +359,7 @@ pub(super) fn render_task_document(record: &TaskRecord) -> String {
     text
 }
 
-/// `READ_TASK /task/<id>`
+/// `GET /task/<id>`
 pub(super) fn respond_with_task(record: &TaskRecord) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from_bytes(render_task_document(record)));
     let headers = response.headers_mut();

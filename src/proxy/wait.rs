@@ -1,4 +1,4 @@
-//! `READ_TASK /task/<id>?wait=10s`: answered as soon as the task has ended, else as it stands when
+//! `GET /task/<id>?wait=10s`: answered as soon as the task has ended, else as it stands when
 //! the wait is over.
 //!
 //! A wait is a place in [`TaskEndWaiters`](crate::store::Waiters): it costs the store nothing while

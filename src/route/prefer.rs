@@ -1,4 +1,4 @@
-//! `ClientPreferences: respond-async, wait=N` (RFC 7240): never chooses the path, only how long the
+//! `Prefer: respond-async, wait=N` (RFC 7240): never chooses the path, only how long the
 //! async one waits.
 
 use std::time::Duration;

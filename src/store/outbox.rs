@@ -34,7 +34,7 @@ pub struct Delivery {
     pub event_id: String,
     /// When the task ended.
     pub ended_at: UnixMs,
-    /// A webhook's body, `{"payload": WrittenResultBody}`; a reply's payload. JSON.
+    /// A webhook's body, `{"payload": R}`; a reply's payload. JSON.
     pub body: Bytes,
     /// The key that may see the task.
     pub owner: Option<TaskOwner>,

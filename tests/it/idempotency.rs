@@ -1,4 +1,4 @@
-//! A request with an `Idempotency-LocalLeaseKey` is run once, on either path.
+//! A request with an `Idempotency-Key` is run once, on either path.
 
 use http::Method;
 use redis::AsyncCommands as _;

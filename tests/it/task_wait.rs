@@ -1,4 +1,4 @@
-//! `READ_TASK /task/<id>?wait=…`: a long poll.
+//! `GET /task/<id>?wait=…`: a long poll.
 
 use serde_json::{Value, json};
 

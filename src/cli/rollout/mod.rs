@@ -72,7 +72,7 @@ pub(super) async fn run(command: RolloutCommand, global: &GlobalArgs) -> Result<
     }
 }
 
-/// The document of `READ_TASK /admin/v1/rollouts/{route}`, of the only route where none is named.
+/// The document of `GET /admin/v1/rollouts/{route}`, of the only route where none is named.
 async fn fetch_rollout(client: &AdminClient, route: Option<&str>) -> Result<Value, CliError> {
     let Value::Array(mut rollouts) = client.get("rollouts").await? else { return Ok(Value::Null) };
     let all: Vec<String> = rollouts.iter().map(|rollout| format_field(&rollout["route"])).collect();

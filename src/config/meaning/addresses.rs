@@ -101,7 +101,7 @@ fn parse_absolute_uri(text: &str) -> Option<Uri> {
     (is_http && port_is_read && ipv6_is_read).then_some(uri)
 }
 
-/// `sqlite:PATH_HEADER` or one of the Redis schemes.
+/// `sqlite:PATH` or one of the Redis schemes.
 pub(super) fn parse_store_url(text: &str) -> Result<StoreUrl, FieldError> {
     let hint = "write `redis://host:6379/0`, `rediss://…`, `redis+sentinel://a:26379,b:26379/master`, \
                 `redis+cluster://a:6379,b:6379` or `sqlite:data/omnidaemon.db`";

@@ -1,7 +1,7 @@
 //! Whether a Redis server is set up to keep tasks, and what to type where it is not.
 //!
 //! A server that is too old is refused at connect. All else is advice: looked at for each new
-//! connection and once a minute, and logged once. `INFO` tells the most; `CONFIG READ_TASK`, which
+//! connection and once a minute, and logged once. `INFO` tells the most; `CONFIG GET`, which
 //! the documented user may not call, adds the rest. What a server does not tell is not advised on.
 
 use std::collections::{HashMap, HashSet};
@@ -31,7 +31,7 @@ struct RedisServerReport {
     server: String,
     /// Of `INFO`.
     info: HashMap<String, String>,
-    /// Of `CONFIG READ_TASK`.
+    /// Of `CONFIG GET`.
     settings: HashMap<String, String>,
     /// Milliseconds that its clock is ahead of ours at least; negative where it is behind.
     clock_ahead_ms: i64,

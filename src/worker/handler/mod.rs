@@ -141,7 +141,7 @@ impl TaskAttempt {
         }
     }
 
-    /// The same for every run of the task: the client's `Idempotency-LocalLeaseKey`, else the
+    /// The same for every run of the task: the client's `Idempotency-Key`, else the
     /// task's id.
     #[must_use]
     pub fn idempotency_key(&self) -> HeaderValue {

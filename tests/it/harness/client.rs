@@ -45,7 +45,7 @@ impl HttpClient {
         self.http.request(method, format!("{}{path}", self.base_url))
     }
 
-    /// `READ_TASK path`
+    /// `GET path`
     pub async fn get(&self, path: &str) -> HttpResponse {
         HttpResponse::from_request(self.request(Method::GET, path)).await
     }

@@ -14,7 +14,7 @@ pub struct TestUpstream {
     port: u16,
 }
 
-/// What the app says it was asked, by `READ_TASK /seen`.
+/// What the app says it was asked, by `GET /seen`.
 #[derive(Debug, serde::Deserialize)]
 pub struct UpstreamRequests {
     /// Every request in order of arrival.

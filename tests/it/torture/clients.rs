@@ -154,7 +154,7 @@ async fn poll_or_cancel(world: &TortureContext, dice: &mut StdRng, id: &str) {
     }
 }
 
-/// What `READ_TASK /task/<id>` says.
+/// What `GET /task/<id>` says.
 pub(super) enum TaskReadResult {
     /// Nothing: no answer, or no store.
     NoAnswer,
