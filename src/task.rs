@@ -1,7 +1,7 @@
 //! The nouns of the task path: ids, topics, the captured request, the answer, the failure.
 //!
 //! Plain data, without clocks, sockets or serde: how a task is written down is the store's business
-//! (`store/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
+//! (`store/wire/envelope.rs`), how it looks to a client is the proxy's (`proxy/respond.rs`).
 
 mod buckets;
 mod life;

@@ -133,10 +133,7 @@ pub async fn list_dead_letters(
         Err(refused) => return Ok(Err(refused)),
     };
     let limit = limit.min(MAX_LISTED_DEAD_LETTERS);
-    let letters = match before {
-        Some(before) => store.list_dead_letters_before(&queue, before, limit).await?,
-        None => store.list_dead_letters(&queue, limit).await?,
-    };
+    let letters = store.list_dead_letters(&queue, before, limit).await?;
     Ok(Ok(letters.iter().map(render_dead_letter).collect()))
 }
 

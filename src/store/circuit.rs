@@ -1,10 +1,11 @@
-//! A circuit breaker over the store, so that a store that is gone costs a request nothing.
+//! A circuit breaker in front of the store, so that an unreachable store does not delay requests.
 //!
-//! Closed: calls pass, each within `store.timeout`. The first outage opens it: calls fail at once,
-//! and a probe each second closes it again, unless a call failed since that probe began. Tasks
-//! whose enqueue was never answered are cancelled on the way back, before this process runs
-//! anything: that is noted with the outage itself, it is closed only when no cancel waits, and
-//! workers run what they leased only while it [`Circuit::is_clear_to_run`].
+//! Closed: calls pass, each limited to `store.timeout`. The first outage opens the circuit: calls
+//! fail at once, and a probe each second closes the circuit again, unless another call failed since
+//! the probe began. A task whose enqueue was never answered is cancelled when the store is back,
+//! before this process runs any task: the pending cancel is recorded together with the outage, the
+//! circuit closes only when no cancel is pending, and workers run leased tasks only while
+//! [`Circuit::is_clear_to_run`].
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,12 +17,16 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, TaskStore, TaskWatchers, TopicQueue};
+use super::error::StoreError;
+use super::queue::TopicQueue;
+use super::task_store::TaskStore;
+use super::wait::TaskWatchers;
 use crate::task::{Task, TaskId};
 
+/// How often the store is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A store behind a breaker; cheap to share.
+/// A store behind a circuit breaker.
 pub struct Circuit {
     store: Arc<dyn TaskStore>,
     call_timeout: Duration,
@@ -35,18 +40,18 @@ pub struct Circuit {
 
 #[derive(Default)]
 struct CircuitState {
-    /// Why it is open.
+    /// Why the circuit is open; none when closed.
     open_reason: Option<StoreError>,
-    /// Outages so far: which of them a probe came after.
+    /// Failed calls so far. A probe closes the circuit only if none was added while it ran.
     outage_count: u64,
-    /// Tasks to cancel; one stays here until that is done.
+    /// Tasks to cancel; each stays in the queue until the store has confirmed.
     pending_cancels: VecDeque<TaskId>,
-    /// Whether the first of them is being sent.
+    /// Whether the cancel of the first task in the queue is being sent.
     cancel_in_flight: bool,
 }
 
 impl Circuit {
-    /// A closed circuit over `store`, whose calls may take `timeout`.
+    /// A closed circuit in front of `store`, whose calls may take `call_timeout`.
     #[must_use]
     pub fn new(store: Arc<dyn TaskStore>, call_timeout: Duration) -> Self {
         Self {
@@ -60,45 +65,46 @@ impl Circuit {
         }
     }
 
-    /// The store itself, for calls that wait on purpose.
+    /// The store itself, for calls that wait on purpose, such as `lease`.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn TaskStore> {
         &self.store
     }
 
-    /// Those who watch tasks in this process.
+    /// The registry of this process's task watchers.
     #[must_use]
     pub fn task_watchers(&self) -> &Arc<TaskWatchers> {
         &self.task_watchers
     }
 
-    /// Whether the store is gone.
+    /// Whether the store is unreachable, so that calls fail at once.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.open_flag.load(Ordering::Acquire)
     }
 
-    /// Why it is open; none when it is closed.
+    /// The error that opened the circuit; none when it is closed.
     #[must_use]
     pub fn open_reason(&self) -> Option<StoreError> {
         self.lock_state().open_reason.clone()
     }
 
-    /// How many calls found the store gone so far: another number means an outage in between.
+    /// How many calls found the store unreachable so far. A changed number means an outage between
+    /// two reads.
     #[must_use]
     pub fn outage_count(&self) -> u64 {
         self.lock_state().outage_count
     }
 
-    /// Whether what this process leased may run: the store is there, and no task waits to be
-    /// cancelled.
+    /// Whether this process may run the tasks that it has leased: the circuit is closed, and no
+    /// cancel is pending.
     #[must_use]
     pub fn is_clear_to_run(&self) -> bool {
         !self.is_open() && self.lock_state().pending_cancels.is_empty()
     }
 
-    /// Makes one call. An open circuit fails at once; a call that outlives `store.timeout` opens it
-    /// and is [`StoreError::OutcomeUnknown`].
+    /// Makes one call. An open circuit fails at once. A call that takes longer than `store.timeout`
+    /// opens the circuit and fails with [`StoreError::OutcomeUnknown`].
     ///
     /// # Errors
     /// Those of the call.
@@ -117,25 +123,17 @@ impl Circuit {
         }
     }
 
-    /// Makes a task durable, as [`Self::call`] would. One whose fate stays unknown is to be
-    /// cancelled, from the moment that the circuit opens for it; [`Self::withdraw_cancel`]
-    /// takes that back.
+    /// Makes a task durable, like [`Self::call`]. If the outcome stays unknown, the task's cancel
+    /// is pending from the moment that the circuit opens; [`Self::withdraw_cancel`] undoes that.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
         self.check_closed()?;
-        let result = self.await_with_timeout(self.store.enqueue(task, queue)).await;
-        if let Err(error) = &result
-            && error.is_outage()
-        {
-            let in_doubt = matches!(error, StoreError::OutcomeUnknown(_)).then(|| task.id.clone());
-            self.record_outage(error, in_doubt);
-        }
-        result
+        self.call_recording_outage(self.store.enqueue(task, queue), Some(&task.id)).await
     }
 
-    /// Makes one call whatever the state, under the same deadline.
+    /// Makes one call even while the circuit is open, with the same time limit.
     ///
     /// # Errors
     /// Those of the call.
@@ -143,11 +141,22 @@ impl Circuit {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.call_recording_outage(call, None).await
+    }
+
+    /// Makes one call and opens the circuit on an outage. If the outcome is unknown, the cancel of
+    /// `enqueued` is pending from the same moment.
+    async fn call_recording_outage<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+        enqueued: Option<&TaskId>,
+    ) -> Result<T, StoreError> {
         let result = self.await_with_timeout(call).await;
         if let Err(error) = &result
             && error.is_outage()
         {
-            self.record_outage(error, None);
+            let outcome_unknown = matches!(error, StoreError::OutcomeUnknown(_));
+            self.record_outage(error, enqueued.filter(|_| outcome_unknown).cloned());
         }
         result
     }
@@ -156,54 +165,56 @@ impl Circuit {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let late = |_| {
+        let timed_out = |_| {
             Err(StoreError::OutcomeUnknown(format!("no answer within {:?}", self.call_timeout)))
         };
-        timeout(self.call_timeout, call).await.unwrap_or_else(late)
+        timeout(self.call_timeout, call).await.unwrap_or_else(timed_out)
     }
 
-    /// Has `id` cancelled when the store is back, before this process's workers read.
+    /// Adds a pending cancel: task `id` is cancelled when the store is back, before this process's
+    /// workers lease.
     pub fn cancel_on_recovery(&self, id: TaskId) {
         self.lock_state().pending_cancels.push_back(id);
     }
 
-    /// Takes back that `id` is to be cancelled: it turned out to be there. False when it is too
-    /// late for that.
+    /// Removes the pending cancel of task `id`, which turned out to be stored. False when there is
+    /// none, or when the cancel is being sent already.
     #[must_use]
     pub fn withdraw_cancel(&self, id: &TaskId) -> bool {
         let mut state = self.lock_state();
-        let Some(at) = state.pending_cancels.iter().position(|waiting| waiting == id) else {
+        let Some(at) = state.pending_cancels.iter().position(|pending| pending == id) else {
             return false;
         };
-        let kept = at > 0 || !state.cancel_in_flight;
-        if kept {
+        let withdrawn = at > 0 || !state.cancel_in_flight;
+        if withdrawn {
             state.pending_cancels.remove(at);
         }
-        kept
+        withdrawn
     }
 
-    /// Waits until the store has been asked once whether it is there.
+    /// Waits until the first probe of the store has ended, whatever its result.
     pub async fn wait_for_first_probe(&self) {
         let _ = self.first_probe_done.subscribe().wait_for(|done| *done).await;
     }
 
-    /// Waits until it [`Self::is_clear_to_run`].
+    /// Waits until [`Self::is_clear_to_run`].
     pub async fn wait_until_clear_to_run(&self) {
         loop {
-            let probed_well = self.closed_notify.notified();
+            let closed = self.closed_notify.notified();
             if self.is_clear_to_run() {
                 return;
             }
-            probed_well.await;
+            closed.await;
         }
     }
 
-    /// Probes the store each second and looks at watched tasks, until `shutdown`. `ttl` is how long
-    /// the cancelled tasks can be read.
+    /// Probes the store each second and reads the watched tasks, until `shutdown`. The records of
+    /// tasks that a pending cancel ends are kept for `ttl`.
     pub async fn run(&self, ttl: Duration, shutdown: CancellationToken) {
+        let look_up = |ids: Vec<TaskId>| async move { self.call(self.store.statuses(&ids)).await };
         tokio::join!(
             self.run_probes(ttl, &shutdown),
-            shutdown.run_until_cancelled(self.task_watchers.poll_watched_tasks(self))
+            shutdown.run_until_cancelled(self.task_watchers.poll_watched_tasks(look_up))
         );
     }
 
@@ -211,20 +222,20 @@ impl Circuit {
         let mut ticks = interval(PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            let trips = self.outage_count();
+            let outages_before = self.outage_count();
             if self.call_even_if_open(self.store.ping()).await.is_ok()
                 && self.send_pending_cancels(ttl).await
             {
-                self.close_after_probe(trips);
+                self.close_after_probe(outages_before);
             }
             self.first_probe_done.send_replace(true);
         }
     }
 
-    /// Opens it; a task `in_doubt` is to be cancelled before it can close again.
-    fn record_outage(&self, error: &StoreError, in_doubt: Option<TaskId>) {
+    /// Opens the circuit. The cancel of `task_in_doubt` must be sent before it can close again.
+    fn record_outage(&self, error: &StoreError, task_in_doubt: Option<TaskId>) {
         let mut state = self.lock_state();
-        state.pending_cancels.extend(in_doubt);
+        state.pending_cancels.extend(task_in_doubt);
         state.outage_count += 1;
         state.open_reason = Some(error.clone());
         if !self.open_flag.swap(true, Ordering::AcqRel) {
@@ -232,11 +243,11 @@ impl Circuit {
         }
     }
 
-    /// Closes it after a good probe that began after `trips` outages; not over a later one, nor
-    /// over a cancel that came meanwhile: the next probe looks again.
-    fn close_after_probe(&self, trips: u64) {
+    /// Closes the circuit after a successful probe that began after `outages_before` outages,
+    /// unless an outage or a pending cancel was added since: then the next probe tries again.
+    fn close_after_probe(&self, outages_before: u64) {
         let mut state = self.lock_state();
-        if state.outage_count != trips || !state.pending_cancels.is_empty() {
+        if state.outage_count != outages_before || !state.pending_cancels.is_empty() {
             return;
         }
         state.open_reason = None;
@@ -247,7 +258,7 @@ impl Circuit {
         self.closed_notify.notify_waiters();
     }
 
-    /// Cancels what waits for it; false when that was cut short.
+    /// Sends all pending cancels; false when one of them failed.
     async fn send_pending_cancels(&self, ttl: Duration) -> bool {
         loop {
             let Some(id) = self.begin_next_cancel() else { return true };
@@ -261,7 +272,7 @@ impl Circuit {
         }
     }
 
-    /// The task to be cancelled next, which can be kept no more.
+    /// The task to cancel next; from now on its cancel cannot be withdrawn.
     fn begin_next_cancel(&self) -> Option<TaskId> {
         let mut state = self.lock_state();
         let first = state.pending_cancels.front().cloned();
@@ -275,126 +286,4 @@ impl Circuit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::testing::FaultyStore;
-    use crate::store::{SqliteStore, TopicQueue};
-    use crate::task::{Task, TaskStatus, Topic, UnixMs};
-
-    const TTL: Duration = Duration::from_hours(1);
-
-    fn open_test_circuit(dir: &tempfile::TempDir) -> (Arc<FaultyStore>, Arc<Circuit>) {
-        let sqlite = SqliteStore::open(&dir.path().join("tasks.db")).expect("opened");
-        let store = Arc::new(FaultyStore::new(Arc::new(sqlite)));
-        let circuit =
-            Circuit::new(Arc::clone(&store) as Arc<dyn TaskStore>, Duration::from_secs(10));
-        (store, Arc::new(circuit))
-    }
-
-    async fn enqueue_test_task(store: &FaultyStore) -> TaskId {
-        let topic = Topic::parse("t").expect("a topic");
-        let queue = TopicQueue::with_default_settings(topic.clone(), "omnidaemon");
-        let task = Task::new(TaskId::new(UnixMs(1), rand::random()), topic, "{}", UnixMs(1));
-        store.store.enqueue(&task, &queue).await.expect("enqueued");
-        task.id
-    }
-
-    async fn load_status(store: &FaultyStore, id: &TaskId) -> TaskStatus {
-        store.store.get_task(id).await.expect("read").expect("known").status
-    }
-
-    fn unreachable_error() -> StoreError {
-        StoreError::Unreachable("connection refused".into())
-    }
-
-    #[tokio::test]
-    async fn an_outage_during_a_probe_is_not_wiped_out_by_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (_store, circuit) = open_test_circuit(&dir);
-        circuit.record_outage(&unreachable_error(), None);
-        let probed_after = circuit.lock_state().outage_count;
-        circuit.record_outage(&StoreError::OutcomeUnknown("connection reset".into()), None);
-        circuit.close_after_probe(probed_after);
-        assert!(circuit.is_open());
-        assert!(
-            circuit
-                .open_reason()
-                .is_some_and(|reason| reason.to_string().contains("connection reset"))
-        );
-        circuit.close_after_probe(probed_after + 1);
-        assert!(!circuit.is_open() && circuit.open_reason().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_cancel_that_comes_while_others_are_sent_is_sent_before_it_closes() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (store, circuit) = open_test_circuit(&dir);
-        let late = enqueue_test_task(&store).await;
-        circuit.record_outage(&unreachable_error(), None);
-        assert!(circuit.send_pending_cancels(TTL).await);
-        circuit.cancel_on_recovery(late.clone());
-        circuit.close_after_probe(1);
-        assert!(circuit.is_open());
-        assert!(circuit.send_pending_cancels(TTL).await);
-        circuit.close_after_probe(1);
-        assert!(circuit.is_clear_to_run());
-        assert_eq!(load_status(&store, &late).await, TaskStatus::Cancelled);
-    }
-
-    #[tokio::test]
-    async fn a_cancel_that_fails_is_kept_and_it_stays_open_until_all_are_sent() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (store, circuit) = open_test_circuit(&dir);
-        let ids = [enqueue_test_task(&store).await, enqueue_test_task(&store).await];
-        store.is_down.store(true, Ordering::Relaxed);
-        assert!(circuit.call(store.ping()).await.is_err() && circuit.is_open());
-        for id in &ids {
-            circuit.cancel_on_recovery(id.clone());
-        }
-        assert!(!circuit.send_pending_cancels(TTL).await);
-        let shutdown = CancellationToken::new();
-        let (probing, stop) = (Arc::clone(&circuit), shutdown.clone());
-        let probes = tokio::spawn(async move { probing.run(TTL, stop).await });
-        store.is_down.store(false, Ordering::Relaxed);
-        circuit.wait_until_clear_to_run().await;
-        for id in &ids {
-            assert_eq!(load_status(&store, id).await, TaskStatus::Cancelled);
-        }
-        shutdown.cancel();
-        probes.await.expect("joined");
-    }
-
-    #[tokio::test]
-    async fn a_task_in_doubt_is_to_be_cancelled_from_the_outage_on_unless_it_is_kept() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (store, circuit) = open_test_circuit(&dir);
-        let [doubtful, kept] = [enqueue_test_task(&store).await, enqueue_test_task(&store).await];
-        for id in [&doubtful, &kept] {
-            circuit.record_outage(
-                &StoreError::OutcomeUnknown("connection reset".into()),
-                Some(id.clone()),
-            );
-        }
-        circuit.close_after_probe(2);
-        assert!(circuit.is_open(), "no probe closes it in between");
-        assert!(circuit.withdraw_cancel(&kept) && !circuit.withdraw_cancel(&kept));
-        assert!(circuit.begin_next_cancel().is_some_and(|first| first == doubtful));
-        assert!(!circuit.withdraw_cancel(&doubtful), "it is being sent");
-        assert!(circuit.send_pending_cancels(TTL).await);
-        circuit.close_after_probe(2);
-        assert!(circuit.is_clear_to_run());
-        assert_eq!(
-            (load_status(&store, &doubtful).await, load_status(&store, &kept).await),
-            (TaskStatus::Cancelled, TaskStatus::Queued)
-        );
-    }
-
-    #[test]
-    fn a_cancel_that_waits_holds_the_workers_back_although_it_is_closed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (_store, circuit) = open_test_circuit(&dir);
-        assert!(circuit.is_clear_to_run());
-        circuit.cancel_on_recovery(TaskId::new(UnixMs(1), 1));
-        assert!(!circuit.is_open() && !circuit.is_clear_to_run());
-    }
-}
+mod tests;

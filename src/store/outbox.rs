@@ -1,103 +1,105 @@
-//! What is to be told of a task's end, from the moment it ends until somebody has heard it.
+//! The outbox: deliveries that report a task's end to a webhook or to another topic.
 //!
-//! A delivery is written by the very change that ends its task, and kept with its body: it outlives
-//! the result. There is one of each kind per task; its event id names the end, so that a repeat is
-//! known as one.
+//! A delivery is written by the same atomic change that ends its task and contains its body, so it
+//! outlives the result. A task has at most one delivery of each kind. The event id names the end of
+//! the task, the same in each attempt, so that the receiver can recognize a repeated delivery.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 
-use super::StoreError;
-use crate::task::{TaskId, TaskOwner, TaskStatus, UnixMs};
+use super::error::StoreError;
+use crate::task::{TaskId, TaskOwner, UnixMs};
 
-/// Whom a delivery goes to.
+/// The kind of receiver of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryKind {
-    /// A URL, which is posted the end.
+    /// A URL, to which the end is posted.
     Webhook,
-    /// A topic, which gets the result as a new task.
+    /// A topic, which receives the result as a new task.
     Reply,
 }
 
-/// A delivery that is due, held for whoever took it.
+/// A due delivery, hidden from other processes while the caller attempts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The task that ended.
     pub task_id: TaskId,
-    /// Whom it goes to.
+    /// The kind of receiver.
     pub kind: DeliveryKind,
     /// The URL or the topic, as the publisher wrote it.
     pub target: String,
-    /// The end's own id, the same however often it is delivered.
+    /// The id of the task's end, the same in each attempt.
     pub event_id: String,
     /// When the task ended.
     pub ended_at: UnixMs,
-    /// A webhook's body, `{"payload": R}`; a reply's payload. JSON.
+    /// JSON: for a webhook the body `{"payload": <end message>}`, for a reply the payload.
     pub body: Bytes,
-    /// The key that may see the task.
+    /// The key that may read the task.
     pub owner: Option<TaskOwner>,
-    /// The caller's own id for the task.
+    /// The publisher's own id for the task.
     pub correlation_id: Option<String>,
-    /// Which try this is, from 1: with the event it is what [`DeliveryOutcome`] counts for.
+    /// The number of the delivery attempt, from 1. With the event id it fences
+    /// [`DeliveryOutbox::settle_delivery`].
     pub attempt: u32,
 }
 
-/// How a try ended.
+/// How a delivery attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// It was heard.
+    /// The receiver accepted the delivery.
     Delivered,
-    /// It was not, and is tried again.
+    /// The delivery is attempted again.
     Retry {
-        /// When.
+        /// The earliest time of the next attempt.
         retry_at: UnixMs,
-        /// What went wrong; none gives it back untried, and the try does not count.
+        /// What went wrong. None returns the delivery unattempted, and the attempt is not counted.
         error: Option<String>,
     },
-    /// It never will be.
+    /// The delivery is given up.
     Dropped {
         /// Why.
         error: String,
     },
 }
 
-/// How a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRecord {
-    /// Whom it goes to.
+    /// The kind of receiver.
     pub kind: DeliveryKind,
     /// The URL or the topic.
     pub target: String,
-    /// The end's own id.
+    /// The id of the task's end.
     pub event_id: String,
-    /// Tries so far.
+    /// Attempts so far.
     pub attempts: u32,
-    /// Where it stands.
+    /// The status.
     pub status: DeliveryStatus,
-    /// What went wrong last.
+    /// The error of the last failed attempt.
     pub last_error: Option<String>,
 }
 
-/// Where a delivery stands.
+/// The status of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryStatus {
-    /// It waits for its next try.
+    /// Waits for its next attempt.
     Pending,
-    /// It was heard.
+    /// The receiver accepted it.
     Delivered,
-    /// It was given up.
+    /// Given up.
     Dropped,
 }
 
 // === impl DeliveryKind ===
 
 impl DeliveryKind {
-    /// Both.
+    /// All kinds.
     pub const ALL: [Self; 2] = [Self::Webhook, Self::Reply];
 
-    /// The word it is stored as; the `kind` label.
+    /// The stored form, and the `kind` label of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,7 +108,7 @@ impl DeliveryKind {
         }
     }
 
-    /// The kind stored as `word`.
+    /// The kind whose stored form is `word`.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
@@ -118,7 +120,7 @@ impl DeliveryKind {
 impl DeliveryStatus {
     const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Dropped];
 
-    /// The word it is shown and stored as.
+    /// The stored form, also shown to users.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -128,7 +130,7 @@ impl DeliveryStatus {
         }
     }
 
-    /// The status stored as `word`; anything else waits.
+    /// The status whose stored form is `word`; an unknown word counts as pending.
     #[must_use]
     pub(super) fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|status| status.as_str() == word).unwrap_or(Self::Pending)
@@ -138,8 +140,8 @@ impl DeliveryStatus {
 // === impl Delivery ===
 
 impl Delivery {
-    /// The id of the task that a reply becomes: of the end's time and name, so that a repeat is the
-    /// same task.
+    /// The id of the task that a reply creates. It is derived from the time and id of the task's
+    /// end, so that a repeated delivery creates the same task.
     #[must_use]
     pub fn reply_task_id(&self) -> TaskId {
         let digest = Sha256::digest(format!("reply:{}", self.event_id));
@@ -148,66 +150,27 @@ impl Delivery {
     }
 }
 
-/// The name of a task's end: the `turn`-th turn of its life.
-pub(super) fn end_event_id(task: &str, turn: impl std::fmt::Display) -> String {
-    format!("evt_{task}_{turn}")
-}
+/// Takes due deliveries out of the outbox and records how they went.
+#[async_trait]
+pub trait DeliveryOutbox: Send + Sync + 'static {
+    /// Up to `max` due deliveries, hidden from other calls for `hide_for`. Each is counted as one
+    /// more attempt.
+    async fn claim_due_deliveries(
+        &self,
+        max: usize,
+        hide_for: Duration,
+    ) -> Result<Vec<Delivery>, StoreError>;
 
-/// `WrittenResultBody` as a webhook is told it: the message and how it ended, and nothing of ours
-/// beside it.
-#[derive(Default, Serialize, Deserialize)]
-pub(super) struct TaskEndMessage {
-    pub(super) task_id: Option<Box<RawValue>>,
-    pub(super) content: Option<Box<RawValue>>,
-    pub(super) webhook: Option<Box<RawValue>>,
-    pub(super) reply_to: Option<Box<RawValue>>,
-    pub(super) topic: Option<Box<RawValue>>,
-    pub(super) correlation_id: Option<Box<RawValue>>,
-    pub(super) causation_id: Option<Box<RawValue>>,
-    pub(super) source: Option<Box<RawValue>>,
-    pub(super) delivery_attempts: Option<Box<RawValue>>,
-    pub(super) created_at: Option<Box<RawValue>>,
-    pub(super) runner_id: Option<Box<RawValue>>,
-    pub(super) status: Option<Box<RawValue>>,
-    pub(super) result: Option<Box<RawValue>>,
-    pub(super) timestamp: Option<Box<RawValue>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<Box<RawValue>>,
-}
+    /// Stores how a delivery attempt ended, unless the delivery was claimed again since.
+    async fn settle_delivery(
+        &self,
+        delivery: &Delivery,
+        outcome: &DeliveryOutcome,
+    ) -> Result<(), StoreError>;
 
-// === impl Told ===
+    /// The deliveries of a task; settled ones are kept for a day.
+    async fn list_deliveries(&self, id: &TaskId) -> Result<Vec<DeliveryRecord>, StoreError>;
 
-impl TaskEndMessage {
-    /// Says how it ended, where the message does not.
-    pub(super) fn with_ending(self, status: TaskStatus, at: UnixMs) -> Self {
-        Self {
-            status: to_raw_json(status.as_str()),
-            timestamp: to_raw_json(&to_unix_seconds(at)),
-            ..self
-        }
-    }
-
-    /// The body for `kind`.
-    pub(super) fn encode_body(&self, kind: DeliveryKind) -> Result<Bytes, StoreError> {
-        #[derive(Serialize)]
-        struct WebhookBody<'a> {
-            payload: &'a TaskEndMessage,
-        }
-        let json = match kind {
-            DeliveryKind::Webhook => serde_json::to_vec(&WebhookBody { payload: self }),
-            DeliveryKind::Reply => serde_json::to_vec(&self.result),
-        };
-        json.map(Bytes::from).map_err(|error| StoreError::Malformed(error.to_string()))
-    }
-}
-
-/// A value of it; what does not serialize is none.
-pub(super) fn to_raw_json<T: Serialize + ?Sized>(value: &T) -> Option<Box<RawValue>> {
-    to_raw_value(value).ok()
-}
-
-/// A time as the wire has it.
-#[allow(clippy::cast_precision_loss)] // exact up to the year 287,000
-pub(super) fn to_unix_seconds(at: UnixMs) -> f64 {
-    at.0 as f64 / 1000.0
+    /// The number of deliveries that are not settled.
+    async fn count_pending_deliveries(&self) -> Result<u64, StoreError>;
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use omnidaemon::config::{Secret, StoreConfig, StoreUrl};
-use omnidaemon::store::{RedisStore, TaskStore as _};
+use omnidaemon::store::{RedisStore, StoreService as _};
 use redis::Value;
 use serde_json::Value as Json;
 

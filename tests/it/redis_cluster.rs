@@ -2,7 +2,7 @@
 //! was replicated is lost.
 
 use omnidaemon::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
-use omnidaemon::store::{RedisStore, StoreError, TaskStore as _};
+use omnidaemon::store::{RedisStore, RolloutStore as _, StoreError, StoreService as _};
 
 use crate::fail_open::Load;
 use crate::harness::cluster::{RedisCluster, start_single_node_cluster};

@@ -1,10 +1,11 @@
 //! `durability: wait`: a task is taken when a replica has it, too, and not otherwise.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use omnidaemon::config::{StoreConfig, StoreDurability};
 use omnidaemon::store::{
-    RedisStore, SettleResult, Settlement, StoreError, StoreRefusal, TaskStore as _, TopicQueue,
+    RedisStore, SettleResult, Settlement, StoreError, StoreRefusal, TaskStore, TopicQueue,
 };
 use omnidaemon::task::{Task, TaskAnswer, TaskId, Topic};
 use redis::AsyncCommands as _;
@@ -47,16 +48,16 @@ async fn pair(valkey: bool, more: &[&str]) -> (RedisServer, RedisServer) {
     (master, replica)
 }
 
-fn waiting_for(timeout: Duration, server: &RedisServer) -> RedisStore {
+fn waiting_for(timeout: Duration, server: &RedisServer) -> Arc<dyn TaskStore> {
     let config = StoreConfig {
         durability: StoreDurability::WaitForReplica,
         timeout,
         ..server.store_config()
     };
-    RedisStore::new(&config).expect("a store")
+    Arc::new(RedisStore::new(&config).expect("a store"))
 }
 
-fn waiting(server: &RedisServer) -> RedisStore {
+fn waiting(server: &RedisServer) -> Arc<dyn TaskStore> {
     waiting_for(Duration::from_secs(1), server)
 }
 
@@ -68,11 +69,11 @@ fn task() -> Task {
     Task::new(TaskId::new(wall_clock_now(), rand::random()), queue().topic, "{}", wall_clock_now())
 }
 
-async fn enqueue(store: &RedisStore) -> Result<(), StoreError> {
+async fn enqueue(store: &Arc<dyn TaskStore>) -> Result<(), StoreError> {
     store.enqueue(&task(), &queue()).await
 }
 
-async fn until_taken(store: &RedisStore) {
+async fn until_taken(store: &Arc<dyn TaskStore>) {
     wait_until(TEST_DEADLINE, "tasks are confirmed", async || enqueue(store).await.is_ok()).await;
 }
 

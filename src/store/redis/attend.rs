@@ -209,11 +209,7 @@ impl Partition {
         let whole = row.parse_lease(queue).ok().map(|(lease, _)| lease);
         let Some(lease) = whole.or_else(|| row.to_bare_lease(queue)) else { return Ok(None) };
         let settled = self.finish_task(&lease, end, ttl, None).await?;
-        Ok((settled == SettleResult::Applied).then_some(BuriedTask {
-            topic: lease.task.topic,
-            route: lease.task.route,
-            trimmed: false,
-        }))
+        Ok((settled == SettleResult::Applied).then(|| BuriedTask::from_lease(lease)))
     }
 
     /// The data of an entry, while it is there.

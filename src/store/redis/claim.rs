@@ -7,7 +7,7 @@ use super::partition::Partition;
 use super::script::{ABANDON_CLAIM, CLAIM_IDEMPOTENCY_KEY, CONCLUDE_CLAIM};
 use super::{as_millis_u64, clamp_ttl_ms};
 use crate::store::claim::{ClaimConclusion, ClaimResult, IdempotencyClaim};
-use crate::store::envelope::StoredAnswer;
+use crate::store::wire::envelope::StoredAnswer;
 use crate::store::{LEASE_DURATION, StoreError};
 use crate::task::TaskId;
 

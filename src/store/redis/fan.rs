@@ -9,7 +9,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::RedisStore;
 use super::partition::{Partition, partition_index};
-use crate::store::list::invalid_cursor;
+use crate::store::error::invalid_cursor;
 use crate::store::{
     BuriedTask, DeadLetter, Delivery, IdempotencyClaim, Lease, QueueDepth, RedriveResult,
     StoreError, StoreRefusal, TaskListPage, TaskListRequest, TaskLookup, TopicQueue,

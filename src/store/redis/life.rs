@@ -6,7 +6,8 @@ use super::keys;
 use super::message::{EntryMessage, ParsedResult, RunDetails};
 use super::partition::Partition;
 use super::read::{RecordFields, field_number, field_text};
-use crate::store::{Lease, StoreError, runs};
+use crate::store::wire::run_history;
+use crate::store::{Lease, StoreError};
 use crate::task::{AttemptSummary, TaskDetails, TaskFailure, TaskId, UnixMs};
 
 impl Partition {
@@ -27,7 +28,7 @@ impl Partition {
         let history = field_text(&fields, "history").map(str::to_owned).or(told.failed_runs);
         let mut life = TaskDetails::new(
             record,
-            runs::parse_runs(history.as_deref()),
+            run_history::parse_runs(history.as_deref()),
             told.worker_process,
             told.began_at,
         );
@@ -74,7 +75,7 @@ impl Partition {
     ) -> String {
         let (worker, began) = self.local_leases.process_and_start(lease).unzip();
         let failure = Some((failure.kind, failure.message.clone()));
-        runs::encode_run(&AttemptSummary {
+        run_history::encode_run(&AttemptSummary {
             number: lease.attempt,
             worker,
             started: began,

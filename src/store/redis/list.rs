@@ -10,7 +10,7 @@ use super::keys;
 use super::message::{ParsedResult, from_unix_seconds, to_json};
 use super::partition::Partition;
 use super::script::{LIST_UNFINISHED_TASKS, READ_RESULT_TAILS};
-use crate::store::list::invalid_cursor;
+use crate::store::error::invalid_cursor;
 use crate::store::{StoreError, TaskListEntry, TaskListPage, TaskListRequest, TopicQueue};
 use crate::task::{TaskId, TaskStatus, Topic, UnixMs};
 

@@ -15,11 +15,12 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::list::ResultSummary;
 use super::row::LeaseHandle;
 use crate::config::ContentForm;
-use crate::store::envelope::{
+use crate::store::evidence::TallyOutcome;
+use crate::store::wire::envelope::{
     StoredAnswer, StoredCredentials, StoredFailure, StoredRequest, encode_result_json,
 };
-use crate::store::rollout::TallyOutcome;
-use crate::store::{Lease, StoreError, TopicQueue, runs};
+use crate::store::wire::run_history;
+use crate::store::{Lease, StoreError, TopicQueue};
 use crate::task::{
     FailureKind, Task, TaskAnswer, TaskFailure, TaskOwner, TaskStatus, Topic, UnixMs,
 };
@@ -283,7 +284,7 @@ pub(super) fn encode_result(
         answer: None,
         failure: None,
         began_at: began.map(to_unix_seconds),
-        trace_id: runs::find_trace_id(task),
+        trace_id: run_history::find_trace_id(task),
     };
     match end {
         EntryOutcome::Completed(answer) => {
@@ -471,7 +472,7 @@ impl RunDetails {
         let trace_id = message
             .request
             .as_ref()
-            .and_then(|request| runs::parse_trace_id(request.find_header("traceparent")?));
+            .and_then(|request| run_history::parse_trace_id(request.find_header("traceparent")?));
         Self { correlation_id: message.correlation_id, trace_id, ..Self::default() }
     }
 }

@@ -141,7 +141,7 @@ impl Partition {
         let failure =
             TaskFailure::new(FailureKind::LostFromQueue, "trimmed by a foreign publisher");
         let settled = self.finish_task(&lease, &EntryOutcome::Failed(&failure), ttl, None).await?;
-        let buried = BuriedTask { topic: lease.task.topic, route: lease.task.route, trimmed: true };
+        let buried = BuriedTask { trimmed: true, ..BuriedTask::from_lease(lease) };
         Ok((settled == SettleResult::Applied).then_some(buried))
     }
 }

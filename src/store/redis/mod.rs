@@ -58,12 +58,13 @@ use self::link::{MasterLink, PartitionCountMark};
 use self::partition::Partition;
 use self::resolve::{MasterDiscovery, hash_slot};
 use super::{
-    BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, Delivery, DeliveryOutcome,
-    DeliveryRecord, DeprecatedCaller, IdempotencyClaim, Lease, LeaseHolder, QueueDepth,
-    RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord,
-    ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError, StoredEvidence,
-    TaskEndWaiters, TaskListPage, TaskListRequest, TaskLookup, TaskStore, TopicQueue,
-    WorkerHeartbeat,
+    BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, DeadLetterQueue, Delivery,
+    DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeprecatedCaller, DeprecatedCallerLog,
+    IdempotencyClaim, IdempotencyClaims, Lease, LeaseHolder, QueueDepth, RedriveResult,
+    ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord, RolloutStore,
+    ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError, StoreService, StoredEvidence,
+    TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest, TaskLookup, TaskQueue, TaskReader,
+    TopicQueue, WorkerHeartbeat, WorkerRegistry,
 };
 use crate::config::{StoreConfig, StoreDurability, StoreUrl};
 use crate::task::{Task, TaskDetails, TaskId, TaskProgress, TaskRecord, UnixMs};
@@ -160,7 +161,7 @@ fn clamp_ttl_ms(ttl: Duration) -> u64 {
 }
 
 #[async_trait]
-impl TaskStore for RedisStore {
+impl StoreService for RedisStore {
     async fn run_background(&self, shutdown: CancellationToken) {
         self.run_background_loops(shutdown).await;
     }
@@ -169,26 +170,47 @@ impl TaskStore for RedisStore {
         self.ping_all_partitions().await
     }
 
-    async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
-        self.enqueue_in_partition(task, queue).await
+    async fn check_server_settings(&self) -> Result<Vec<ServerAdvice>, StoreError> {
+        self.advice_all_partitions().await
     }
 
-    async fn get_task(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        self.partition_of_task(id).read_record(id).await
+    async fn load_shared_secret(&self) -> Result<SharedSecret, StoreError> {
+        self.shared_secret
+            .get_or_try_init(|| self.first_partition().get_or_create_secret())
+            .await
+            .cloned()
+    }
+}
+
+#[async_trait]
+impl TaskQueue for RedisStore {
+    async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
+        self.enqueue_in_partition(task, queue).await
     }
 
     async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<CancelResult, StoreError> {
         self.partition_of_task(id).cancel_task(id, ttl).await
     }
 
+    async fn enqueue_due_tasks(&self, queues: &[TopicQueue]) -> Result<(), StoreError> {
+        self.promote_all_partitions(queues).await
+    }
+}
+
+#[async_trait]
+impl TaskLeasing for RedisStore {
     async fn lease(
         &self,
-        process: &str,
+        process_name: &str,
         queues: &[TopicQueue],
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
-        self.lease_tasks(process, queues, max, wait).await
+        self.lease_tasks(process_name, queues, max, wait).await
+    }
+
+    async fn renew(&self, process_name: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
+        self.renew_all_partitions(process_name, leases).await
     }
 
     async fn settle(
@@ -199,17 +221,53 @@ impl TaskStore for RedisStore {
         self.partition_of_task(&lease.task.id).settle_lease(lease, settlement).await
     }
 
-    async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
-        self.renew_all_partitions(process, leases).await
+    async fn report_progress(
+        &self,
+        id: &TaskId,
+        holder: &LeaseHolder,
+        progress: &TaskProgress,
+    ) -> Result<bool, StoreError> {
+        self.partition_of_task(id).record_progress(id, holder, progress).await
     }
 
     async fn reap_expired(
         &self,
-        process: &str,
+        process_name: &str,
         queues: &[TopicQueue],
         ttl: Duration,
     ) -> Result<Vec<BuriedTask>, StoreError> {
-        self.reap_expired_all_partitions(process, queues, ttl).await
+        self.reap_expired_all_partitions(process_name, queues, ttl).await
+    }
+
+    async fn reconcile_external(
+        &self,
+        queues: &[TopicQueue],
+        ttl: Duration,
+    ) -> Result<Vec<BuriedTask>, StoreError> {
+        self.reconcile_all_partitions(queues, ttl).await
+    }
+}
+
+#[async_trait]
+impl TaskReader for RedisStore {
+    async fn get_task(&self, id: &TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        self.partition_of_task(id).read_record(id).await
+    }
+
+    async fn statuses(&self, ids: &[TaskId]) -> Result<Vec<TaskLookup>, StoreError> {
+        self.statuses_all_partitions(ids).await
+    }
+
+    async fn load_task_details(&self, id: &TaskId) -> Result<Option<TaskDetails>, StoreError> {
+        self.partition_of_task(id).read_task_history(id).await
+    }
+
+    async fn list_tasks(
+        &self,
+        queues: &[TopicQueue],
+        request: &TaskListRequest,
+    ) -> Result<TaskListPage, StoreError> {
+        self.list_all_partitions(queues, request).await
     }
 
     async fn load_queue_depths(
@@ -219,93 +277,44 @@ impl TaskStore for RedisStore {
         self.depths_all_partitions(queues).await
     }
 
+    fn end_waiters(&self) -> &TaskEndWaiters {
+        &self.waiters
+    }
+}
+
+#[async_trait]
+impl DeadLetterQueue for RedisStore {
     async fn list_dead_letters(
         &self,
         queue: &TopicQueue,
+        before_cursor: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.dead_letters_all_partitions(queue, None, limit).await
+        self.dead_letters_all_partitions(queue, before_cursor, limit).await
     }
 
-    async fn record_heartbeat(&self, heartbeat: &WorkerHeartbeat) -> Result<(), StoreError> {
-        self.first_partition().write_heartbeat(heartbeat).await
-    }
-
-    async fn remove_heartbeat(&self, process: &str) -> Result<(), StoreError> {
-        self.first_partition().remove_heartbeat(process).await
-    }
-
-    async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError> {
-        self.first_partition().read_heartbeats().await
-    }
-
-    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
-        self.first_partition().load_rollout(route).await
-    }
-
-    async fn save_rollout(
+    async fn redrive_dead_letter(
         &self,
-        route: &str,
-        record: &RolloutRecord,
-        change: &RolloutCommit,
-    ) -> Result<bool, StoreError> {
-        self.first_partition().save_rollout(route, record, change).await
+        queue: &TopicQueue,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<RedriveResult, StoreError> {
+        self.redrive_in_any_partition(queue, id, now).await
     }
 
-    async fn sync_replica(
-        &self,
-        presence: &ReplicaReport,
-        routes: &[String],
-    ) -> Result<ReplicaSync, StoreError> {
-        self.first_partition().sync_replica(presence, routes).await
+    async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError> {
+        self.discard_in_any_partition(queue, id).await
     }
+}
 
-    async fn remove_replica(&self, process: &str) -> Result<(), StoreError> {
-        self.first_partition().remove_replica(process).await
-    }
-
-    async fn load_rollout_history(
-        &self,
-        route: &str,
-        before: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RolloutHistoryEntry>, StoreError> {
-        self.first_partition().read_rollout_history(route, before, limit).await
-    }
-
-    async fn load_evidence(
-        &self,
-        route: &str,
-        epochs: &[u64],
-    ) -> Result<Vec<StoredEvidence>, StoreError> {
-        self.evidence_all_partitions(route, epochs).await
-    }
-
-    async fn record_deprecated_calls(
-        &self,
-        route: &str,
-        calls: &[DeprecatedCaller],
-    ) -> Result<(), StoreError> {
-        self.first_partition().record_callers(route, calls).await
-    }
-
-    async fn list_deprecated_callers(
-        &self,
-        route: &str,
-    ) -> Result<Vec<DeprecatedCaller>, StoreError> {
-        self.first_partition().read_callers(route).await
-    }
-
-    async fn enqueue_due_tasks(&self, queues: &[TopicQueue]) -> Result<(), StoreError> {
-        self.promote_all_partitions(queues).await
-    }
-
+#[async_trait]
+impl DeliveryOutbox for RedisStore {
     async fn claim_due_deliveries(
         &self,
         max: usize,
-        hold: Duration,
+        hide_for: Duration,
     ) -> Result<Vec<Delivery>, StoreError> {
-        self.take_deliveries_all_partitions(max, hold).await
+        self.take_deliveries_all_partitions(max, hide_for).await
     }
 
     async fn settle_delivery(
@@ -323,7 +332,10 @@ impl TaskStore for RedisStore {
     async fn count_pending_deliveries(&self) -> Result<u64, StoreError> {
         self.outbox_depth_all_partitions().await
     }
+}
 
+#[async_trait]
+impl IdempotencyClaims for RedisStore {
     async fn claim_idempotency_key(
         &self,
         claim: &IdempotencyClaim,
@@ -342,75 +354,83 @@ impl TaskStore for RedisStore {
     async fn release_claim(&self, claim: &IdempotencyClaim) -> Result<(), StoreError> {
         self.partition_of_claim(claim)?.abandon_claim(claim).await
     }
+}
 
-    fn end_waiters(&self) -> &TaskEndWaiters {
-        &self.waiters
+#[async_trait]
+impl WorkerRegistry for RedisStore {
+    async fn record_heartbeat(&self, heartbeat: &WorkerHeartbeat) -> Result<(), StoreError> {
+        self.first_partition().write_heartbeat(heartbeat).await
     }
 
-    async fn report_progress(
+    async fn remove_heartbeat(&self, process_name: &str) -> Result<(), StoreError> {
+        self.first_partition().remove_heartbeat(process_name).await
+    }
+
+    async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError> {
+        self.first_partition().read_heartbeats().await
+    }
+}
+
+#[async_trait]
+impl RolloutStore for RedisStore {
+    async fn load_rollout(&self, route: &str) -> Result<Option<RolloutRecord>, StoreError> {
+        self.first_partition().load_rollout(route).await
+    }
+
+    async fn save_rollout(
         &self,
-        id: &TaskId,
-        holder: &LeaseHolder,
-        progress: &TaskProgress,
+        route: &str,
+        record: &RolloutRecord,
+        commit: &RolloutCommit,
     ) -> Result<bool, StoreError> {
-        self.partition_of_task(id).record_progress(id, holder, progress).await
+        self.first_partition().save_rollout(route, record, commit).await
     }
 
-    async fn load_shared_secret(&self) -> Result<SharedSecret, StoreError> {
-        self.shared_secret
-            .get_or_try_init(|| self.first_partition().get_or_create_secret())
-            .await
-            .cloned()
-    }
-
-    async fn statuses(&self, ids: &[TaskId]) -> Result<Vec<TaskLookup>, StoreError> {
-        self.statuses_all_partitions(ids).await
-    }
-
-    async fn list_dead_letters_before(
+    async fn load_rollout_history(
         &self,
-        queue: &TopicQueue,
-        before: &str,
+        route: &str,
+        before_cursor: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.dead_letters_all_partitions(queue, Some(before), limit).await
+    ) -> Result<Vec<RolloutHistoryEntry>, StoreError> {
+        self.first_partition().read_rollout_history(route, before_cursor, limit).await
     }
 
-    async fn redrive_dead_letter(
+    async fn load_evidence(
         &self,
-        queue: &TopicQueue,
-        id: &str,
-        now: UnixMs,
-    ) -> Result<RedriveResult, StoreError> {
-        self.redrive_in_any_partition(queue, id, now).await
+        route: &str,
+        epochs: &[u64],
+    ) -> Result<Vec<StoredEvidence>, StoreError> {
+        self.evidence_all_partitions(route, epochs).await
     }
 
-    async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError> {
-        self.discard_in_any_partition(queue, id).await
-    }
-
-    async fn reconcile_external(
+    async fn sync_replica(
         &self,
-        queues: &[TopicQueue],
-        ttl: Duration,
-    ) -> Result<Vec<BuriedTask>, StoreError> {
-        self.reconcile_all_partitions(queues, ttl).await
+        report: &ReplicaReport,
+        routes: &[String],
+    ) -> Result<ReplicaSync, StoreError> {
+        self.first_partition().sync_replica(report, routes).await
     }
 
-    async fn load_task_details(&self, id: &TaskId) -> Result<Option<TaskDetails>, StoreError> {
-        self.partition_of_task(id).read_task_history(id).await
+    async fn remove_replica(&self, process_name: &str) -> Result<(), StoreError> {
+        self.first_partition().remove_replica(process_name).await
     }
+}
 
-    async fn list_tasks(
+#[async_trait]
+impl DeprecatedCallerLog for RedisStore {
+    async fn record_deprecated_calls(
         &self,
-        queues: &[TopicQueue],
-        listing: &TaskListRequest,
-    ) -> Result<TaskListPage, StoreError> {
-        self.list_all_partitions(queues, listing).await
+        route: &str,
+        calls: &[DeprecatedCaller],
+    ) -> Result<(), StoreError> {
+        self.first_partition().record_callers(route, calls).await
     }
 
-    async fn check_server_settings(&self) -> Result<Vec<ServerAdvice>, StoreError> {
-        self.advice_all_partitions().await
+    async fn list_deprecated_callers(
+        &self,
+        route: &str,
+    ) -> Result<Vec<DeprecatedCaller>, StoreError> {
+        self.first_partition().read_callers(route).await
     }
 }
 

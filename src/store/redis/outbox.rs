@@ -18,9 +18,9 @@ use super::script::{CLAIM_DUE_DELIVERIES, SETTLE_DELIVERY};
 use super::{as_millis_u64, clamp_ttl_ms, millis_until};
 use crate::store::StoreError;
 use crate::store::outbox::{
-    Delivery, DeliveryKind, DeliveryOutcome, DeliveryRecord, DeliveryStatus, TaskEndMessage,
-    end_event_id,
+    Delivery, DeliveryKind, DeliveryOutcome, DeliveryRecord, DeliveryStatus,
 };
+use crate::store::wire::task_end_message::{TaskEndMessage, end_event_id};
 use crate::task::{Task, TaskId, TaskOwner, TaskStatus, UnixMs};
 
 /// How long a settled delivery can be looked at.

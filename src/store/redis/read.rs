@@ -13,8 +13,8 @@ use super::message::{EntryMessage, ParsedResult, from_unix_seconds};
 use super::partition::Partition;
 use super::progress::parse_current_progress;
 use super::script::{READ_QUEUE_DEPTHS, READ_TASK};
-use crate::store::envelope::StoredFailure;
-use crate::store::list::invalid_cursor;
+use crate::store::error::invalid_cursor;
+use crate::store::wire::envelope::StoredFailure;
 use crate::store::{DeadLetter, QueueDepth, StoreError, TopicQueue};
 use crate::task::{TaskId, TaskOwner, TaskRecord, TaskStatus, Topic, UnixMs};
 

@@ -18,12 +18,12 @@ use super::script::{
     READ_CALLERS, READ_EVIDENCE, RECORD_CALLERS, RESIGN_REPLICA, SAVE_ROLLOUT, SYNC_REPLICA,
 };
 use super::{RedisStore, as_millis_u64, unix_now};
-use crate::store::list::invalid_cursor;
-use crate::store::rollout::{
-    self, DeprecatedCaller, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry,
-    StoredEvidence, replica_ttl,
+use crate::store::error::invalid_cursor;
+use crate::store::{
+    CALLER_RETENTION, DeprecatedCaller, EVIDENCE_RETENTION, MAX_CALLERS, MAX_HISTORY_ENTRIES,
+    OTHER_CALLERS, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord,
+    StoreError, StoredEvidence, replica_ttl,
 };
-use crate::store::{RolloutRecord, StoreError};
 use crate::task::UnixMs;
 
 /// A rollout's version and state.
@@ -59,7 +59,7 @@ impl Partition {
             .arg(record.version)
             .arg(&record.state_json)
             .arg(change.required_term.map(|term| term.to_string()).unwrap_or_default())
-            .arg(rollout::MAX_HISTORY_ENTRIES)
+            .arg(MAX_HISTORY_ENTRIES)
             .arg(&change.history_events)
             .run(&self.link)
             .await
@@ -91,7 +91,7 @@ impl Partition {
             .arg(&[process, about])
             .arg(*candidate)
             .arg(as_millis_u64(replica_ttl()))
-            .arg(rollout::EVIDENCE_RETENTION.as_secs())
+            .arg(EVIDENCE_RETENTION.as_secs())
             .arg(self.keys.replica_report_prefix())
             .arg(routes.len())
             .arg(counts.iter().map(|(_, _, counted)| counted).collect::<Vec<_>>());
@@ -151,11 +151,7 @@ impl Partition {
                 [self.keys.tally_key(route, *epoch), self.keys.replica_counts_key(route, *epoch)]
             })
             .collect();
-        READ_EVIDENCE
-            .call_with_keys(&all)
-            .arg(rollout::EVIDENCE_RETENTION.as_secs())
-            .run(&self.link)
-            .await
+        READ_EVIDENCE.call_with_keys(&all).arg(EVIDENCE_RETENTION.as_secs()).run(&self.link).await
     }
 
     pub(super) async fn record_callers(
@@ -171,9 +167,9 @@ impl Partition {
                 self.keys.caller_counts_key(route),
                 self.keys.caller_last_call_key(route),
             ])
-            .arg(as_millis_u64(rollout::CALLER_RETENTION))
-            .arg(rollout::MAX_CALLERS)
-            .arg(rollout::OTHER_CALLERS);
+            .arg(as_millis_u64(CALLER_RETENTION))
+            .arg(MAX_CALLERS)
+            .arg(OTHER_CALLERS);
         for DeprecatedCaller { name: who, call_count: count, last_called_at: last } in calls {
             call = call.arg(who).arg(*count).arg(last.0);
         }
@@ -189,7 +185,7 @@ impl Partition {
                 self.keys.caller_counts_key(route),
                 self.keys.caller_last_call_key(route),
             ])
-            .arg(as_millis_u64(rollout::CALLER_RETENTION))
+            .arg(as_millis_u64(CALLER_RETENTION))
             .run(&self.link)
             .await?;
         let caller = |(who, last): (String, u64)| {

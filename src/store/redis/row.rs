@@ -102,7 +102,7 @@ impl ScriptLeaseRow {
             .as_deref()
             .map(|secret| parse_credentials(secret.as_bytes()))
             .transpose();
-        let open = |stored: crate::store::envelope::StoredRequest| {
+        let open = |stored: crate::store::wire::envelope::StoredRequest| {
             stored.into_request(secret?, &message.payload)
         };
         lease.task.request =

@@ -10,8 +10,9 @@ use super::partition::Partition;
 use super::row::{LeaseHandle, ScriptLeaseRow};
 use super::script::{CANCEL_TASK, REJECT_ENTRY, RENEW_LEASES, REQUEUE_TASK};
 use super::{as_millis_u64, clamp_ttl_ms, keys, millis_until, unix_now};
-use crate::store::envelope::StoredFailure;
-use crate::store::{CancelResult, Lease, SettleResult, Settlement, StoreError, TopicQueue, runs};
+use crate::store::wire::envelope::StoredFailure;
+use crate::store::wire::run_history;
+use crate::store::{CancelResult, Lease, SettleResult, Settlement, StoreError, TopicQueue};
 use crate::task::{FailureKind, TaskFailure, TaskId, TaskRecord, TaskStatus, UnixMs};
 
 /// How long a task that could not be read is known as failed.
@@ -186,7 +187,7 @@ impl Partition {
             .arg(failure.unwrap_or_default())
             .arg(park.min_idle.map_or(0, as_millis_u64))
             .arg(run)
-            .arg(runs::MAX_HISTORY_BYTES)
+            .arg(run_history::MAX_HISTORY_BYTES)
             .run(&self.link)
             .await?;
         Ok(if applied { SettleResult::Applied } else { SettleResult::Fenced })

@@ -281,11 +281,7 @@ impl Partition {
             self.local_leases.remove_lease(&lease);
         }
         let dead = settled == SettleResult::Applied && !again;
-        Ok(dead.then_some(BuriedTask {
-            topic: lease.task.topic,
-            route: lease.task.route,
-            trimmed: false,
-        }))
+        Ok(dead.then(|| BuriedTask::from_lease(lease)))
     }
 }
 

@@ -202,7 +202,8 @@ async fn a_failing_task_is_retried_and_then_buried_and_counted_once() {
         (TaskStatus::Failed, 3, 3)
     );
     assert_eq!(record.failure.map(|failure| failure.message).as_deref(), Some("failure 3"));
-    let dead = fixture.store.store.list_dead_letters(&test_queue("t"), 10).await.expect("read");
+    let dead =
+        fixture.store.store.list_dead_letters(&test_queue("t"), None, 10).await.expect("read");
     assert_eq!(dead.iter().map(|dead| dead.error.as_str()).collect::<Vec<_>>(), ["failure 3"]);
     fixture.await_metric_line("omnidaemon_tasks_failed_total{topic=\"t\"} 1").await;
     fixture.stop().await;
@@ -515,7 +516,7 @@ async fn a_task_that_a_pull_brings_before_its_cancel_is_sent_never_runs() {
     })
     .await;
     fixture.store.is_down.store(true, Ordering::Relaxed);
-    let _ = fixture.circuit.call_even_if_open(fixture.store.ping()).await;
+    let _ = fixture.circuit.call_even_if_open(fixture.circuit.store().ping()).await;
     let (cancelled, kept) = (test_task(1, "t", "{}"), test_task(2, "t", "{}"));
     fixture.circuit.cancel_on_recovery(cancelled.id.clone());
     fixture.enqueue(&cancelled).await;

@@ -44,7 +44,7 @@ pub(crate) async fn a_redriven_dead_letter_runs_again_from_its_first_attempt(f: 
 
     let redriven = store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
     assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
-    assert_eq!(store.list_dead_letters(&q, 10).await, Ok(vec![]));
+    assert_eq!(store.list_dead_letters(&q, None, 10).await, Ok(vec![]));
     let found = get_record(&*store, &task.id).await;
     assert_eq!((found.status, found.attempts, found.failure), (TaskStatus::Queued, 0, None));
     assert_eq!((found.owner, found.finished), (task.owner.clone(), None));
@@ -87,7 +87,7 @@ pub(crate) async fn a_dead_letter_is_redriven_once_however_often_it_is_asked_for
         let again = lease_one(&*store, &q).await;
         assert_nothing_leasable(&*store, &q).await;
         assert_eq!(store.settle(&again, &bury()).await, Ok(SettleResult::Applied));
-        let letters = store.list_dead_letters(&q, 10).await.expect("answers");
+        let letters = store.list_dead_letters(&q, None, 10).await.expect("answers");
         assert_eq!(letters.len(), 1, "nothing is doubled");
         assert_eq!(store.discard_dead_letter(&q, task.id.as_str()).await, Ok(true));
         assert_eq!(
@@ -154,7 +154,7 @@ pub(crate) async fn a_discarded_dead_letter_is_gone_and_its_task_stays_failed(
     );
     assert_eq!(store.discard_dead_letter(&q, gone.id.as_str()).await, Ok(true));
     assert_eq!(store.discard_dead_letter(&q, gone.id.as_str()).await, Ok(false), "once");
-    let letters = store.list_dead_letters(&q, 10).await.expect("answers");
+    let letters = store.list_dead_letters(&q, None, 10).await.expect("answers");
     assert_eq!(
         letters.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(),
         [kept.id.as_str()]
@@ -171,12 +171,12 @@ pub(crate) async fn dead_letters_are_listed_in_pages(f: impl StoreFixture) {
         dead(&*store, &task).await;
         ids.insert(0, task.id.to_string());
     }
-    let mut page = store.list_dead_letters(&q, 2).await.expect("answers");
+    let mut page = store.list_dead_letters(&q, None, 2).await.expect("answers");
     let mut listed = Vec::new();
     while let Some(last) = page.last() {
         let before = last.cursor.clone();
         listed.extend(page.iter().map(|letter| letter.id.clone()));
-        page = store.list_dead_letters_before(&q, &before, 2).await.expect("answers");
+        page = store.list_dead_letters(&q, Some(&before), 2).await.expect("answers");
     }
     assert_eq!(listed, ids);
     assert_eq!(listed.iter().collect::<HashSet<_>>().len(), 5);

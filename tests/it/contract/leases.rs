@@ -98,7 +98,7 @@ pub(crate) async fn a_task_that_kills_its_workers_becomes_a_dead_letter(f: impl 
     assert_eq!((found.status, found.attempts), (TaskStatus::Failed, CRASH_RERUN_LIMIT));
     assert_eq!(found.failure.as_ref().map(|failure| failure.kind), Some(FailureKind::WorkerCrash));
     assert_eq!(within_deadline(waiter).await.as_deref(), Some(&found));
-    let letters = store.list_dead_letters(&q, 10).await.expect("answers");
+    let letters = store.list_dead_letters(&q, None, 10).await.expect("answers");
     assert_eq!((letters.len(), letters[0].attempts), (1, CRASH_RERUN_LIMIT));
 }
 
@@ -130,5 +130,5 @@ pub(crate) async fn an_ended_task_expires_but_its_dead_letter_stays(f: impl Stor
     let kept = enqueue_task(&*store, &q).await;
     store.reap_expired(TEST_PROCESS, std::slice::from_ref(&q), RESULT_TTL).await.expect("tended");
     assert_eq!(get_record(&*store, &kept.id).await.status, TaskStatus::Queued);
-    assert_eq!(store.list_dead_letters(&q, 10).await.expect("answers").len(), 1);
+    assert_eq!(store.list_dead_letters(&q, None, 10).await.expect("answers").len(), 1);
 }

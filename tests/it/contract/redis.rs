@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use omnidaemon::config::{Secret, StoreConfig, StoreUrl};
-use omnidaemon::store::{BuriedTask, RedisStore, TaskStore};
+use omnidaemon::store::{BuriedTask, RedisStore, StoreService as _, TaskStore};
 use redis::streams::{StreamInfoGroupsReply, StreamPendingCountReply};
 use redis::{AsyncCommands as _, Value};
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -158,7 +158,7 @@ pub(crate) async fn a_buried_task_is_failed_and_a_dead_letter(f: impl StoreFixtu
     let found = get_record(&*store, &task.id).await;
     assert_eq!((found.status, found.attempts, found.answer), (TaskStatus::Failed, 2, None));
     assert_eq!(found.failure, Some(why));
-    let letters = store.list_dead_letters(&q, 10).await.expect("answers");
+    let letters = store.list_dead_letters(&q, None, 10).await.expect("answers");
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].id.as_str(), &letters[0].topic), (task.id.as_str(), &q.topic));
     assert_eq!((letters[0].error.as_str(), letters[0].attempts), ("status 500", 2));
@@ -174,12 +174,12 @@ pub(crate) async fn dead_letters_are_listed_newest_first(f: impl StoreFixture) {
         let lease = lease_one(&*store, &q).await;
         applied(&*store, &lease, &bury(message)).await;
     }
-    let letters = store.list_dead_letters(&q, 2).await.expect("answers");
+    let letters = store.list_dead_letters(&q, None, 2).await.expect("answers");
     assert_eq!(
         letters.iter().map(|letter| letter.error.as_str()).collect::<Vec<_>>(),
         ["three", "two"]
     );
-    assert_eq!(store.list_dead_letters(&test_queue("b"), 10).await, Ok(vec![]));
+    assert_eq!(store.list_dead_letters(&test_queue("b"), None, 10).await, Ok(vec![]));
 }
 
 pub(crate) async fn a_released_task_runs_again_and_its_attempt_is_unspent(f: impl StoreFixture) {
@@ -207,7 +207,7 @@ pub(crate) async fn an_older_attempt_is_fenced(f: impl StoreFixture) {
     }
     assert_nothing_leasable(&*store, &q).await;
     applied(&*store, &current, &complete()).await;
-    assert_eq!(store.list_dead_letters(&q, 10).await, Ok(vec![]));
+    assert_eq!(store.list_dead_letters(&q, None, 10).await, Ok(vec![]));
     assert_eq!(get_record(&*store, &task.id).await.status, TaskStatus::Completed);
 }
 
@@ -225,7 +225,7 @@ pub(crate) async fn repeating_an_applied_settlement_applies_it_once(f: impl Stor
         }
         assert_nothing_leasable(&*store, &q).await;
     }
-    assert_eq!(store.list_dead_letters(&q, 10).await.expect("answers").len(), 1);
+    assert_eq!(store.list_dead_letters(&q, None, 10).await.expect("answers").len(), 1);
 }
 
 pub(crate) async fn a_second_settlement_of_another_kind_is_fenced(f: impl StoreFixture) {
@@ -237,7 +237,7 @@ pub(crate) async fn a_second_settlement_of_another_kind_is_fenced(f: impl StoreF
         fenced(&*store, &its_lease, &late).await;
     }
     assert_eq!(get_record(&*store, &task.id).await.answer, Some(json_answer()));
-    assert_eq!(store.list_dead_letters(&q, 10).await, Ok(vec![]));
+    assert_eq!(store.list_dead_letters(&q, None, 10).await, Ok(vec![]));
     assert_nothing_leasable(&*store, &q).await;
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use omnidaemon::store::{BuriedTask, SqliteClock, SqliteStore, TaskStore};
+use omnidaemon::store::{
+    BuriedTask, SqliteClock, SqliteStore, StoreService as _, TaskLeasing as _, TaskStore,
+};
 use omnidaemon::task::UnixMs;
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};

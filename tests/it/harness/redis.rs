@@ -4,10 +4,11 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use omnidaemon::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
-use omnidaemon::store::RedisStore;
+use omnidaemon::store::{RedisStore, TaskStore};
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -111,8 +112,8 @@ impl RedisServer {
     }
 
     /// A store on this server that `run` has not been called for.
-    pub(crate) fn open_store(&self) -> RedisStore {
-        RedisStore::new(&self.store_config()).expect("a store")
+    pub(crate) fn open_store(&self) -> Arc<dyn TaskStore> {
+        Arc::new(RedisStore::new(&self.store_config()).expect("a store"))
     }
 
     /// A connection to look behind the store.

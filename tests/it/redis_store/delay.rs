@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{TaskStore as _, TopicQueue};
+use omnidaemon::store::TopicQueue;
 use omnidaemon::task::{Task, TaskStatus, Topic, UnixMs};
 use redis::AsyncCommands as _;
 

@@ -6,8 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use omnidaemon::config::StoreConfig;
 use omnidaemon::store::{
-    CancelResult, Lease, SettleResult, Settlement, StoreError, StoreRefusal, TaskStore as _,
-    TopicQueue,
+    CancelResult, Lease, SettleResult, Settlement, StoreError, StoreRefusal, TopicQueue,
 };
 use omnidaemon::task::{
     FailureKind, Task, TaskFailure, TaskId, TaskOwner, TaskStatus, Topic, UnixMs,
@@ -319,7 +318,7 @@ async fn two_agents_of_ours_on_one_topic_each_run_every_task() {
         store.get_task(&task.id).await.expect("answers").expect("known").status,
         TaskStatus::Completed
     );
-    assert_eq!(store.list_dead_letters(&other, 10).await.expect("answers").len(), 1);
+    assert_eq!(store.list_dead_letters(&other, None, 10).await.expect("answers").len(), 1);
     let after = enqueue_task(&store).await;
     complete_lease(&store, &lease_one(&store).await).await;
     let again = store.lease("other", &[other], 1, WAIT_DEADLINE).await.expect("answers").remove(0);

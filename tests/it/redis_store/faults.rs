@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use omnidaemon::config::{Secret, StoreConfig, StoreUrl};
-use omnidaemon::store::{
-    CancelResult, SettleResult, Settlement, StoreError, StoreRefusal, TaskStore as _,
-};
+use omnidaemon::store::{CancelResult, SettleResult, Settlement, StoreError, StoreRefusal};
 use omnidaemon::task::TaskId;
 use redis::AsyncCommands as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use omnidaemon::config::GroupStartPosition;
-use omnidaemon::store::{RedriveResult, SettleResult, Settlement, TaskStore as _, TopicQueue};
+use omnidaemon::store::{RedriveResult, SettleResult, Settlement, TopicQueue};
 use omnidaemon::task::{FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskStatus, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -130,7 +130,7 @@ async fn what_is_no_task_becomes_a_dead_letter_and_its_neighbours_run() {
         }
     }
     assert_eq!(ran, [before.id, after.id]);
-    let mut letters = store.list_dead_letters(&qa_queue(), 100).await.expect("answers");
+    let mut letters = store.list_dead_letters(&qa_queue(), None, 100).await.expect("answers");
     letters.reverse();
     let errors: Vec<_> = letters.iter().map(|letter| letter.error.as_str()).collect();
     assert_eq!(letters.len(), bodies.len(), "{errors:?}");
@@ -162,7 +162,7 @@ async fn a_python_dead_letter_is_listed() {
     });
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", letter.to_string())]).await.expect("added");
-    let letters = store.list_dead_letters(&qa_queue(), 10).await.expect("answers");
+    let letters = store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers");
     assert_eq!((letters[0].id.as_str(), letters[0].payload.as_str()), ("py-9", "{\"a\":1}"));
     assert_eq!((letters[0].attempts, letters[0].failed_at), (4, UnixMs(1_753_000_000_500)));
     assert_eq!(letters[0].error, "Max retries exceeded");
@@ -384,7 +384,7 @@ async fn only_the_entry_that_was_given_up_has_failed() {
         "told once"
     );
     assert_eq!(
-        store.list_dead_letters(&qa_queue(), 10).await.expect("answers").len(),
+        store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers").len(),
         2,
         "no letter but Python's"
     );
@@ -492,7 +492,7 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     ] {
         assert_eq!(store.get_task(&task.id).await.expect("answers").expect("known").status, status);
     }
-    let letters = store.list_dead_letters(&qa_queue(), 10).await.expect("answers");
+    let letters = store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers");
     assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
 
     let redriven = store

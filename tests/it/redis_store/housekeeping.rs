@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{Lease, RedriveResult, Settlement, TaskStore as _, WorkerHeartbeat};
+use omnidaemon::store::{Lease, RedriveResult, Settlement, WorkerHeartbeat};
 use omnidaemon::task::{FailureKind, TaskFailure, TaskStatus, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -136,7 +136,7 @@ async fn a_dead_letter_that_cannot_be_written_loses_no_task_and_acknowledges_non
     age_pending(&mut redis, Duration::from_mins(1)).await;
     reap_queue(&store).await;
     assert_eq!(
-        store.list_dead_letters(&qa_queue(), 10).await.expect("answers").len(),
+        store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers").len(),
         2,
         "both are there at last"
     );

@@ -34,7 +34,7 @@ const QA_DEAD_LETTERS: &str = "omni-dlq:group:genesis.qa:omnidaemon";
 
 /// A store whose `run` runs.
 struct RunningStore {
-    store: Arc<RedisStore>,
+    store: Arc<dyn TaskStore>,
     _shutdown_guard: DropGuard,
 }
 
@@ -44,7 +44,7 @@ impl RunningStore {
     }
 
     fn start_with_config(config: &StoreConfig) -> Self {
-        let store = Arc::new(RedisStore::new(config).expect("a store"));
+        let store: Arc<dyn TaskStore> = Arc::new(RedisStore::new(config).expect("a store"));
         let (shutdown, runs) = (CancellationToken::new(), Arc::clone(&store));
         tokio::spawn({
             let shutdown = shutdown.clone();
@@ -55,10 +55,10 @@ impl RunningStore {
 }
 
 impl std::ops::Deref for RunningStore {
-    type Target = RedisStore;
+    type Target = dyn TaskStore;
 
-    fn deref(&self) -> &RedisStore {
-        &self.store
+    fn deref(&self) -> &Self::Target {
+        &*self.store
     }
 }
 
@@ -72,14 +72,14 @@ fn new_task() -> Task {
     Task { retries: 3, ..Task::new(id, qa_queue().topic, "{\"n\":  1.0}", wall_clock_now()) }
 }
 
-async fn enqueue_task(store: &RedisStore) -> Task {
+async fn enqueue_task(store: &RunningStore) -> Task {
     let task = new_task();
     store.enqueue(&task, &qa_queue()).await.expect("enqueued");
     task
 }
 
 /// One lease, which must come soon.
-async fn lease_one(store: &RedisStore) -> Lease {
+async fn lease_one(store: &RunningStore) -> Lease {
     let mut leases = store
         .lease(TEST_PROCESS, &[qa_queue()], 1, WAIT_DEADLINE)
         .await
@@ -88,11 +88,11 @@ async fn lease_one(store: &RedisStore) -> Lease {
     leases.remove(0)
 }
 
-async fn lease_available(store: &RedisStore) -> Vec<Lease> {
+async fn lease_available(store: &RunningStore) -> Vec<Lease> {
     store.lease(TEST_PROCESS, &[qa_queue()], 10, Duration::ZERO).await.expect("the store answers")
 }
 
-async fn reap_queue(store: &RedisStore) {
+async fn reap_queue(store: &RunningStore) {
     store.reap_expired(TEST_PROCESS, &[qa_queue()], RESULT_TTL).await.expect("tended");
 }
 
@@ -100,7 +100,7 @@ fn complete_settlement() -> Settlement {
     Settlement::Complete { answer: TaskAnswer::from_json("{\"ok\":true}"), ttl: RESULT_TTL }
 }
 
-async fn complete_lease(store: &RedisStore, lease: &Lease) {
+async fn complete_lease(store: &RunningStore, lease: &Lease) {
     assert_eq!(store.settle(lease, &complete_settlement()).await, Ok(SettleResult::Applied));
 }
 
@@ -154,7 +154,7 @@ async fn pending_entries(redis: &mut MultiplexedConnection) -> Vec<(String, Stri
 
 /// Looks after the queue for longer than one lease, without a break; `meanwhile` runs before each
 /// round.
-async fn reap_for_a_lease(store: &RedisStore, mut meanwhile: impl AsyncFnMut()) {
+async fn reap_for_a_lease(store: &RunningStore, mut meanwhile: impl AsyncFnMut()) {
     for _ in 0..10 {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(4)).await;

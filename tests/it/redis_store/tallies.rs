@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use omnidaemon::config::{Secret, StoreConfig, StoreUrl};
-use omnidaemon::store::{CancelResult, SettleResult, StoredEvidence, TaskStore as _, TopicQueue};
+use omnidaemon::store::{CancelResult, SettleResult, StoredEvidence, TopicQueue};
 use omnidaemon::task::{Task, TaskId, TaskStatus};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{SettleResult, Settlement, TaskStore as _};
+use omnidaemon::store::{SettleResult, Settlement};
 use omnidaemon::task::{FailureKind, Task, TaskFailure, TaskRecord, TaskStatus, UnixMs};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -56,7 +56,7 @@ async fn a_waiting_task_that_was_trimmed_has_failed_and_its_client_is_told() {
     let told = tokio::time::timeout(WAIT_DEADLINE, waiter).await.expect("in time");
     assert!(is_trimmed(&told.expect("an end")));
     assert!(is_trimmed(&record(&store, &lost).await));
-    let letters = store.list_dead_letters(&qa_queue(), 10).await.expect("answers");
+    let letters = store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers");
     assert_eq!((letters.len(), letters[0].id.as_str()), (1, lost.id.as_str()));
     assert_eq!(sweep(&server).await, 0, "told once");
     let next = lease_one(&store).await;

@@ -1,6 +1,6 @@
 //! Who waits is told of ends that happen elsewhere.
 
-use omnidaemon::store::{CancelResult, TaskStore as _};
+use omnidaemon::store::CancelResult;
 use omnidaemon::task::{TaskAnswer, TaskStatus};
 use redis::AsyncCommands as _;
 use serde_json::json;

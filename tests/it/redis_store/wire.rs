@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method};
 use omnidaemon::config::ContentForm;
-use omnidaemon::store::{SettleResult, Settlement, TaskStore as _, TopicQueue};
+use omnidaemon::store::{SettleResult, Settlement, TopicQueue};
 use omnidaemon::task::{CapturedRequest, FailureKind, Task, TaskAnswer, TaskFailure};
 use redis::AsyncCommands as _;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use omnidaemon::store::{SqliteStore, TaskStore as _};
+use omnidaemon::store::{SqliteStore, TaskQueue as _, TaskReader as _};
 use omnidaemon::task::{Task, TaskId};
 use serde_json::json;
 

@@ -21,7 +21,7 @@ async fn a_cancel_that_races_a_completion_has_one_winner(store: Store) {
     let dir = tempfile::tempdir().expect("a directory");
     let opened: Arc<dyn TaskStore> = match &store {
         Store::Sqlite => Arc::new(SqliteStore::open(&dir.path().join("tasks.db")).expect("opens")),
-        Store::Redis(server) => Arc::new(server.open_store()),
+        Store::Redis(server) => server.open_store(),
     };
     let queue = crate::contract::test_queue("t");
     let (mut completed, mut cancelled) = (0, 0);

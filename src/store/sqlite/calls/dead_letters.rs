@@ -1,0 +1,48 @@
+//! Dead letters.
+
+use async_trait::async_trait;
+
+use crate::store::dead_letter::{DeadLetter, DeadLetterQueue, RedriveResult};
+use crate::store::error::{StoreError, invalid_cursor};
+use crate::store::queue::TopicQueue;
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::sql::dead_letters;
+use crate::task::UnixMs;
+
+#[async_trait]
+impl DeadLetterQueue for SqliteStore {
+    async fn list_dead_letters(
+        &self,
+        queue: &TopicQueue,
+        before_cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let topic = queue.topic.clone();
+        let below: i64 =
+            before_cursor.map_or(Ok(i64::MAX), str::parse).map_err(|_| invalid_cursor("before"))?;
+        self.reader
+            .run_query(move |connection| {
+                dead_letters::list_dead_letters(connection, &topic, below, limit)
+            })
+            .await
+    }
+
+    async fn redrive_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<RedriveResult, StoreError> {
+        let (topic, id) = (queue.topic.clone(), id.to_owned());
+        self.writer
+            .submit_change(move |db| dead_letters::redrive_dead_letter(db, &topic, &id, now))
+            .await
+    }
+
+    async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError> {
+        let (topic, id) = (queue.topic.clone(), id.to_owned());
+        self.writer
+            .submit_change(move |db| dead_letters::discard_dead_letter(db, &topic, &id))
+            .await
+    }
+}

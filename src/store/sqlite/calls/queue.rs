@@ -1,0 +1,32 @@
+//! Queueing and cancelling tasks.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::store::error::StoreError;
+use crate::store::queue::{CancelResult, TaskQueue, TopicQueue};
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::row::NewTaskRow;
+use crate::store::sqlite::sql::queue;
+use crate::task::{Task, TaskId};
+
+#[async_trait]
+impl TaskQueue for SqliteStore {
+    async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
+        let (row, max_backlog) = (NewTaskRow::from_task(task)?, queue.max_backlog);
+        let accepted =
+            self.writer.submit_change(move |db| queue::enqueue_task(db, &row, max_backlog)).await?;
+        Ok(accepted?)
+    }
+
+    async fn cancel(&self, id: &TaskId, ttl: Duration) -> Result<CancelResult, StoreError> {
+        let id = id.clone();
+        self.writer.submit_change(move |db| queue::cancel_task(db, &id, ttl)).await
+    }
+
+    /// Has nothing to do: the writer makes delayed tasks ready when they become due.
+    async fn enqueue_due_tasks(&self, _queues: &[TopicQueue]) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
