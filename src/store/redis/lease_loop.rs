@@ -1,0 +1,110 @@
+//! A lease call over all partitions: lease at once where there is something, else wait until an
+//! entry comes and lease again.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::redis::cluster::RedisStore;
+use crate::store::redis::partition::Partition;
+use crate::store::redis::queue::lease::QueuePoll;
+use crate::store::{Lease, StoreError, TopicQueue};
+
+/// The longest wait between two lease scripts. A wakeup connection reports new entries, but not
+/// leases that were released or expired.
+const LEASE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most leases of one call: the server runs nothing else while a script runs.
+const MAX_LEASES_PER_CALL: usize = 500;
+
+/// The outcome of one round over the partitions.
+#[derive(Default)]
+struct PollRound<'a> {
+    leases: Vec<Lease>,
+    /// Whether some queue had entries, even if none of them was a task. The fields below are only
+    /// set where no queue had.
+    found_entries: bool,
+    next_retry_in: Option<Duration>,
+    idle_partitions: Vec<IdlePartition<'a>>,
+}
+
+/// A partition without entries to lease.
+struct IdlePartition<'a> {
+    partition: &'a Partition,
+    queues: Vec<&'a TopicQueue>,
+    /// The last entry id of each queue's stream that was seen.
+    last_ids: Vec<String>,
+}
+
+impl RedisStore {
+    /// Leases at most `max` tasks; returns none once `wait` is over.
+    pub(crate) async fn lease_tasks(
+        &self,
+        process: &str,
+        queues: &[TopicQueue],
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let deadline = Instant::now() + wait;
+        if max == 0 || queues.is_empty() {
+            sleep(wait).await;
+            return Ok(Vec::new());
+        }
+        let max = max.min(MAX_LEASES_PER_CALL);
+        loop {
+            let round = self.poll_partitions(process, queues, max).await?;
+            let now = Instant::now();
+            if !round.leases.is_empty() || now >= deadline {
+                return Ok(round.leases);
+            }
+            if round.found_entries {
+                continue;
+            }
+            let limit = LEASE_POLL_INTERVAL
+                .min(deadline - now)
+                .min(round.next_retry_in.unwrap_or(LEASE_POLL_INTERVAL));
+            let woken = CancellationToken::new();
+            let waits = round.idle_partitions.iter().map(async |idle| {
+                let leaser = &idle.partition.leaser;
+                leaser.wait_for_entry(&idle.queues, &idle.last_ids, limit, &woken).await;
+                woken.cancel();
+            });
+            join_all(waits).await;
+        }
+    }
+
+    /// Polls one partition after the other, beginning with another one each time, until one has
+    /// entries. A partition that fails is skipped; when all fail, that is the error.
+    async fn poll_partitions<'a>(
+        &'a self,
+        process: &str,
+        queues: &'a [TopicQueue],
+        max: usize,
+    ) -> Result<PollRound<'a>, StoreError> {
+        let mut round = PollRound::default();
+        let mut failed = None;
+        let first = self.next_partition.fetch_add(1, Ordering::Relaxed) % self.partitions.len();
+        for partition in self.partitions[first..].iter().chain(&self.partitions[..first]) {
+            let queues = partition.leaser.rotate_queues(queues);
+            match partition.leaser.poll_queues(process, &queues, max).await {
+                Ok(QueuePoll { leases, found_entries: true, .. }) => {
+                    return Ok(PollRound { leases, found_entries: true, ..PollRound::default() });
+                }
+                Ok(poll) => {
+                    round.next_retry_in =
+                        round.next_retry_in.into_iter().chain(poll.next_retry_in).min();
+                    let last_ids = poll.last_ids;
+                    round.idle_partitions.push(IdlePartition { partition, queues, last_ids });
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if round.idle_partitions.is_empty() => Err(error),
+            _ => Ok(round),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! New tasks that may run at once, many of them in one call of the script (`script/batch.rs`).
+//! Tasks that are due later are written by `queue/scheduled.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use redis::Value;
+
+use crate::config::GroupStartPosition;
+use crate::store::redis::core::PartitionCore;
+use crate::store::redis::queue::enqueue_target::EnqueueTarget;
+use crate::store::redis::script::batch::{
+    BatchCall, BatchCallResult, CallBatcher, distinct_with_positions,
+};
+use crate::store::redis::script::runner::{ENQUEUE_TASKS, parse_int_reply};
+use crate::store::redis::time::{as_millis_u64, unix_now};
+use crate::store::redis::wire::entry::{EncodedEntry, encode_entry};
+use crate::store::redis::wire::keys;
+use crate::store::redis::wire::packed_record::pack_record_fields;
+use crate::store::{StoreError, StoreRefusal, TopicQueue};
+use crate::task::Task;
+
+/// Queues the new tasks of one partition.
+pub(crate) struct TaskEnqueuer {
+    core: Arc<PartitionCore>,
+    /// New tasks that wait for a call.
+    batcher: Arc<CallBatcher<EnqueueItem, i64>>,
+}
+
+/// A new task, as the script takes it.
+pub(crate) struct EnqueueItem {
+    /// The queue's keys: stream, delayed index, deadline index, scheduled tasks, group start.
+    queue_keys: [String; 5],
+    group: String,
+    max_backlog: u64,
+    /// Whether the group, where the script creates it, begins after the existing entries.
+    starts_after_existing: bool,
+    /// The task's keys: record, result.
+    task_keys: [String; 2],
+    queue_name: String,
+    entry_data: String,
+    /// The fields of the packed record after the entry id.
+    record_fields: String,
+    /// Within how many ms an external consumer must end the task.
+    limit_ms: Option<u64>,
+    /// The tally that counts the task, among the call's keys so that the script may write it.
+    tally_key: Option<String>,
+}
+
+impl TaskEnqueuer {
+    /// The enqueuer of a partition.
+    pub(crate) fn new(core: Arc<PartitionCore>) -> Self {
+        Self { core, batcher: Arc::default() }
+    }
+
+    /// Queues a task, or schedules it where it is due later.
+    ///
+    /// # Errors
+    /// [`StoreRefusal::BacklogFull`] where `max_backlog` tasks wait already.
+    pub(crate) async fn enqueue_task(
+        &self,
+        task: &Task,
+        queue: &TopicQueue,
+    ) -> Result<(), StoreError> {
+        let entry = encode_entry(task, queue)?;
+        let reply = match task.due.filter(|due| *due > unix_now()) {
+            Some(due) => self.core.schedule_task(task, queue, entry, due).await?,
+            None => {
+                let item = self.build_item(task, queue, entry);
+                self.batcher.submit_item(item, &EnqueueTarget::new(&self.core)).await?
+            }
+        };
+        if reply >= 0 {
+            return Ok(());
+        }
+        // the scripts reply −1 − depth where the backlog is full
+        let depth = u64::try_from(-1 - reply).unwrap_or_default();
+        Err(StoreRefusal::BacklogFull { topic: queue.topic.clone(), depth, max: queue.max_backlog }
+            .into())
+    }
+
+    fn build_item(&self, task: &Task, queue: &TopicQueue, entry: EncodedEntry) -> EnqueueItem {
+        let (keys, group) = (&self.core.keys, keys::group_name(queue));
+        EnqueueItem {
+            queue_keys: [
+                keys.stream_key(&queue.topic),
+                keys.delayed_index_key(&group),
+                keys.deadline_index_key(&group),
+                keys.scheduled_tasks_key(&group),
+                keys.group_start_key(&group),
+            ],
+            group,
+            max_backlog: queue.max_backlog,
+            starts_after_existing: queue.group_start == GroupStartPosition::NewEntries,
+            task_keys: [keys.record_key(&task.id), keys.result_key(&task.id)],
+            queue_name: keys::queue_name(queue),
+            record_fields: pack_record_fields(
+                task,
+                &self.core.instance_id,
+                entry.credentials.as_deref(),
+            ),
+            entry_data: entry.data,
+            limit_ms: queue.external_timeout.map(as_millis_u64),
+            tally_key: self.core.task_tally_key(task),
+        }
+    }
+}
+
+impl EnqueueItem {
+    fn has_same_queue(&self, other: &Self) -> bool {
+        self.group == other.group
+            && self.queue_keys == other.queue_keys
+            && self.max_backlog == other.max_backlog
+            && self.starts_after_existing == other.starts_after_existing
+    }
+}
+
+impl BatchCall for EnqueueTarget<'_> {
+    type Item = EnqueueItem;
+    /// 1 for a task that was written, 0 for one that was there already, −1 − depth for one that was
+    /// refused.
+    type Reply = i64;
+
+    fn estimate_item_bytes(item: &EnqueueItem) -> usize {
+        item.entry_data.len() + item.record_fields.len()
+    }
+
+    async fn send_batch(&self, items: &[Arc<EnqueueItem>]) -> BatchCallResult<i64> {
+        let (queues, queue_positions) = distinct_with_positions(items, EnqueueItem::has_same_queue);
+        let mut keys: Vec<&str> =
+            queues.iter().flat_map(|item| item.queue_keys.iter().map(String::as_str)).collect();
+        keys.extend(items.iter().flat_map(|item| item.task_keys.iter().map(String::as_str)));
+        let tally_keys: BTreeSet<&str> =
+            items.iter().filter_map(|item| item.tally_key.as_deref()).collect();
+        keys.extend(tally_keys);
+        let mut call = ENQUEUE_TASKS.call_with_keys(&keys).arg(queues.len()).arg(items.len());
+        for item in &queues {
+            call = call.arg(&item.group).arg(item.max_backlog).arg(item.starts_after_existing);
+        }
+        for (item, queue_position) in items.iter().zip(queue_positions) {
+            let limit = item.limit_ms.map(|limit| limit.to_string()).unwrap_or_default();
+            call = call.arg(queue_position).arg(&[
+                &item.queue_name,
+                &item.entry_data,
+                &item.record_fields,
+                &limit,
+                item.tally_key.as_deref().unwrap_or_default(),
+            ]);
+        }
+        self.check_durability().await?;
+        let replies: Vec<Value> = call.run(self.link).await?;
+        let replies: Vec<_> = replies.into_iter().map(parse_int_reply).collect();
+        self.confirm_replies(&replies).await?;
+        Ok(replies)
+    }
+}

@@ -1,0 +1,176 @@
+//! Dead letters: listed, put back into their queue (redriven), or deleted.
+//!
+//! A dead letter is found by its task's id; a script searches for it, so that messages stay on the
+//! server. Nothing in a dead letter ever changes, so what was read is still true when the redrive
+//! script runs. Python's dead letters become tasks under the id that they are listed by, whatever
+//! their message contains.
+
+use redis::streams::{StreamId, StreamRangeReply};
+use serde_json::value::RawValue;
+
+use crate::store::redis::core::PartitionCore;
+use crate::store::redis::script::runner::{FIND_DEAD_LETTER, REDRIVE_DEAD_LETTER};
+use crate::store::redis::time::as_millis_u64;
+use crate::store::redis::wire::dead_letter::{WireDeadLetter, parse_dead_letter};
+use crate::store::redis::wire::entry::{EntryMessage, rewrite_message_head};
+use crate::store::redis::wire::keys;
+use crate::store::{DeadLetter, RedriveResult, StoreError, TopicQueue};
+use crate::task::{TaskId, UnixMs};
+
+/// The task that a dead letter is queued as.
+struct RedrivePlan {
+    id: TaskId,
+    data: String,
+    has_captured_request: bool,
+    created: Option<UnixMs>,
+    retries: Option<u32>,
+    /// Fields of the record that are restored, by name.
+    record_fields: Vec<(&'static str, String)>,
+}
+
+impl PartitionCore {
+    /// At most `limit` dead letters of a queue, the newest first; with the cursor `before`, only
+    /// older ones.
+    pub(crate) async fn read_dead_letters(
+        &self,
+        queue: &TopicQueue,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let mut range = redis::cmd("XREVRANGE");
+        let start = keys::reverse_range_start(before)?;
+        range
+            .arg(self.keys.dead_letters_key(&keys::group_name(queue)))
+            .arg(start)
+            .arg("-")
+            .arg("COUNT")
+            .arg(limit);
+        let reply: StreamRangeReply = self.link.send_command(&range).await?;
+        let data = |entry: &StreamId| entry.get::<Vec<u8>>("data").unwrap_or_default();
+        Ok(reply
+            .ids
+            .iter()
+            .map(|entry| parse_dead_letter(queue, &entry.id, &data(entry)))
+            .collect())
+    }
+
+    /// Puts the task of a dead letter back into its queue.
+    pub(crate) async fn redrive_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<RedriveResult, StoreError> {
+        let Some((entry, data)) = self.find_dead_letter(queue, id).await? else {
+            let is_active = match TaskId::parse(id) {
+                Ok(id) => {
+                    self.read_record(&id).await?.is_some_and(|record| !record.status.is_final())
+                }
+                Err(_) => false,
+            };
+            return Ok(if is_active {
+                RedriveResult::TaskActive
+            } else {
+                RedriveResult::NoSuchDeadLetter
+            });
+        };
+        let plan = match plan_redrive(id, &data) {
+            Ok(plan) => plan,
+            Err(why) => return Ok(RedriveResult::NotRunnable(why)),
+        };
+        let (group, id) = (keys::group_name(queue), &plan.id);
+        let redriven: i64 = REDRIVE_DEAD_LETTER
+            .call_with_keys(&[
+                self.keys.record_key(id),
+                self.keys.result_key(id),
+                self.keys.results_index_key(),
+                self.keys.stream_key(&queue.topic),
+                self.keys.dead_letters_key(&group),
+                self.keys.deadline_index_key(&group),
+            ])
+            .arg(&[&entry, &group, &keys::queue_name(queue), id.as_str(), &plan.data])
+            .arg(plan.created.unwrap_or(now).0)
+            .arg(plan.retries.map(|retries| retries.to_string()).unwrap_or_default())
+            .arg(
+                queue
+                    .external_timeout
+                    .map(|limit| as_millis_u64(limit).to_string())
+                    .unwrap_or_default(),
+            )
+            .arg(plan.record_fields)
+            .run(&self.link)
+            .await?;
+        Ok(match redriven {
+            1 => RedriveResult::Queued { is_captured_request: plan.has_captured_request },
+            -1 => RedriveResult::TaskActive,
+            _ => RedriveResult::NoSuchDeadLetter,
+        })
+    }
+
+    /// Deletes a dead letter; returns whether it was there.
+    pub(crate) async fn discard_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<bool, StoreError> {
+        let Some((entry, _)) = self.find_dead_letter(queue, id).await? else { return Ok(false) };
+        let mut delete = redis::cmd("XDEL");
+        let deleted: u64 = self
+            .link
+            .send_command(
+                delete.arg(self.keys.dead_letters_key(&keys::group_name(queue))).arg(entry),
+            )
+            .await?;
+        Ok(deleted > 0)
+    }
+
+    /// The newest dead letter that is listed by `id`: its entry id and data.
+    async fn find_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<(String, Vec<u8>)>, StoreError> {
+        let dead_letters = self.keys.dead_letters_key(&keys::group_name(queue));
+        let mut start = "+".to_owned();
+        while !start.is_empty() {
+            let (entry, data): (String, Vec<u8>) = FIND_DEAD_LETTER
+                .call_with_keys(&[&dead_letters])
+                .arg(&[id, &start])
+                .run(&self.link)
+                .await?;
+            start = match entry.as_str() {
+                // nothing found yet: the data are the position to go on at, empty at the end
+                "" => String::from_utf8_lossy(&data).into_owned(),
+                _ if parse_dead_letter(queue, &entry, &data).id == id => {
+                    return Ok(Some((entry, data)));
+                }
+                _ => format!("({entry}"),
+            };
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a dead letter as a task with the id that it is listed by.
+fn plan_redrive(id: &str, data: &[u8]) -> Result<RedrivePlan, String> {
+    let unreadable = |error: serde_json::Error| format!("the dead letter cannot be read: {error}");
+    let dead_letter: WireDeadLetter = serde_json::from_slice(data).map_err(unreadable)?;
+    let message = dead_letter.failed_message.as_deref().map_or("null", RawValue::get);
+    if message == "null" {
+        return Err("its payload is gone".into());
+    }
+    let parsed = EntryMessage::parse(message.as_bytes())?;
+    let id = TaskId::parse(id).map_err(|error| error.to_string())?;
+    let restored = [("owner", dead_letter.owner), ("route", dead_letter.route)];
+    Ok(RedrivePlan {
+        data: rewrite_message_head(&id, message)?,
+        id,
+        has_captured_request: parsed.request.is_some(),
+        created: parsed.created,
+        retries: dead_letter.retries,
+        record_fields: restored
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+    })
+}
