@@ -1,13 +1,14 @@
-//! Who goes which way: a key is hashed into one of 10,000 buckets, and a bucket below the weight
-//! goes async.
+//! The assignment of clients to the sync and the async path: a client's key is hashed into one of
+//! 10,000 buckets, and the buckets below the weight take the async path.
 //!
-//! The hash is XXH3-64 over `salt`, a zero byte and `key`; it is part of the contract, because two
-//! replicas, or two releases, that hashed differently would move clients to and fro. Raising the
-//! weight only adds buckets, lowering it removes the last added, and 0 and 100 % do not hash.
+//! The hash is XXH3-64 over `salt`, a zero byte and `key`. It is part of the contract, because two
+//! replicas or releases that hashed differently would move clients back and forth. Raising the
+//! weight only adds buckets, lowering it removes those that were added last, and the weights 0 and
+//! 100 % need no hash.
 
 use std::fmt;
 
-/// Buckets in all; a weight is a number of them.
+/// The number of buckets; a weight is a number of them.
 pub const COHORT_BUCKETS: u16 = 10_000;
 
 /// A share of traffic in basis points, 0 to 10,000.
@@ -20,7 +21,7 @@ impl Weight {
     /// All traffic.
     pub const FULL: Self = Self(COHORT_BUCKETS);
 
-    /// The weight of a percentage, rounded to a hundredth; none outside 0 to 100.
+    /// The weight of a percentage, rounded to a hundredth; `None` outside of 0 to 100.
     #[must_use]
     pub fn from_percent(percent: f64) -> Option<Self> {
         if !(0.0..=100.0).contains(&percent) {
@@ -30,25 +31,25 @@ impl Weight {
         Some(Self((percent * 100.0).round() as u16))
     }
 
-    /// The weight of so many basis points; more than 10,000 is 10,000.
+    /// The weight of `points` basis points; more than 10,000 becomes 10,000.
     #[must_use]
     pub fn from_basis_points(points: u16) -> Self {
         Self(points.min(COHORT_BUCKETS))
     }
 
-    /// In basis points.
+    /// The weight in basis points.
     #[must_use]
     pub fn basis_points(self) -> u16 {
         self.0
     }
 
-    /// In percent.
+    /// The weight in percent.
     #[must_use]
     pub fn percent(self) -> f64 {
         f64::from(self.0) / 100.0
     }
 
-    /// Whether `bucket` (0 to 9,999) goes async.
+    /// Whether `bucket` (0 to 9,999) takes the async path at this weight.
     #[must_use]
     pub fn covers(self, bucket: u16) -> bool {
         bucket < self.0
@@ -61,7 +62,27 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The number that stands for a client's key under a rollout's salt.
+/// The path on which a request is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestPath {
+    /// Streamed to the upstream at once.
+    Sync,
+    /// Captured as a task and run from the queue.
+    Async,
+}
+
+impl RequestPath {
+    /// The value of the `path` label and of the `x-omnidaemon-path` header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// The hash of a client's key under the salt of a rollout.
 #[must_use]
 pub fn hash_sticky_key(salt: &str, key: &[u8]) -> u64 {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
@@ -71,7 +92,7 @@ pub fn hash_sticky_key(salt: &str, key: &[u8]) -> u64 {
     hash.digest()
 }
 
-/// The bucket of such a number, or of a random one for a request without a key.
+/// The bucket of a key's hash, or of a random number for a request without a key.
 #[must_use]
 pub fn cohort_bucket(hash: u64) -> u16 {
     #[allow(clippy::cast_possible_truncation)] // below 10,000
@@ -79,11 +100,11 @@ pub fn cohort_bucket(hash: u64) -> u16 {
     bucket
 }
 
-/// Groups of clients in all. They tell a few clients that fail from many, and say too little to
-/// name one.
+/// The number of client groups. Failures are counted by group: that distinguishes a few failing
+/// clients from many, and identifies none of them.
 pub const CLIENT_GROUPS: usize = 32;
 
-/// The group of such a number, 0 to 31: by its highest bits, which the bucket says nothing of.
+/// The group of a key's hash, 0 to 31: its five highest bits, which do not depend on the bucket.
 #[must_use]
 pub fn client_group(hash: u64) -> u8 {
     (hash >> 59).to_le_bytes()[0]
@@ -121,11 +142,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn raising_only_adds_and_the_ends_are_exact(key in ".*", low in 0u16..=10_000, more in 0u16..=10_000) {
-            let at = bucket_of_key("salt", key.as_bytes());
-            let (low, high) = (Weight::from_basis_points(low), Weight::from_basis_points(low.saturating_add(more)));
-            prop_assert!(!low.covers(at) || high.covers(at));
-            prop_assert!(Weight::FULL.covers(at) && !Weight::ZERO.covers(at));
+        fn raising_only_adds_and_the_ends_are_exact(
+            key in ".*", low in 0u16..=10_000, more in 0u16..=10_000
+        ) {
+            let bucket = bucket_of_key("salt", key.as_bytes());
+            let high = Weight::from_basis_points(low.saturating_add(more));
+            let low = Weight::from_basis_points(low);
+            prop_assert!(!low.covers(bucket) || high.covers(bucket));
+            prop_assert!(Weight::FULL.covers(bucket) && !Weight::ZERO.covers(bucket));
         }
     }
 

@@ -11,12 +11,13 @@
 //! 3  snapshot.rs                   what one request sees
 //! 2  route/  rollout/  store/       pure routing and rollout decisions · TaskStore over Redis and SQLite
 //! 1  config/  metrics/  outbound.rs  what the operator means · metric handles and names · TLS to others
-//! 0  task.rs  cohort.rs            the domain's nouns
+//! 0  task/  cohort.rs  backoff.rs  the domain's nouns · delays between repeated tries
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod app;
+mod backoff;
 pub mod cli;
 pub mod cohort;
 pub mod config;

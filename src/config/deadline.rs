@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::TopicConfig;
+use crate::backoff::BackoffPolicy;
 
 /// The longest pause before another attempt.
 pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
@@ -11,8 +12,7 @@ pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
 /// most [`MAX_BACKOFF`].
 #[must_use]
 pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
-    let factor = 2u32.saturating_pow(attempt.saturating_sub(1));
-    retry_delay.saturating_mul(factor).min(MAX_BACKOFF)
+    BackoffPolicy::new(retry_delay, MAX_BACKOFF).delay_for(attempt)
 }
 
 /// From a canaried request to the latest end of its task: the `timeout` of each attempt and the

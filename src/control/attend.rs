@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, TaskOutcome};
+use crate::metrics::Metrics;
 use crate::snapshot::SnapshotHandle;
 use crate::store::{Circuit, TopicQueue};
 
@@ -28,13 +28,8 @@ pub async fn reconcile_external_queues(
         match circuit.call(circuit.store().reconcile_external(&queues, config.results.ttl)).await {
             Ok(dead) => {
                 for dead in dead {
-                    metrics.count_task_failed(dead.topic.as_str());
-                    if dead.trimmed {
-                        metrics.count_task_trimmed(dead.topic.as_str());
-                    }
-                    if let Some(route) = dead.route {
-                        metrics.count_task_outcome(&route, TaskOutcome::Failed);
-                    }
+                    let (topic, route) = (dead.topic.as_str(), dead.route.as_deref());
+                    metrics.count_buried_task(topic, route, dead.trimmed);
                 }
             }
             Err(error) if error.is_outage() => {}

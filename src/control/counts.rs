@@ -8,7 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{FallbackReason, Metrics, Path, PathTotals, ShadowOutcome, TaskOutcome};
+use crate::cohort::RequestPath;
+use crate::metrics::{FallbackReason, Metrics, PathTotals, ShadowOutcome, TaskOutcome};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::store::StoredEvidence;
 
@@ -126,11 +127,11 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
         failed_by_group: failed_by,
         client_errors_by_group: client_errors_by,
         ..
-    } = counts(Path::Async);
+    } = counts(RequestPath::Async);
     let unavailable = [FallbackReason::StoreUnavailable, FallbackReason::EnqueueUnknown];
     let mismatched = metrics.read_shadow_outcomes(route, ShadowOutcome::Mismatch);
     RolloutEvidence {
-        sync_counts: counts(Path::Sync),
+        sync_counts: counts(RequestPath::Sync),
         async_counts: EvidenceCounts {
             failed_by_group: failed_by,
             client_errors_by_group: client_errors_by,
@@ -240,7 +241,7 @@ mod tests {
             (0..requests).for_each(|_| {
                 metrics.request_counters.route_counters("invoke").count_response(
                     0,
-                    Path::Sync,
+                    RequestPath::Sync,
                     200,
                 );
             });
@@ -266,13 +267,13 @@ mod tests {
         let metrics = Metrics::new(2);
         let cells = metrics.request_counters.route_counters("invoke");
         let mut own = ProcessCounts::default();
-        cells.count_error_by_group(0, Path::Sync, 500, Some(9));
+        cells.count_error_by_group(0, RequestPath::Sync, 500, Some(9));
         own.start_epoch(1, "invoke", &metrics);
         let both = [
-            (Path::Sync, 500, Some(9)),
-            (Path::Sync, 500, None),
-            (Path::Sync, 401, Some(0)),
-            (Path::Async, 503, Some(31)),
+            (RequestPath::Sync, 500, Some(9)),
+            (RequestPath::Sync, 500, None),
+            (RequestPath::Sync, 401, Some(0)),
+            (RequestPath::Async, 503, Some(31)),
         ];
         for (path, code, clients) in both {
             (0..2).for_each(|thread| cells.count_error_by_group(thread, path, code, clients));

@@ -1,28 +1,28 @@
-//! Every metric's name, once. Dashboards, alerts and documents are held to this list.
+//! The names of all metrics. A test compares dashboards, alerts and documents with this list.
 
-/// Tasks accepted, each once.
+/// Accepted tasks, each counted once.
 pub const TASKS_RECEIVED: &str = "omnidaemon_tasks_received_total";
-/// Tasks that completed, each once however often retried.
+/// Completed tasks, each counted once however often it was retried.
 pub const TASKS_PROCESSED: &str = "omnidaemon_tasks_processed_total";
 /// Tasks that failed for good.
 pub const TASKS_FAILED: &str = "omnidaemon_tasks_failed_total";
-/// Seconds an attempt took.
+/// Durations of attempts, seconds.
 pub const PROCESSING_DURATION: &str = "omnidaemon_processing_duration_seconds";
 /// Waiting tasks.
 pub const QUEUE_DEPTH: &str = "omnidaemon_queue_depth";
 /// Age of the oldest waiting task, seconds.
 pub const QUEUE_OLDEST: &str = "omnidaemon_queue_oldest_seconds";
-/// Live worker slots of this process, idle ones too.
+/// Live worker slots of this process, including idle ones.
 pub const WORKERS_ACTIVE: &str = "omnidaemon_workers_active";
 /// Worker slots that run a task.
 pub const WORKERS_BUSY: &str = "omnidaemon_workers_busy";
-/// Worker processes that died unasked.
+/// Worker processes that died without being stopped.
 pub const WORKERS_CRASHED: &str = "omnidaemon_workers_crashed_total";
-/// Requests answered on a route, per path and status.
+/// Answered requests of a route, per path and status.
 pub const REQUESTS: &str = "omnidaemon_requests_total";
-/// Seconds from a request's head to the end of its answer.
+/// Durations from a request's head to the end of its answer, seconds.
 pub const REQUEST_DURATION: &str = "omnidaemon_request_duration_seconds";
-/// Requests without any of their route's sticky keys, which go either way at random.
+/// Requests without any of their route's sticky keys, which are assigned at random.
 pub const UNKEYED_REQUESTS: &str = "omnidaemon_unkeyed_requests_total";
 /// How canaried requests ended.
 pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
@@ -30,9 +30,9 @@ pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
 pub const ROLLOUT_WEIGHT: &str = "omnidaemon_rollout_weight";
 /// The share that the operator allows, percent.
 pub const ROLLOUT_PERCENT: &str = "omnidaemon_rollout_percent";
-/// What a gate said last: 1 pass, 0 inconclusive, -1 fail, NaN where its source is gone.
+/// The last verdict of a gate: 1 pass, 0 inconclusive, -1 fail, NaN when its source failed.
 pub const GATE_VERDICT: &str = "omnidaemon_gate_verdict";
-/// Requests of the async cohort that were served sync.
+/// Requests of the async cohort that were served on the sync path.
 pub const FALLBACK: &str = "omnidaemon_fallback_total";
 /// Requests whose enqueue was never answered.
 pub const UNKNOWN_ENQUEUES: &str = "omnidaemon_unknown_enqueues_total";
@@ -41,9 +41,9 @@ pub const DEPRECATED_REQUESTS: &str = "omnidaemon_deprecated_requests_total";
 /// 1 when the last reload was applied, 0 when it was refused.
 pub const CONFIG_RELOAD_OK: &str = "omnidaemon_config_last_reload_successful";
 
-/// Tries to tell of a task's end, by how they went.
+/// Delivery tries, by kind and outcome.
 pub const DELIVERIES: &str = "omnidaemon_deliveries_total";
-/// Deliveries that wait.
+/// Waiting deliveries.
 pub const OUTBOX_DEPTH: &str = "omnidaemon_outbox_depth";
 
 /// Requests with an idempotency key.
@@ -52,10 +52,10 @@ pub const IDEMPOTENT_REQUESTS: &str = "omnidaemon_idempotent_requests_total";
 /// Tasks that failed because a foreign publisher trimmed them.
 pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 
-/// Requests that shadow traffic picked, by what came of them.
+/// Requests that were picked for shadow traffic, by outcome.
 pub const SHADOW_REQUESTS: &str = "omnidaemon_shadow_total";
 
-/// All of them.
+/// The names of all metrics of this program.
 pub const ALL_METRICS: [&str; 25] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,

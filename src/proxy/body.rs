@@ -13,7 +13,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::pool::BorrowedConnection;
-use crate::metrics::{Path, RouteCounters};
+use crate::cohort::RequestPath;
+use crate::metrics::RouteCounters;
 
 /// How long a client may go on sending what is not wanted any more, so that it can read its answer.
 pub(super) const DISCARD_GRACE: Duration = Duration::from_secs(2);
@@ -215,7 +216,7 @@ enum ResponseBodySource {
 pub(super) struct RequestTimer {
     pub(super) cells: Arc<RouteCounters>,
     pub(super) thread_index: usize,
-    pub(super) path: Path,
+    pub(super) path: RequestPath,
     pub(super) started_at: Instant,
 }
 

@@ -20,8 +20,9 @@ use super::idempotency::{self, KeyClaimGuard};
 use super::pass;
 use super::respond::{self, ProxyProblem};
 use super::service::RequestContext;
+use crate::cohort::RequestPath;
 use crate::config::{HandlerConfig, RouteConfig, UnknownEnqueueAction, WaitTimeoutAction};
-use crate::metrics::{FallbackReason, Path, TaskOutcome};
+use crate::metrics::{FallbackReason, TaskOutcome};
 use crate::route::{BodyError, ClientPreferences, ParsedBody, check_capturable, parse_body};
 use crate::snapshot::SnapshotRoute;
 use crate::store::{ClaimConclusion, StoreError, StoreRefusal, TaskEndWaiter};
@@ -50,7 +51,7 @@ pub(super) async fn serve_canary(
     context: &RequestContext<'_>,
     live: &SnapshotRoute,
     request: Request<Incoming>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let route = context.snapshot.route_config(live);
     let length = request.body().size_hint().exact();
     if let Some(reason) =
@@ -87,7 +88,7 @@ pub(super) async fn serve_collected(
     head: Parts,
     body: Bytes,
     mine: Option<KeyClaimGuard>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let route = context.snapshot.route_config(live);
     if let Some(reason) =
         fallback_reason(context, route, &head.method, &head.headers, Some(body.len() as u64))
@@ -110,7 +111,7 @@ async fn enqueue_and_wait(
     head: Parts,
     body: Bytes,
     mine: Option<KeyClaimGuard>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let route = context.snapshot.route_config(live);
     match enqueue_request(context, live, &head, &body, mine.as_ref().map(|mine| &mine.task_id))
         .await
@@ -136,12 +137,12 @@ fn refuse_request(
     context: &RequestContext<'_>,
     route: &RouteConfig,
     problem: ProxyProblem,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let response = problem.into_response();
     let rejected = response.status().is_client_error();
     let outcome = if rejected { TaskOutcome::Rejected } else { TaskOutcome::Refused };
     count_refused(context, route, outcome, response.status());
-    (Path::Async, response)
+    (RequestPath::Async, response)
 }
 
 /// Counts a canaried request that came to no task.
@@ -155,7 +156,12 @@ fn count_refused(
     metrics.count_task_outcome(&route.name, outcome);
     let (cells, thread) =
         (metrics.request_counters.route_counters(&route.name), context.connection.thread.index);
-    cells.count_error_by_group(thread, Path::Async, status.as_u16(), context.client_group.get());
+    cells.count_error_by_group(
+        thread,
+        RequestPath::Async,
+        status.as_u16(),
+        context.client_group.get(),
+    );
 }
 
 /// Answers with the task that the request became before, as it ends or as far as it is; none where
@@ -210,9 +216,9 @@ async fn fall_back_to_sync(
     route: &RouteConfig,
     reason: FallbackReason,
     request: Request<RequestBody>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     context.services().metrics.count_fallback(&route.name, reason);
-    (Path::Sync, pass::serve_sync(context, request).await)
+    (RequestPath::Sync, pass::serve_sync(context, request).await)
 }
 
 /// Makes the request a durable task, if it can be one: that of `id`, where one is given.
@@ -341,7 +347,7 @@ async fn wait_for_outcome(
     durable: CanariedTask,
     head: Parts,
     body: Bytes,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let CanariedTask { id, end_waiter: waiter, counts_for_gates: counts } = durable;
     let prefer = ClientPreferences::from_headers(&head.headers);
     let mut waiter = std::pin::pin!(waiter);
@@ -360,12 +366,12 @@ async fn wait_for_outcome(
                 context.services().metrics.count_task_outcome(&route.name, TaskOutcome::Deferred);
             }
             let accepted = respond::respond_accepted(&id, &context.snapshot.config.proxy.task_path);
-            return (Path::Async, add_preference_applied(prefer, accepted));
+            return (RequestPath::Async, add_preference_applied(prefer, accepted));
         }
     };
     if let Some(record) = ended {
         return (
-            Path::Async,
+            RequestPath::Async,
             add_preference_applied(prefer, respond::respond_with_outcome(&record)),
         );
     }

@@ -20,16 +20,19 @@ use super::collect::{CollectedBody, collect_body};
 use super::respond::{self, ProxyProblem};
 use super::service::RequestContext;
 use super::{ProxyServices as Plane, canary, pass};
+use crate::backoff::BackoffPolicy;
+use crate::cohort::RequestPath;
 use crate::config::RouteConfig;
-use crate::metrics::{FallbackReason, Path};
-use crate::route::{Assigned, ClientPreferences};
+use crate::metrics::FallbackReason;
+use crate::route::{ClientPreferences, is_retryable_status};
 use crate::snapshot::SnapshotRoute;
 use crate::store::{ClaimConclusion, ClaimResult, IdempotencyClaim, LEASE_DURATION, StoreError};
 use crate::task::{TaskAnswer, TaskId, TaskStatus, UnixMs};
 
 const KEY_HEADER: &str = "idempotency-key";
-/// How often whoever waits for another's request looks, at first and at last.
-const CLAIM_RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// The delays between tries to claim a key while another request holds it.
+const CLAIM_BACKOFF: BackoffPolicy =
+    BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// What a claim came to.
 pub(super) enum KeyClaimOutcome {
@@ -72,10 +75,10 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(super) async fn serve_idempotent(
     context: &RequestContext<'_>,
     live: &SnapshotRoute,
-    side: Assigned,
+    side: RequestPath,
     key: &HeaderValue,
     request: Request<Incoming>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     let route = context.snapshot.route_config(live);
     let (head, body) = request.into_parts();
     let mut share = context.connection.thread.body_budget.new_permit();
@@ -85,13 +88,16 @@ pub(super) async fn serve_idempotent(
         CollectedBody::Complete(body) => body,
         CollectedBody::TooLarge(rest) | CollectedBody::OverBudget(rest) => {
             count_outcome(context, route, "unclaimed"); // what was not read whole cannot be told from another
-            if side == Assigned::Async {
+            if side == RequestPath::Async {
                 context.services().metrics.count_fallback(&route.name, FallbackReason::Ineligible);
             }
-            return (Path::Sync, pass::serve_sync(context, Request::from_parts(head, rest)).await);
+            return (
+                RequestPath::Sync,
+                pass::serve_sync(context, Request::from_parts(head, rest)).await,
+            );
         }
         CollectedBody::Failed(fault) => {
-            return (Path::Sync, ProxyProblem::RequestBody(fault).into_response());
+            return (RequestPath::Sync, ProxyProblem::RequestBody(fault).into_response());
         }
     };
     let mut instead_of = None;
@@ -107,7 +113,7 @@ pub(super) async fn serve_idempotent(
                     canary::await_existing_task(context, route, &before, &head).await
                 {
                     mine.conclude(ClaimConclusion::Task(before));
-                    return (Path::Async, mark_replayed(context, route, response));
+                    return (RequestPath::Async, mark_replayed(context, route, response));
                 } // else it came to nothing meanwhile, and the claim is given up
             }
             KeyClaimOutcome::Acquired(mine) => {
@@ -116,21 +122,23 @@ pub(super) async fn serve_idempotent(
             KeyClaimOutcome::StoreUnavailable => {
                 return serve_claimed(context, live, side, head, body, None).await;
             }
-            KeyClaimOutcome::Refused(problem) => return (Path::Sync, problem.into_response()),
+            KeyClaimOutcome::Refused(problem) => {
+                return (RequestPath::Sync, problem.into_response());
+            }
             KeyClaimOutcome::AlreadyServed(ClaimConclusion::Answer(answer)) => {
                 return (
-                    Path::Sync,
+                    RequestPath::Sync,
                     mark_replayed(context, route, respond::respond_with_answer(&answer)),
                 );
             }
             KeyClaimOutcome::AlreadyServed(ClaimConclusion::AnswerNotStored) => {
                 count_outcome(context, route, "conflict");
-                return (Path::Sync, ProxyProblem::AnswerNotStored.into_response());
+                return (RequestPath::Sync, ProxyProblem::AnswerNotStored.into_response());
             }
             KeyClaimOutcome::AlreadyServed(ClaimConclusion::Task(id)) => {
                 match canary::await_existing_task(context, route, &id, &head).await {
                     Some(response) => {
-                        return (Path::Async, mark_replayed(context, route, response));
+                        return (RequestPath::Async, mark_replayed(context, route, response));
                     }
                     None => instead_of = Some(id), // it came to nothing
                 }
@@ -142,19 +150,19 @@ pub(super) async fn serve_idempotent(
 async fn serve_claimed(
     context: &RequestContext<'_>,
     live: &SnapshotRoute,
-    side: Assigned,
+    side: RequestPath,
     head: Parts,
     body: Bytes,
     mine: Option<KeyClaimGuard>,
-) -> (Path, Response<ResponseBody>) {
+) -> (RequestPath, Response<ResponseBody>) {
     match side {
-        Assigned::Sync => {
+        RequestPath::Sync => {
             let response =
                 pass::serve_sync(context, Request::from_parts(head, RequestBody::from_bytes(body)))
                     .await;
-            (Path::Sync, record_response(context, mine, response))
+            (RequestPath::Sync, record_response(context, mine, response))
         }
-        Assigned::Async => canary::serve_collected(context, live, head, body, mine).await,
+        RequestPath::Async => canary::serve_collected(context, live, head, body, mine).await,
     }
 }
 
@@ -177,7 +185,7 @@ pub(super) async fn claim_key(
         conclusion_ttl: context.snapshot.config.results.ttl,
     };
     let until = Instant::now() + wait;
-    let [mut pause, longest] = CLAIM_RETRY_DELAYS;
+    let mut pause = CLAIM_BACKOFF.first_delay();
     loop {
         match request_claim(context, &mut claim).await {
             Ok(ClaimResult::Granted { task_id: task, is_new_task: fresh }) => {
@@ -207,7 +215,7 @@ pub(super) async fn claim_key(
                 return KeyClaimOutcome::StoreUnavailable;
             }
         }
-        pause = (pause * 2).min(longest);
+        pause = CLAIM_BACKOFF.next_delay(pause);
     }
 }
 
@@ -268,8 +276,7 @@ pub(super) fn mark_replayed(
 
 /// The statuses after which a client does right to try again are none of a served request.
 pub(super) fn is_served_status(status: StatusCode) -> bool {
-    let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
-    !status.is_server_error() && !again.contains(&status)
+    !is_retryable_status(status)
 }
 
 fn count_outcome(context: &RequestContext<'_>, route: &RouteConfig, outcome: &'static str) {

@@ -22,8 +22,9 @@ use super::progress::ProgressReports;
 use super::respond::{self, ProxyProblem};
 use super::shadow::{self, ShadowLimits};
 use super::{ProxyServices, canary, deprecate, guard, idempotency, pass, tasks};
-use crate::metrics::{Path, RouteCounters};
-use crate::route::{Assigned, CohortAssignment, RouteTarget, assign_cohort};
+use crate::cohort::RequestPath;
+use crate::metrics::RouteCounters;
+use crate::route::{CohortAssignment, RouteTarget, assign_cohort};
 use crate::snapshot::{Snapshot, SnapshotRoute};
 
 /// What a client that left is counted as; nobody is sent it.
@@ -78,7 +79,7 @@ pub(super) struct RequestContext<'c> {
 struct CountedResponse {
     response: Response<ResponseBody>,
     cells: Arc<RouteCounters>,
-    path: Path,
+    path: RequestPath,
     /// Whether the client is told which path it took.
     is_route_call: bool,
 }
@@ -295,13 +296,15 @@ impl RequestContext<'_> {
                 }
                 Box::pin(idempotency::serve_idempotent(self, live, side, &key, request)).await
             }
-            (None, Some(shadow), _) => {
-                (Path::Sync, Box::pin(shadow::serve_shadowed(self, live, shadow, request)).await)
-            }
-            (None, None, Assigned::Sync) => {
-                (Path::Sync, pass::serve_sync(self, request.map(RequestBody::from_incoming)).await)
-            }
-            (None, None, Assigned::Async) => canary::serve_canary(self, live, request).await,
+            (None, Some(shadow), _) => (
+                RequestPath::Sync,
+                Box::pin(shadow::serve_shadowed(self, live, shadow, request)).await,
+            ),
+            (None, None, RequestPath::Sync) => (
+                RequestPath::Sync,
+                pass::serve_sync(self, request.map(RequestBody::from_incoming)).await,
+            ),
+            (None, None, RequestPath::Async) => canary::serve_canary(self, live, request).await,
         };
         watch.disarm();
         if let Some(told) = told {
@@ -315,8 +318,8 @@ impl RequestContext<'_> {
         let headers = request.headers();
         if self.is_trusted {
             match headers.get(&headers::PATH_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"sync") => return Assigned::Sync.into(),
-                Some(b"async") => return Assigned::Async.into(),
+                Some(b"sync") => return RequestPath::Sync.into(),
+                Some(b"async") => return RequestPath::Async.into(),
                 _ => {}
             }
         }
@@ -327,7 +330,7 @@ impl RequestContext<'_> {
         CountedResponse {
             response,
             cells: self.snapshot.unmatched_counters.clone(),
-            path: Path::Sync,
+            path: RequestPath::Sync,
             is_route_call: false,
         }
     }
@@ -336,7 +339,7 @@ impl RequestContext<'_> {
         CountedResponse {
             response,
             cells: self.snapshot.task_endpoint_counters.clone(),
-            path: Path::Async,
+            path: RequestPath::Async,
             is_route_call: false,
         }
     }
@@ -347,7 +350,9 @@ impl RequestContext<'_> {
         let status = response.status();
         cells.count_response(thread, path, status.as_u16());
         // on the async path, what became of the task says it
-        if on_route && path == Path::Sync && (status.is_client_error() || status.is_server_error())
+        if on_route
+            && path == RequestPath::Sync
+            && (status.is_client_error() || status.is_server_error())
         {
             cells.count_error_by_group(thread, path, status.as_u16(), self.client_group.get());
         }
@@ -365,7 +370,11 @@ impl RequestContext<'_> {
 // === impl Counted ===
 
 impl CountedResponse {
-    fn for_route_call(live: &SnapshotRoute, path: Path, response: Response<ResponseBody>) -> Self {
+    fn for_route_call(
+        live: &SnapshotRoute,
+        path: RequestPath,
+        response: Response<ResponseBody>,
+    ) -> Self {
         Self { response, cells: live.counters.clone(), path, is_route_call: true }
     }
 }
@@ -374,15 +383,14 @@ impl CountedResponse {
 struct ClientDisconnectGuard<'a> {
     context: &'a RequestContext<'a>,
     cells: &'a RouteCounters,
-    path: Path,
+    path: RequestPath,
     is_armed: bool,
 }
 
 // === impl Unanswered ===
 
 impl<'a> ClientDisconnectGuard<'a> {
-    fn arm(context: &'a RequestContext<'a>, live: &'a SnapshotRoute, side: Assigned) -> Self {
-        let path = if side == Assigned::Sync { Path::Sync } else { Path::Async };
+    fn arm(context: &'a RequestContext<'a>, live: &'a SnapshotRoute, path: RequestPath) -> Self {
         Self { context, cells: &live.counters, path, is_armed: true }
     }
 
@@ -396,7 +404,7 @@ impl Drop for ClientDisconnectGuard<'_> {
         if self.is_armed {
             let thread = self.context.connection.thread.index;
             self.cells.count_response(thread, self.path, CLIENT_CLOSED_REQUEST);
-            if self.path == Path::Sync {
+            if self.path == RequestPath::Sync {
                 self.cells.count_error_by_group(
                     thread,
                     self.path,

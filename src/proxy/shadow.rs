@@ -29,12 +29,10 @@ use super::idempotency::is_served_status;
 use super::pass;
 use super::respond::{self, ProxyProblem};
 use super::service::{ProxyThread, RequestContext};
-use crate::cohort;
+use crate::cohort::{self, RequestPath};
 use crate::config::{RouteConfig, ShadowConfig, max_task_duration};
 use crate::metrics::{FallbackReason, Metrics, ShadowOutcome};
-use crate::route::{
-    Assigned, ParsedBody, ResponseDifference, compare_responses, is_pinned_sync, parse_body,
-};
+use crate::route::{ParsedBody, ResponseDifference, compare_responses, is_pinned_sync, parse_body};
 use crate::snapshot::SnapshotRoute;
 use crate::store::{CancelResult, Circuit, StoreError, StoreRefusal, TopicQueue};
 use crate::task::{SHADOW_HEADER, Task, TaskId, TaskRecord, TaskStatus, UnixMs};
@@ -97,11 +95,14 @@ pub(super) fn pick_for_shadow<'r>(
     context: &RequestContext<'_>,
     live: &SnapshotRoute,
     route: &'r RouteConfig,
-    side: Assigned,
+    side: RequestPath,
     headers: &HeaderMap,
 ) -> Option<&'r ShadowConfig> {
-    let shadow =
-        route.rollout.shadow.as_ref().filter(|_| live.copies_requests && side == Assigned::Sync)?;
+    let shadow = route
+        .rollout
+        .shadow
+        .as_ref()
+        .filter(|_| live.copies_requests && side == RequestPath::Sync)?;
     // few are picked: who is bound to a path is asked of those alone
     let is_picked = shadow.percent.covers(cohort::cohort_bucket(rand::random()));
     let is_bound = || {

@@ -1,8 +1,7 @@
-//! What a body means: an envelope that names its topic, or the payload itself.
+//! Parses a request body: an envelope that names its topic, or the payload itself.
 //!
-//! An envelope is an object with a string `topic` and a `payload`, and no key but those in
-//! [`ENVELOPE_KEYS`]; anything else, an object with one strange key too, is the payload for the
-//! route's topic.
+//! An envelope is an object with `topic`, `payload` and no key outside of [`ENVELOPE_KEYS`]. Any
+//! other body, including an object with one unknown key, is the payload for the route's topic.
 
 use std::time::Duration;
 
@@ -12,54 +11,55 @@ use serde_json::value::RawValue;
 
 use crate::task::Topic;
 
-/// The keys that an envelope may have.
+/// The allowed keys of an envelope.
 const ENVELOPE_KEYS: [&str; 6] =
     ["topic", "payload", "correlation_id", "webhook", "reply_to", "delay"];
-/// The longest delay.
+/// The longest allowed `delay`.
 const MAX_ENVELOPE_DELAY: Duration = Duration::from_hours(30 * 24);
-/// The deepest nesting that is stored; deeper JSON would overflow readers further on.
+/// The deepest allowed nesting; deeper JSON would overflow the stack of later parsers.
 const MAX_DEPTH: usize = 128;
 
-/// A body, read.
+/// A parsed request body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedBody {
-    /// The topic that the envelope names.
+    /// The envelope's `topic`.
     pub topic: Option<Topic>,
     /// The payload as JSON text.
     pub payload: Bytes,
     /// The envelope's `correlation_id`.
     pub correlation_id: Option<String>,
-    /// The URL that is told of the task's end.
+    /// The envelope's `webhook`: the URL that is called when the task ends.
     pub webhook: Option<String>,
-    /// The topic that its result is sent to.
+    /// The envelope's `reply_to`: the topic that receives the result.
     pub reply_to: Option<Topic>,
-    /// How long it waits before it may begin: seconds as a number, or a text such as `10s`.
+    /// The envelope's `delay` before the first attempt: seconds as a number, or a text such as
+    /// `10s`.
     pub delay: Option<Duration>,
 }
 
-/// Why a body is no task.
+/// Why a body cannot become a task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Not JSON, or not UTF-8.
+    /// The body is not JSON, or not UTF-8.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// Nested too deeply.
+    /// The body is nested too deeply.
     #[error("the body is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
-    /// The same key twice at the top.
+    /// The top-level object has the same key twice.
     #[error("the body has the key {0:?} twice")]
     DuplicateKey(String),
-    /// A key of the envelope has a value of the wrong kind.
+    /// A key of the envelope has a value of the wrong type.
     #[error("{key} must be {must_be}")]
     WrongType {
         /// The key.
         key: &'static str,
-        /// What it must be.
+        /// The required type.
         must_be: &'static str,
     },
 }
 
-/// Reads a body. Pure: whether the topic exists is the caller's question.
+/// Parses a body. Whether its topic exists is checked by `build_task`.
 pub fn parse_body(body: &Bytes) -> Result<ParsedBody, BodyError> {
     check_depth(body)?;
     let json: &RawValue =
@@ -125,7 +125,7 @@ fn parse_string(json: &RawValue) -> Option<String> {
     serde_json::from_str(json.get()).ok()
 }
 
-/// The fields of an object in order, their values unread.
+/// The fields of an object in their order, with the values unparsed.
 fn parse_top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BodyError> {
     struct TopLevelVisitor;
     impl<'de> Visitor<'de> for TopLevelVisitor {
@@ -155,7 +155,7 @@ fn parse_top_level(json: &RawValue) -> Result<Vec<(String, &RawValue)>, BodyErro
     }
 }
 
-/// Counts brackets outside of strings, before anything recurses.
+/// Checks the nesting by counting brackets outside of strings, before any recursive parser runs.
 fn check_depth(body: &[u8]) -> Result<(), BodyError> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for &byte in body {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_bodies_are_told_apart() {
+    fn each_wrong_body_has_its_own_error() {
         assert!(matches!(parse_text("{"), Err(BodyError::NotJson(_))));
         assert!(matches!(parse_text(""), Err(BodyError::NotJson(_))));
         assert_eq!(parse_text(&"[".repeat(100_000)), Err(BodyError::TooDeep));
@@ -239,11 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_says_who_is_told_and_when_it_begins() {
+    fn an_envelope_names_webhook_reply_topic_and_delay() {
         let with = |rest: &str| parse_text(&format!(r#"{{"topic":"t","payload":1,{rest}}}"#));
-        let told = with(r#""webhook":"https://a/b","reply_to":"r.x""#).expect("an envelope");
+        let envelope = with(r#""webhook":"https://a/b","reply_to":"r.x""#).expect("an envelope");
         assert_eq!(
-            (told.webhook.as_deref(), told.reply_to.as_ref().map(Topic::as_str)),
+            (envelope.webhook.as_deref(), envelope.reply_to.as_ref().map(Topic::as_str)),
             (Some("https://a/b"), Some("r.x"))
         );
         assert_eq!(
@@ -272,7 +272,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn brackets_in_strings_are_no_depth(text in "[\\[{\\\\\"a]{0,400}") {
+        fn brackets_in_strings_are_not_counted_as_depth(text in "[\\[{\\\\\"a]{0,400}") {
             let json = serde_json::to_string(&text).expect("a string serializes");
             prop_assert!(parse_text(&json).is_ok());
         }

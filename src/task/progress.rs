@@ -1,19 +1,19 @@
-//! How far a running attempt has come, in its handler's own words.
+//! The progress that a handler reports of a running attempt.
 
-/// A share of the work that is done, and a word about it.
+/// The completed fraction of an attempt, and a note about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskProgress {
-    /// Ten-thousandths: as fine as anybody looks, and comparable.
+    /// An integer, so that the type is comparable; finer steps are never shown.
     ten_thousandths: u16,
     note: Option<String>,
 }
 
 impl TaskProgress {
-    /// Characters of a note that are kept.
+    /// The longest note, characters; the rest is cut off.
     pub const MAX_NOTE_CHARS: usize = 200;
 
-    /// A fraction of 1, beyond its range the nearest end of it, with a note where that is not
-    /// blank. None for what is not a number.
+    /// The progress `fraction`, clamped to 0 to 1, with `note` on one line unless it is blank.
+    /// `None` if the fraction is not a number.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 10,000
     pub fn new(fraction: f64, note: Option<&str>) -> Option<Self> {
@@ -33,13 +33,13 @@ impl TaskProgress {
         Some(Self { ten_thousandths: parts, note: note.filter(|note| !note.is_empty()) })
     }
 
-    /// From 0 to 1.
+    /// The completed fraction, 0 to 1.
     #[must_use]
     pub fn fraction(&self) -> f64 {
         f64::from(self.ten_thousandths) / 10_000.0
     }
 
-    /// The word about it.
+    /// The note, if there is one.
     #[must_use]
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()

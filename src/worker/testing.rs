@@ -1,4 +1,5 @@
-//! What the tests of the worker floor share: configurations by hand, a real server, a patient poll.
+//! Fixtures for the tests of this room: configurations, tasks, a recording HTTP server, and waiting
+//! for conditions.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -46,12 +47,12 @@ pub(super) fn test_lease(task: Task) -> Lease {
     Lease { task, attempt: 1, queue, store_handle: String::new() }
 }
 
-/// The first attempt of `task`, which may take a minute.
+/// The first attempt of `task`, with a timeout of one minute.
 pub(super) fn test_attempt(task: Task) -> TaskAttempt {
     TaskAttempt::new(task, 1, Duration::from_mins(1), CancellationToken::new())
 }
 
-/// A configuration with these topics, no route, and two slots.
+/// A configuration with these topics, without routes, and with two slots.
 pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
     let listen = "127.0.0.1:0".parse().expect("an address");
     let entry = |(name, handler): &(&str, HandlerConfig)| {
@@ -102,7 +103,7 @@ pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
     }
 }
 
-/// A route of `path` to a topic.
+/// A route that canaries `path` to the topic `name`.
 pub(super) fn test_route(path: &str, name: &str) -> RouteConfig {
     let segment = |text: &str| (!text.starts_with('{')).then(|| text.to_owned());
     RouteConfig {
@@ -164,14 +165,14 @@ pub(super) async fn wait_for_some<T>(probe: impl AsyncFn() -> Option<T>) -> T {
         .expect("true within half a minute")
 }
 
-/// A request as a server got it.
+/// A request as the server received it.
 #[derive(Clone, Debug)]
 pub(super) struct ReceivedRequest {
     pub(super) head: Arc<http::request::Parts>,
     pub(super) body: Bytes,
 }
 
-/// A real HTTP server on a free port that notes what it gets and answers by `reply`; it ends with
+/// An HTTP server on a free port that records its requests and answers with `reply`; it ends with
 /// the runtime.
 pub(super) struct RecordingServer {
     pub(super) port: u16,
@@ -212,7 +213,7 @@ impl RecordingServer {
     }
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub(super) fn closed_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()

@@ -330,7 +330,7 @@ async fn a_worker_without_count_follows_the_configuration() {
         worker.logs().to_text().matches("worker ended").count() == 2
     })
     .await;
-    assert!(!worker.logs().contains("died unasked"));
+    assert!(!worker.logs().contains("died without being stopped"));
 }
 
 /// The task at `poll` once it has completed.

@@ -15,7 +15,8 @@ use super::setup::find_percent_line;
 use super::traffic::{CLIENT_COUNT, PathLatencies};
 use crate::cli::global::stdout_allows_colour;
 use crate::cli::scrape::{MetricsScrape, SampleLabels};
-use crate::metrics::{Metrics, Path, names};
+use crate::cohort::RequestPath;
+use crate::metrics::{Metrics, names};
 
 /// The route of the demo's file.
 const ROUTE_LABEL: (&str, &str) = ("route", "invoke");
@@ -172,7 +173,7 @@ impl DemoCounts {
     fn from_scrape(scrape: &MetricsScrape) -> Self {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts
         let count = |sum: Option<f64>| sum.unwrap_or_default() as u64;
-        let requests = |path: Path| {
+        let requests = |path: RequestPath| {
             count(scrape.sum(names::REQUESTS, &[ROUTE_LABEL, ("path", path.as_str())]))
         };
         let is_failure =
@@ -182,8 +183,8 @@ impl DemoCounts {
         };
         Self {
             weight: scrape.sum(names::ROLLOUT_WEIGHT, &[ROUTE_LABEL]),
-            sync: requests(Path::Sync),
-            r#async: requests(Path::Async),
+            sync: requests(RequestPath::Sync),
+            r#async: requests(RequestPath::Async),
             deferred: count(
                 scrape.sum(names::TASK_OUTCOMES, &[ROUTE_LABEL, ("outcome", "deferred")]),
             ),
@@ -204,7 +205,7 @@ fn render_status(
     since: Duration,
     latencies: &PathLatencies,
 ) -> String {
-    let path = |path: Path, old: u64, new: u64| {
+    let path = |path: RequestPath, old: u64, new: u64| {
         let median = latencies.median(path).map(|median| format!(" p50 {} ms", median.as_millis()));
         let rate = per_second(new.saturating_sub(old), since);
         format!("{} {rate:.1}/s {new}{}", path.as_str(), median.unwrap_or_default())
@@ -212,8 +213,8 @@ fn render_status(
     format!(
         "weight {} % | {} | {} | deferred {} | failed {} | queue {}",
         now.weight.unwrap_or_default(),
-        path(Path::Sync, before.sync, now.sync),
-        path(Path::Async, before.r#async, now.r#async),
+        path(RequestPath::Sync, before.sync, now.sync),
+        path(RequestPath::Async, before.r#async, now.r#async),
         now.deferred,
         now.failed,
         now.queued_tasks

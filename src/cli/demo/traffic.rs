@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Path;
+use crate::cohort::RequestPath;
 
 /// How many clients there are: enough for a share of 1 % to be one of them.
 pub(super) const CLIENT_COUNT: u32 = 100;
@@ -40,7 +40,7 @@ pub(super) struct PathLatencies(Arc<Mutex<[VecDeque<Duration>; 2]>>);
 // === impl Latencies ===
 
 impl PathLatencies {
-    fn record(&self, path: Path, took: Duration) {
+    fn record(&self, path: RequestPath, took: Duration) {
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_path = &mut paths[path as usize];
         of_path.push_back(took);
@@ -50,7 +50,7 @@ impl PathLatencies {
     }
 
     /// The median; none before the first answer.
-    pub(super) fn median(&self, path: Path) -> Option<Duration> {
+    pub(super) fn median(&self, path: RequestPath) -> Option<Duration> {
         let mut sorted =
             Vec::from(self.0.lock().unwrap_or_else(PoisonError::into_inner)[path as usize].clone());
         sorted.sort();
@@ -84,7 +84,7 @@ async fn call_invoke(
     let Ok(request) = build_request(data, rand::random()) else { return };
     let Ok(response) = http.request(request).await else { return };
     let by = response.headers().get("x-omnidaemon-path").cloned();
-    let path = [Path::Sync, Path::Async]
+    let path = [RequestPath::Sync, RequestPath::Async]
         .into_iter()
         .find(|path| by.as_ref().is_some_and(|by| by == path.as_str()));
     if let (Ok(_), Some(path)) = (response.into_body().collect().await, path) {
@@ -109,15 +109,15 @@ mod tests {
     #[test]
     fn a_median_is_of_the_last_answers_of_its_path() {
         let latencies = PathLatencies::default();
-        assert_eq!(latencies.median(Path::Sync), None);
+        assert_eq!(latencies.median(RequestPath::Sync), None);
         for millis in [900; 5] {
-            latencies.record(Path::Sync, Duration::from_millis(millis));
+            latencies.record(RequestPath::Sync, Duration::from_millis(millis));
         }
         for millis in 1..=100 {
-            latencies.record(Path::Sync, Duration::from_millis(millis));
+            latencies.record(RequestPath::Sync, Duration::from_millis(millis));
         }
-        assert_eq!(latencies.median(Path::Sync), Some(Duration::from_millis(51)));
-        assert_eq!(latencies.median(Path::Async), None);
+        assert_eq!(latencies.median(RequestPath::Sync), Some(Duration::from_millis(51)));
+        assert_eq!(latencies.median(RequestPath::Async), None);
     }
 
     #[test]

@@ -13,14 +13,16 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
+use crate::backoff::BackoffPolicy;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{format_field, name_value_table, print_json, print_line, print_table};
 use crate::cli::source::CommandBackend;
 use crate::task::{TaskId, TaskStatus};
 
-/// How often a task that is waited for is looked at, first and at last.
-const POLL_INTERVALS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// The delays between polls of a task that the command waits for.
+const POLL_BACKOFF: BackoffPolicy =
+    BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// `omnidaemon task …`
 #[derive(Subcommand)]
@@ -152,7 +154,7 @@ async fn wait_for_end(
     wait: Duration,
 ) -> Result<Value, CliError> {
     let start = Instant::now();
-    let [mut pause, longest] = POLL_INTERVALS;
+    let mut pause = POLL_BACKOFF.first_delay();
     loop {
         let task = source.fetch_task(id).await?;
         let left = wait.saturating_sub(start.elapsed());
@@ -160,7 +162,7 @@ async fn wait_for_end(
             return Ok(task);
         }
         sleep(pause.min(left)).await;
-        pause = (pause * 2).min(longest);
+        pause = POLL_BACKOFF.next_delay(pause);
     }
 }
 

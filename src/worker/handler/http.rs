@@ -1,22 +1,26 @@
-//! Posts the payload to a URL, and keeps the answer as JSON.
+//! The `http` handler: posts the payload to a URL, and returns the answer as JSON.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri, header};
 use http_body_util::Full;
 
-use super::client::{ExchangeError, HandlerHttpClient, read_answer, send_request};
-use super::{Handler, IDEMPOTENCY_KEY_HEADER, TaskAttempt, to_json_body};
+use super::Handler;
+use super::attempt::{ATTEMPT_HEADER, IDEMPOTENCY_KEY_HEADER, TaskAttempt};
+use super::http_answer::read_answer;
+use super::http_client::{ExchangeError, HandlerHttpClient, send_request};
+use super::result::to_json_body;
 use crate::task::{FailureKind, SHADOW_HEADER, TaskAnswer, TaskFailure};
 
-/// The `http` handler.
+/// The `http` handler of one attempt.
 pub(super) struct HttpHandler {
     pub(super) client: HandlerHttpClient,
     pub(super) url: Uri,
+    /// The largest result, bytes.
     pub(super) max_result: usize,
 }
 
-// === impl Http ===
+// === impl HttpHandler ===
 
 #[async_trait]
 impl Handler for HttpHandler {
@@ -38,7 +42,7 @@ impl HttpHandler {
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*;q=0.5")
             .header(IDEMPOTENCY_KEY_HEADER, attempt.idempotency_key())
-            .header("x-omnidaemon-attempt", attempt.number)
+            .header(ATTEMPT_HEADER, attempt.number)
             .header("x-omnidaemon-task-id", task.id.as_str());
         if let Some(url) = &attempt.progress_url {
             request = request.header("x-omnidaemon-progress-url", url);
@@ -64,7 +68,8 @@ impl HttpHandler {
         }
     }
 
-    /// Says whose failure it is, without what a URL can hide in its user info and query.
+    /// Prefixes the message of a failure with the URL, without user info and query, which can
+    /// contain secrets. Messages that are shown to clients unchanged are left as they are.
     fn attribute_failure(&self, attempt: &TaskAttempt, failure: TaskFailure) -> TaskFailure {
         if matches!(failure.kind, FailureKind::Deadline | FailureKind::UnusableResult)
             || attempt.cancelled.is_cancelled()
@@ -92,7 +97,7 @@ fn json_answer(head: &http::response::Parts, body: &Bytes) -> TaskAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::handler::client::HandlerClientCache;
+    use crate::worker::handler::http_client::HandlerClientCache;
     use crate::worker::testing::{RecordingServer, closed_port, test_attempt, test_task};
     use axum::response::{IntoResponse, Response};
     use http::StatusCode;
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn text_becomes_a_string_and_nothing_becomes_null() {
+    async fn text_becomes_a_string_and_an_empty_body_becomes_null() {
         for (body, kept) in [("done\n", "\"done\""), ("", "null")] {
             let (_server, handler) = start_answering_server(200, body).await;
             let answer =

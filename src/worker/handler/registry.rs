@@ -1,16 +1,21 @@
-//! Which handler runs a topic: a library's own, else the configured one, built for each attempt.
+//! Selects the handler of a topic: a registered one of the library, else the configured one, which
+//! is built for each attempt.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::client::HandlerClientCache;
+use super::Handler;
 use super::command::CommandHandler;
 use super::http::HttpHandler;
-use super::upstream::UpstreamHandler;
-use super::{Handler, MAX_UPSTREAM_ANSWER};
+use super::http_client::HandlerClientCache;
+use super::upstream::{DefaultPath, UpstreamHandler};
 use crate::config::{Config, HandlerConfig, PathPattern, UpstreamUrl};
 use crate::task::{FailureKind, TaskFailure, Topic};
+
+/// The largest answer of an upstream that is read, bytes, unless `results.max_result` is larger. An
+/// answer that is too large to be stored still goes to the client that waits for it.
+const MAX_UPSTREAM_ANSWER: usize = 64 << 20;
 
 /// The handlers of a process; cheap to clone.
 #[derive(Clone, Default)]
@@ -20,28 +25,28 @@ pub struct HandlerRegistry {
     next_server: Arc<AtomicUsize>,
 }
 
-// === impl Handlers ===
+// === impl HandlerRegistry ===
 
 impl HandlerRegistry {
-    /// The configured handlers.
+    /// A registry of the configured handlers alone.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Has `handler` run `topic`, whatever the configuration says runs it.
+    /// Lets `handler` run the tasks of `topic`, in place of the configured handler.
     #[must_use]
     pub fn with_handler(mut self, topic: Topic, handler: impl Handler + 'static) -> Self {
         self.library_handlers.insert(topic, Arc::new(handler));
         self
     }
 
-    /// Whether this process runs the tasks of `topic`, which `config` names.
+    /// Whether this process runs the tasks of `topic`, whose configured handler is `handler`.
     pub(in crate::worker) fn runs_topic(&self, topic: &Topic, handler: &HandlerConfig) -> bool {
         self.library_handlers.contains_key(topic) || *handler != HandlerConfig::External
     }
 
-    /// The handler of one attempt.
+    /// Builds the handler of one attempt of a task of `topic`.
     pub(in crate::worker) fn build_handler(
         &self,
         topic: &Topic,
@@ -66,7 +71,7 @@ impl HandlerRegistry {
                     Ok(url) => url,
                     Err(error) => {
                         return unhandled(format!(
-                            "topics.{topic}.handler.http is no URL: {error}"
+                            "topics.{topic}.handler.http is not a URL: {error}"
                         ));
                     }
                 },
@@ -83,7 +88,7 @@ impl HandlerRegistry {
         })
     }
 
-    /// The servers, another one first each time.
+    /// The servers, rotated so that each call starts with the next one.
     fn rotate_servers(&self, urls: &[UpstreamUrl]) -> Vec<UpstreamUrl> {
         let mut urls = urls.to_vec();
         let first = self.next_server.fetch_add(1, Ordering::Relaxed) % urls.len().max(1);
@@ -92,14 +97,15 @@ impl HandlerRegistry {
     }
 }
 
-/// The path of the first route of `topic`, `/` without one; else its pattern, where that names no
-/// single path.
-fn find_default_path(topic: &Topic, config: &Config) -> Result<String, String> {
-    let single = |path: &PathPattern| path.segments.iter().all(Option::is_some);
+/// The path of the first route of `topic`, or `/` without a route.
+fn find_default_path(topic: &Topic, config: &Config) -> DefaultPath {
+    let is_single = |path: &PathPattern| path.segments.iter().all(Option::is_some);
     match config.routes.iter().find(|route| route.topic == *topic) {
-        None => Ok("/".into()),
-        Some(route) if single(&route.path) => Ok(route.path.source_text.clone()),
-        Some(route) => Err(route.path.source_text.clone()),
+        None => DefaultPath::Single("/".into()),
+        Some(route) if is_single(&route.path) => {
+            DefaultPath::Single(route.path.source_text.clone())
+        }
+        Some(route) => DefaultPath::Pattern(route.path.source_text.clone()),
     }
 }
 
@@ -148,23 +154,24 @@ mod tests {
         edited
             .handle(&test_attempt(test_task(1, "t", "{}")))
             .await
-            .expect_err("the new server is not there");
+            .expect_err("nothing listens on the new server");
         running
             .handle(&test_attempt(test_task(1, "t", "{}")))
             .await
-            .expect("a running attempt keeps its own");
+            .expect("a running attempt keeps its own servers");
     }
 
     #[test]
-    fn a_topics_path_is_its_first_routes_or_the_root() {
+    fn the_default_path_of_a_topic_is_that_of_its_first_route_or_the_root() {
         let mut config = testing::test_config(&[("t", HandlerConfig::Upstream)]);
-        assert_eq!(find_default_path(&test_topic("t"), &config), Ok("/".into()));
-        for (path, expected) in [("/a/{b}", Err("/a/{b}")), ("/invoke", Ok("/invoke"))] {
+        let topic = test_topic("t");
+        assert_eq!(find_default_path(&topic, &config), DefaultPath::Single("/".into()));
+        for (path, expected) in [
+            ("/a/{b}", DefaultPath::Pattern("/a/{b}".into())),
+            ("/invoke", DefaultPath::Single("/invoke".into())),
+        ] {
             config.routes.insert(0, testing::test_route(path, "t"));
-            assert_eq!(
-                find_default_path(&test_topic("t"), &config),
-                expected.map(str::to_owned).map_err(str::to_owned)
-            );
+            assert_eq!(find_default_path(&topic, &config), expected);
         }
     }
 }

@@ -1,172 +1,15 @@
 //! The pool over the real embedded store.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use async_trait::async_trait;
-use tokio::task::JoinHandle;
-
+use super::fixture::{
+    AlwaysFailing, ConcurrencyMeter, CountingHandler, PanickingOnPoison, PoolFixture,
+    WaitingAttempt, library_registry, library_topic_config,
+};
 use super::*;
-use crate::config::{Config, HandlerConfig};
-use crate::store::testing::FaultyStore;
-use crate::store::{CancelResult, SqliteClock, SqliteStore, TaskStore};
-use crate::task::{FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskRecord, TaskStatus};
-use crate::worker::handler::{Handler, TaskAttempt};
+use crate::config::HandlerConfig;
+use crate::store::{CancelResult, TaskStore};
+use crate::task::{FailureKind, Task, TaskAnswer, TaskStatus};
 use crate::worker::testing::{self, EchoHandler, test_queue, test_task, test_topic, wait_for_some};
-
-/// A pool that runs, and what is around it.
-struct PoolFixture {
-    _dir: tempfile::TempDir,
-    clock: SqliteClock,
-    store: Arc<FaultyStore>,
-    circuit: Arc<Circuit>,
-    snapshots: Arc<SnapshotHandle>,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-    pool: JoinHandle<()>,
-    probes: JoinHandle<()>,
-}
-
-/// A topic `t` that is the library's.
-fn library_topic_config() -> Config {
-    testing::test_config(&[("t", HandlerConfig::External)])
-}
-
-fn library_registry(handler: impl Handler + 'static) -> HandlerRegistry {
-    HandlerRegistry::new().with_handler(test_topic("t"), handler)
-}
-
-impl PoolFixture {
-    fn start(config: Config, handlers: HandlerRegistry) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let clock = SqliteClock::default();
-        let sqlite = SqliteStore::open_with_clock(&dir.path().join("tasks.db"), clock.clone())
-            .expect("opened");
-        let store = Arc::new(FaultyStore::new(Arc::new(sqlite)));
-        let circuit =
-            Arc::new(Circuit::new(Arc::clone(&store) as Arc<dyn TaskStore>, config.store.timeout));
-        let snapshots = Arc::new(SnapshotHandle::new(testing::test_snapshot(1, config)));
-        let (metrics, shutdown) = (Arc::new(Metrics::new(1)), CancellationToken::new());
-        let probing = Arc::clone(&circuit);
-        let (ttl, stop) = (Duration::from_hours(1), shutdown.clone());
-        let probes = tokio::spawn(async move { probing.run(ttl, stop).await });
-        let process = "test.1.1".to_owned();
-        let pool = WorkerPool::new(
-            process,
-            Arc::clone(&circuit),
-            Arc::clone(&snapshots),
-            Arc::clone(&metrics),
-            handlers,
-            None,
-        );
-        let pool = tokio::spawn(pool.run(shutdown.clone()));
-        Self { _dir: dir, clock, store, circuit, snapshots, metrics, shutdown, pool, probes }
-    }
-
-    async fn enqueue(&self, task: &Task) {
-        self.store.store.enqueue(task, &test_queue(task.topic.as_str())).await.expect("enqueued");
-    }
-
-    async fn load_record(&self, id: &TaskId) -> TaskRecord {
-        self.store.store.get_task(id).await.expect("read").expect("known")
-    }
-
-    async fn await_final_record(&self, id: &TaskId) -> TaskRecord {
-        wait_for_some(async || {
-            Some(self.load_record(id).await).filter(|record| record.status.is_final())
-        })
-        .await
-    }
-
-    async fn await_status(&self, id: &TaskId, status: TaskStatus) {
-        wait_for_some(async || (self.load_record(id).await.status == status).then_some(())).await;
-    }
-
-    /// Whether the metrics say `line`.
-    async fn await_metric_line(&self, line: &str) {
-        wait_for_some(async || {
-            self.metrics.render_exposition().lines().any(|shown| shown == line).then_some(())
-        })
-        .await;
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.pool.await.expect("the pool ends");
-        self.probes.await.expect("the probes end");
-    }
-}
-
-/// Counts the runs of each task, and then does what `outcome` says.
-#[derive(Clone)]
-struct CountingHandler<F> {
-    runs: Arc<Mutex<HashMap<TaskId, u32>>>,
-    outcome: F,
-}
-
-impl<F> CountingHandler<F> {
-    fn new(outcome: F) -> Self {
-        Self { runs: Arc::default(), outcome }
-    }
-
-    fn run_count(&self, id: &TaskId) -> u32 {
-        self.runs.lock().expect("not poisoned").get(id).copied().unwrap_or(0)
-    }
-}
-
-#[async_trait]
-impl<F: AttemptOutcome> Handler for CountingHandler<F> {
-    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
-        *self.runs.lock().expect("not poisoned").entry(attempt.task.id.clone()).or_default() += 1;
-        self.outcome.produce(attempt).await
-    }
-}
-
-#[async_trait]
-trait AttemptOutcome: Send + Sync {
-    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure>;
-}
-
-/// Fails each time.
-#[derive(Clone)]
-struct AlwaysFailing;
-
-#[async_trait]
-impl AttemptOutcome for AlwaysFailing {
-    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
-        Err(TaskFailure::new(FailureKind::HandlerError, format!("failure {}", attempt.number)))
-    }
-}
-
-/// Goes on until `go` is cancelled; heeds an interruption if it is `polite`.
-#[derive(Clone)]
-struct WaitingAttempt {
-    finish: CancellationToken,
-    heeds_interrupt: bool,
-    started: CancellationToken,
-    interrupted: Arc<AtomicUsize>,
-}
-
-impl WaitingAttempt {
-    fn new(heeds_interrupt: bool) -> Self {
-        let (finish, started) = (CancellationToken::new(), CancellationToken::new());
-        Self { finish, heeds_interrupt, started, interrupted: Arc::default() }
-    }
-}
-
-#[async_trait]
-impl AttemptOutcome for WaitingAttempt {
-    async fn produce(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
-        self.started.cancel();
-        tokio::select! {
-            () = self.finish.cancelled() => Ok(TaskAnswer::from_json("\"waited\"")),
-            why = attempt.await_interrupt(), if self.heeds_interrupt => {
-                self.interrupted.fetch_add(1, Ordering::Relaxed);
-                Err(attempt.interrupt_failure(why))
-            }
-        }
-    }
-}
+use std::sync::atomic::Ordering;
 
 #[tokio::test]
 async fn a_task_completes_and_is_counted_once_and_by_its_route() {
@@ -223,17 +66,6 @@ async fn a_task_obeys_its_own_retries_and_not_the_topics() {
     fixture.stop().await;
 }
 
-/// Panics, on purpose, on one payload.
-struct PanickingOnPoison;
-
-#[async_trait]
-impl Handler for PanickingOnPoison {
-    async fn handle(&self, attempt: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
-        assert!(attempt.task.payload != "\"poison\"", "poisoned by {}", attempt.task.payload.len());
-        Ok(TaskAnswer::from_json("1"))
-    }
-}
-
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_and_the_pool_lives_on() {
     let fixture = PoolFixture::start(library_topic_config(), library_registry(PanickingOnPoison));
@@ -250,7 +82,7 @@ async fn a_panic_is_a_failed_attempt_and_the_pool_lives_on() {
 }
 
 #[tokio::test]
-async fn a_result_over_the_limit_and_a_missed_deadline_fail_by_name() {
+async fn a_result_over_the_limit_and_a_missed_deadline_have_their_failure_kinds() {
     let mut config = library_topic_config();
     config.results.max_result_bytes = 10;
     let fixture = PoolFixture::start(config.clone(), library_registry(EchoHandler));
@@ -285,11 +117,11 @@ async fn at_shutdown_attempts_may_finish_within_the_drain_time() {
     );
     let (task, later) = (test_task(1, "t", "{}"), test_task(2, "t", "{}"));
     fixture.enqueue(&task).await;
-    // Leased is not begun: a lease that meets the shutdown is given back.
+    // Wait for the start: a lease that meets the shutdown before it is released.
     waiting.started.cancelled().await;
     fixture.shutdown.cancel();
     wait_for_some(async || {
-        // A pull that was under way gives back what it still gets.
+        // A pull that is still in flight releases the tasks that it gets.
         fixture.enqueue(&later).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         (fixture.load_record(&later.id).await.status == TaskStatus::Queued).then_some(())
@@ -308,7 +140,7 @@ async fn at_shutdown_attempts_may_finish_within_the_drain_time() {
 }
 
 #[tokio::test]
-async fn what_the_drain_time_cuts_off_is_released_unspent() {
+async fn attempts_that_the_drain_time_cuts_off_are_released_and_not_counted() {
     for polite in [true, false] {
         let mut config = library_topic_config();
         config.workers.drain_timeout = Duration::ZERO;
@@ -323,24 +155,6 @@ async fn what_the_drain_time_cuts_off_is_released_unspent() {
         let record = fixture.store.store.get_task(&task.id).await.expect("read").expect("known");
         assert_eq!((record.status, record.attempts), (TaskStatus::Queued, 0), "polite: {polite}");
         assert_eq!(waiting.interrupted.load(Ordering::Relaxed), usize::from(polite));
-    }
-}
-
-/// Counts how many run at a time.
-#[derive(Clone, Default)]
-struct ConcurrencyMeter {
-    running_now: Arc<AtomicUsize>,
-    running_max: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl AttemptOutcome for ConcurrencyMeter {
-    async fn produce(&self, _: &TaskAttempt) -> Result<TaskAnswer, TaskFailure> {
-        self.running_max
-            .fetch_max(self.running_now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        self.running_now.fetch_sub(1, Ordering::Relaxed);
-        Ok(TaskAnswer::from_json("1"))
     }
 }
 
@@ -409,8 +223,8 @@ async fn a_long_task_keeps_its_lease_and_runs_once() {
     fixture.enqueue(&task).await;
     fixture.await_status(&task.id, TaskStatus::Processing).await;
     for _ in 0..3 {
-        // Two thirds of a lease go by, then a renewal: sixty seconds in all, twice what one lease
-        // lives.
+        // Each round lets two thirds of a lease pass before a renewal: sixty seconds in total,
+        // twice the duration of a lease.
         fixture.clock.advance(Duration::from_secs(20));
         let renewals = fixture.store.renewal_count.load(Ordering::Relaxed);
         wait_for_some(async || {
@@ -428,7 +242,7 @@ async fn a_long_task_keeps_its_lease_and_runs_once() {
 }
 
 #[tokio::test]
-async fn a_running_attempt_is_told_when_its_task_is_cancelled() {
+async fn a_running_attempt_is_interrupted_when_its_task_is_cancelled() {
     let waiting = WaitingAttempt::new(true);
     let fixture = PoolFixture::start(
         library_topic_config(),
@@ -483,7 +297,7 @@ async fn after_an_outage_the_heartbeat_and_the_renewals_come_before_housekeeping
         fixture.store.call_log.lock().expect("not poisoned").is_empty().then_some(())
     })
     .await;
-    fixture.clock.advance(Duration::from_mins(1)); // the lease has run out
+    fixture.clock.advance(Duration::from_mins(1)); // the lease has expired
     fixture.store.is_down.store(false, Ordering::Relaxed);
     let calls = wait_for_some(async || {
         let calls = fixture.store.call_log.lock().expect("not poisoned").clone();
@@ -506,10 +320,10 @@ async fn after_an_outage_the_heartbeat_and_the_renewals_come_before_housekeeping
 }
 
 #[tokio::test]
-async fn a_task_that_a_pull_brings_before_its_cancel_is_sent_never_runs() {
+async fn a_task_that_is_pulled_before_its_cancellation_is_sent_never_runs() {
     let script = CountingHandler::new(AlwaysFailing);
     let fixture = PoolFixture::start(library_topic_config(), library_registry(script.clone()));
-    // A pull has just begun: it waits for a task, and the outage does not reach it.
+    // A new pull has begun; it waits for a task and is not affected by the outage.
     fixture.store.call_log.lock().expect("not poisoned").clear();
     wait_for_some(async || {
         fixture.store.call_log.lock().expect("not poisoned").contains(&"lease").then_some(())
@@ -522,13 +336,17 @@ async fn a_task_that_a_pull_brings_before_its_cancel_is_sent_never_runs() {
     fixture.enqueue(&cancelled).await;
     fixture.enqueue(&kept).await;
     fixture.await_status(&cancelled.id, TaskStatus::Processing).await;
-    assert_eq!(script.run_count(&cancelled.id), 0, "not while the store is gone");
+    assert_eq!(
+        script.run_count(&cancelled.id),
+        0,
+        "no attempt starts while the store is unavailable"
+    );
     fixture.store.is_down.store(false, Ordering::Relaxed);
     assert_eq!(fixture.await_final_record(&cancelled.id).await.status, TaskStatus::Cancelled);
     assert_eq!(
         fixture.await_final_record(&kept.id).await.status,
         TaskStatus::Failed,
-        "the others run"
+        "other tasks run"
     );
     assert_eq!(script.run_count(&cancelled.id), 0);
     fixture.stop().await;

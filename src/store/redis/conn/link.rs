@@ -16,6 +16,7 @@ use redis::{Cmd, FromRedisValue};
 use tokio::runtime::Handle;
 use tokio::time::{timeout, timeout_at};
 
+use crate::backoff::BackoffPolicy;
 use crate::config::Secret;
 use crate::store::StoreError;
 use crate::store::redis::conn::connection::{
@@ -26,9 +27,9 @@ use crate::store::redis::conn::topology::{MasterDiscovery, MasterLocator};
 use crate::store::redis::conn::{error, version};
 use crate::store::redis::lock::lock_unpoisoned;
 
-/// The longest pause between two attempts to connect.
-const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(1);
-const FIRST_CONNECT_BACKOFF: Duration = Duration::from_millis(50);
+/// The delays between failed attempts to connect, before jitter.
+const CONNECT_BACKOFF: BackoffPolicy =
+    BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 /// A younger connection is not given up when its server is not the master: another attempt would
 /// find the same server.
 const MIN_AGE_TO_RESOLVE_AGAIN: Duration = Duration::from_millis(250);
@@ -232,9 +233,10 @@ impl MasterLink {
                 Ok(connection)
             }
             Err(reason) => {
-                let pause = current.last_failure.take().map_or(FIRST_CONNECT_BACKOFF, |failed| {
-                    MAX_CONNECT_BACKOFF.min(failed.backoff * 2)
-                });
+                let pause =
+                    current.last_failure.take().map_or(CONNECT_BACKOFF.first_delay(), |failed| {
+                        CONNECT_BACKOFF.next_delay(failed.backoff)
+                    });
                 let again = Instant::now() + pause.mul_f32(rand::random_range(0.5..1.0));
                 *current = LinkState {
                     connection: None,
