@@ -1,34 +1,22 @@
 //! The data plane: one current-thread runtime per core, each with its own listener
-//! (`SO_REUSEPORT`), its own pool of upstream connections and its own metric cells, so that a
-//! request meets no lock.
+//! (`SO_REUSEPORT`), its own pool of upstream connections and its own metric cells, so that serving
+//! a request takes no lock.
 //!
-//! A request's life: `framing.rs` and `guard.rs` (bytes and framing) → `service.rs` (canonical
-//! path, route, deprecation, split) → `pass.rs` (sync: streamed to the upstream and back) or
-//! `canary.rs` (async: captured, queued, waited for) or `tasks.rs` (the own endpoints); one with an
-//! `Idempotency-Key` by way of `idempotency.rs`, one that is copied by way of
-//! `shadow.rs`. Every status that the proxy itself chooses is in `respond.rs`.
+//! A request passes `http` (framing of its bytes) and `server` (checks, routing, accounting), and
+//! is then served by `paths` (legacy calls: sync, canary, shadow, idempotency, upgrade) or `tasks`
+//! (the endpoints of this proxy). Imports between the rooms go down only, and rooms in one place of
+//! this list do not import each other: `server | paths, tasks | queueing | context | state | answer
+//! | upstream | http`.
 
-mod body;
-mod callers;
-mod canary;
-mod capture;
-mod collect;
-mod deprecate;
-mod events;
-mod framing;
-mod guard;
-mod headers;
-mod idempotency;
-mod pass;
-mod pool;
-mod progress;
-mod respond;
-mod serve;
-mod service;
-mod shadow;
+mod answer;
+mod context;
+mod http;
+mod paths;
+mod queueing;
+mod server;
+mod state;
 mod tasks;
-mod upgrade;
-mod wait;
+mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -36,54 +24,32 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::snapshot::SnapshotHandle;
-use crate::store::Circuit;
+pub use self::context::ProxyServices;
+pub use self::server::ProxyShutdown;
+use self::server::run_thread;
+use self::state::progress_reports::ProgressReports;
 
-/// Connections that the kernel holds until they are accepted, per thread.
+/// Connections that the kernel holds for each thread until they are accepted.
 const ACCEPT_BACKLOG: i32 = 4096;
 
-/// What the data plane works with.
-#[derive(Clone)]
-pub struct ProxyServices {
-    /// The current snapshot.
-    pub snapshots: Arc<SnapshotHandle>,
-    /// The store behind its breaker.
-    pub circuit: Arc<Circuit>,
-    /// Where it counts.
-    pub metrics: Arc<Metrics>,
-    /// Names this process in `Via`, so that a loop is seen.
-    pub process_name: Arc<str>,
-}
-
-/// A bound, not yet running data plane.
+/// A data plane whose port is bound and whose threads have not started.
 pub struct Proxy {
     listeners: Vec<TcpListener>,
     address: SocketAddr,
 }
 
-/// How a running data plane is told to end.
-#[derive(Clone, Default)]
-pub struct ProxyShutdown {
-    /// Stop accepting, finish what runs.
-    pub drain: CancellationToken,
-    /// Cut what still runs.
-    pub abort: CancellationToken,
-}
-
 // === impl Proxy ===
 
 impl Proxy {
-    /// Binds `address` once per thread; port 0 is one free port for all.
+    /// Binds `address` once for each thread; port 0 is one free port for all threads.
     ///
     /// # Errors
-    /// As the system's `bind`; an occupied port is refused although the threads' own sockets share
-    /// it.
+    /// Those of the system's `bind`. A port that another process listens on is refused, although
+    /// the threads' own sockets share theirs.
     pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Self> {
-        // Sockets that share a port would also share it with another process of ours: the first
-        // bind does not ask to share, so it fails where anybody listens.
+        // Sockets that share a port would share it with another omnidaemon process as well. The
+        // first bind does not share, so it fails if any process listens on the port.
         drop(bind_socket(address, false)?);
         let first = bind_socket(address, true)?;
         let bound = first
@@ -97,27 +63,28 @@ impl Proxy {
         Ok(Self { listeners, address: bound })
     }
 
-    /// Where it listens.
+    /// The address that all threads listen on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Starts the threads; each ends when `stop` says so and its connections have ended.
+    /// Starts the threads; each ends when `shutdown` is cancelled and its connections have ended.
     ///
     /// # Errors
-    /// When a thread or its runtime cannot be made.
+    /// If a thread cannot be started.
     pub fn start(
         self,
-        parts: &ProxyServices,
-        stop: &ProxyShutdown,
+        services: &ProxyServices,
+        shutdown: &ProxyShutdown,
     ) -> io::Result<Vec<JoinHandle<()>>> {
-        let reports = Arc::<progress::ProgressReports>::default();
+        let reports = Arc::<ProgressReports>::default();
         let start = |(index, listener): (usize, TcpListener)| {
-            let (parts, reports, stop) = (parts.clone(), Arc::clone(&reports), stop.clone());
+            let (services, shutdown) = (services.clone(), shutdown.clone());
+            let reports = Arc::clone(&reports);
             std::thread::Builder::new()
                 .name(format!("proxy-{index}"))
-                .spawn(move || serve::run_thread(index, listener, parts, reports, stop))
+                .spawn(move || run_thread(index, listener, services, reports, shutdown))
         };
         self.listeners.into_iter().enumerate().map(start).collect()
     }
@@ -138,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_another_proxy_has_is_occupied() {
+    fn a_port_that_another_proxy_listens_on_is_refused() {
         let local = "127.0.0.1:0".parse().expect("an address");
         let first = Proxy::bind(local, 2).expect("a free port");
         let second = Proxy::bind(first.address(), 2).map(|proxy| proxy.address());

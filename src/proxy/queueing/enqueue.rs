@@ -1,0 +1,153 @@
+//! Enqueues the task of a canaried request.
+//!
+//! An enqueue ends in one of three ways: the task is durable, the upstream serves the request
+//! instead, or the request is refused. If the store does not answer, the route's `on_unknown`
+//! decides between the last two.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::request::Parts;
+
+use crate::cohort::RequestPath;
+use crate::config::{RouteConfig, UnknownEnqueueAction};
+use crate::metrics::{FallbackReason, TaskOutcome};
+use crate::proxy::answer::problem::ProxyProblem;
+use crate::proxy::context::RequestContext;
+use crate::proxy::queueing::capture::{CaptureInput, CapturedTask, capture_request};
+use crate::proxy::queueing::eligibility::parse_legacy_body;
+use crate::snapshot::SnapshotRoute;
+use crate::store::{StoreError, StoreRefusal, TaskEndWaiter};
+use crate::task::TaskId;
+
+/// The result of enqueueing a canaried request.
+pub(crate) enum EnqueueOutcome {
+    /// The task is durable.
+    Durable(CanariedTask),
+    /// The upstream serves the request.
+    FallBack(FallbackReason),
+    /// The request is answered with a problem.
+    Refused(ProxyProblem),
+}
+
+/// The durable task of a canaried request.
+pub(crate) struct CanariedTask {
+    pub(crate) id: TaskId,
+    /// Resolves when the task has ended.
+    pub(crate) end_waiter: TaskEndWaiter,
+    /// Whether the task counts in an epoch of its route's rollout.
+    pub(crate) counts_for_gates: bool,
+}
+
+/// Enqueues a request as a task with the id `task_id`, or with a new one.
+pub(crate) async fn enqueue_request(
+    context: &RequestContext<'_>,
+    snapshot_route: &SnapshotRoute,
+    head: &Parts,
+    body: &Bytes,
+    task_id: Option<&TaskId>,
+) -> EnqueueOutcome {
+    let route = context.snapshot.route_config(snapshot_route);
+    let Some(topic) = context.snapshot.config.topics.get(&route.topic) else {
+        return EnqueueOutcome::FallBack(FallbackReason::Ineligible);
+    };
+    let Some(parsed) = parse_legacy_body(&topic.handler, body) else {
+        return EnqueueOutcome::FallBack(FallbackReason::Ineligible);
+    };
+    let input = CaptureInput::legacy_call(route, head, body, parsed);
+    match capture_request(context, input, Some(snapshot_route.epoch)) {
+        Ok(mut captured) => {
+            if let Some(id) = task_id {
+                captured.task.id = id.clone();
+            }
+            enqueue_captured(context, route, captured).await
+        }
+        Err(error) => EnqueueOutcome::Refused(ProxyProblem::InvalidTask(error)),
+    }
+}
+
+async fn enqueue_captured(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+    captured: CapturedTask<'_>,
+) -> EnqueueOutcome {
+    let CapturedTask { task, queue, .. } = captured;
+    let (circuit, metrics) = (&context.services().circuit, &context.services().metrics);
+    let end_waiter = circuit.store().end_waiters().register_waiter(&task.id);
+    let counts_for_gates = task.epoch.is_some();
+    let fall_back = |reason| {
+        if counts_for_gates {
+            count_refused(context, route, TaskOutcome::Refused, StatusCode::SERVICE_UNAVAILABLE);
+        }
+        EnqueueOutcome::FallBack(reason)
+    };
+    match circuit.enqueue(&task, &queue).await {
+        Ok(()) => {}
+        Err(StoreError::Unreachable(_)) => {
+            return EnqueueOutcome::FallBack(FallbackReason::StoreUnavailable);
+        }
+        Err(StoreError::OutcomeUnknown(_)) => {
+            if let Some(outcome) = resolve_unknown_enqueue(context, route, &task.id).await {
+                return outcome;
+            }
+        }
+        Err(StoreError::Refused(StoreRefusal::BacklogFull { .. })) => {
+            return fall_back(FallbackReason::Backpressure);
+        }
+        Err(error) => {
+            tracing::warn!(%error, route = route.name, "the store refused a task");
+            return fall_back(FallbackReason::StoreRefused);
+        }
+    }
+    metrics.count_task_received(task.topic.as_str());
+    EnqueueOutcome::Durable(CanariedTask { id: task.id, end_waiter, counts_for_gates })
+}
+
+/// Looks for a task whose enqueue was never answered; `None` if the store has it. If the store does
+/// not, the circuit breaker still cancels the task once the store is back, in case it arrived late:
+/// this is the one window in which a request can run twice.
+async fn resolve_unknown_enqueue(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+    id: &TaskId,
+) -> Option<EnqueueOutcome> {
+    let circuit = &context.services().circuit;
+    if let Ok(Some(_)) = circuit.call_even_if_open(circuit.store().get_task(id)).await
+        && circuit.withdraw_cancel(id)
+    {
+        return None;
+    }
+    Some(match count_unknown_enqueue(context, route) {
+        UnknownEnqueueAction::ServeSync => EnqueueOutcome::FallBack(FallbackReason::EnqueueUnknown),
+        UnknownEnqueueAction::Refuse => EnqueueOutcome::Refused(ProxyProblem::Store(
+            StoreError::OutcomeUnknown("the store became unreachable during the enqueue".into()),
+        )),
+    })
+}
+
+/// Counts an enqueue with an unknown result; returns what the route does then.
+pub(crate) fn count_unknown_enqueue(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+) -> UnknownEnqueueAction {
+    context.services().metrics.count_unknown_enqueue(&route.name);
+    route.on_unknown_enqueue
+}
+
+/// Counts a canaried request that is answered without a task.
+pub(crate) fn count_refused(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+    outcome: TaskOutcome,
+    status: StatusCode,
+) {
+    let metrics = &context.services().metrics;
+    metrics.count_task_outcome(&route.name, outcome);
+    let (cells, thread) =
+        (metrics.request_counters.route_counters(&route.name), context.connection.thread.index);
+    cells.count_error_by_group(
+        thread,
+        RequestPath::Async,
+        status.as_u16(),
+        context.client_group.get(),
+    );
+}
