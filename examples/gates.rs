@@ -9,8 +9,8 @@ use std::thread;
 use omnidaemon::config::{GateConfig, GateKind, MinSamples, RatioLimits};
 use omnidaemon::rollout::evidence::RolloutEvidence;
 use omnidaemon::rollout::gate::{GateMemory, Verdict};
-use omnidaemon::rollout::sequential::{self, SequentialScores};
-use omnidaemon::rollout::stats::{
+use omnidaemon::rollout::statistics::{self, SequentialScores};
+use omnidaemon::rollout::statistics::{
     BoundedShare, Z_95_ONE_SIDED, newcombe_upper_bound, wilson_interval,
 };
 
@@ -236,7 +236,7 @@ fn alarms() {
     );
     println!(
         "| requests a look | weight | fail | alarmed | the highest ln E but one (alarm: {:.1}) |",
-        sequential::restarted_threshold(0.01)
+        statistics::restarted_threshold(0.01)
     );
     println!("|---|---|---|---|---|");
     for (requests, weight) in places() {
@@ -283,7 +283,7 @@ fn caught_late(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
     let (mut world, mut detectors) =
         (SimulatedTraffic::new(truth, seed), ErrorDetectors::new(0.01));
     caught(&mut world, times, |world| {
-        detectors.observe(world) >= sequential::restarted_threshold(0.01)
+        detectors.observe(world) >= statistics::restarted_threshold(0.01)
     })
 }
 
@@ -293,11 +293,11 @@ fn caught_blind(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
     caught(&mut world, times, |world| {
         let news = world.next_evidence();
         let (bad, sync) = (news.async_counts.failed, news.sync_counts.failed);
-        sequential::add_scores(
+        statistics::add_scores(
             &mut whole,
-            &sequential::score_events(bad, bad + sync, world.model.weight, 1.25),
+            &statistics::score_events(bad, bad + sync, world.model.weight, 1.25),
         );
-        sequential::log_e_value(&whole) >= sequential::rejection_threshold(0.01)
+        statistics::log_e_value(&whole) >= statistics::rejection_threshold(0.01)
     })
 }
 

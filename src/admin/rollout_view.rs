@@ -10,8 +10,8 @@ use crate::config::{GateConfig, GateKind, RatioLimits, RolloutConfig, RouteConfi
 use crate::control::{RolloutsView, RouteRolloutView};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::rollout::explain::{ExplanationInput, RolloutExplanation, explain_rollout};
-use crate::rollout::gate::GateReport;
-use crate::rollout::{RolloutPhase, RolloutState};
+use crate::rollout::gate::{GateReport, UnreadGateReport};
+use crate::rollout::{BlockedReason, RolloutPhase, RolloutState};
 use crate::snapshot::{Snapshot, SnapshotRoute};
 
 /// A route with all that is known of its rollout.
@@ -70,10 +70,11 @@ impl<'a> RolloutPresenter<'a> {
         let more = json!({
             "epoch": state.epoch,
             "since": state.phase_since.to_rfc3339(),
-            "by": state.actor,
+            "by": state.actor.name(),
             "reason": state.reason,
             "pause_reason": pause_reason(state),
-            "frozen": state.blocked_reason,
+            "frozen": state.blocked_text(),
+            "blocked_code": state.blocked_reason.as_ref().map(BlockedReason::code),
             "held": state.manual_hold,
             "saved": known.is_saved,
             "store": self.fleet_view.store_reachable,
@@ -132,17 +133,23 @@ fn pause_reason(state: &RolloutState) -> Option<&'static str> {
     }
 }
 
-/// A gate of the file with what it said last; nothing, where it was not asked yet.
+/// A gate of the file with its last report; nulls where it has not been evaluated yet. Of a report
+/// whose verdict this release does not know, the stored words are shown.
 fn render_gate(gate: &GateConfig, state: &RolloutState) -> Value {
     let said = state.gate_reports.iter().find(|report| report.gate_name == gate.name);
     let counts = |pick: fn(&GateReport) -> Option<(u64, u64)>| {
         said.and_then(pick).map(|(hits, of)| json!({"x": hits, "n": of}))
     };
+    let unread = state.unread_gate_reports.iter().find(|report| report.gate_name == gate.name);
+    let unread_why =
+        |report: &UnreadGateReport| format!("{} (of another version)", report.explanation);
     json!({
         "gate": gate.name,
         "type": gate.kind.as_str(),
-        "verdict": said.map(|said| said.verdict.as_str()),
-        "why": said.map(|said| &said.explanation),
+        "verdict": said
+            .map(|said| said.verdict.as_str())
+            .or(unread.map(|report| report.verdict.as_str())),
+        "why": said.map(|said| said.explanation.clone()).or(unread.map(unread_why)),
         "needs": said.and_then(|said| said.needed_outcomes),
         "async": counts(|said| said.async_bad_of_total),
         "sync": counts(|said| said.sync_bad_of_total),

@@ -17,7 +17,7 @@ use super::rollout_view::{RolloutPresenter, round_to_seconds};
 use crate::cohort::Weight;
 use crate::config::RouteConfig;
 use crate::control::{RolloutCommandError, RolloutCommandOutcome, RolloutsView};
-use crate::rollout::{OperatorAction, OperatorCommand};
+use crate::rollout::{OperatorAction, OperatorCommand, RESERVED_ACTOR_NAMES, RolloutEventKind};
 use crate::snapshot::Snapshot;
 use crate::store::{DeprecatedCaller, RolloutHistoryEntry, StoreError};
 
@@ -28,8 +28,6 @@ const MAX_TEXT_CHARS: [usize; 2] = [200, 2000];
 /// Entries of a page of history, where nothing is said, and at most.
 const DEFAULT_HISTORY_PAGE: usize = 50;
 const MAX_HISTORY_PAGE: usize = 1000;
-/// The verbs, for whoever writes another one.
-const VERB_NAMES: &str = "promote, pause, resume, abort, retry, set-weight";
 
 /// `GET rollouts`
 pub(super) async fn get_rollouts(State(parts): State<AdminServices>) -> Json<Value> {
@@ -255,28 +253,37 @@ fn parse_command(
             return Err(bad(format!("{name} is a text of at most {longest} characters")));
         }
     }
+    if RESERVED_ACTOR_NAMES.contains(&actor) {
+        return Err(bad(format!(
+            "actor {actor:?} is a name that the history uses for changes without an operator: \
+             write another name"
+        )));
+    }
     Ok(OperatorCommand { action, actor: actor.to_owned(), reason: reason.to_owned() })
 }
 
 fn parse_action(verb: &str, said: &RolloutCommandBody) -> Result<OperatorAction, ApiProblem> {
     let bad = |detail: String| ApiProblem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-    let action = match verb {
-        "promote" => OperatorAction::Promote { full: said.full.unwrap_or_default() },
-        "pause" => OperatorAction::Pause,
-        "resume" => OperatorAction::Resume,
-        "abort" => OperatorAction::Abort,
-        "retry" => OperatorAction::Retry,
-        "set-weight" => {
+    let action = match RolloutEventKind::parse(verb) {
+        Some(RolloutEventKind::Promote) => {
+            OperatorAction::Promote { full: said.full.unwrap_or_default() }
+        }
+        Some(RolloutEventKind::Pause) => OperatorAction::Pause,
+        Some(RolloutEventKind::Resume) => OperatorAction::Resume,
+        Some(RolloutEventKind::Abort) => OperatorAction::Abort,
+        Some(RolloutEventKind::Retry) => OperatorAction::Retry,
+        Some(RolloutEventKind::SetWeight) => {
             let percent = said
                 .weight
                 .ok_or_else(|| bad("set-weight needs a weight, percent from 0 to 100".into()))?;
             let outside = || bad(format!("weight is {percent}: write a percentage from 0 to 100"));
             OperatorAction::SetWeight(Weight::from_percent(percent).ok_or_else(outside)?)
         }
-        other => {
+        Some(RolloutEventKind::Step | RolloutEventKind::Rollback) | None => {
+            let verbs = OperatorAction::WORDS.join(", ");
             return Err(ApiProblem::new(
                 StatusCode::NOT_FOUND,
-                format!("{other:?} is no verb: use one of {VERB_NAMES}"),
+                format!("{verb:?} is no verb: use one of {verbs}"),
             ));
         }
     };
@@ -316,7 +323,7 @@ fn render_command_result(
         "weight": state.weight.percent(),
         "epoch": state.epoch,
         "held": state.manual_hold,
-        "by": state.actor,
+        "by": state.actor.name(),
         "reason": state.reason,
         "saved": saved,
     })
@@ -367,6 +374,9 @@ mod tests {
             ("pause", r#"{"why": "x"}"#, 422, "reason"),
             ("pause", "nonsense", 422, "reason"),
             ("pause", r#"{"actor": "a\u0007b"}"#, 422, "actor"),
+            ("pause", r#"{"actor": "controller"}"#, 422, "another name"),
+            ("abort", r#"{"actor": " file "}"#, 422, "another name"),
+            ("step", "", 404, "set-weight"),
             ("push", "", 404, "set-weight"),
         ] {
             let (given, detail) = parse_test_command(verb, body).expect_err(body);

@@ -15,7 +15,7 @@ use super::global::{GlobalArgs, OutputFormat};
 use super::output::{format_field, print_json, print_line, print_table, table_with_headings};
 use super::scrape::MetricsScrape;
 use crate::metrics::names;
-use crate::rollout::words::format_share;
+use crate::rollout::format::format_share;
 
 /// `omnidaemon metrics`
 #[derive(Args)]

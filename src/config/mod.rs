@@ -11,6 +11,7 @@
 
 mod deadline;
 mod expand;
+mod gate_type;
 mod load;
 mod meaning;
 mod overrides;
@@ -33,6 +34,7 @@ use http::{HeaderName, Method};
 
 pub use self::deadline::{MAX_BACKOFF, max_task_duration, retry_backoff};
 pub use self::expand::EnvVars;
+pub use self::gate_type::GateType;
 pub use self::load::{
     LoadedConfig, find_restart_only_changes, load_file, load_for_upstream, render_init_file,
 };
@@ -40,7 +42,7 @@ pub use self::own::find_self_upstreams;
 pub use self::problem::{ConfigProblem, ConfigProblems};
 pub use self::rollout::{
     BaselineMode, BreakerConfig, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind,
-    LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
+    GatesDigest, LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
     PrometheusConfig, RatioLimits, RolloutConfig, RolloutMode, SHADOW_MISMATCH_GATE, StepConfig,
     StickyKey, default_gates, min_samples_to_certify,
 };

@@ -256,6 +256,15 @@ pub enum NotificationTrigger {
     TargetReached,
 }
 
+/// A digest of the configuration that a soak is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatesDigest {
+    /// The form that was hashed: digests of two forms are not comparable.
+    pub form: u8,
+    /// The hash.
+    pub hash: u64,
+}
+
 // === impl Rollout ===
 
 impl RolloutConfig {
@@ -302,12 +311,13 @@ impl RolloutConfig {
     /// A digest of what a soak is for: an edit of it makes the present soak begin anew. Only
     /// compared within one release.
     #[must_use]
-    pub fn gates_digest(&self) -> u64 {
+    pub fn gates_digest(&self) -> GatesDigest {
         let Self { gates, min_samples, min_ended_ratio: maturity, shadow, .. } = self;
         let ignored = shadow.as_ref().map(|shadow| &shadow.ignored_pointers);
-        xxhash_rust::xxh3::xxh3_64(
+        let hash = xxhash_rust::xxh3::xxh3_64(
             format!("{gates:?} {min_samples:?} {maturity} {ignored:?}").as_bytes(),
-        )
+        );
+        GatesDigest { form: 1, hash }
     }
 
     /// The step of `weight`; none for a weight between the steps.
@@ -358,21 +368,6 @@ impl StepConfig {
 // === impl GateKind ===
 
 impl GateKind {
-    /// The word in the file.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::ErrorRatio(_) => "error_ratio",
-            Self::ClientErrorRatio(_) => "client_error_ratio",
-            Self::DeferredRatio(_) => "deferred_ratio",
-            Self::SlowRatio { .. } => "slow_ratio",
-            Self::ShadowMismatch(_) => SHADOW_MISMATCH_GATE,
-            Self::QueueOldest { .. } => "queue_oldest",
-            Self::QueueDepth { .. } => "queue_depth",
-            Self::PrometheusQuery { .. } => "prometheus",
-        }
-    }
-
     /// The limits of one that looks at a share.
     #[must_use]
     pub fn ratio_limits(&self) -> Option<&RatioLimits> {
@@ -397,7 +392,7 @@ impl Default for RatioLimits {
 }
 
 /// The type of the gate of shadow traffic, and its name.
-pub const SHADOW_MISMATCH_GATE: &str = "shadow_mismatch";
+pub const SHADOW_MISMATCH_GATE: &str = super::GateType::ShadowMismatch.as_str();
 
 /// The gates of a rollout whose file has none.
 #[must_use]

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
 use crate::outbound::{build_tls_config, format_root_cause, load_native_roots};
-use crate::rollout::words::format_exact_span;
+use crate::rollout::format::format_exact_span;
 
 /// The largest answer that is read, bytes.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;

@@ -20,7 +20,7 @@ mod promql;
 mod queues;
 mod reload;
 mod round;
-mod state;
+mod stored;
 mod view;
 
 use std::collections::BTreeMap;
@@ -434,9 +434,9 @@ impl RouteRollout {
             return None;
         }
         for happened in &happened {
-            let (from, to, by) = (happened.from_weight, happened.to_weight, &happened.actor);
-            tracing::info!(route = route.name, event = happened.kind, %from, %to, by, reason = happened.reason, "rollout");
-            self.unsaved_events.push(state::event_to_json(&route.name, happened).to_string());
+            let (from, to, by) = (happened.from_weight, happened.to_weight, happened.actor.name());
+            tracing::info!(route = route.name, event = happened.kind.as_str(), %from, %to, by, reason = happened.reason, "rollout");
+            self.unsaved_events.push(stored::event_to_json(&route.name, happened).to_string());
         }
         if state.weight_changed_at != self.state.weight_changed_at {
             self.leader_watch.clear_recent_evidence();
@@ -465,8 +465,10 @@ impl RouteRollout {
     ) -> Result<bool, StoreError> {
         let store = circuit.store();
         let Some(version) = self.stored_version else { return Ok(false) };
-        let record =
-            RolloutRecord { version: version + 1, state_json: state::serialize_state(&self.state) };
+        let record = RolloutRecord {
+            version: version + 1,
+            state_json: stored::serialize_state(&self.state),
+        };
         let change =
             RolloutCommit { required_term: term, history_events: self.unsaved_events.clone() };
         let saved = circuit.call(store.save_rollout(name, &record, &change)).await?;

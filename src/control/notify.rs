@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use tokio::time::sleep;
 
-use super::{calls, state};
-use crate::config::{NotificationTrigger, RouteConfig, Secret};
-use crate::rollout::{RolloutEvent, RolloutPhase};
+use super::{calls, stored};
+use crate::config::{RouteConfig, Secret};
+use crate::rollout::RolloutEvent;
 
 /// Before each try.
 const RETRY_DELAYS: [Duration; 5] = [
@@ -24,24 +24,13 @@ const RETRY_DELAYS: [Duration; 5] = [
 /// The longest that one try may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What an event is, to those who are told.
-fn classify_event(happened: &RolloutEvent) -> Option<NotificationTrigger> {
-    match (happened.kind, &happened.phase) {
-        ("rollback" | "abort", _) => Some(NotificationTrigger::RolledBack),
-        ("pause", _) => Some(NotificationTrigger::Paused),
-        ("step", RolloutPhase::Healthy) => Some(NotificationTrigger::TargetReached),
-        ("step" | "promote", _) => Some(NotificationTrigger::StepCompleted),
-        _ => None,
-    }
-}
-
 /// Tells whoever asked for it, beside everything else.
 pub(super) fn notify_webhooks(route: &RouteConfig, happened: &[RolloutEvent]) {
     for happened in happened {
-        let Some(notice) = classify_event(happened) else { continue };
+        let Some(notice) = happened.notification_trigger() else { continue };
         let told =
             route.rollout.notifications.iter().filter(|notify| notify.triggers.contains(&notice));
-        let mut event = state::event_to_json(&route.name, happened);
+        let mut event = stored::event_to_json(&route.name, happened);
         event["text"] = format_event_text(&route.name, happened).into();
         let body = Bytes::from(event.to_string());
         for notify in told {
@@ -59,7 +48,7 @@ fn format_event_text(route: &str, happened: &RolloutEvent) -> String {
     let RolloutEvent { kind: event, actor: by, reason, from_weight: from, to_weight: to, .. } =
         happened;
     let moved = if from == to { format!("at {to}") } else { format!("from {from} to {to}") };
-    format!("{route}: {event} {moved}, by {by}: {reason}")
+    format!("{route}: {} {moved}, by {by}: {reason}", event.as_str())
 }
 
 async fn post_with_retries(webhook: Secret, body: Bytes, route: String) {

@@ -1,7 +1,7 @@
 //! An operator's order: followed by whichever replica gets it, by compare-and-set on what all see.
 
 use super::view::{PendingCommand, RolloutCommandError, RolloutCommandOutcome};
-use super::{Controller, build_plan, notify, state, task_deadline_for};
+use super::{Controller, build_plan, notify, stored, task_deadline_for};
 use crate::rollout::{self, OperatorAction, RolloutInput};
 use crate::store::StoreError;
 
@@ -111,7 +111,7 @@ impl Controller {
         let Some(rollout) = self.rollouts.get_mut(name) else { return Ok(()) };
         match record {
             Some(record) => {
-                let stored = state::parse_state(&record.state_json)?;
+                let stored = stored::parse_state(&record.state_json)?;
                 rollout.adopt_stored_state(stored, record.version);
             }
             None => rollout.stored_version = Some(0),

@@ -16,8 +16,8 @@ use serde::de::IgnoredAny;
 use super::calls;
 use super::promql::extract_metric_names;
 use crate::config::{GateConfig, GateKind, PrometheusConfig};
+use crate::rollout::format::format_exact_span;
 use crate::rollout::gate::PrometheusSample;
-use crate::rollout::words::format_exact_span;
 
 #[derive(Deserialize)]
 struct PrometheusReply {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::view::ReplicaView;
-use super::{Controller, build_plan, counts, state, task_deadline_for};
+use super::{Controller, build_plan, counts, stored, task_deadline_for};
 use crate::cohort::Weight;
 use crate::config::RouteConfig;
 use crate::rollout::evidence::RolloutEvidence;
@@ -207,7 +207,7 @@ impl Controller {
             }
             return;
         }
-        match state::parse_state(&record.state_json) {
+        match stored::parse_state(&record.state_json) {
             Ok(stored) => {
                 rollout.adopt_stored_state(stored, record.version);
             }

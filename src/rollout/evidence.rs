@@ -1,69 +1,70 @@
-//! What is known of a route's two paths: counts, never rates. They are cumulative within one epoch
-//! (from a change of weight to the next) and summed over all replicas, so that a look that is
-//! missed costs nothing.
+//! Counts of a route's sync path and async path: the evidence that gates judge.
 //!
-//! Tasks are counted by the store, in the change that ends them, under the epoch that they were
-//! accepted in: a worker that dies takes no count with it. What a proxy sees, it counts itself.
+//! Counts are cumulative within one epoch and summed over all replicas, so that a missed evaluation
+//! loses nothing. The store counts tasks, in the change that ends them, under the epoch that they
+//! were accepted in, so that a worker that dies loses no count; a proxy counts what only it sees.
 
 use crate::cohort::CLIENT_GROUPS;
 use crate::task::{DURATION_BUCKET_BOUNDS, DurationCounts};
 
-/// Requests by the [group](crate::cohort::client_group) of their client, where that is known.
+/// Requests by the [group](crate::cohort::client_group) of their client, where the group is known.
 pub type ClientGroupCounts = [u64; CLIENT_GROUPS];
 
-/// What came of the requests of one path.
+/// Outcomes of the requests of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvidenceCounts {
-    /// Requests with an outcome; of tasks those that completed or failed, not the cancelled.
+    /// Requests with an outcome: tasks that completed or failed count, cancelled tasks do not.
     pub total: u64,
-    /// Failed: 5xx on the sync path; on the async one a task that failed for good, or that was
+    /// Failed requests: 5xx on the sync path; on the async path a task that failed for good or was
     /// refused.
     pub failed: u64,
-    /// Answered with a 4xx; not among `failed`.
+    /// Requests that were answered with a 4xx; not among `failed`.
     pub client_errors: u64,
-    /// How long they took, from the request to its outcome.
+    /// Times from the request to its outcome.
     pub durations: DurationCounts,
-    /// The failed by group of clients.
+    /// Failed requests by group of clients.
     pub failed_by_group: ClientGroupCounts,
-    /// Those that were answered with a 4xx.
+    /// Requests that were answered with a 4xx, by group of clients.
     pub client_errors_by_group: ClientGroupCounts,
 }
 
-/// What is known of one epoch of a route.
+/// The evidence of one epoch of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RolloutEvidence {
-    /// Requests that the sync path served: those that were never canaried.
+    /// Outcomes of requests that the sync path served because they were not canaried.
     pub sync_counts: EvidenceCounts,
-    /// Canaried requests with an outcome.
+    /// Outcomes of canaried requests.
     pub async_counts: EvidenceCounts,
     /// Canaried requests that became a task.
     pub accepted_tasks: u64,
-    /// Tasks of them that were cancelled: no outcome is to come.
+    /// Accepted tasks that were cancelled: they get no outcome.
     pub cancelled_tasks: u64,
-    /// Canaried requests that the store refused, or that got a 5xx of ours instead of a task; each
-    /// is also an async failure.
+    /// Canaried requests that the store refused, or that this program answered with a 5xx instead
+    /// of making a task; each is also an async failure.
     pub refused_requests: u64,
-    /// Canaried requests that got a 4xx of ours instead of a task; each is also an async client
-    /// error.
+    /// Canaried requests that this program answered with a 4xx instead of making a task; each is
+    /// also an async client error.
     pub rejected_requests: u64,
-    /// Canaried requests whose client was told to poll, though it had not asked for that.
+    /// Canaried requests that were answered with 202, so that the client must poll, although it
+    /// did not ask for that.
     pub deferred_requests: u64,
-    /// Canaried requests by how long their client waited for its answer, which may be 202.
+    /// Times that clients of canaried requests waited for an answer, 202 included.
     pub acknowledgement_times: DurationCounts,
-    /// Requests that would have been canaried and were served sync because the store was gone.
+    /// Requests that would have been canaried and were served sync because the store was
+    /// unreachable.
     pub store_unavailable: u64,
-    /// Copies of sync requests that became a task (`shadow`), which is none of those above.
+    /// Copies of sync requests (`shadow`) that became a task; no other count contains them.
     pub shadow_copied: u64,
-    /// Copies whose answer was compared with that of the sync path.
+    /// Copies whose answer was compared with the answer of the sync path.
     pub shadow_compared: u64,
-    /// Of them those that were answered otherwise.
+    /// Compared copies whose answer differed.
     pub shadow_mismatched: u64,
 }
 
-// === impl Counts ===
+// === impl EvidenceCounts ===
 
 impl EvidenceCounts {
-    /// Adds another's.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.total += other.total;
         self.failed += other.failed;
@@ -73,7 +74,7 @@ impl EvidenceCounts {
         add_elementwise(&mut self.client_errors_by_group, &other.client_errors_by_group);
     }
 
-    /// What came since `earlier`; nothing where counts were lost (a store that was flushed).
+    /// The counts since `earlier`; zero where the store lost counts (it was flushed).
     #[must_use]
     pub fn delta_since(&self, earlier: &Self) -> Self {
         Self {
@@ -90,10 +91,10 @@ impl EvidenceCounts {
     }
 }
 
-// === impl Evidence ===
+// === impl RolloutEvidence ===
 
 impl RolloutEvidence {
-    /// Adds another's.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.sync_counts.add(&other.sync_counts);
         self.async_counts.add(&other.async_counts);
@@ -109,7 +110,7 @@ impl RolloutEvidence {
         self.shadow_mismatched += other.shadow_mismatched;
     }
 
-    /// What came since `earlier`.
+    /// The evidence since `earlier`; zero where the store lost counts.
     #[must_use]
     pub fn delta_since(&self, earlier: &Self) -> Self {
         Self {
@@ -131,22 +132,37 @@ impl RolloutEvidence {
         }
     }
 
-    /// Canaried requests, whatever came of them: those that became a task, and those that did not.
+    /// Canaried requests with or without an outcome, whether they became a task or not.
     #[must_use]
     pub fn canaried_requests(&self) -> u64 {
         self.accepted_tasks + self.requests_without_task()
     }
 
-    /// Canaried requests that have an outcome without a task.
+    /// Canaried requests that have an outcome and never became a task.
     fn requests_without_task(&self) -> u64 {
         self.refused_requests + self.rejected_requests
     }
 
-    /// Tasks whose outcome is still to come.
+    /// Accepted tasks without an outcome so far.
     #[must_use]
     pub fn open_tasks(&self) -> u64 {
         let ended = self.async_counts.total.saturating_sub(self.requests_without_task());
         self.accepted_tasks.saturating_sub(ended + self.cancelled_tasks)
+    }
+
+    /// Whether at least that share (0 to 1) of the accepted tasks has an outcome.
+    #[must_use]
+    pub fn is_mature(&self, min_ended_ratio: f64) -> bool {
+        #[allow(clippy::cast_precision_loss)] // counts of requests stay below 2^53
+        let (open, accepted) = (self.open_tasks() as f64, self.accepted_tasks as f64);
+        open <= (1.0 - min_ended_ratio) * accepted
+    }
+
+    /// Counts every open task as failed: its deadline is over.
+    pub fn fail_open_tasks(&mut self) {
+        let open = self.open_tasks();
+        self.async_counts.failed += open;
+        self.async_counts.total += open;
     }
 }
 
@@ -159,19 +175,19 @@ impl<'a> std::iter::Sum<&'a Self> for RolloutEvidence {
     }
 }
 
-/// How many of `took` were over `seconds`, which is one of the bounds.
+/// How many durations are over `seconds`, which is one of the bucket bounds.
 #[must_use]
-pub fn count_slower_than(took: &DurationCounts, seconds: f64) -> u64 {
+pub fn count_slower_than(durations: &DurationCounts, seconds: f64) -> u64 {
     let first = DURATION_BUCKET_BOUNDS.partition_point(|bound| *bound <= seconds);
-    took[first..].iter().sum()
+    durations[first..].iter().sum()
 }
 
-/// Of how many clients such requests are: as many as the groups that have any make likely (linear
-/// counting; Whang, Vander-Zanden, Taylor 1990). None where every group has some: they are too many
-/// to be told apart.
+/// How many clients made these requests, estimated from the number of groups without any (linear
+/// counting; Whang, Vander-Zanden, Taylor 1990). None where every group has some: then the clients
+/// are too many for an estimate.
 #[must_use]
-pub fn estimate_clients(by: &ClientGroupCounts) -> Option<u64> {
-    let empty = by.iter().filter(|requests| **requests == 0).count();
+pub fn estimate_clients(by_group: &ClientGroupCounts) -> Option<u64> {
+    let empty = by_group.iter().filter(|requests| **requests == 0).count();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     // at most 111
     (empty > 0)
@@ -193,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_clients_are_counted_and_too_many_are_not() {
+    fn few_clients_are_estimated_and_too_many_are_not() {
         let of = |groups: usize| {
             estimate_clients(&std::array::from_fn(|at| u64::from(at < groups) * 900))
         };

@@ -1,36 +1,40 @@
-//! Pure rollout decisions: what the running weight should be, given the state, the plan and an
-//! event.
+//! Pure rollout decisions: which weight a route should run, given its state, its plan and an input.
 //!
-//! No clock and no store: `now` is an argument, the state comes in and the next one goes out. The
-//! controller persists and publishes it (`control/`).
+//! No clock, no store and no runtime: `now` is an argument, a state comes in and the next state
+//! goes out. The controller (`control/`) persists and publishes it.
 //!
 //! ```text
-//! state.rs     what is persisted          verb.rs      what an operator can say
-//! machine.rs   event → next state         look.rs      what follows from the gates
-//! order.rs     what an order does         gate.rs      one gate's verdict
-//! evidence.rs  counts of both paths       stats.rs, sequential.rs   the statistics
+//! state.rs, phase.rs, blocked.rs   what is persisted      event.rs, actor.rs   history lines
+//! command.rs    operator commands                         evidence.rs   counts of both paths
+//! statistics/   bounds and sequential tests               gate/         one gate's verdict
+//! machine/      input and state → next state              explain/      why a rollout waits
+//! limits.rs     numbers that machine/ and explain/ share  preview.rs    effect of a file edit
+//! format.rs     times and shares as text
 //! ```
 
+pub mod actor;
+pub mod blocked;
+pub mod command;
+pub mod event;
 pub mod evidence;
 pub mod explain;
+pub mod format;
 pub mod gate;
-mod look;
+mod limits;
 pub mod machine;
-mod order;
+pub mod phase;
 pub mod preview;
-pub mod sequential;
 pub mod state;
-pub mod stats;
+pub mod statistics;
 #[cfg(test)]
 mod tests;
-pub mod verb;
-pub mod words;
 
+pub use self::actor::{Actor, RESERVED_ACTOR_NAMES};
+pub use self::blocked::BlockedReason;
+pub use self::command::{CommandRefusal, OperatorAction, OperatorCommand};
+pub use self::event::{RolloutEvent, RolloutEventKind};
 pub use self::machine::{
-    RolloutDecision, RolloutEvent, RolloutInput, RolloutObservation, RolloutPlan, Tick, decide,
-    is_shadow_allowed, running_weight,
+    RolloutDecision, RolloutInput, RolloutObservation, RolloutPlan, Tick, decide,
 };
-pub use self::state::{
-    CONTROLLER_ACTOR, EpochRange, PausablePhase, PauseReason, RolloutPhase, RolloutState,
-};
-pub use self::verb::{CommandRefusal, OperatorAction, OperatorCommand};
+pub use self::phase::{PausablePhase, PauseReason, RolloutPhase};
+pub use self::state::{EpochRange, RolloutState, is_shadow_allowed, running_weight};

@@ -1,52 +1,55 @@
-//! What an edit of the file would do to a rollout that runs, before it is saved.
+//! What an edit of the configuration file would do to a running rollout, before it is saved.
 
-use super::words::format_span;
+use super::format::format_span;
 use crate::cohort::Weight;
 use crate::config::{RolloutConfig, RolloutMode};
 
-/// How the rollout runs that would be edited.
+/// The running rollout whose configuration would be edited.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningRollout<'a> {
-    /// Its route.
+    /// The route's name.
     pub route: &'a str,
-    /// The file's `percent` as it is in force.
+    /// The `percent` in force.
     pub percent: Weight,
     /// The mode in force.
     pub mode: RolloutMode,
     /// The desired weight.
     pub weight: Weight,
-    /// The phase, as in the API.
+    /// The word of the phase, as in the API.
     pub phase: &'a str,
-    /// Whether somebody set the weight by hand.
+    /// Whether an operator set the weight by hand.
     pub manual_hold: bool,
 }
 
-/// What would become of the weight, a sentence for each thing.
+/// What the edit would change about mode, percent and weight, one sentence each; empty where
+/// nothing changes.
 #[must_use]
 pub fn preview_edit(running: &RunningRollout<'_>, new: &RolloutConfig) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut changes = Vec::new();
     if running.mode != new.mode {
-        said.push(format!("mode {} → {}", running.mode.as_str(), new.mode.as_str()));
+        changes.push(format!("mode {} → {}", running.mode.as_str(), new.mode.as_str()));
     }
     let movement = describe_movement(running, new);
     if running.percent != new.percent {
-        said.push(format!("percent {} → {}: {movement}", running.percent, new.percent));
+        changes.push(format!("percent {} → {}: {movement}", running.percent, new.percent));
     } else if running.mode != new.mode {
-        said.push(movement);
+        changes.push(movement);
     }
-    said
+    changes
 }
 
 fn describe_movement(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     let (weight, percent) = (running.weight, new.percent);
     if matches!(running.phase, "degraded" | "rolling_back") {
         return format!(
-            "moves nothing: it was turned back, until `omnidaemon rollout retry {}`",
+            "moves nothing: it was rolled back, until `omnidaemon rollout retry {}`",
             running.route
         );
     }
     if percent == Weight::ZERO {
-        return "nothing goes async any more, at once; what was reached is kept for a later percent".to_owned();
+        return "nothing goes async any more, at once; the weight that was reached is kept for a \
+                later percent"
+            .to_owned();
     }
     if weight > percent {
         return format!("the weight goes from {weight} to {percent} at once");
@@ -62,13 +65,14 @@ fn describe_movement(running: &RunningRollout<'_>, new: &RolloutConfig) -> Strin
             return format!("the weight stays {weight}");
         }
         return format!(
-            "the weight jumps from {weight} to {percent} at once; gates are shown and decide nothing"
+            "the weight jumps from {weight} to {percent} at once; gates are shown and decide \
+             nothing"
         );
     }
     describe_climb(running, new)
 }
 
-/// The steps that are still to come, and what they wait for.
+/// The steps still to come, and what each of them waits for.
 fn describe_climb(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     let (weight, mut at) = (running.weight, running.weight);
     let mut steps = Vec::new();
@@ -79,11 +83,11 @@ fn describe_climb(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     let [first, rest @ ..] = &steps[..] else { return format!("the weight stays {weight}") };
     let soak = |step: Weight| format_span(new.soak_at(step));
     let approval = |step: Weight| new.step_at(step).is_some_and(|step| step.needs_approval);
-    let say = |step: &Weight| {
-        let asks = if approval(*step) { ", asks for a person" } else { "" };
-        format!("{step} (soak {}{asks})", soak(*step))
+    let describe = |step: &Weight| {
+        let needs_approval = if approval(*step) { ", needs approval" } else { "" };
+        format!("{step} (soak {}{needs_approval})", soak(*step))
     };
-    let then: Vec<String> = rest.iter().map(|step| format!(", then {}", say(step))).collect();
+    let then: Vec<String> = rest.iter().map(|step| format!(", then {}", describe(step))).collect();
     let then = then.concat();
     let hours = if new.promotion_windows.is_empty() {
         ""
@@ -92,20 +96,17 @@ fn describe_climb(running: &RunningRollout<'_>, new: &RolloutConfig) -> String {
     };
     match running.phase {
         "idle" | "manual" if weight == Weight::ZERO => {
-            format!("begins with {} at once{then}{hours}", say(first))
+            format!("begins with {} at once{then}{hours}", describe(first))
         }
         "healthy" if approval(weight) => {
-            format!(
-                "goes to {} once somebody says `omnidaemon rollout promote`{then}{hours}",
-                say(first)
-            )
+            format!("goes to {} after `omnidaemon rollout promote`{then}{hours}", describe(first))
         }
         "healthy" => {
-            format!("goes to {} at once, since {weight} is healthy{then}{hours}", say(first))
+            format!("goes to {} at once, since {weight} is healthy{then}{hours}", describe(first))
         }
         _ => format!(
             "climbs {}{then}; the running weight stays {weight} until its gates pass{hours}",
-            say(first)
+            describe(first)
         ),
     }
 }
@@ -153,20 +154,20 @@ mod tests {
         };
         let text = preview_text("gating", 10, false, &new);
         assert!(
-            text.contains("25 % (soak 2 h, asks for a person), then 30 % (soak 30 min)"),
+            text.contains("25 % (soak 2 h, needs approval), then 30 % (soak 30 min)"),
             "{text}"
         );
     }
 
     #[test]
-    fn what_does_not_climb_says_what_happens_instead() {
+    fn an_edit_that_does_not_climb_is_described() {
         for (phase, weight, held, percent, expected) in [
             (
                 "degraded",
                 0,
                 false,
                 50,
-                "moves nothing: it was turned back, until `omnidaemon rollout retry invoke`",
+                "moves nothing: it was rolled back, until `omnidaemon rollout retry invoke`",
             ),
             ("soaking", 10, false, 0, "nothing goes async any more, at once"),
             ("soaking", 10, false, 5, "the weight goes from 10 % to 5 % at once"),

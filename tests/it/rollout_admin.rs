@@ -84,7 +84,7 @@ async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store)
         ("set-weight", json!({"weight": 101}), 422, "from 0 to 100"),
         ("set-weight", json!({"weight": 5, "weigth": 6}), 422, "weigth"),
         ("pause", json!({"weight": 5}), 422, "set-weight does"),
-        ("retry", json!({}), 409, "not turned back"),
+        ("retry", json!({}), 409, "not rolled back"),
         ("push", json!({}), 404, "set-weight"),
     ] {
         let (status, problem) = order(&omni, verb, body).await;

@@ -9,6 +9,7 @@ use crate::cli::client::AdminClient;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{format_field, print_json, print_line};
+use crate::rollout::RolloutEventKind;
 
 /// A verb about a route.
 #[derive(Args)]
@@ -48,7 +49,7 @@ pub(in crate::cli) struct RolloutSetWeightArgs {
 }
 
 pub(super) async fn send_verb(
-    verb: &str,
+    verb: RolloutEventKind,
     args: RolloutVerbArgs,
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
@@ -61,7 +62,7 @@ pub(super) async fn promote(
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
     let order = json!({"reason": args.verb_args.reason_args.reason, "full": args.full});
-    post_command("promote", args.verb_args.route.as_deref(), order, global).await
+    post_command(RolloutEventKind::Promote, args.verb_args.route.as_deref(), order, global).await
 }
 
 pub(super) async fn set_weight(
@@ -78,7 +79,7 @@ pub(super) async fn set_weight(
         CliError::Usage(format!("{percent:?} is no weight: write a percentage, such as 25"))
     })?;
     post_command(
-        "set-weight",
+        RolloutEventKind::SetWeight,
         route,
         json!({"reason": args.reason_args.reason, "weight": weight}),
         global,
@@ -87,7 +88,7 @@ pub(super) async fn set_weight(
 }
 
 async fn post_command(
-    verb: &str,
+    verb: RolloutEventKind,
     route: Option<&str>,
     mut order: Value,
     global: &GlobalArgs,
@@ -95,8 +96,8 @@ async fn post_command(
     let client = AdminClient::new(global)?;
     let route = format_field(&fetch_rollout(&client, route).await?["route"]);
     order["actor"] = actor_name().into();
-    let done =
-        client.post(&format!("rollouts/{route}/{verb}"), Bytes::from(order.to_string())).await?;
+    let path = format!("rollouts/{route}/{}", verb.as_str());
+    let done = client.post(&path, Bytes::from(order.to_string())).await?;
     match global.format {
         OutputFormat::Json => print_json(&done),
         OutputFormat::Table => print_line(format_args!(

@@ -14,6 +14,7 @@ use super::client::AdminClient;
 use super::exit::{CliError, CliExit};
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{format_field, print_json, print_line};
+use crate::rollout::RolloutEventKind;
 
 /// `omnidaemon rollout …`
 #[derive(Subcommand)]
@@ -59,10 +60,12 @@ pub(super) async fn run(command: RolloutCommand, global: &GlobalArgs) -> Result<
         RolloutCommand::Get(args) => show::run(args, global).await,
         RolloutCommand::Status(args) => wait::run(args, global).await,
         RolloutCommand::Promote(args) => act::promote(args, global).await,
-        RolloutCommand::Pause(args) => act::send_verb("pause", args, global).await,
-        RolloutCommand::Resume(args) => act::send_verb("resume", args, global).await,
-        RolloutCommand::Abort(args) => act::send_verb("abort", args, global).await,
-        RolloutCommand::Retry(args) => act::send_verb("retry", args, global).await,
+        RolloutCommand::Pause(args) => act::send_verb(RolloutEventKind::Pause, args, global).await,
+        RolloutCommand::Resume(args) => {
+            act::send_verb(RolloutEventKind::Resume, args, global).await
+        }
+        RolloutCommand::Abort(args) => act::send_verb(RolloutEventKind::Abort, args, global).await,
+        RolloutCommand::Retry(args) => act::send_verb(RolloutEventKind::Retry, args, global).await,
         RolloutCommand::SetWeight(args) => act::set_weight(args, global).await,
         RolloutCommand::History(args) => history::run(args, global).await,
         RolloutCommand::Explain(args) => print_explanation(&args, global).await,

@@ -15,8 +15,8 @@ use crate::cli::scrape::MetricsScrape;
 use crate::cohort::Weight;
 use crate::config::{self, DeprecationMode, EnvVars, RolloutMode, RouteConfig, WaitTimeoutAction};
 use crate::metrics::names;
+use crate::rollout::format::{format_exact_span, format_share, format_span};
 use crate::rollout::preview::{RunningRollout, preview_edit};
-use crate::rollout::words::{format_exact_span, format_share, format_span};
 use crate::store::{DeprecatedCaller, RECENT_CALL_DAYS, summarize_recent_callers};
 use crate::task::UnixMs;
 

@@ -16,7 +16,7 @@ use crate::cli::output::{
     format_field, name_value_table, print_json, print_line, print_table, table_with_headings,
 };
 use crate::config::SHADOW_MISMATCH_GATE;
-use crate::rollout::words::{format_share, format_span};
+use crate::rollout::format::{format_share, format_span};
 
 /// `omnidaemon rollout get`
 #[derive(Args)]

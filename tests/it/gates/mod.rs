@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use omnidaemon::config::{GateConfig, GateKind, MinSamples, RatioLimits, min_samples_to_certify};
 use omnidaemon::rollout::evidence::RolloutEvidence;
 use omnidaemon::rollout::gate::{Evaluation, GateMemory, Verdict, evaluate_gate};
-use omnidaemon::rollout::sequential::{
+use omnidaemon::rollout::statistics::{
     FALSE_PASS_CHANCE, clean_events_needed, restarted_threshold,
 };
-use omnidaemon::rollout::stats::{Z_95_ONE_SIDED, wilson_interval};
+use omnidaemon::rollout::statistics::{Z_95_ONE_SIDED, wilson_interval};
 
 use world::{
     EVALUATIONS_PER_HOUR, SimulatedTraffic, StepOutcome, TrafficModel, run_detectors, run_step,

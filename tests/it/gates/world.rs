@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use omnidaemon::config::{GateConfig, MinSamples};
 use omnidaemon::rollout::evidence::RolloutEvidence;
 use omnidaemon::rollout::gate::{Evaluation, GateMemory, GateReport, Verdict, evaluate_gate};
-use omnidaemon::rollout::sequential::{self, SequentialScores};
+use omnidaemon::rollout::statistics::{self, SequentialScores};
 
 /// Looks of an hour, at one each 30 seconds.
 pub(crate) const EVALUATIONS_PER_HOUR: usize = 120;
@@ -231,13 +231,13 @@ impl ErrorDetectors {
     pub(crate) fn observe(&mut self, world: &mut SimulatedTraffic) -> f64 {
         let news = world.next_evidence();
         let (bad, sync) = (news.async_counts.failed, news.sync_counts.failed);
-        let shared = sequential::score_events(bad, bad + sync, world.model.weight, 1.25);
-        sequential::add_restarted_scores(&mut self.against_sync, &shared);
-        sequential::add_restarted_scores(
+        let shared = statistics::score_events(bad, bad + sync, world.model.weight, 1.25);
+        statistics::add_restarted_scores(&mut self.against_sync, &shared);
+        statistics::add_restarted_scores(
             &mut self.over_max,
-            &sequential::score_events(bad, news.accepted_tasks, self.max, 1.0),
+            &statistics::score_events(bad, news.accepted_tasks, self.max, 1.0),
         );
-        sequential::log_e_value(&self.against_sync).max(sequential::log_e_value(&self.over_max))
+        statistics::log_e_value(&self.against_sync).max(statistics::log_e_value(&self.over_max))
     }
 }
 
@@ -247,7 +247,7 @@ pub(crate) fn run_detectors(world: &mut SimulatedTraffic, max: f64, looks: usize
     let mut watch = DetectorWatch { alarm_at: None, highest_log_e: f64::NEG_INFINITY };
     for look in 1..=looks {
         watch.highest_log_e = watch.highest_log_e.max(detectors.observe(world));
-        if watch.alarm_at.is_none() && watch.highest_log_e >= sequential::restarted_threshold(0.01)
+        if watch.alarm_at.is_none() && watch.highest_log_e >= statistics::restarted_threshold(0.01)
         {
             watch.alarm_at = Some(look);
         }

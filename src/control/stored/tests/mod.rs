@@ -1,0 +1,3 @@
+mod previous_build;
+mod round_trip;
+mod unknown;

@@ -1,0 +1,34 @@
+//! What an explanation is made of.
+
+use crate::cohort::Weight;
+use crate::config::RolloutConfig;
+use crate::rollout::evidence::RolloutEvidence;
+use crate::rollout::state::RolloutState;
+use crate::task::UnixMs;
+
+/// A rollout's state, its configuration, and what the controller knows besides.
+#[derive(Clone, Copy, Debug)]
+pub struct ExplanationInput<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// The route's `rollout:` section.
+    pub config: &'a RolloutConfig,
+    /// The path of the configuration file, where there is one.
+    pub config_file: Option<&'a str>,
+    /// The state.
+    pub state: &'a RolloutState,
+    /// The weight that this replica runs.
+    pub running_weight: Weight,
+    /// The next step's weight; none where `percent` is reached.
+    pub next_weight: Option<Weight>,
+    /// Replicas that do not run the weight yet, as `name (cause)`.
+    pub lagging_replicas: &'a [String],
+    /// The evidence of the cohort; none where only the leader knows it.
+    pub cohort_evidence: Option<&'a RolloutEvidence>,
+    /// Recent canaried requests per minute; none where only the leader knows them.
+    pub requests_per_minute: Option<f64>,
+    /// Whether the store answers.
+    pub store_reachable: bool,
+    /// The current time, on the store's clock.
+    pub now: UnixMs,
+}

@@ -1,0 +1,4 @@
+mod fixture;
+mod phases;
+mod properties;
+mod steps;

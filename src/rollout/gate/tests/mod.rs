@@ -1,0 +1,5 @@
+mod fixture;
+mod guardrails;
+mod properties;
+mod ratios;
+mod recent_evidence;

@@ -1,0 +1,239 @@
+//! A decision in the making, and the changes that several inputs share.
+
+use std::time::Duration;
+
+use super::input::RolloutPlan;
+use crate::cohort::Weight;
+use crate::config::{GateFailureAction, RolloutMode, is_promotion_allowed};
+use crate::rollout::actor::Actor;
+use crate::rollout::event::{RolloutEvent, RolloutEventKind};
+use crate::rollout::evidence::RolloutEvidence;
+use crate::rollout::gate::GateReport;
+use crate::rollout::phase::{PausablePhase, PauseReason, RolloutPhase};
+use crate::rollout::state::{EpochRange, RolloutState};
+use crate::task::UnixMs;
+
+/// A decision in the making.
+pub(super) struct RolloutTransition<'a> {
+    pub(super) state: RolloutState,
+    pub(super) plan: RolloutPlan<'a>,
+    pub(super) now: UnixMs,
+    pub(super) events: Vec<RolloutEvent>,
+}
+
+// === impl RolloutTransition ===
+
+impl RolloutTransition<'_> {
+    pub(super) fn allowed_percent(&self) -> Weight {
+        self.plan.config.percent
+    }
+
+    pub(super) fn is_manual_mode(&self) -> bool {
+        self.plan.config.mode == RolloutMode::Manual
+    }
+
+    /// Whether automation moves nothing: the mode is manual, an operator set the weight, or
+    /// `percent` is 0.
+    pub(super) fn is_automation_off(&self) -> bool {
+        self.is_manual_mode() || self.state.manual_hold || self.allowed_percent() == Weight::ZERO
+    }
+
+    /// Whether a promotion window is open now.
+    pub(super) fn is_raise_allowed(&self) -> bool {
+        let windows = &self.plan.config.promotion_windows;
+        windows.is_empty()
+            || jiff::Timestamp::from_millisecond(self.now.0.cast_signed())
+                .is_ok_and(|now| is_promotion_allowed(windows, now))
+    }
+
+    /// `percent` was raised above a healthy weight: goes on to the next step, unless a gate or a
+    /// source is in doubt.
+    pub(super) fn climb_from_healthy(&mut self) {
+        let Some(next) = self.plan.config.next_weight_after(self.state.weight) else { return };
+        let weight = self.state.weight;
+        if self.is_in_doubt() || !self.is_raise_allowed() {
+            return;
+        }
+        if self.plan.config.step_at(weight).is_some_and(|step| step.needs_approval) {
+            let why = format!("{weight} is healthy, and the step needs approval");
+            return self.pause_automatically(PauseReason::AwaitingApproval, &why);
+        }
+        let percent = self.allowed_percent();
+        self.climb_to(next, &format!("{weight} is healthy, percent in the file is {percent}"));
+    }
+
+    /// Whether anything speaks against raising a healthy weight. A stored report with a verdict
+    /// that this release does not know counts as doubt.
+    fn is_in_doubt(&self) -> bool {
+        let state = &self.state;
+        state.fail_streak > 0
+            || state.blocked_reason.is_some()
+            || state.gate_reports.iter().any(GateReport::is_bad)
+            || !state.unread_gate_reports.is_empty()
+    }
+
+    /// Raises the weight on the evidence of the step before.
+    pub(super) fn climb_to(&mut self, next: Weight, reason: &str) {
+        let reports = self.state.gate_reports.clone();
+        self.begin_shift(next, RolloutEventKind::Step, &Actor::Controller, reason);
+        self.attach_reports(reports);
+    }
+
+    /// FAIL of the gates or of the breaker: follows `on_fail`. A rollout that is paused for failed
+    /// gates, or by an operator, is not paused again.
+    pub(super) fn apply_on_fail(&mut self, reason: &str) {
+        let phase = &self.state.phase;
+        match self.plan.config.on_fail {
+            GateFailureAction::Rollback => {
+                self.roll_back(RolloutEventKind::Rollback, &Actor::Controller, reason);
+            }
+            GateFailureAction::Pause
+                if phase.is_paused_for(PauseReason::GatesFailed)
+                    || phase.is_paused_for(PauseReason::Operator) =>
+            {
+                return;
+            }
+            GateFailureAction::Pause => self.pause_automatically(PauseReason::GatesFailed, reason),
+        }
+        let reports = self.state.gate_reports.clone();
+        self.attach_reports(reports);
+    }
+
+    /// Goes to weight 0, until `retry`.
+    pub(super) fn roll_back(&mut self, kind: RolloutEventKind, actor: &Actor, reason: &str) {
+        let from = self.state.weight;
+        self.state.manual_hold = false;
+        self.change_weight(Weight::ZERO);
+        self.enter_phase(RolloutPhase::RollingBack);
+        self.record_event_from(from, kind, actor, reason);
+    }
+
+    pub(super) fn pause_automatically(&mut self, why: PauseReason, reason: &str) {
+        let Some(resume_to) = self.state.phase.as_pausable() else { return };
+        self.enter_phase(RolloutPhase::Paused { reason: why, resume_to });
+        self.record_event(RolloutEventKind::Pause, &Actor::Controller, reason);
+    }
+
+    pub(super) fn enter_healthy(&mut self, kind: RolloutEventKind, actor: &Actor, reason: &str) {
+        self.enter_phase(RolloutPhase::Healthy);
+        self.state.healthy_since_epoch = self.state.epoch;
+        self.open_cohort();
+        self.record_event(kind, actor, reason);
+    }
+
+    /// Changes the weight; counting begins once all replicas run it.
+    pub(super) fn begin_shift(
+        &mut self,
+        weight: Weight,
+        kind: RolloutEventKind,
+        actor: &Actor,
+        reason: &str,
+    ) {
+        let from = self.state.weight;
+        let sync = self.state.seen_evidence.iter().sum::<RolloutEvidence>().sync_counts;
+        if weight > from && sync.total > 0 {
+            self.state.sync_baseline = Some(sync);
+        }
+        self.change_weight(weight);
+        self.state.gate_reports.clear();
+        self.state.unread_gate_reports.clear();
+        self.enter_phase(RolloutPhase::Shifting);
+        self.record_event_from(from, kind, actor, reason);
+    }
+
+    /// Changes the weight and what belongs to it, but not the phase.
+    pub(super) fn change_weight(&mut self, weight: Weight) {
+        self.state.epoch += 1;
+        self.state.weight = weight;
+        self.state.weight_changed_at = self.now;
+        self.state.pass_streak = 0;
+        self.state.fail_streak = 0;
+        self.state.soak_elapsed = Duration::ZERO;
+        self.state.blocked_reason = None;
+    }
+
+    /// Changes the weight of a rollout whose mode is manual.
+    pub(super) fn enter_manual_weight(&mut self, weight: Weight) {
+        self.change_weight(weight);
+        self.start_step();
+        self.enter_phase(RolloutPhase::Manual);
+    }
+
+    /// All replicas run the weight: counters, soak time and gates begin.
+    pub(super) fn start_step(&mut self) {
+        let state = &mut self.state;
+        state.previous_step_epoch = state.previous_step_epoch.max(state.cohort.from_epoch);
+        state.epoch += 1;
+        state.gate_memory.clear();
+        (state.pass_streak, state.fail_streak) = (0, 0);
+        (state.soak_elapsed, state.phase_waited, state.sources_down_for) =
+            (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        self.open_cohort();
+    }
+
+    /// Begins an open cohort in the current epoch.
+    fn open_cohort(&mut self) {
+        let epoch = self.state.epoch;
+        self.state.cohort = EpochRange { from_epoch: epoch, to_epoch: epoch, closed_for: None };
+    }
+
+    /// Starts the soak of the current step again: its evidence no longer counts. A pause for an
+    /// approval ends, since that was for the old evidence.
+    pub(super) fn restart_soak(&mut self) {
+        self.start_step();
+        match &mut self.state.phase {
+            RolloutPhase::Paused { reason: PauseReason::AwaitingApproval, .. } => {
+                self.enter_phase(RolloutPhase::Soaking);
+            }
+            RolloutPhase::Paused { resume_to, .. } => *resume_to = PausablePhase::Soaking,
+            _ => self.enter_phase(RolloutPhase::Soaking),
+        }
+    }
+
+    pub(super) fn enter_phase(&mut self, phase: RolloutPhase) {
+        self.state.phase = phase;
+        self.state.phase_since = self.now;
+        self.state.phase_waited = Duration::ZERO;
+    }
+
+    /// Sets who changed the rollout last and why, without a history line.
+    pub(super) fn set_reason(&mut self, actor: &Actor, reason: &str) {
+        self.state.actor = actor.clone();
+        reason.clone_into(&mut self.state.reason);
+    }
+
+    /// Sets who changed the rollout and why, and writes a history line. The weight did not change.
+    pub(super) fn record_event(&mut self, kind: RolloutEventKind, actor: &Actor, reason: &str) {
+        self.record_event_from(self.state.weight, kind, actor, reason);
+    }
+
+    /// As [`Self::record_event`], after a change of the weight from `from`.
+    pub(super) fn record_event_from(
+        &mut self,
+        from: Weight,
+        kind: RolloutEventKind,
+        actor: &Actor,
+        reason: &str,
+    ) {
+        self.set_reason(actor, reason);
+        let RolloutState { weight, epoch, ref phase, .. } = self.state;
+        self.events.push(RolloutEvent {
+            at: self.now,
+            kind,
+            actor: actor.clone(),
+            reason: reason.to_owned(),
+            from_weight: from,
+            to_weight: weight,
+            epoch,
+            phase: phase.clone(),
+            gate_reports: Vec::new(),
+        });
+    }
+
+    /// Adds the gate reports that the last history line rests on, or overrides.
+    pub(super) fn attach_reports(&mut self, reports: Vec<GateReport>) {
+        if let Some(event) = self.events.last_mut() {
+            event.gate_reports = reports;
+        }
+    }
+}

@@ -1,0 +1,5 @@
+mod climb;
+mod edits;
+mod failures;
+mod fixture;
+mod random_walks;
