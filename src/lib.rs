@@ -1,22 +1,25 @@
 //! omnidaemon moves the traffic of a synchronous HTTP endpoint onto a durable task queue, a share
-//! at a time, and turns back when the new path is worse.
+//! at a time, and rolls back when the new path is worse.
 //!
-//! The floors, from the top; a file imports only from lower ones (`tests/it/floors.rs` holds them):
+//! The floors, from the top. A file imports only from lower floors, which `tests/it/floors.rs`
+//! checks:
 //!
 //! ```text
 //! 7  main.rs, cli/                 parse arguments, one call, render
-//! 6  app.rs                        composition root: open, spawn, signals, ordered drain
+//! 6  app/                          composition root: open, bind, spawn, ordered drain
 //! 5  admin/                        health, metrics, API
-//! 4  proxy/  worker/  control/     data plane · task execution · the single writer of rollout state
-//! 3  snapshot.rs                   what one request sees
-//! 2  route/  rollout/  store/       pure routing and rollout decisions · TaskStore over Redis and SQLite
-//! 1  config/  metrics/  outbound.rs  what the operator means · metric handles and names · TLS to others
-//! 0  task/  cohort.rs  backoff.rs  the domain's nouns · delays between repeated tries
+//! 4  proxy/  worker/               data plane · task execution
+//!    control/  background/         the single writer of rollout state · periodic queue work
+//! 3  snapshot.rs                   the configuration and weights of one request
+//! 2  route/  rollout/  store/      pure routing and decisions · TaskStore over Redis and SQLite
+//! 1  config/  metrics/  outbound/  checked configuration · metric handles · outgoing HTTP
+//! 0  task.rs  cohort.rs            tasks, weights and cohorts
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod app;
+pub mod background;
 mod backoff;
 pub mod cli;
 pub mod cohort;

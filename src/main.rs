@@ -1,4 +1,4 @@
-//! The `omnidaemon` program: arguments in, exit status out.
+//! The `omnidaemon` program: parses its arguments and ends with an exit status.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,7 @@
-//! What one request sees: a configuration, its routing table and the running weights, of one
-//! generation.
+//! A snapshot: a configuration, its routing table and the running weights, all of one generation.
 //!
-//! Readers load one snapshot per request and keep it; the controller is the only publisher. A
-//! reload therefore drops no request, and no request sees half of one.
+//! A request loads one snapshot and keeps it to its end; the controller is the only publisher. A
+//! reload therefore drops no request, and no request sees parts of two configurations.
 
 use std::sync::Arc;
 
@@ -13,40 +12,40 @@ use crate::config::{Config, RouteConfig};
 use crate::metrics::{Metrics, RouteCounters, TASKS_ROUTE_LABEL, UNMATCHED_ROUTE_LABEL};
 use crate::route::RouteTable;
 
-/// One generation.
+/// One generation of configuration, routing table and weights.
 pub struct Snapshot {
-    /// Raised by one at each publication.
+    /// Increases by one with each publication.
     pub generation: u64,
     /// The configuration.
     pub config: Arc<Config>,
-    /// Its routing table; indices are those of `routes`.
+    /// The routing table of `config`; its indices are those of `routes`.
     pub route_table: RouteTable,
-    /// The routes, with what runs on them.
+    /// The routes with their weights and epochs, in the configuration's order.
     pub routes: Vec<SnapshotRoute>,
-    /// Counts of requests that no route names.
+    /// Counters of the requests that match no route.
     pub unmatched_counters: Arc<RouteCounters>,
-    /// Counts of requests for the task endpoints.
+    /// Counters of the requests for the task endpoints.
     pub task_endpoint_counters: Arc<RouteCounters>,
 }
 
-/// A route as it runs.
+/// A route with its running weight and epoch.
 pub struct SnapshotRoute {
-    /// Its index in the configuration.
+    /// The route's index in the configuration.
     index: usize,
-    /// The running weight: never over the route's `percent`.
+    /// The running weight; never more than the route's `percent`.
     pub weight: Weight,
-    /// The epoch of its rollout: from one change of weight to the next.
+    /// The rollout's epoch; each change of the weight begins a new epoch.
     pub epoch: u64,
-    /// Whether shadow traffic is copied.
+    /// Whether requests are copied as shadow traffic.
     pub copies_requests: bool,
-    /// Its counts.
+    /// The route's request counters.
     pub counters: Arc<RouteCounters>,
 }
 
-/// What a rollout says of its route.
+/// The weight and epoch that a rollout decided for its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteRunState {
-    /// The desired weight.
+    /// The weight, before the snapshot limits it to the route's `percent`.
     pub weight: Weight,
     /// As in [`SnapshotRoute`].
     pub epoch: u64,
@@ -54,7 +53,7 @@ pub struct RouteRunState {
     pub copies_requests: bool,
 }
 
-/// Where the current snapshot is.
+/// Holds the current snapshot.
 pub struct SnapshotHandle {
     current: ArcSwap<Snapshot>,
 }
@@ -62,8 +61,8 @@ pub struct SnapshotHandle {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// The snapshot of `config` with what runs on its routes, in their order; each weight is
-    /// clamped to its route's `percent`.
+    /// The snapshot of `config` with the run states of its routes, in their order. Each weight is
+    /// limited to its route's `percent`.
     #[must_use]
     pub fn new(
         generation: u64,
@@ -71,39 +70,39 @@ impl Snapshot {
         running: &[RouteRunState],
         metrics: &Metrics,
     ) -> Self {
-        let live = |(index, route): (usize, &RouteConfig)| {
-            let RouteRunState { weight, epoch, copies_requests: copies } =
+        let snapshot_route = |(index, route): (usize, &RouteConfig)| {
+            let RouteRunState { weight, epoch, copies_requests } =
                 running.get(index).copied().unwrap_or_default();
-            let cells = metrics.request_counters.route_counters(&route.name);
+            let counters = metrics.request_counters.route_counters(&route.name);
             SnapshotRoute {
                 index,
                 weight: weight.min(route.rollout.percent),
                 epoch,
-                copies_requests: copies,
-                counters: cells,
+                copies_requests,
+                counters,
             }
         };
         Self {
             generation,
             route_table: RouteTable::new(&config),
-            routes: config.routes.iter().enumerate().map(live).collect(),
+            routes: config.routes.iter().enumerate().map(snapshot_route).collect(),
             unmatched_counters: metrics.request_counters.route_counters(UNMATCHED_ROUTE_LABEL),
             task_endpoint_counters: metrics.request_counters.route_counters(TASKS_ROUTE_LABEL),
             config,
         }
     }
 
-    /// The configuration of a live route.
+    /// The configuration of one of `routes`.
     #[must_use]
-    pub fn route_config(&self, live: &SnapshotRoute) -> &RouteConfig {
-        &self.config.routes[live.index]
+    pub fn route_config(&self, route: &SnapshotRoute) -> &RouteConfig {
+        &self.config.routes[route.index]
     }
 }
 
-// === impl Snapshots ===
+// === impl SnapshotHandle ===
 
 impl SnapshotHandle {
-    /// Starts with `first`.
+    /// A handle whose current snapshot is `first`.
     #[must_use]
     pub fn new(first: Snapshot) -> Self {
         Self { current: ArcSwap::from_pointee(first) }
@@ -115,7 +114,7 @@ impl SnapshotHandle {
         self.current.load_full()
     }
 
-    /// Replaces it; only the controller calls this.
+    /// Replaces the current snapshot. Only the controller calls this.
     pub fn publish(&self, next: Snapshot) {
         self.current.store(Arc::new(next));
     }

@@ -16,6 +16,7 @@ mod load;
 mod meaning;
 mod overrides;
 mod own;
+mod plan_fields;
 mod problem;
 mod rollout;
 mod shadow;
@@ -39,10 +40,11 @@ pub use self::load::{
     LoadedConfig, find_restart_only_changes, load_file, load_for_upstream, render_init_file,
 };
 pub use self::own::find_self_upstreams;
+pub use self::plan_fields::{GatesDigest, PlanFieldHashes, plan_fields};
 pub use self::problem::{ConfigProblem, ConfigProblems};
 pub use self::rollout::{
     BaselineMode, BreakerConfig, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind,
-    GatesDigest, LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
+    LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
     PrometheusConfig, RatioLimits, RolloutConfig, RolloutMode, SHADOW_MISMATCH_GATE, StepConfig,
     StickyKey, default_gates, min_samples_to_certify,
 };

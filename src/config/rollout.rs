@@ -256,15 +256,6 @@ pub enum NotificationTrigger {
     TargetReached,
 }
 
-/// A digest of the configuration that a soak is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GatesDigest {
-    /// The form that was hashed: digests of two forms are not comparable.
-    pub form: u8,
-    /// The hash.
-    pub hash: u64,
-}
-
 // === impl Rollout ===
 
 impl RolloutConfig {
@@ -306,18 +297,6 @@ impl RolloutConfig {
     #[must_use]
     pub fn soak_at(&self, weight: Weight) -> Duration {
         self.step_at(weight).and_then(|step| step.soak).unwrap_or(self.soak)
-    }
-
-    /// A digest of what a soak is for: an edit of it makes the present soak begin anew. Only
-    /// compared within one release.
-    #[must_use]
-    pub fn gates_digest(&self) -> GatesDigest {
-        let Self { gates, min_samples, min_ended_ratio: maturity, shadow, .. } = self;
-        let ignored = shadow.as_ref().map(|shadow| &shadow.ignored_pointers);
-        let hash = xxhash_rust::xxh3::xxh3_64(
-            format!("{gates:?} {min_samples:?} {maturity} {ignored:?}").as_bytes(),
-        );
-        GatesDigest { form: 1, hash }
     }
 
     /// The step of `weight`; none for a weight between the steps.

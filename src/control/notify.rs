@@ -1,7 +1,7 @@
-//! Tells the webhooks of `rollout.notify` what happened: each event a few times, until it is taken.
+//! Posts rollout events to the webhooks of `rollout.notify`, with a few retries each.
 //!
-//! A notification is not a record: the history is. It is given up after the last try, with a line
-//! in the log.
+//! The lasting record of an event is the rollout's history. A notification that fails in every
+//! attempt is given up and logged.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use tokio::time::sleep;
 
-use super::{calls, stored};
+use super::stored;
 use crate::config::{RouteConfig, Secret};
+use crate::outbound::{build_request, send_request};
 use crate::rollout::RolloutEvent;
 
-/// Before each try.
+/// The pause before each attempt.
 const RETRY_DELAYS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_secs(1),
@@ -21,34 +22,30 @@ const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_secs(30),
     Duration::from_mins(2),
 ];
-/// The longest that one try may take.
+/// The longest that one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tells whoever asked for it, beside everything else.
-pub(super) fn notify_webhooks(route: &RouteConfig, happened: &[RolloutEvent]) {
-    for happened in happened {
-        let Some(notice) = happened.notification_trigger() else { continue };
-        let told =
-            route.rollout.notifications.iter().filter(|notify| notify.triggers.contains(&notice));
-        let mut event = stored::event_to_json(&route.name, happened);
-        event["text"] = format_event_text(&route.name, happened).into();
-        let body = Bytes::from(event.to_string());
-        for notify in told {
-            tokio::spawn(post_with_retries(
-                notify.webhook_url.clone(),
-                body.clone(),
-                route.name.clone(),
-            ));
+/// Posts each event to the webhooks that want it. The posts run in the background.
+pub(super) fn notify_webhooks(route: &RouteConfig, events: &[RolloutEvent]) {
+    for event in events {
+        let Some(trigger) = event.notification_trigger() else { continue };
+        let mut json = stored::event_to_json(&route.name, event);
+        json["text"] = format_event_text(&route.name, event).into();
+        let body = Bytes::from(json.to_string());
+        let wanting =
+            route.rollout.notifications.iter().filter(|notify| notify.triggers.contains(&trigger));
+        for notify in wanting {
+            let (webhook, route) = (notify.webhook_url.clone(), route.name.clone());
+            tokio::spawn(post_with_retries(webhook, body.clone(), route));
         }
     }
 }
 
-/// One line for people, under the key that chat services show.
-fn format_event_text(route: &str, happened: &RolloutEvent) -> String {
-    let RolloutEvent { kind: event, actor: by, reason, from_weight: from, to_weight: to, .. } =
-        happened;
+/// The event as one line of text, under the JSON key that chat services display.
+fn format_event_text(route: &str, event: &RolloutEvent) -> String {
+    let RolloutEvent { kind, actor, reason, from_weight: from, to_weight: to, .. } = event;
     let moved = if from == to { format!("at {to}") } else { format!("from {from} to {to}") };
-    format!("{route}: {} {moved}, by {by}: {reason}", event.as_str())
+    format!("{route}: {} {moved}, by {actor}: {reason}", kind.as_str())
 }
 
 async fn post_with_retries(webhook: Secret, body: Bytes, route: String) {
@@ -60,14 +57,14 @@ async fn post_with_retries(webhook: Secret, body: Bytes, route: String) {
             Err(error) => why = error,
         }
     }
-    tracing::warn!(route, why, "a webhook of rollout.notify could not be told");
+    tracing::warn!(route, why, "a webhook of rollout.notify could not be notified");
 }
 
 async fn post_once(webhook: &Secret, body: Bytes) -> Result<(), String> {
-    let mut request = calls::build_request(Method::POST, &webhook.read_current()?, body)?;
+    let mut request = build_request(Method::POST, &webhook.read_current()?, body)?;
     request
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (status, _) = calls::send_request(request, ATTEMPT_TIMEOUT).await?;
+    let (status, _) = send_request(request, ATTEMPT_TIMEOUT).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
 }

@@ -1,7 +1,7 @@
-//! Hot reload: the file changed, or SIGHUP asked for it → read → checked → handed to the
-//! controller.
+//! Hot reload of the configuration: when the file changes, or on SIGHUP, the file is read and
+//! checked, and the new configuration is sent to the controller.
 //!
-//! A reload that fails changes nothing and says why: in the log, in
+//! A reload that fails changes nothing, and is reported in the log, in
 //! `omnidaemon_config_last_reload_successful` and in the admin API.
 
 use std::path::PathBuf;
@@ -10,35 +10,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::ConfigSender;
 use crate::config::{self, Config, ConfigProblems, EnvVars};
 use crate::metrics::Metrics;
 
-/// How the last reload went.
+/// Takes new configurations, each with a channel that is answered once requests see it.
+pub type ConfigSender = mpsc::Sender<(Arc<Config>, oneshot::Sender<()>)>;
+
+/// The outcome of the last reload, for the admin API.
 #[derive(Default)]
 pub struct ReloadStatus {
     last_error: Mutex<Option<String>>,
 }
 
-/// The file and what is done with it, not yet running.
+/// The reloader, before [`ConfigReloader::run`] starts it.
 pub struct ConfigReloader {
-    /// The file.
+    /// The configuration file.
     pub config_path: PathBuf,
-    /// The environment that its values are expanded from.
+    /// The environment variables that its values are expanded with.
     pub env: EnvVars,
     /// The configuration in force.
     pub current_config: Arc<Config>,
-    /// The digest of its text.
+    /// The digest of the file's content that `current_config` was read from.
     pub current_digest: String,
-    /// Where a new one goes.
+    /// Where a new configuration is sent.
     pub config_sender: ConfigSender,
-    /// Where it is counted.
+    /// Has the gauge of the last reload.
     pub metrics: Arc<Metrics>,
-    /// Where it is told.
+    /// Shows the outcome in the admin API.
     pub reload_status: Arc<ReloadStatus>,
 }
 
-/// Why a new configuration is not taken.
+/// Why a new configuration is refused.
 #[derive(Debug, thiserror::Error)]
 enum ReloadRefusal {
     #[error(transparent)]
@@ -50,7 +52,7 @@ enum ReloadRefusal {
 // === impl ReloadStatus ===
 
 impl ReloadStatus {
-    /// Why the last reload was refused; none when it was applied, or there was none.
+    /// Why the last reload was refused; none if it was applied, or there was no reload.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -61,11 +63,11 @@ impl ReloadStatus {
     }
 }
 
-// === impl Reloader ===
+// === impl ConfigReloader ===
 
 impl ConfigReloader {
-    /// Reloads when the file changes, and at each message of `hangups`, until `shutdown`.
-    pub async fn run(mut self, mut hangups: mpsc::Receiver<()>, shutdown: CancellationToken) {
+    /// Reloads when the file changes, and at each message of `requests`, until `shutdown`.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<()>, shutdown: CancellationToken) {
         let (sender, mut edits) = mpsc::channel(1);
         let watch = config::watch_for_changes(
             self.config_path.clone(),
@@ -77,7 +79,7 @@ impl ConfigReloader {
             loop {
                 tokio::select! {
                     Some(()) = edits.recv() => {}
-                    Some(()) = hangups.recv() => {}
+                    Some(()) = requests.recv() => {}
                     () = shutdown.cancelled() => return,
                     else => return,
                 }
@@ -101,7 +103,10 @@ impl ConfigReloader {
                 }
             }
             Err(refused) => {
-                tracing::error!(path = %self.config_path.display(), error = %refused, "config refused, the running one stays");
+                tracing::error!(
+                    path = %self.config_path.display(), error = %refused,
+                    "config refused, the running one stays"
+                );
                 self.metrics.config_reload_ok.set(0);
                 self.reload_status.set_last_error(Some(refused.to_string()));
             }
@@ -110,9 +115,9 @@ impl ConfigReloader {
 
     fn load_config(&self) -> Result<Arc<Config>, ReloadRefusal> {
         let loaded = config::load_file(&self.config_path, &self.env)?;
-        let fixed = config::find_restart_only_changes(&self.current_config, &loaded.config);
-        if !fixed.is_empty() {
-            return Err(ReloadRefusal::RestartOnly(fixed.join(", ")));
+        let restart_only = config::find_restart_only_changes(&self.current_config, &loaded.config);
+        if !restart_only.is_empty() {
+            return Err(ReloadRefusal::RestartOnly(restart_only.join(", ")));
         }
         for warning in &loaded.warnings {
             tracing::warn!("{}", warning.render_line(&self.config_path.display().to_string()));

@@ -1,9 +1,9 @@
-//! Which metrics a query names: enough of the language's tokens to tell them from functions, labels
-//! and keywords.
+//! The metrics that a `PromQL` query names. It reads just enough of the language's tokens to
+//! distinguish metric names from functions, labels and keywords.
 
 use std::collections::BTreeSet;
 
-/// Words that are no metric wherever they stand.
+/// Words that are never a metric name.
 const PROMQL_KEYWORDS: [&str; 16] = [
     "by",
     "without",
@@ -22,11 +22,11 @@ const PROMQL_KEYWORDS: [&str; 16] = [
     "start",
     "end",
 ];
-/// Words that a list of labels follows.
+/// Keywords that are followed by a list of labels.
 const LABEL_LIST_KEYWORDS: [&str; 6] =
     ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
-/// The metrics that `query` names, in order.
+/// The names of the metrics in `query`.
 #[must_use]
 pub fn extract_metric_names(query: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -60,7 +60,7 @@ pub fn extract_metric_names(query: &str) -> BTreeSet<String> {
     found
 }
 
-/// Whether what follows a name makes it an aggregation: `sum by (job) (…)`.
+/// Whether the text after a name makes it an aggregation, as in `sum by (job) (…)`.
 fn is_aggregation(next: &str) -> bool {
     ["by", "without"].iter().any(|word| {
         let follows = next.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
@@ -72,7 +72,7 @@ fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-/// What follows the closing bracket, strings between aside.
+/// The text after the closing bracket; brackets within strings do not count.
 fn skip_past_close(mut text: &str, close: char) -> &str {
     while let Some(first) = text.chars().next() {
         text = &text[first.len_utf8()..];
@@ -85,6 +85,7 @@ fn skip_past_close(mut text: &str, close: char) -> &str {
     text
 }
 
+/// The text after the closing quote.
 fn skip_past_quote(text: &str, quote: char) -> &str {
     let mut escaped = false;
     for (at, c) in text.char_indices() {
@@ -102,11 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_told_from_functions_labels_and_keywords() {
+    fn metrics_are_distinguished_from_functions_labels_and_keywords() {
         for (query, expected) in [
             ("max(omnidaemon_queue_oldest_seconds)", vec!["omnidaemon_queue_oldest_seconds"]),
             (
-                "sum by (job, code) (rate(http_requests_total{code=~\"5..\", job=\"a(b)\"}[5m])) / 100",
+                concat!(
+                    r#"sum by (job, code) (rate(http_requests_total"#,
+                    r#"{code=~"5..", job="a(b)"}[5m])) / 100"#
+                ),
                 vec!["http_requests_total"],
             ),
             ("sum(a) without (x) + on (y) group_left (z) b offset 5m", vec!["a", "b"]),
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_is_cut_off_ends() {
+    fn a_truncated_query_is_read_to_its_end() {
         for query in ["sum(a{b=\"", "a[5m", "\"", "é", "a by ("] {
             let _ = extract_metric_names(query);
         }

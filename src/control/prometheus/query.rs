@@ -1,8 +1,8 @@
-//! Instant queries to a Prometheus server, by its HTTP API.
+//! Instant queries to a Prometheus server, over its HTTP API.
 //!
-//! One value is an answer. Nothing, not-a-number, more than one series, and a sample that is too
-//! old are each told apart: none of them is ever taken for a failure of the async path. How old a
-//! sample is, is asked for every metric that the query names.
+//! Only a single value is a usable result. An empty result, not-a-number, several series, and a
+//! sample that is too old are kept apart, and none of them ever counts as a failure of the async
+//! path. The age of the newest sample is queried for every metric that a query names.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::calls;
 use super::promql::extract_metric_names;
 use crate::config::{GateConfig, GateKind, PrometheusConfig};
+use crate::outbound::{build_request, send_request};
 use crate::rollout::format::format_exact_span;
 use crate::rollout::gate::PrometheusSample;
 
@@ -39,29 +39,29 @@ struct PrometheusSeries {
     value: (f64, String),
 }
 
-/// Asks the queries of all gates that have one, at once.
-pub(super) async fn query_gates(
+/// Sends the queries of all `prometheus` gates at once; the samples by gate name.
+pub(crate) async fn query_gates(
     server: &PrometheusConfig,
     gates: &[GateConfig],
 ) -> BTreeMap<String, PrometheusSample> {
-    let asked = gates.iter().filter_map(|gate| match &gate.kind {
+    let queries = gates.iter().filter_map(|gate| match &gate.kind {
         GateKind::PrometheusQuery { query, .. } => Some((gate.name.clone(), query)),
         _ => None,
     });
     let samples =
-        asked.map(|(gate, text)| async move { (gate, self::query_prometheus(server, text).await) });
+        queries.map(|(gate, query)| async move { (gate, query_prometheus(server, query).await) });
     join_all(samples).await.into_iter().collect()
 }
 
-/// Asks one query.
+/// Sends one query. A metric that it names must have a sample no older than `max_sample_age`.
 pub async fn query_prometheus(server: &PrometheusConfig, query: &str) -> PrometheusSample {
     query_fresh_sample(server, query).await.unwrap_or_else(PrometheusSample::Unavailable)
 }
 
-/// The names of all metrics that the server has.
+/// The names of all metrics of the server.
 ///
 /// # Errors
-/// Why they are not known.
+/// Why they cannot be fetched.
 pub async fn fetch_metric_names(server: &PrometheusConfig) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     struct MetricNames {
@@ -69,11 +69,8 @@ pub async fn fetch_metric_names(server: &PrometheusConfig) -> Result<Vec<String>
     }
     let base = server.url.read_current().map_err(|why| format!("its URL cannot be read: {why}"))?;
     let url = format!("{}/api/v1/label/__name__/values", base.trim_end_matches('/'));
-    let (status, body) = calls::send_request(
-        calls::build_request(Method::GET, &url, Bytes::new())?,
-        server.query_timeout,
-    )
-    .await?;
+    let request = build_request(Method::GET, &url, Bytes::new())?;
+    let (status, body) = send_request(request, server.query_timeout).await?;
     let names = serde_json::from_slice(&body).map(|MetricNames { data }| data);
     names.map_err(|_| format!("it answered {status}, and not as Prometheus does"))
 }
@@ -83,18 +80,18 @@ async fn query_fresh_sample(
     query: &str,
 ) -> Result<PrometheusSample, String> {
     let base = server.url.read_current().map_err(|why| format!("its URL cannot be read: {why}"))?;
-    let asked = query_instant(server, &base, query).await?;
-    if let PrometheusSample::Value(_) = asked {
-        // an instant query gives the time that it was asked for, and looks back for five minutes
-        let ages = extract_metric_names(query)
+    let sample = query_instant(server, &base, query).await?;
+    if let PrometheusSample::Value(_) = sample {
+        // an instant query has the time of the request, and uses samples of the last five minutes
+        let age_checks = extract_metric_names(query)
             .into_iter()
             .map(|name| reject_stale_sample(server, &base, name));
-        try_join_all(ages).await?;
+        try_join_all(age_checks).await?;
     }
-    Ok(asked)
+    Ok(sample)
 }
 
-/// Whether the newest sample of a metric is fresh enough.
+/// Fails if the newest sample of the metric is too old.
 async fn reject_stale_sample(
     server: &PrometheusConfig,
     base: &str,
@@ -121,10 +118,10 @@ async fn query_instant(
         .append_pair("query", query)
         .append_pair("timeout", &limit)
         .finish();
-    let mut request = calls::build_request(Method::POST, &url, Bytes::from(body))?;
-    let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-    request.headers_mut().insert(header::CONTENT_TYPE, kind);
-    let (status, body) = calls::send_request(request, server.query_timeout).await?;
+    let mut request = build_request(Method::POST, &url, Bytes::from(body))?;
+    let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    let (status, body) = send_request(request, server.query_timeout).await?;
     parse_reply(status, &body)
 }
 
@@ -135,15 +132,15 @@ fn parse_reply(status: StatusCode, body: &[u8]) -> Result<PrometheusSample, Stri
     if let Some(error) = reply.error {
         return Err(error);
     }
-    let one = |text: &str| match text.parse::<f64>() {
+    let sample = |text: &str| match text.parse::<f64>() {
         Ok(value) if value.is_finite() => PrometheusSample::Value(value),
         _ => PrometheusSample::NotANumber,
     };
     match reply.data {
-        Some(PrometheusData::Scalar((_, text))) => Ok(one(&text)),
+        Some(PrometheusData::Scalar((_, text))) => Ok(sample(&text)),
         Some(PrometheusData::Vector(series)) => match series.as_slice() {
             [] => Ok(PrometheusSample::Empty),
-            [series] => Ok(one(&series.value.1)),
+            [series] => Ok(sample(&series.value.1)),
             more => Err(format!(
                 "the query gives {} series and must give one: aggregate it, as with max(…)",
                 more.len()
@@ -165,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_prometheus_answers_is_told_apart() {
+    fn every_kind_of_prometheus_response_is_distinguished() {
         let vector = |result: &str| {
             format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{result}}}}}"#)
         };

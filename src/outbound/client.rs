@@ -1,5 +1,5 @@
-//! The controller's HTTP client: queries to Prometheus, and notifications. A request has one
-//! deadline, and a small answer.
+//! The HTTP client of the rollout controller, for Prometheus queries and notifications. A request
+//! has one deadline, and its response body is read whole, up to 4 MiB.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
-use crate::outbound::{build_tls_config, format_root_cause, load_native_roots};
-use crate::rollout::format::format_exact_span;
+use super::root_cause::format_root_cause;
+use super::tls::{build_tls_config, load_native_roots};
 
-/// The largest answer that is read, bytes.
+/// The largest response body that is read, bytes.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 
-type ControlHttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type SmallHttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// One for the process: it keeps connections, and the system's certificates are read once.
-static HTTP_CLIENT: LazyLock<ControlHttpClient> = LazyLock::new(|| {
+/// One client for the process: it pools connections, and reads the root certificates once.
+static HTTP_CLIENT: LazyLock<SmallHttpClient> = LazyLock::new(|| {
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(build_tls_config(load_native_roots()))
         .https_or_http()
@@ -35,8 +35,8 @@ static HTTP_CLIENT: LazyLock<ControlHttpClient> = LazyLock::new(|| {
 /// A request to `url`, whose user info becomes basic authentication.
 ///
 /// # Errors
-/// When the URL is none.
-pub(super) fn build_request(
+/// Why the request cannot be built, without the URL.
+pub(crate) fn build_request(
     method: http::Method,
     url: &str,
     body: Bytes,
@@ -55,15 +55,15 @@ pub(super) fn build_request(
     Ok(request)
 }
 
-/// Sends a request and reads its answer, within `limit`.
+/// Sends a request and reads its response, within `limit`.
 ///
 /// # Errors
-/// Why there is none, without the URL.
-pub(super) async fn send_request(
+/// Why there is no response, without the URL.
+pub(crate) async fn send_request(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), String> {
-    let answered = async {
+    let exchange = async {
         let response =
             HTTP_CLIENT.request(request).await.map_err(|error| format_root_cause(&error))?;
         let status = response.status();
@@ -73,11 +73,11 @@ pub(super) async fn send_request(
             .map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     };
-    let late = |_| Err(format!("no answer within {}", format_exact_span(limit)));
-    timeout(limit, answered).await.unwrap_or_else(late)
+    let timed_out = |_| Err(format!("no answer within {} s", limit.as_secs_f64()));
+    timeout(limit, exchange).await.unwrap_or_else(timed_out)
 }
 
-/// A URL without its user info, and that.
+/// A URL without its user info, and the user info.
 fn split_user_info(url: &str) -> (String, Option<String>) {
     let Some((scheme, rest)) = url.split_once("://") else { return (url.to_owned(), None) };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

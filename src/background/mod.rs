@@ -1,0 +1,14 @@
+//! Periodic work beside requests, tasks and rollouts: queue gauges and due tasks, the tasks that
+//! other consumers run, and warnings about routes that are gone.
+//!
+//! Each loop reads the present configuration from the snapshot on every round, ends with its
+//! shutdown token, and leaves its work to a later round while the store is unreachable.
+
+mod gone_routes;
+mod periodic;
+mod reconcile_external;
+mod refresh_queues;
+
+pub use self::gone_routes::warn_of_gone_routes;
+pub use self::reconcile_external::reconcile_external_queues;
+pub use self::refresh_queues::refresh_queues;
