@@ -26,6 +26,7 @@ pub mod cohort;
 pub mod config;
 pub mod control;
 pub mod metrics;
+pub mod operations;
 mod outbound;
 pub mod proxy;
 pub mod rollout;

@@ -1,25 +1,26 @@
-//! `omnidaemon bus dlq`: what failed for good, and what becomes of it.
+//! `omnidaemon bus dlq`: the dead letters, tasks that failed for good.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::document::{ApiDocument, to_json_list};
 use super::exit::{CliError, CliExit};
+use super::format::format_utc_seconds;
 use super::global::{GlobalArgs, OutputFormat};
-use super::output::{
-    format_field, name_value_table, print_json, print_line, print_table, table_with_headings,
-};
-use super::source::CommandBackend;
-use crate::task::{TaskId, Topic};
+use super::output::{name_value_table, print_json, print_line, print_table, table_with_headings};
+use super::source::{CommandBackend, parse_task_id};
+use crate::admin::views::{DeadLetterChangeDocument, DeadLetterDocument, TopicDocument};
+use crate::task::Topic;
 
-/// How much of an error a table shows.
+/// Characters of an error that a table shows.
 const MAX_ERROR_CHARS: usize = 80;
-/// Dead letters asked for at a time.
+/// Dead letters of one request.
 const DEAD_LETTER_PAGE_SIZE: usize = 500;
 
 /// `omnidaemon bus …`
 #[derive(Subcommand)]
 pub(super) enum BusCommand {
-    /// Dead letters: list or count them, run one again, throw one away
+    /// Dead letters: list or count them, reprocess or discard one
     Dlq(DlqArgs),
 }
 
@@ -32,7 +33,7 @@ pub(super) struct DlqArgs {
     /// The queue; all of them where none is named
     #[arg(long)]
     topic: Option<String>,
-    /// Say only how many there are
+    /// Print only how many there are
     #[arg(long)]
     count: bool,
     /// The most to list of a queue, newest first
@@ -49,18 +50,18 @@ enum DlqCommand {
     Discard(DeadLetterArgs),
 }
 
-/// A command about one dead letter.
+/// The arguments of a command about one dead letter.
 #[derive(Args)]
 struct DeadLetterArgs {
     /// The task that failed
     #[arg(long, value_name = "ID")]
     task_id: String,
-    /// Its queue; looked for where none is named
+    /// Its queue; all are searched where none is named
     #[arg(long, value_parser = parse_topic_name)]
     topic: Option<String>,
 }
 
-/// A topic's name, before it is put into a URL.
+/// A valid topic name, which can be put into a URL.
 fn parse_topic_name(text: &str) -> Result<String, String> {
     Topic::parse(text).map(|topic| topic.to_string()).map_err(|error| error.to_string())
 }
@@ -71,21 +72,17 @@ pub(super) async fn run(command: BusCommand, global: &GlobalArgs) -> Result<CliE
         None if args.count => print_counts(args.topic.as_deref(), global).await,
         None => print_dead_letters(args.topic.as_deref(), args.limit, global).await,
         Some(DlqCommand::Reprocess(letter)) => {
-            let (id, source) =
-                (parse_task_id(&letter.task_id)?, CommandBackend::connect(global).await?);
-            print_outcome(
-                &source.reprocess_dead_letter(letter.topic.as_deref(), &id).await?,
-                global.format,
-            );
+            let id = parse_task_id(&letter.task_id)?;
+            let source = CommandBackend::connect(global).await?;
+            let change = source.reprocess_dead_letter(letter.topic.as_deref(), &id).await?;
+            print_change(&change, global.format);
             Ok(CliExit::Ok)
         }
         Some(DlqCommand::Discard(letter)) => {
-            let (id, source) =
-                (parse_task_id(&letter.task_id)?, CommandBackend::connect(global).await?);
-            print_outcome(
-                &source.discard_dead_letter(letter.topic.as_deref(), &id).await?,
-                global.format,
-            );
+            let id = parse_task_id(&letter.task_id)?;
+            let source = CommandBackend::connect(global).await?;
+            let change = source.discard_dead_letter(letter.topic.as_deref(), &id).await?;
+            print_change(&change, global.format);
             Ok(CliExit::Ok)
         }
     }
@@ -93,21 +90,16 @@ pub(super) async fn run(command: BusCommand, global: &GlobalArgs) -> Result<CliE
 
 async fn print_counts(topic: Option<&str>, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let topics = fetch_selected_topics(&CommandBackend::connect(global).await?, topic).await?;
-    let counts: Vec<Value> = topics
-        .iter()
-        .map(|known| json!({"topic": known["topic"], "dead_letters": known["dead_letters"]}))
-        .collect();
-    match (global.format, topic, &counts[..]) {
-        (OutputFormat::Json, Some(_), [one]) => print_json(one),
-        (OutputFormat::Json, ..) => print_json(&counts.into()),
-        // the bare number, for a script to compare
-        (OutputFormat::Table, Some(_), [one]) => print_line(format_field(&one["dead_letters"])),
+    let count =
+        |known: &TopicDocument| json!({"topic": known.topic, "dead_letters": known.dead_letters});
+    match (global.format, topic, &topics[..]) {
+        (OutputFormat::Json, Some(_), [one]) => print_json(&count(one)),
+        (OutputFormat::Json, ..) => print_json(&topics.iter().map(count).collect::<Value>()),
+        // The bare number, for a script to compare.
+        (OutputFormat::Table, Some(_), [one]) => print_line(one.dead_letters),
         (OutputFormat::Table, ..) => {
-            print_table(&name_value_table(
-                counts
-                    .iter()
-                    .map(|one| (format_field(&one["topic"]), format_field(&one["dead_letters"]))),
-            ));
+            let rows = topics.iter().map(|one| (&one.topic, one.dead_letters.to_string()));
+            print_table(&name_value_table(rows));
         }
     }
     Ok(CliExit::Ok)
@@ -120,51 +112,46 @@ async fn print_dead_letters(
 ) -> Result<CliExit, CliError> {
     let source = CommandBackend::connect(global).await?;
     let mut letters = Vec::new();
-    for known in fetch_selected_topics(&source, topic).await? {
-        let (name, there) =
-            (format_field(&known["topic"]), known["dead_letters"].as_u64().unwrap_or_default());
-        let found = collect_dead_letters(&source, &name, limit).await?;
-        if (found.len() as u64) < there {
-            eprintln!("{name}: the newest {} of {there}; --limit {there} lists all", found.len());
+    for TopicDocument { topic: name, dead_letters: total, .. } in
+        fetch_selected_topics(&source, topic).await?
+    {
+        let fetched = fetch_dead_letters(&source, &name, limit).await?;
+        if (fetched.len() as u64) < total {
+            let count = fetched.len();
+            eprintln!("{name}: the newest {count} of {total}; --limit {total} lists all");
         }
-        letters.extend(found);
+        letters.extend(fetched);
     }
     match global.format {
-        OutputFormat::Json => print_json(&letters.into()),
+        OutputFormat::Json => print_json(&to_json_list(&letters)),
         OutputFormat::Table if letters.is_empty() => eprintln!("no dead letters"),
         OutputFormat::Table => {
-            let mut rows =
+            let mut table =
                 table_with_headings(&["task id", "topic", ">attempts", "failed", "error"]);
-            for letter in &letters {
-                let error: String = format_field(&letter["error"])
-                    .replace('\n', " ")
-                    .chars()
-                    .take(MAX_ERROR_CHARS)
-                    .collect();
-                let [id, topic, attempts] =
-                    ["id", "topic", "attempts"].map(|field| format_field(&letter[field]));
-                rows.add_row([
-                    id,
-                    topic,
-                    attempts,
-                    format_utc_seconds(&letter["failed_ms"]),
-                    error,
+            for ApiDocument { view: letter, .. } in letters {
+                let error = letter.error.replace('\n', " ");
+                table.add_row([
+                    letter.id,
+                    letter.topic,
+                    letter.attempts.to_string(),
+                    format_utc_seconds(Some(letter.failed_ms)),
+                    error.chars().take(MAX_ERROR_CHARS).collect(),
                 ]);
             }
-            print_table(&rows);
+            print_table(&table);
         }
     }
     Ok(CliExit::Ok)
 }
 
-/// The queues asked about, as they stand.
+/// The topic that was named, or all of them.
 async fn fetch_selected_topics(
     source: &CommandBackend,
     topic: Option<&str>,
-) -> Result<Vec<Value>, CliError> {
-    let Value::Array(mut topics) = source.fetch_topics().await? else { return Ok(Vec::new()) };
+) -> Result<Vec<TopicDocument>, CliError> {
+    let mut topics = source.fetch_topics().await?.view;
     if let Some(name) = topic {
-        topics.retain(|known| known["topic"] == name);
+        topics.retain(|known| known.topic == name);
         if topics.is_empty() {
             return Err(CliError::NotFound(format!(
                 "there is no topic {name:?} in the configuration"
@@ -174,22 +161,18 @@ async fn fetch_selected_topics(
     Ok(topics)
 }
 
-async fn collect_dead_letters(
+/// A topic's dead letters, newest first, page by page up to `limit`.
+async fn fetch_dead_letters(
     source: &CommandBackend,
     topic: &str,
     limit: usize,
-) -> Result<Vec<Value>, CliError> {
-    let mut letters: Vec<Value> = Vec::new();
+) -> Result<Vec<ApiDocument<DeadLetterDocument>>, CliError> {
+    let mut letters: Vec<ApiDocument<DeadLetterDocument>> = Vec::new();
     while letters.len() < limit {
-        let before = letters.last().map(|last| format_field(&last["cursor"]));
-        let page = source
-            .list_dead_letters(
-                topic,
-                before.as_deref(),
-                DEAD_LETTER_PAGE_SIZE.min(limit - letters.len()),
-            )
-            .await?;
-        let Value::Array(page) = page else { break };
+        let before = letters.last().map(|last| last.view.cursor.clone());
+        let page_size = DEAD_LETTER_PAGE_SIZE.min(limit - letters.len());
+        let page = source.list_dead_letters(topic, before.as_deref(), page_size).await?;
+        let page = page.into_items();
         if page.is_empty() {
             break;
         }
@@ -198,27 +181,15 @@ async fn collect_dead_letters(
     Ok(letters)
 }
 
-fn print_outcome(document: &Value, format: OutputFormat) {
+fn print_change(change: &ApiDocument<DeadLetterChangeDocument>, format: OutputFormat) {
     match format {
-        OutputFormat::Json => print_json(document),
+        OutputFormat::Json => print_json(&change.raw),
         OutputFormat::Table => {
-            print_line(format_args!(
-                "{} is {}",
-                format_field(&document["task_id"]),
-                format_field(&document["status"])
-            ));
-            if let Some(note) = document["note"].as_str() {
+            let DeadLetterChangeDocument { task_id, status, note, .. } = &change.view;
+            print_line(format_args!("{task_id} is {status}"));
+            if let Some(note) = note {
                 eprintln!("{note}");
             }
         }
     }
-}
-
-fn format_utc_seconds(ms: &Value) -> String {
-    let at = ms.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
-}
-
-fn parse_task_id(text: &str) -> Result<TaskId, CliError> {
-    TaskId::parse(text).map_err(|error| CliError::Usage(format!("{text:?}: {error}")))
 }

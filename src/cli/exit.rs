@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use http::StatusCode;
 
-use crate::admin::DeadLetterRefusal;
 use crate::app::AppError;
 use crate::config::ConfigProblems;
+use crate::operations::DeadLetterError;
 use crate::store::StoreError;
 
 /// The exit codes, as `--help` shows them.
@@ -18,7 +18,7 @@ pub(super) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0    done; for health: healthy; for task result: completed
   1    failed; for health: not healthy; for task result: failed or cancelled
-  2    wrong arguments, or a configuration with mistakes; for rollout status: turned back
+  2    wrong arguments, or a configuration with mistakes; for rollout status: rolled back
   3    no such task, topic or route; for rollout status: paused
   4    the task has not ended yet
   5    no omnidaemon answers at the address
@@ -113,10 +113,10 @@ pub(super) enum CliError {
 // === impl Exit ===
 
 impl CliExit {
-    /// `rollout status` of one that was turned back; its codes are its own, in a script that asks
-    /// nothing else.
+    /// `rollout status` of a rollout that was rolled back. The codes of this command are its own: a
+    /// script that runs it expects no others.
     pub(super) const ROLLED_BACK: Self = Self::Usage;
-    /// `rollout status` of one that is paused.
+    /// `rollout status` of a rollout that is paused.
     pub(super) const PAUSED: Self = Self::NotFound;
 
     /// The number.
@@ -133,11 +133,16 @@ impl From<CliExit> for ExitCode {
 
 // === impl CliError ===
 
-impl From<DeadLetterRefusal> for CliError {
-    fn from(refused: DeadLetterRefusal) -> Self {
-        match refused {
-            DeadLetterRefusal::NotFound(detail) => Self::NotFound(detail),
-            DeadLetterRefusal::Conflict(detail) => Self::Failed(detail),
+impl From<DeadLetterError> for CliError {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::NoSuchTopic(_) | DeadLetterError::NoSuchDeadLetter { .. } => {
+                Self::NotFound(error.to_string())
+            }
+            DeadLetterError::TaskActive { .. }
+            | DeadLetterError::NotRunnable { .. }
+            | DeadLetterError::NotFailed { .. } => Self::Failed(error.to_string()),
+            DeadLetterError::Store(error) => Self::Store(error),
         }
     }
 }

@@ -1,18 +1,26 @@
-//! `health`: one line that scripts grep, or everything that an operator looks at first.
+//! `health`: one line for scripts, or all checks, queues, rollouts and workers.
 
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use clap::Args;
+use comfy_table::Table;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::document::ApiDocument;
 use super::exit::{CliError, CliExit};
+use super::format::format_decimal;
 use super::global::{GlobalArgs, OutputFormat};
-use super::output::{
-    format_field, print_json, print_line, print_table, table_with_headings, verdict_cell,
-};
+use super::output::{print_json, print_line, print_table, table_with_headings, verdict_cell};
 use super::source::CommandBackend;
+use crate::admin::views::{
+    AdviceDocument, CheckDocuments, RolloutSummaryDocument, StatusDocument, TopicDocument,
+    WorkerDocument,
+};
+
+/// The status of an installation whose checks all pass.
+const HEALTHY_STATUS: &str = "healthy";
 
 /// `omnidaemon health`
 #[derive(Args)]
@@ -20,25 +28,39 @@ pub(super) struct HealthArgs {
     /// Also show the checks, the queues, the rollouts and the workers
     #[arg(long)]
     detailed: bool,
-    /// Look again and again, until interrupted
+    /// Repeat until interrupted
     #[arg(long)]
     watch: bool,
-    /// How often --watch looks
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    /// Time between two repetitions of --watch
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
     interval: Duration,
+}
+
+/// The health as it is shown: as JSON with the workers among its fields, and typed.
+struct HealthView {
+    raw: Value,
+    /// None when neither a server nor a shared store answers.
+    status: Option<StatusDocument>,
+    /// The worker processes, with --detailed.
+    workers: Vec<WorkerDocument>,
 }
 
 pub(super) async fn run(args: HealthArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     loop {
-        let seen = fetch_health(&args, global).await;
+        let health = fetch_health(&args, global).await;
         if args.watch
             && args.detailed
             && global.format == OutputFormat::Table
             && stdout().is_terminal()
         {
-            print!("\x1b[2J\x1b[H"); // a new page
+            print!("\x1b[2J\x1b[H"); // clears the screen
         }
-        let exit = print_health(&args, global.format, seen)?;
+        let exit = print_health(&args, global.format, health)?;
         if !args.watch {
             return Ok(exit);
         }
@@ -46,62 +68,69 @@ pub(super) async fn run(args: HealthArgs, global: &GlobalArgs) -> Result<CliExit
     }
 }
 
-async fn fetch_health(args: &HealthArgs, global: &GlobalArgs) -> Result<Value, CliError> {
+async fn fetch_health(args: &HealthArgs, global: &GlobalArgs) -> Result<HealthView, CliError> {
     let source = CommandBackend::connect(global).await?;
-    let mut status = source.fetch_status().await?;
+    let ApiDocument { mut raw, view } = source.fetch_status().await?;
+    let mut workers = Vec::new();
     if args.detailed {
-        status["workers"] =
-            source.fetch_workers().await.unwrap_or_else(|error| error.to_string().into());
+        raw["workers"] = match source.fetch_workers().await {
+            Ok(fetched) => {
+                workers = fetched.view;
+                fetched.raw
+            }
+            Err(error) => error.to_string().into(),
+        };
     }
-    Ok(status)
+    Ok(HealthView { raw, status: Some(view), workers })
 }
 
-/// Writes what was seen. That nobody answers is an answer too; only arguments that make no sense
-/// are an error.
+/// Prints the health. An installation that cannot be reached is a result, `unreachable`; wrong
+/// arguments and a refused token are errors.
 fn print_health(
     args: &HealthArgs,
     format: OutputFormat,
-    seen: Result<Value, CliError>,
+    fetched: Result<HealthView, CliError>,
 ) -> Result<CliExit, CliError> {
-    let status = match seen {
-        Ok(status) => status,
+    let health = match fetched {
+        Ok(health) => health,
         Err(error @ (CliError::Usage(_) | CliError::AdminRefused { .. })) if !args.watch => {
             return Err(error);
         }
         Err(error) => {
             eprintln!("{error}");
-            json!({"status": "unreachable"})
+            let raw = json!({"status": "unreachable"});
+            HealthView { raw, status: None, workers: Vec::new() }
         }
     };
     match format {
-        OutputFormat::Json => print_json(&status),
+        OutputFormat::Json => print_json(&health.raw),
         OutputFormat::Table => {
-            print_line(health_line(&status));
-            if args.detailed {
-                print_details(&status);
+            print_line(health_line(health.status.as_ref()));
+            if let Some(status) = health.status.as_ref().filter(|_| args.detailed) {
+                print_details(status, &health.workers);
             }
         }
     }
-    Ok(if status["status"] == "healthy" { CliExit::Ok } else { CliExit::Failed })
+    let is_healthy = health.status.is_some_and(|status| status.status == HEALTHY_STATUS);
+    Ok(if is_healthy { CliExit::Ok } else { CliExit::Failed })
 }
 
-/// `status=healthy, active_workers=5, queue_depth=0, uptime=24h15m`; what is not known is left out.
-fn health_line(status: &Value) -> String {
-    let known = ["status", "active_workers", "queue_depth"]
-        .iter()
-        .filter(|field| !status[**field].is_null());
-    let mut parts: Vec<String> =
-        known.map(|field| format!("{field}={}", format_field(&status[*field]))).collect();
-    parts.extend(
-        status["uptime_seconds"]
-            .as_u64()
-            .map(|seconds| format!("uptime={}", format_uptime(seconds))),
-    );
-    parts.join(", ")
+/// `status=healthy, active_workers=5, queue_depth=0, uptime=24h15m`; without a status,
+/// `status=unreachable`.
+fn health_line(status: Option<&StatusDocument>) -> String {
+    let Some(status) = status else { return "status=unreachable".to_owned() };
+    let uptime = status.uptime_seconds;
+    let uptime = uptime.map(|seconds| format!(", uptime={}", format_uptime(seconds)));
+    format!(
+        "status={}, active_workers={}, queue_depth={}{}",
+        status.status,
+        status.active_workers,
+        status.queue_depth,
+        uptime.unwrap_or_default()
+    )
 }
 
-/// The two largest units: `2d4h`, `24h15m`, `3m20s`, `42s`. Days from two on, as people say 24
-/// hours.
+/// The two largest units: `2d4h`, `24h15m`, `3m20s`, `42s`. Days are used from two days on.
 fn format_uptime(seconds: u64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     match (hours, minutes) {
@@ -112,31 +141,13 @@ fn format_uptime(seconds: u64) -> String {
     }
 }
 
-fn print_details(status: &Value) {
-    let mut checks = table_with_headings(&["check", "result"]);
-    for (name, said) in status["checks"].as_object().into_iter().flatten() {
-        checks.add_row([name.into(), verdict_cell(&format_field(said), said == "ok")]);
-    }
-    let mut advice = table_with_headings(&["server", "advice", "type"]);
-    for row in status["store_advice"].as_array().into_iter().flatten() {
-        let run: Vec<String> =
-            row["run"].as_array().into_iter().flatten().map(format_field).collect();
-        advice.add_row([
-            format_field(&row["server"]),
-            format_field(&row["problem"]),
-            run.join("\n"),
-        ]);
-    }
+fn print_details(status: &StatusDocument, workers: &[WorkerDocument]) {
     let tables = [
-        checks,
-        advice,
-        field_table(
-            status,
-            "topics",
-            &["topic", ">queued", ">processing", ">dead_letters", ">oldest_seconds"],
-        ),
-        field_table(status, "rollouts", &["route", "mode", ">weight", ">percent", "deprecation"]),
-        field_table(status, "workers", &["process", ">active", ">busy"]),
+        checks_table(&status.checks),
+        advice_table(&status.store_advice),
+        topics_table(&status.topics),
+        rollouts_table(&status.rollouts),
+        workers_table(workers),
     ];
     for table in tables.iter().filter(|table| !table.is_empty()) {
         print_line("");
@@ -144,13 +155,61 @@ fn print_details(status: &Value) {
     }
 }
 
-/// A table of the list `name`, whose columns are fields.
-fn field_table(status: &Value, name: &str, columns: &[&str]) -> comfy_table::Table {
-    let mut table = table_with_headings(columns);
-    for row in status[name].as_array().into_iter().flatten() {
-        table.add_row(
-            columns.iter().map(|column| format_field(&row[column.trim_start_matches('>')])),
-        );
+fn checks_table(checks: &CheckDocuments) -> Table {
+    let mut table = table_with_headings(&["check", "result"]);
+    for (name, result, has_passed) in checks.iter() {
+        table.add_row([name.into(), verdict_cell(result, has_passed)]);
+    }
+    table
+}
+
+fn advice_table(advice: &[AdviceDocument]) -> Table {
+    let mut table = table_with_headings(&["server", "advice", "type"]);
+    for advice in advice {
+        let commands = advice.run.join("\n");
+        table.add_row([&advice.server, &advice.problem, &commands]);
+    }
+    table
+}
+
+fn topics_table(topics: &[TopicDocument]) -> Table {
+    let mut table = table_with_headings(&[
+        "topic",
+        ">queued",
+        ">processing",
+        ">dead_letters",
+        ">oldest_seconds",
+    ]);
+    for topic in topics {
+        table.add_row([
+            topic.topic.clone(),
+            topic.queued.to_string(),
+            topic.processing.to_string(),
+            topic.dead_letters.to_string(),
+            format_decimal(topic.oldest_seconds),
+        ]);
+    }
+    table
+}
+
+fn rollouts_table(rollouts: &[RolloutSummaryDocument]) -> Table {
+    let mut table = table_with_headings(&["route", "mode", ">weight", ">percent", "deprecation"]);
+    for rollout in rollouts {
+        table.add_row([
+            rollout.route.clone(),
+            rollout.mode.clone(),
+            format_decimal(rollout.weight),
+            format_decimal(rollout.percent),
+            rollout.deprecation.clone(),
+        ]);
+    }
+    table
+}
+
+fn workers_table(workers: &[WorkerDocument]) -> Table {
+    let mut table = table_with_headings(&["process", ">active", ">busy"]);
+    for worker in workers {
+        table.add_row([worker.process.clone(), worker.active.to_string(), worker.busy.to_string()]);
     }
     table
 }
@@ -159,14 +218,22 @@ fn field_table(status: &Value, name: &str, columns: &[&str]) -> comfy_table::Tab
 mod tests {
     use super::*;
 
+    fn status_document(status: &str) -> StatusDocument {
+        StatusDocument { status: status.to_owned(), ..StatusDocument::default() }
+    }
+
     #[test]
     fn the_line_is_the_one_that_the_playbook_shows() {
-        let status = json!({"status": "healthy", "active_workers": 5, "queue_depth": 0, "uptime_seconds": 87_300});
+        let status = StatusDocument {
+            active_workers: 5,
+            uptime_seconds: Some(87_300),
+            ..status_document("healthy")
+        };
         assert_eq!(
-            health_line(&status),
+            health_line(Some(&status)),
             "status=healthy, active_workers=5, queue_depth=0, uptime=24h15m"
         );
-        assert_eq!(health_line(&json!({"status": "unreachable"})), "status=unreachable");
+        assert_eq!(health_line(None), "status=unreachable");
     }
 
     #[test]
@@ -178,12 +245,16 @@ mod tests {
     #[test]
     fn only_healthy_ends_with_status_0() {
         let args = HealthArgs { detailed: false, watch: false, interval: Duration::from_secs(1) };
-        let exit = |seen| print_health(&args, OutputFormat::Table, seen).ok();
-        assert_eq!(exit(Ok(json!({"status": "healthy"}))), Some(CliExit::Ok));
+        let exit = |fetched| print_health(&args, OutputFormat::Table, fetched).ok();
+        let exit_of = |status: &str| {
+            let status = Some(status_document(status));
+            exit(Ok(HealthView { raw: Value::Null, status, workers: Vec::new() }))
+        };
+        assert_eq!(exit_of("healthy"), Some(CliExit::Ok));
         for status in ["degraded", "starting", "draining"] {
-            assert_eq!(exit(Ok(json!({"status": status}))), Some(CliExit::Failed), "{status}");
+            assert_eq!(exit_of(status), Some(CliExit::Failed), "{status}");
         }
-        let nobody = CliError::Unreachable { address: "a".into(), reason: "r".into() };
-        assert_eq!(exit(Err(nobody)), Some(CliExit::Failed));
+        let unreachable = CliError::Unreachable { address: "a".into(), reason: "r".into() };
+        assert_eq!(exit(Err(unreachable)), Some(CliExit::Failed));
     }
 }

@@ -1,32 +1,34 @@
-//! Whom a command asks: the running server; or, where none answers and the store is a Redis, that
-//! Redis.
+//! The backend of a command: the running server, or, when no server answers and the store is a
+//! Redis, that Redis.
 //!
-//! Both answer with the same documents. The embedded store is one process's: nobody reads it beside
-//! a server.
+//! Both give the same documents. The embedded store belongs to one process, so no command opens it
+//! beside a server.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use super::client::{AdminClient, load_usable_config};
+use super::document::ApiDocument;
 use super::exit::CliError;
 use super::global::GlobalArgs;
-use crate::admin::{
-    check_workers, discard_dead_letter, list_dead_letters, render_advice, render_bulk_item,
-    render_task_details, render_task_page, render_topic, render_worker, reprocess_dead_letter,
+use crate::admin::views::{
+    AcceptedDocument, BulkDocument, BulkItemDocument, CancelledDocument, DeadLetterChangeDocument,
+    DeadLetterDocument, StatusDocument, TaskDetailsDocument, TaskPageDocument, TopicDocument,
+    WorkerDocument,
 };
 use crate::config::{Config, StoreUrl};
-use crate::route::{TaskRequestError, build_task, parse_body};
-use crate::store::{self, CancelResult, StoreError, TaskListRequest, TaskStore, TopicQueue};
-use crate::task::{TaskId, TaskStatus, UnixMs};
+use crate::operations::{
+    self, CancelError, PublishError, StoreAccess, load_fleet_status, load_heartbeats,
+    load_queue_statuses, load_task,
+};
+use crate::route::TaskRequestError;
+use crate::store::{self, TaskListRequest, TaskStore};
+use crate::task::{TaskId, UnixMs};
 
-/// Tasks of a bulk that are on their way to the store at a time.
-const MAX_CONCURRENT_PUBLISHES: usize = 64;
-
-/// Who answers.
+/// Where a command's documents come from.
 #[allow(clippy::large_enum_variant, reason = "a command has one")]
 pub(super) enum CommandBackend {
     /// A server's admin plane.
@@ -35,16 +37,14 @@ pub(super) enum CommandBackend {
     Store(DirectStore),
 }
 
-/// A store that several processes share, and how the configuration says to use it.
+/// A store that several processes share, and the configuration that names it.
 pub(super) struct DirectStore {
     store: Arc<dyn TaskStore>,
     config: Config,
 }
 
-// === impl Source ===
-
 impl CommandBackend {
-    /// The server, where it answers; else the store, where it is shared, and then stderr says so.
+    /// The server, when it answers; else the store, when it is shared, with a note on stderr.
     pub(super) async fn connect(global: &GlobalArgs) -> Result<Self, CliError> {
         let client = AdminClient::new(global)?;
         match client.check_reachable().await {
@@ -59,157 +59,193 @@ impl CommandBackend {
         }
     }
 
-    /// How everything stands: the document of `GET /admin/v1/status`.
-    pub(super) async fn fetch_status(&self) -> Result<Value, CliError> {
+    /// The state of the installation: `GET /admin/v1/status`.
+    pub(super) async fn fetch_status(&self) -> Result<ApiDocument<StatusDocument>, CliError> {
         match self {
-            Self::Server(client) => client.get("status").await,
-            Self::Store(direct) => direct.fetch_status().await,
+            Self::Server(client) => ApiDocument::parse(client.get("status").await?),
+            Self::Store(direct) => ApiDocument::from_view(direct.load_status().await?),
         }
     }
 
-    /// The worker processes: the document of `GET /admin/v1/workers`.
-    pub(super) async fn fetch_workers(&self) -> Result<Value, CliError> {
+    /// The worker processes: `GET /admin/v1/workers`.
+    pub(super) async fn fetch_workers(&self) -> Result<ApiDocument<Vec<WorkerDocument>>, CliError> {
         match self {
-            Self::Server(client) => client.get("workers").await,
-            Self::Store(direct) => direct.fetch_workers().await,
+            Self::Server(client) => ApiDocument::parse(client.get("workers").await?),
+            Self::Store(direct) => {
+                let heartbeats = load_heartbeats(direct.access()).await?;
+                ApiDocument::from_view(heartbeats.iter().map(WorkerDocument::from).collect())
+            }
         }
     }
 
-    /// A task: the document of `GET /admin/v1/tasks/{id}`.
-    pub(super) async fn fetch_task(&self, id: &TaskId) -> Result<Value, CliError> {
+    /// A task: `GET /admin/v1/tasks/{id}`.
+    pub(super) async fn fetch_task(
+        &self,
+        id: &TaskId,
+    ) -> Result<ApiDocument<TaskDetailsDocument>, CliError> {
         match self {
-            Self::Server(client) => client.get(&format!("tasks/{id}")).await,
-            Self::Store(direct) => direct.fetch_task(id).await,
+            Self::Server(client) => ApiDocument::parse(client.get(&format!("tasks/{id}")).await?),
+            Self::Store(direct) => {
+                let task = load_task(direct.access(), id).await?;
+                let task = task.ok_or_else(|| unknown_task_error(id))?;
+                ApiDocument::from_view(TaskDetailsDocument::from(&task))
+            }
         }
     }
 
-    /// Publishes an envelope for `topic`: the document of `POST /admin/v1/tasks`.
-    pub(super) async fn publish(&self, topic: &str, envelope: Bytes) -> Result<Value, CliError> {
-        match self {
-            Self::Server(client) => match client.post("tasks", envelope).await {
-                // One status says that the envelope is wrong, whatever of it: the topic may not be
-                // there.
-                Err(CliError::AdminRefused {
-                    status: StatusCode::UNPROCESSABLE_ENTITY,
-                    detail,
-                    ..
-                }) if !contains_topic(&client.get("topics").await?, topic) => {
-                    Err(CliError::NotFound(detail))
-                }
-                answer => answer,
-            },
-            Self::Store(direct) => direct.publish(&envelope).await,
+    /// Publishes an envelope for `topic`: `POST /admin/v1/tasks`.
+    pub(super) async fn publish(
+        &self,
+        topic: &str,
+        envelope: Bytes,
+    ) -> Result<ApiDocument<AcceptedDocument>, CliError> {
+        let client = match self {
+            Self::Server(client) => client,
+            Self::Store(direct) => {
+                return ApiDocument::from_view(direct.publish(envelope).await?);
+            }
+        };
+        match client.post("tasks", envelope).await {
+            // One status for everything that is wrong with an envelope: the list of
+            // topics tells whether the topic is missing, which has its own exit status.
+            Err(CliError::AdminRefused {
+                status: StatusCode::UNPROCESSABLE_ENTITY,
+                detail,
+                ..
+            }) if !self.has_topic(topic).await? => Err(CliError::NotFound(detail)),
+            answer => ApiDocument::parse(answer?),
         }
     }
 
-    /// Publishes many envelopes: what became of each, in their order, as in `POST /admin/v1/tasks`.
-    pub(super) async fn publish_all(&self, envelopes: Vec<Bytes>) -> Result<Vec<Value>, CliError> {
+    async fn has_topic(&self, name: &str) -> Result<bool, CliError> {
+        let topics = self.fetch_topics().await?.view;
+        Ok(topics.iter().any(|topic| topic.topic == name))
+    }
+
+    /// Publishes many envelopes: the result of each, in their order, as in `POST /admin/v1/tasks`.
+    pub(super) async fn publish_all(
+        &self,
+        envelopes: Vec<Bytes>,
+    ) -> Result<Vec<BulkItemDocument>, CliError> {
         match self {
             Self::Server(client) => {
                 let mut body = b"{\"tasks\":[".to_vec();
                 body.extend_from_slice(&envelopes.join(&b","[..]));
                 body.extend_from_slice(b"]}");
-                let mut answer = client.post("tasks", body.into()).await?;
-                Ok(answer["tasks"].as_array_mut().map(std::mem::take).unwrap_or_default())
+                let answer = client.post("tasks", body.into()).await?;
+                Ok(ApiDocument::<BulkDocument>::parse(answer)?.view.tasks)
+            }
+            Self::Store(direct) => Ok(direct.publish_all(envelopes).await),
+        }
+    }
+
+    /// A page of the tasks: `GET /admin/v1/tasks`.
+    pub(super) async fn list_tasks(
+        &self,
+        request: &TaskListRequest,
+    ) -> Result<ApiDocument<TaskPageDocument>, CliError> {
+        match self {
+            Self::Server(client) => {
+                ApiDocument::parse(client.get(&format!("tasks?{}", list_query(request))).await?)
             }
             Self::Store(direct) => {
-                let each = envelopes.iter().map(async |envelope| {
-                    render_bulk_item(
-                        direct.publish(envelope).await.map_err(|error| error.to_string()),
-                    )
-                });
-                Ok(stream::iter(each).buffered(MAX_CONCURRENT_PUBLISHES).collect().await)
+                let page = operations::list_tasks(direct.access(), &direct.config, request).await?;
+                ApiDocument::from_view(TaskPageDocument::from(&page))
             }
         }
     }
 
-    /// A page of the tasks: the document of `GET /admin/v1/tasks`.
-    pub(super) async fn list_tasks(&self, listing: &TaskListRequest) -> Result<Value, CliError> {
+    /// Cancels a task: `POST /admin/v1/tasks/{id}/cancel`.
+    pub(super) async fn cancel(
+        &self,
+        id: &TaskId,
+    ) -> Result<ApiDocument<CancelledDocument>, CliError> {
         match self {
-            Self::Server(client) => client.get(&format!("tasks?{}", listing_query(listing))).await,
-            Self::Store(direct) => direct.list_tasks(listing).await,
+            Self::Server(client) => {
+                let path = format!("tasks/{id}/cancel");
+                ApiDocument::parse(client.post(&path, Bytes::new()).await?)
+            }
+            Self::Store(direct) => {
+                direct.cancel(id).await?;
+                ApiDocument::from_view(CancelledDocument::new(id))
+            }
         }
     }
 
-    /// Cancels a task: the document of `POST /admin/v1/tasks/{id}/cancel`.
-    pub(super) async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
+    /// The topics with their queues: `GET /admin/v1/topics`.
+    pub(super) async fn fetch_topics(&self) -> Result<ApiDocument<Vec<TopicDocument>>, CliError> {
         match self {
-            Self::Server(client) => client.post(&format!("tasks/{id}/cancel"), Bytes::new()).await,
-            Self::Store(direct) => direct.cancel(id).await,
+            Self::Server(client) => ApiDocument::parse(client.get("topics").await?),
+            Self::Store(direct) => {
+                let queues = load_queue_statuses(direct.access(), &direct.config).await?;
+                ApiDocument::from_view(queues.iter().map(TopicDocument::from).collect())
+            }
         }
     }
 
-    /// The queues and how they stand: the document of `GET /admin/v1/topics`.
-    pub(super) async fn fetch_topics(&self) -> Result<Value, CliError> {
-        match self {
-            Self::Server(client) => client.get("topics").await,
-            Self::Store(direct) => Ok(direct.fetch_status().await?["topics"].take()),
-        }
-    }
-
-    /// A topic's dead letters: the document of `GET /admin/v1/dead-letters`.
+    /// A topic's dead letters: `GET /admin/v1/dead-letters`.
     pub(super) async fn list_dead_letters(
         &self,
         topic: &str,
         before: Option<&str>,
         limit: usize,
-    ) -> Result<Value, CliError> {
+    ) -> Result<ApiDocument<Vec<DeadLetterDocument>>, CliError> {
         match self {
             Self::Server(client) => {
                 let before = before.map(|before| format!("&before={before}")).unwrap_or_default();
-                client.get(&format!("dead-letters?topic={topic}&limit={limit}{before}")).await
+                let path = format!("dead-letters?topic={topic}&limit={limit}{before}");
+                ApiDocument::parse(client.get(&path).await?)
             }
             Self::Store(direct) => {
-                Ok(list_dead_letters(&*direct.store, &direct.config, topic, before, limit)
-                    .await??)
+                let (access, config) = (direct.access(), &direct.config);
+                let letters =
+                    operations::list_dead_letters(access, config, topic, before, limit).await?;
+                ApiDocument::from_view(letters.iter().map(DeadLetterDocument::from).collect())
             }
         }
     }
 
-    /// Queues a failed task again: the document of `POST /admin/v1/dead-letters/{id}/reprocess`.
+    /// Queues a failed task again: `POST /admin/v1/dead-letters/{id}/reprocess`.
     pub(super) async fn reprocess_dead_letter(
         &self,
         topic: Option<&str>,
         id: &TaskId,
-    ) -> Result<Value, CliError> {
+    ) -> Result<ApiDocument<DeadLetterChangeDocument>, CliError> {
         match self {
             Self::Server(client) => {
-                client
-                    .post(
-                        &format!("dead-letters/{id}/reprocess{}", topic_query(topic)),
-                        Bytes::new(),
-                    )
-                    .await
+                let path = format!("dead-letters/{id}/reprocess{}", topic_query(topic));
+                ApiDocument::parse(client.post(&path, Bytes::new()).await?)
             }
             Self::Store(direct) => {
-                Ok(reprocess_dead_letter(&*direct.store, &direct.config, topic, id.as_str())
-                    .await??)
+                let (access, config, id) = (direct.access(), &direct.config, id.as_str());
+                let task = operations::reprocess_dead_letter(access, config, topic, id).await?;
+                ApiDocument::from_view(DeadLetterChangeDocument::queued(id, &task))
             }
         }
     }
 
-    /// Deletes a dead letter: the document of `DELETE /admin/v1/dead-letters/{id}`.
+    /// Deletes a dead letter: `DELETE /admin/v1/dead-letters/{id}`.
     pub(super) async fn discard_dead_letter(
         &self,
         topic: Option<&str>,
         id: &TaskId,
-    ) -> Result<Value, CliError> {
+    ) -> Result<ApiDocument<DeadLetterChangeDocument>, CliError> {
         match self {
             Self::Server(client) => {
-                client.delete(&format!("dead-letters/{id}{}", topic_query(topic))).await
+                let path = format!("dead-letters/{id}{}", topic_query(topic));
+                ApiDocument::parse(client.delete(&path).await?)
             }
             Self::Store(direct) => {
-                Ok(discard_dead_letter(&*direct.store, &direct.config, topic, id.as_str())
-                    .await??)
+                let (access, config, id) = (direct.access(), &direct.config, id.as_str());
+                let topic = operations::discard_dead_letter(access, config, topic, id).await?;
+                ApiDocument::from_view(DeadLetterChangeDocument::discarded(id, &topic))
             }
         }
     }
 }
 
-// === impl Direct ===
-
 impl DirectStore {
-    /// None where the configuration cannot be used, or its store is not a shared one.
+    /// None when the configuration cannot be used, or its store is not a shared one.
     fn open(global: &GlobalArgs) -> Result<Option<Self>, CliError> {
         let Some(config) = load_usable_config(global).map(|loaded| loaded.config) else {
             return Ok(None);
@@ -220,95 +256,75 @@ impl DirectStore {
         Ok(Some(Self { store: store::open(&config.store)?, config }))
     }
 
-    async fn fetch_status(&self) -> Result<Value, CliError> {
-        let queues: Vec<TopicQueue> = self
-            .config
-            .topics
-            .iter()
-            .map(|(topic, config)| TopicQueue::new(topic, config))
-            .collect();
-        let depths = self.store.load_queue_depths(&queues).await?;
-        let beats = self.store.list_heartbeats().await?;
-        let advice = self.store.check_server_settings().await?;
-        let active: u32 = beats.iter().map(|beat| beat.active_slots).sum();
-        let workers = check_workers(&self.config, &beats);
-        let oldest = beats.iter().map(|beat| beat.started_at).min();
-        Ok(json!({
-            "status": if workers.is_none() { "healthy" } else { "degraded" },
-            "checks": {"store": "ok", "workers": workers.unwrap_or("ok")},
-            "version": env!("CARGO_PKG_VERSION"),
-            "store": self.config.store.url.to_string(),
-            "store_advice": advice.iter().map(render_advice).collect::<Vec<_>>(),
-            "uptime_seconds": oldest.map(|started| unix_now().since(started).as_secs()),
-            "active_workers": active,
-            "busy_workers": beats.iter().map(|beat| beat.busy_slots).sum::<u32>(),
-            "queue_depth": depths.iter().map(|depth| depth.queued).sum::<u64>(),
-            "topics": queues.iter().zip(&depths).map(|(queue, depth)| render_topic(queue, depth)).collect::<Vec<_>>(),
-            "rollouts": [],
-        }))
+    fn access(&self) -> StoreAccess<'_> {
+        StoreAccess::Direct(&*self.store)
     }
 
-    async fn fetch_workers(&self) -> Result<Value, CliError> {
-        let beats = self.store.list_heartbeats().await?;
-        Ok(beats.iter().map(render_worker).collect())
-    }
-
-    async fn fetch_task(&self, id: &TaskId) -> Result<Value, CliError> {
-        let life = self.store.load_task_details(id).await?.ok_or_else(|| unknown_task_error(id))?;
-        Ok(render_task_details(&life, &self.store.list_deliveries(id).await?))
-    }
-
-    async fn publish(&self, envelope: &Bytes) -> Result<Value, CliError> {
-        let parsed = parse_body(envelope).map_err(|error| CliError::Usage(error.to_string()))?;
-        let created = unix_now();
-        let id = TaskId::new(created, rand::random());
-        let (task, known) =
-            build_task(parsed, None, &self.config, id, created).map_err(|bad| match bad {
-                TaskRequestError::UnknownTopic(_) => CliError::NotFound(bad.to_string()),
-                bad => CliError::Usage(bad.to_string()),
-            })?;
-        let queued = self.store.enqueue(&task, &TopicQueue::new(&task.topic, known)).await;
-        if let Err(StoreError::OutcomeUnknown(_)) = &queued {
-            // said to have failed, so it must not run
-            let _ = self.store.cancel(&task.id, self.config.results.ttl).await;
+    /// What the store knows: no rollouts, and as uptime the age of the oldest worker process.
+    async fn load_status(&self) -> Result<StatusDocument, CliError> {
+        let fleet = load_fleet_status(self.access(), &self.config).await;
+        if let Some(error) = fleet.error {
+            return Err(error.into());
         }
-        queued?;
-        let poll = format!("{}/{}", self.config.proxy.task_path, task.id);
-        Ok(
-            json!({"task_id": task.id.as_str(), "status": TaskStatus::Queued.as_str(), "poll_url": poll}),
-        )
+        let oldest = fleet.heartbeats.iter().flatten().map(|worker| worker.started_at).min();
+        let now = UnixMs::from(jiff::Timestamp::now());
+        let mut document = StatusDocument {
+            status: "healthy".to_owned(),
+            uptime_seconds: oldest.map(|started| now.since(started).as_secs()),
+            ..StatusDocument::from_fleet(&fleet, &self.config)
+        };
+        document.checks.add("store", None);
+        document.add_workers_check(fleet.lacks_workers(&self.config));
+        Ok(document)
     }
 
-    async fn list_tasks(&self, listing: &TaskListRequest) -> Result<Value, CliError> {
-        let queues: Vec<TopicQueue> = self
-            .config
-            .topics
-            .iter()
-            .map(|(topic, config)| TopicQueue::new(topic, config))
-            .collect();
-        Ok(render_task_page(&self.store.list_tasks(&queues, listing).await?))
+    async fn publish(&self, envelope: Bytes) -> Result<AcceptedDocument, CliError> {
+        let published = operations::publish_task(self.access(), &self.config, envelope).await;
+        let published = published.map_err(|error| match error {
+            PublishError::Request(TaskRequestError::UnknownTopic(_)) => {
+                CliError::NotFound(error.to_string())
+            }
+            PublishError::Body(_) | PublishError::Request(_) => CliError::Usage(error.to_string()),
+            PublishError::Store(error) => error.into(),
+        })?;
+        Ok(AcceptedDocument::new(&published.id, &self.config.proxy.task_path))
     }
 
-    async fn cancel(&self, id: &TaskId) -> Result<Value, CliError> {
-        match self.store.cancel(id, self.config.results.ttl).await? {
-            CancelResult::Cancelled | CancelResult::WasRunning => {
-                Ok(json!({"task_id": id.as_str(), "status": TaskStatus::Cancelled.as_str()}))
-            }
-            CancelResult::AlreadyEnded(status) => {
-                Err(CliError::Failed(format!("the task has already ended as {}", status.as_str())))
-            }
-            CancelResult::NoSuchTask => Err(unknown_task_error(id)),
-        }
+    async fn publish_all(&self, envelopes: Vec<Bytes>) -> Vec<BulkItemDocument> {
+        operations::publish_bulk(self.access(), &self.config, envelopes)
+            .map(|result| match result {
+                Ok(published) => BulkItemDocument::Accepted(AcceptedDocument::new(
+                    &published.id,
+                    &self.config.proxy.task_path,
+                )),
+                Err(error) => BulkItemDocument::refused(error.to_string()),
+            })
+            .collect()
+            .await
+    }
+
+    async fn cancel(&self, id: &TaskId) -> Result<(), CliError> {
+        let ttl = self.config.results.ttl;
+        operations::cancel_task(self.access(), id, ttl).await.map_err(|error| match error {
+            CancelError::AlreadyEnded(_) => CliError::Failed(error.to_string()),
+            CancelError::NoSuchTask => unknown_task_error(id),
+            CancelError::Store(error) => error.into(),
+        })
     }
 }
 
-/// What asks for a listing; nothing in it needs to be escaped.
-fn listing_query(listing: &TaskListRequest) -> String {
+/// Reads the task id of an argument.
+pub(super) fn parse_task_id(text: &str) -> Result<TaskId, CliError> {
+    TaskId::parse(text).map_err(|error| CliError::Usage(format!("{text:?}: {error}")))
+}
+
+/// The query of a page of tasks; nothing in it needs to be escaped.
+fn list_query(request: &TaskListRequest) -> String {
     let given = [
-        ("topic", listing.topic.as_ref().map(ToString::to_string)),
-        ("status", listing.status.map(|status| status.as_str().to_owned())),
-        ("limit", Some(listing.limit.to_string())),
-        ("after", listing.after_cursor.clone()),
+        ("topic", request.topic.as_ref().map(ToString::to_string)),
+        ("status", request.status.map(|status| status.as_str().to_owned())),
+        ("limit", Some(request.limit.to_string())),
+        ("after", request.after_cursor.clone()),
     ];
     let pairs = given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
     pairs.collect::<Vec<_>>().join("&")
@@ -321,12 +337,4 @@ fn unknown_task_error(id: &TaskId) -> CliError {
 /// The query of a call that may name a topic.
 fn topic_query(topic: Option<&str>) -> String {
     topic.map(|topic| format!("?topic={topic}")).unwrap_or_default()
-}
-
-fn contains_topic(topics: &Value, topic: &str) -> bool {
-    topics.as_array().is_some_and(|topics| topics.iter().any(|known| known["topic"] == topic))
-}
-
-fn unix_now() -> UnixMs {
-    jiff::Timestamp::now().into()
 }

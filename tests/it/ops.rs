@@ -99,7 +99,7 @@ async fn the_admin_api_asks_for_its_token_and_knows_its_hosts() {
         .json(&json!({}));
     let refused = HttpResponse::from_request(abort.bearer_auth("canary-l00k")).await;
     assert_eq!(
-        (refused.status.as_u16(), refused.text().contains("may only look")),
+        (refused.status.as_u16(), refused.text().contains("may only read")),
         (403, true),
         "{}",
         refused.text()

@@ -276,7 +276,7 @@ async fn the_exit_codes_of_status_are_in_its_help() {
     let output = crate::cli::command(&std::env::temp_dir(), &["rollout", "status", "--help"])
         .output()
         .expect("it runs");
-    for part in ["124", "turned back", "paused"] {
+    for part in ["124", "rolled back", "paused"] {
         assert!(stdout(&output).contains(part), "no {part:?} in {}", stdout(&output));
     }
 }

@@ -1,5 +1,5 @@
-//! `task publish --bulk FILE`: a task for each line, many on their way at a time, and the fate of
-//! every line told.
+//! `task publish --bulk FILE`: a task for each line, several requests at a time, and the outcome of
+//! each line reported in their order.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -9,36 +9,37 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use super::{EnvelopeOptions, build_envelope};
+use super::envelope::{EnvelopeOptions, build_envelope};
+use crate::admin::views::BulkItemDocument;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
-use crate::cli::output::{format_field, print_line};
+use crate::cli::output::print_line;
 use crate::cli::source::CommandBackend;
 
-/// What one request carries at most, in lines and in bytes (a longer line goes alone).
+/// Lines of one request at most, and bytes, which a single line may exceed.
 const MAX_LINES_PER_REQUEST: usize = 100;
 const MAX_BYTES_PER_REQUEST: usize = 1 << 20;
-/// Requests on their way at a time.
+/// Requests in flight at a time.
 const MAX_CONCURRENT_REQUESTS: usize = 4;
-/// How often stderr says how far it is.
+/// Time between two progress lines on stderr.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A line of the file: its envelope, or what is wrong with it.
+/// A line of the file, numbered from 1: its envelope, or what is wrong with it.
 struct BulkLine {
     number: usize,
     envelope: Result<Bytes, String>,
 }
 
-/// What became of a line: its task's id, or why there is none.
+/// The outcome of a line: its task's id, or why there is none.
 struct LineOutcome {
     number: usize,
     task_id: Result<String, String>,
 }
 
-/// The lines in pieces, until the end or until `stop`.
+/// The lines in batches, until the end of the file or until `stop` is set.
 struct LineBatches<'a> {
     reader: Box<dyn BufRead>,
     topic: Option<String>,
@@ -46,7 +47,7 @@ struct LineBatches<'a> {
     stop: &'a Cell<bool>,
 }
 
-/// How many lines went how.
+/// Counts of the outcomes.
 struct BulkTally {
     queued: usize,
     failed: usize,
@@ -61,26 +62,25 @@ pub(super) async fn publish_bulk(
     let reader: Box<dyn BufRead> = match file {
         "-" => Box::new(BufReader::new(stdin())),
         path => {
-            let what = format!("cannot read the tasks from {path}");
-            Box::new(BufReader::new(
-                File::open(path).map_err(|error| CliError::File { action: what, error })?,
-            ))
+            let action = format!("cannot read the tasks from {path}");
+            let file = File::open(path).map_err(|error| CliError::File { action, error })?;
+            Box::new(BufReader::new(file))
         }
     };
     let source = CommandBackend::connect(global).await?;
     let stop = Cell::new(false);
     let mut tally = BulkTally { queued: 0, failed: 0, reported_at: Instant::now() };
-    let pieces = LineBatches { reader, topic, number: 0, stop: &stop };
-    let mut sent = stream::iter(pieces)
-        .map(|piece| publish_batch(&source, piece, &stop))
+    let batches = LineBatches { reader, topic, number: 0, stop: &stop };
+    let mut published = stream::iter(batches)
+        .map(|batch| publish_batch(&source, batch, &stop))
         .buffered(MAX_CONCURRENT_REQUESTS);
-    while let Some(fates) = sent.next().await {
-        for fate in fates {
-            tally.report(&fate, global.format);
+    while let Some(outcomes) = published.next().await {
+        for outcome in outcomes {
+            tally.report(&outcome, global.format);
         }
     }
     if stop.get() {
-        eprintln!("stopped there: the lines after were not read");
+        eprintln!("stopped there: the lines that follow were not read");
     }
     eprintln!("{} queued, {} not", tally.queued, tally.failed);
     Ok(match (tally.queued, tally.failed) {
@@ -90,30 +90,30 @@ pub(super) async fn publish_bulk(
     })
 }
 
-/// Sends a piece; where the server finds it too large, each of its lines alone. Without a server it
-/// stops.
+/// Publishes the valid lines of a batch, and returns the outcome of each line.
 async fn publish_batch(
     source: &CommandBackend,
-    piece: Vec<BulkLine>,
+    batch: Vec<BulkLine>,
     stop: &Cell<bool>,
 ) -> Vec<LineOutcome> {
     let envelopes: Vec<Bytes> =
-        piece.iter().filter_map(|line| line.envelope.clone().ok()).collect();
-    let answers = if envelopes.is_empty() {
+        batch.iter().filter_map(|line| line.envelope.clone().ok()).collect();
+    let results = if envelopes.is_empty() {
         Vec::new()
     } else {
         publish_envelopes(source, envelopes, stop).await
     };
-    let mut answers = answers.into_iter();
-    let fate = |line: BulkLine| {
-        let queued = line
-            .envelope
-            .and_then(|_| answers.next().unwrap_or(Err("nothing was said of it".to_owned())));
-        LineOutcome { number: line.number, task_id: queued }
+    let mut results = results.into_iter();
+    let outcome = |line: BulkLine| {
+        let no_result = || Err("the answer has no result for it".to_owned());
+        let task_id = line.envelope.and_then(|_| results.next().unwrap_or_else(no_result));
+        LineOutcome { number: line.number, task_id }
     };
-    piece.into_iter().map(fate).collect()
+    batch.into_iter().map(outcome).collect()
 }
 
+/// Publishes envelopes in one request; when the server refuses that as too large, each in a request
+/// of its own. Sets `stop` when the server cannot be reached.
 async fn publish_envelopes(
     source: &CommandBackend,
     envelopes: Vec<Bytes>,
@@ -121,41 +121,38 @@ async fn publish_envelopes(
 ) -> Vec<Result<String, String>> {
     let (count, several) = (envelopes.len(), envelopes.len() > 1);
     match source.publish_all(envelopes.clone()).await {
-        Ok(tasks) => tasks.iter().map(parse_outcome).collect(),
+        Ok(items) => items.into_iter().map(task_id_of).collect(),
         Err(CliError::AdminRefused { status: StatusCode::PAYLOAD_TOO_LARGE, .. }) if several => {
-            let mut answers = Vec::with_capacity(count);
+            let mut results = Vec::with_capacity(count);
             for envelope in envelopes {
-                answers
+                results
                     .append(&mut Box::pin(publish_envelopes(source, vec![envelope], stop)).await);
             }
-            answers
+            results
         }
         Err(error @ CliError::Unreachable { .. }) => {
             stop.set(true);
-            vec![Err(format!("{error} (if the connection broke off, it may be queued)")); count]
+            vec![Err(format!("{error} (it may be queued, if the connection broke)")); count]
         }
         Err(error) => vec![Err(error.to_string()); count],
     }
 }
 
-/// What a document says of one task.
-fn parse_outcome(task: &Value) -> Result<String, String> {
-    if task["error"].is_null() {
-        Ok(format_field(&task["task_id"]))
-    } else {
-        Err(format_field(&task["error"]))
+/// The id of a queued task, or why there is none.
+fn task_id_of(item: BulkItemDocument) -> Result<String, String> {
+    match item {
+        BulkItemDocument::Accepted(task) => Ok(task.task_id),
+        BulkItemDocument::Refused(refused) => Err(refused.error),
     }
 }
-
-// === impl Pieces ===
 
 impl Iterator for LineBatches<'_> {
     type Item = Vec<BulkLine>;
 
     fn next(&mut self) -> Option<Vec<BulkLine>> {
-        let (mut piece, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while !self.stop.get()
-            && piece.len() < MAX_LINES_PER_REQUEST
+            && batch.len() < MAX_LINES_PER_REQUEST
             && bytes < MAX_BYTES_PER_REQUEST
         {
             let mut read = Vec::new();
@@ -170,15 +167,15 @@ impl Iterator for LineBatches<'_> {
             self.number += 1;
             if envelope.is_err() || !read.trim_ascii().is_empty() {
                 bytes += read.len();
-                piece.push(BulkLine { number: self.number, envelope });
+                batch.push(BulkLine { number: self.number, envelope });
             }
         }
-        (!piece.is_empty()).then_some(piece)
+        (!batch.is_empty()).then_some(batch)
     }
 }
 
 impl LineBatches<'_> {
-    /// The envelope of a line. What is not JSON would spoil its neighbours' request.
+    /// The envelope of a line. A line that is not JSON would make the whole request invalid.
     fn parse_line(&self, line: &[u8]) -> Result<Bytes, String> {
         let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?.trim();
         if text.is_empty() {
@@ -194,19 +191,18 @@ impl LineBatches<'_> {
     }
 }
 
-// === impl Tally ===
-
 impl BulkTally {
-    /// Ids go to stdout, errors to stderr; for programs both go to stdout, an object a line.
-    fn report(&mut self, fate: &LineOutcome, format: OutputFormat) {
-        let number = fate.number;
-        match (&fate.task_id, format) {
+    /// Counts and prints an outcome: ids go to stdout and errors to stderr; as JSON both go to
+    /// stdout, one object per line.
+    fn report(&mut self, outcome: &LineOutcome, format: OutputFormat) {
+        let number = outcome.number;
+        match (&outcome.task_id, format) {
             (Ok(id), OutputFormat::Table) => print_line(id),
             (Ok(id), OutputFormat::Json) => print_line(json!({"line": number, "task_id": id})),
             (Err(error), OutputFormat::Table) => eprintln!("line {number}: {error}"),
             (Err(error), OutputFormat::Json) => print_line(json!({"line": number, "error": error})),
         }
-        if fate.task_id.is_ok() {
+        if outcome.task_id.is_ok() {
             self.queued += 1;
         } else {
             self.failed += 1;
@@ -223,22 +219,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_in_pieces_with_their_numbers_and_bad_ones_among_them() {
+    fn lines_come_in_batches_with_their_numbers_invalid_ones_included() {
         let stop = Cell::new(false);
         let text = "{\"topic\":\"t\",\"payload\": 1}\n\nnonsense\n\"last\"";
         let reader = Box::new(std::io::Cursor::new(text.as_bytes()));
-        let mut pieces = LineBatches { reader, topic: None, number: 0, stop: &stop };
-        let piece = pieces.next().expect("a piece");
-        let told: Vec<_> = piece.iter().map(|line| (line.number, line.envelope.is_ok())).collect();
-        assert_eq!(told, [(1, true), (3, false), (4, true)]);
-        assert!(pieces.next().is_none());
+        let mut batches = LineBatches { reader, topic: None, number: 0, stop: &stop };
+        let batch = batches.next().expect("a batch");
+        let valid: Vec<_> = batch.iter().map(|line| (line.number, line.envelope.is_ok())).collect();
+        assert_eq!(valid, [(1, true), (3, false), (4, true)]);
+        assert!(batches.next().is_none());
 
         let many = "1\n".repeat(MAX_LINES_PER_REQUEST + 1);
         let reader = Box::new(std::io::Cursor::new(many.into_bytes()));
-        let pieces = LineBatches { reader, topic: Some("t".into()), number: 0, stop: &stop };
-        let pieces: Vec<_> = pieces.collect();
-        assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_LINES_PER_REQUEST, 1]);
-        let first = pieces[0][0].envelope.as_ref().expect("an envelope");
+        let batches = LineBatches { reader, topic: Some("t".into()), number: 0, stop: &stop };
+        let batches: Vec<_> = batches.collect();
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_LINES_PER_REQUEST, 1]);
+        let first = batches[0][0].envelope.as_ref().expect("an envelope");
         assert_eq!(first, "{\"topic\":\"t\",\"payload\":1}");
     }
 }

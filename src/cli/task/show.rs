@@ -1,11 +1,11 @@
-//! `task show`: a task's life.
+//! `task show`: a task with its attempts and the notifications of its end.
 
-use serde_json::Value;
-
+use crate::admin::views::{AttemptDocument, DeliveryDocument, TaskDetailsDocument};
 use crate::cli::exit::{CliError, CliExit};
+use crate::cli::format::{format_optional, format_utc_millis};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{
-    format_field, name_value_table, print_json, print_line, print_table, table_with_headings,
+    name_value_table, print_json, print_line, print_table, table_with_headings,
 };
 use crate::cli::source::CommandBackend;
 use crate::task::TaskId;
@@ -13,82 +13,75 @@ use crate::task::TaskId;
 pub(super) async fn run(id: &TaskId, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let task = CommandBackend::connect(global).await?.fetch_task(id).await?;
     match global.format {
-        OutputFormat::Json => print_json(&task),
-        OutputFormat::Table => print_task_life(&task),
+        OutputFormat::Json => print_json(&task.raw),
+        OutputFormat::Table => {
+            print_table(&name_value_table(task_rows(&task.view)));
+            print_deliveries(&task.view.deliveries);
+            print_attempts(&task.view.history);
+        }
     }
     Ok(CliExit::Ok)
 }
 
-fn print_task_life(task: &Value) {
-    let fields = [
-        "task_id",
-        "topic",
-        "status",
-        "route",
-        "correlation_id",
-        "trace_id",
-        "http_status",
-        "error",
+/// Name and value of the fields that have one.
+fn task_rows(details: &TaskDetailsDocument) -> impl Iterator<Item = (&'static str, String)> {
+    let task = &details.task;
+    let progress = details.progress.as_ref().map(|progress| {
+        let note = progress.note.as_ref().map(|note| format!(", {note}")).unwrap_or_default();
+        format!("{:.0} %{note}", progress.fraction * 100.0)
+    });
+    let time = |millis: Option<u64>| millis.map(|millis| format_utc_millis(Some(millis)));
+    let rows = [
+        ("task_id", Some(task.task_id.clone())),
+        ("topic", Some(task.topic.clone())),
+        ("status", Some(task.status.clone())),
+        ("route", details.route.clone()),
+        ("correlation_id", details.correlation_id.clone()),
+        ("trace_id", details.trace_id.clone()),
+        ("http_status", task.http_status.map(|status| status.to_string())),
+        ("error", task.error.clone()),
+        ("created", time(Some(task.created_ms))),
+        ("finished", time(task.finished_ms)),
+        ("next attempt", time(details.next_attempt_ms)),
+        ("progress", progress),
     ];
-    let mut rows: Vec<(&str, String)> = fields
-        .iter()
-        .filter(|field| !task[**field].is_null())
-        .map(|field| (*field, format_field(&task[*field])))
-        .collect();
-    rows.push(("created", format_utc_millis(&task["created_ms"])));
-    for (name, field) in [("finished", "finished_ms"), ("next attempt", "next_attempt_ms")] {
-        if !task[field].is_null() {
-            rows.push((name, format_utc_millis(&task[field])));
-        }
-    }
-    if !task["progress"].is_null() {
-        let (fraction, note) =
-            (task["progress"]["fraction"].as_f64().unwrap_or_default(), &task["progress"]["note"]);
-        let note = note.as_str().map(|note| format!(", {note}")).unwrap_or_default();
-        rows.push(("progress", format!("{:.0} %{note}", fraction * 100.0)));
-    }
-    print_table(&name_value_table(rows));
-    print_deliveries(task["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default());
-    let runs = task["history"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if runs.is_empty() {
+    rows.into_iter().filter_map(|(name, value)| Some((name, value?)))
+}
+
+fn print_attempts(attempts: &[AttemptDocument]) {
+    if attempts.is_empty() {
         return;
     }
     print_line("");
-    let mut listed = table_with_headings(&[">attempt", "worker", "began", "ended", "error"]);
-    for run in runs {
-        let row = [
-            format_field(&run["attempt"]),
-            format_field(&run["worker"]),
-            format_utc_millis(&run["began_ms"]),
-            format_utc_millis(&run["ended_ms"]),
-        ];
-        // The last line says what it was; the whole is above, and in the JSON.
-        let error = format_field(&run["error"]);
-        listed.add_row(
-            row.into_iter().chain([error.trim().lines().last().unwrap_or_default().to_owned()]),
-        );
+    let mut table = table_with_headings(&[">attempt", "worker", "began", "ended", "error"]);
+    for attempt in attempts {
+        // The last line of an error names it; the JSON has the whole text.
+        let error = format_optional(attempt.error.as_deref());
+        table.add_row([
+            attempt.attempt.to_string(),
+            format_optional(attempt.worker.as_deref()),
+            format_utc_millis(attempt.began_ms),
+            format_utc_millis(attempt.ended_ms),
+            error.trim().lines().last().unwrap_or_default().to_owned(),
+        ]);
     }
-    print_table(&listed);
+    print_table(&table);
 }
 
-/// Who is told of the end, and how that goes.
-fn print_deliveries(deliveries: &[Value]) {
+fn print_deliveries(deliveries: &[DeliveryDocument]) {
     if deliveries.is_empty() {
         return;
     }
     print_line("");
-    let mut listed = table_with_headings(&["told", "target", "status", ">tries", "error"]);
+    let mut table = table_with_headings(&["notified by", "target", "status", ">tries", "error"]);
     for delivery in deliveries {
-        listed.add_row(
-            ["kind", "target", "status", "attempts", "error"]
-                .map(|field| format_field(&delivery[field])),
-        );
+        table.add_row([
+            delivery.kind.clone(),
+            delivery.target.clone(),
+            delivery.status.clone(),
+            delivery.attempts.to_string(),
+            format_optional(delivery.error.as_deref()),
+        ]);
     }
-    print_table(&listed);
-}
-
-/// A time in milliseconds as people read it, in UTC.
-pub(super) fn format_utc_millis(ms: &Value) -> String {
-    let time = ms.as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"))
+    print_table(&table);
 }

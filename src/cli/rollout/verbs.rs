@@ -1,17 +1,19 @@
-//! The verbs: an order, who gives it and why, in one call.
+//! The verbs: a command to a rollout, with its actor and reason, in one request.
 
 use bytes::Bytes;
 use clap::Args;
-use serde_json::{Value, json};
 
-use super::fetch_rollout;
+use super::lookup::fetch_rollout;
+use crate::admin::views::{CommandResultDocument, RolloutCommandBody};
 use crate::cli::client::AdminClient;
+use crate::cli::document::ApiDocument;
 use crate::cli::exit::{CliError, CliExit};
+use crate::cli::format::format_decimal;
 use crate::cli::global::{GlobalArgs, OutputFormat};
-use crate::cli::output::{format_field, print_json, print_line};
+use crate::cli::output::{print_json, print_line};
 use crate::rollout::RolloutEventKind;
 
-/// A verb about a route.
+/// The arguments of a verb without a value.
 #[derive(Args)]
 pub(in crate::cli) struct RolloutVerbArgs {
     /// The route; may be left out where there is one
@@ -20,10 +22,10 @@ pub(in crate::cli) struct RolloutVerbArgs {
     reason_args: ReasonArgs,
 }
 
-/// What every verb is recorded with.
+/// The argument that every verb takes.
 #[derive(Args)]
 struct ReasonArgs {
-    /// Why; it is kept in the history
+    /// Why; recorded in the history
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
@@ -33,7 +35,7 @@ struct ReasonArgs {
 pub(in crate::cli) struct RolloutPromoteArgs {
     #[command(flatten)]
     verb_args: RolloutVerbArgs,
-    /// To percent at once, leaving out the steps between
+    /// Go to percent at once, leaving out the steps in between
     #[arg(long)]
     full: bool,
 }
@@ -42,7 +44,12 @@ pub(in crate::cli) struct RolloutPromoteArgs {
 #[derive(Args)]
 pub(in crate::cli) struct RolloutSetWeightArgs {
     /// The weight, percent; before it the route, which may be left out where there is one
-    #[arg(required = true, num_args = 1..=2, value_names = ["ROUTE", "PERCENT"], allow_negative_numbers = true)]
+    #[arg(
+        required = true,
+        num_args = 1..=2,
+        value_names = ["ROUTE", "PERCENT"],
+        allow_negative_numbers = true
+    )]
     route_and_percent: Vec<String>,
     #[command(flatten)]
     reason_args: ReasonArgs,
@@ -53,16 +60,16 @@ pub(super) async fn send_verb(
     args: RolloutVerbArgs,
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
-    post_command(verb, args.route.as_deref(), json!({"reason": args.reason_args.reason}), global)
-        .await
+    post_command(verb, args.route.as_deref(), command_body(args.reason_args), global).await
 }
 
 pub(super) async fn promote(
     args: RolloutPromoteArgs,
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
-    let order = json!({"reason": args.verb_args.reason_args.reason, "full": args.full});
-    post_command(RolloutEventKind::Promote, args.verb_args.route.as_deref(), order, global).await
+    let RolloutVerbArgs { route, reason_args } = args.verb_args;
+    let body = RolloutCommandBody { full: Some(args.full), ..command_body(reason_args) };
+    post_command(RolloutEventKind::Promote, route.as_deref(), body, global).await
 }
 
 pub(super) async fn set_weight(
@@ -78,46 +85,52 @@ pub(super) async fn set_weight(
     let weight = number.map_err(|_| {
         CliError::Usage(format!("{percent:?} is no weight: write a percentage, such as 25"))
     })?;
-    post_command(
-        RolloutEventKind::SetWeight,
-        route,
-        json!({"reason": args.reason_args.reason, "weight": weight}),
-        global,
-    )
-    .await
+    let body = RolloutCommandBody { weight: Some(weight), ..command_body(args.reason_args) };
+    post_command(RolloutEventKind::SetWeight, route, body, global).await
+}
+
+/// The body of a command from this shell.
+fn command_body(args: ReasonArgs) -> RolloutCommandBody {
+    RolloutCommandBody {
+        reason: Some(args.reason),
+        actor: Some(actor_name()),
+        ..RolloutCommandBody::default()
+    }
 }
 
 async fn post_command(
     verb: RolloutEventKind,
     route: Option<&str>,
-    mut order: Value,
+    body: RolloutCommandBody,
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
     let client = AdminClient::new(global)?;
-    let route = format_field(&fetch_rollout(&client, route).await?["route"]);
-    order["actor"] = actor_name().into();
+    let route = fetch_rollout(&client, route).await?.view.summary.route;
+    let body = ApiDocument::from_view(body)?.raw.to_string();
     let path = format!("rollouts/{route}/{}", verb.as_str());
-    let done = client.post(&path, Bytes::from(order.to_string())).await?;
+    let answer = client.post(&path, Bytes::from(body)).await?;
+    let result: ApiDocument<CommandResultDocument> = ApiDocument::parse(answer)?;
     match global.format {
-        OutputFormat::Json => print_json(&done),
+        OutputFormat::Json => print_json(&result.raw),
         OutputFormat::Table => print_line(format_args!(
             "{route} is {}, weight {} %",
-            format_field(&done["phase"]),
-            format_field(&done["weight"])
+            result.view.phase,
+            format_decimal(result.view.weight)
         )),
     }
-    if done["saved"] == false {
+    if !result.view.saved {
         eprintln!(
-            "the store does not answer: this holds in that process, and is saved when the store is back"
+            "the store does not answer: the command holds in the process that took it, \
+             and is saved when the store is back"
         );
     }
     Ok(CliExit::Ok)
 }
 
-/// Who gives orders from here: `user@host`.
+/// The actor of commands from this shell: `user@host`.
 fn actor_name() -> String {
-    let named = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-    let user = named("USER").or_else(|| named("LOGNAME"));
+    let env_value = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let user = env_value("USER").or_else(|| env_value("LOGNAME"));
     let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
 }

@@ -1,4 +1,5 @@
-//! Who may use the API: a known host name, the token where there is one, and no other site's pages.
+//! Access to the API: a known host name, the token where one is configured, and no changes from
+//! pages of another site.
 
 use std::net::IpAddr;
 
@@ -8,23 +9,24 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
-use super::AdminServices;
-use super::api::ApiProblem;
+use super::problem::ApiProblem;
+use super::services::AdminServices;
 use crate::config::{AdminConfig, Secret};
 
-/// Lets a request through, or says why not.
+/// Middleware: passes a request on, or answers with the reason why not.
 pub(super) async fn authorize_request(
-    State(parts): State<AdminServices>,
+    State(services): State<AdminServices>,
     request: Request,
     next: Next,
 ) -> Response {
-    let config = parts.snapshots.load().config.clone();
+    let config = services.config();
     match check_access(&config.admin, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
+/// Checks host name, site and token, in this order.
 fn check_access(
     admin: &AdminConfig,
     method: &Method,
@@ -39,7 +41,7 @@ fn check_access(
     if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers, host) {
         return Err(ApiProblem::new(
             StatusCode::FORBIDDEN,
-            "changes are not taken from another site's page",
+            "changes from a page of another site are refused",
         ));
     }
     if admin.token.as_ref().is_none_or(|token| carries_token(headers, token)) {
@@ -50,11 +52,12 @@ fn check_access(
             Method::GET | Method::HEAD => Ok(()),
             _ => Err(ApiProblem::new(
                 StatusCode::FORBIDDEN,
-                "this token may only look: send `admin.token` to change things",
+                "this token may only read: send `admin.token` to make changes",
             )),
         },
         _ => {
-            let detail = "send the admin token as Authorization: Bearer … (OMNIDAEMON_ADMIN_TOKEN for the command line)";
+            let detail = "send the admin token as Authorization: Bearer … \
+                          (OMNIDAEMON_ADMIN_TOKEN for the command line)";
             Err(ApiProblem::new(StatusCode::UNAUTHORIZED, detail))
         }
     }
@@ -76,6 +79,7 @@ fn is_known_host(admin: &AdminConfig, host: &str) -> bool {
             .any(|known| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host))
 }
 
+/// Whether a browser says that the request comes from a page of another site.
 fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let site = text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
@@ -83,7 +87,8 @@ fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
     site || origin
 }
 
-/// Compares digests, so that the time it takes says nothing about the token.
+/// Whether the request has the token. Digests are compared, so that the time of the comparison
+/// reveals nothing about the token.
 fn carries_token(headers: &HeaderMap, token: &Secret) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -129,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_sites_page_changes_nothing() {
+    fn changes_from_a_page_of_another_site_are_refused() {
         let host = ("host", "localhost:8001");
         let post = |pairs: &[(&'static str, &str)]| access_status(&Method::POST, pairs, None);
         assert_eq!(post(&[host, ("origin", "http://evil")]), Some(StatusCode::FORBIDDEN));
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_asked_for_where_there_is_one() {
+    fn a_configured_token_is_required() {
         let get =
             |pairs: &[(&'static str, &str)]| access_status(&Method::GET, pairs, Some("t0ken"));
         let host = ("host", "localhost");
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_read_token_looks_and_changes_nothing() {
+    fn the_read_token_reads_and_changes_nothing() {
         let pairs = [("host", "localhost"), ("authorization", "Bearer l00k")];
         for (method, refused) in [(Method::GET, None), (Method::HEAD, None)].into_iter().chain(
             [Method::POST, Method::PUT, Method::DELETE]

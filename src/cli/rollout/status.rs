@@ -1,48 +1,62 @@
-//! `rollout status`: where a rollout is, for scripts; with `--wait`, when it gets there.
+//! `rollout status`: a rollout's status for scripts; with `--wait`, once it has reached a goal.
 
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::fetch_rollout;
+use super::lookup::fetch_rollout;
+use crate::admin::views::{RolloutDocument, RolloutSummaryDocument};
 use crate::cli::client::AdminClient;
+use crate::cli::document::ApiDocument;
 use crate::cli::exit::{CliError, CliExit};
+use crate::cli::format::{format_decimal, format_optional};
 use crate::cli::global::{GlobalArgs, OutputFormat};
-use crate::cli::output::{format_field, print_json, print_line};
+use crate::cli::output::{print_json, print_line};
 
-/// The codes, as `--help` shows them.
+/// The exit codes, as `--help` shows them.
 pub(super) const STATUS_EXIT_CODES_HELP: &str = "\
 Exit codes:
-  0    it got there; without --wait: it goes on by itself, or is done
-  2    it was turned back
+  0    it reached the goal; without --wait: it is neither rolled back nor paused
+  2    it was rolled back
   3    it is paused
-  124  the time was over before any of this";
+  124  the timeout elapsed before any of these";
 
 /// `omnidaemon rollout status`
 #[derive(Args)]
 pub(in crate::cli) struct RolloutStatusArgs {
     /// The route; may be left out where there is one
     route: Option<String>,
-    /// Wait until it gets there, is turned back or is paused
+    /// Wait until it reaches the goal, is rolled back or is paused
     #[arg(long)]
     wait: bool,
-    /// Where it should get: healthy (percent is reached), or step=50 (a weight of 50 % runs)
+    /// The goal: healthy (percent is reached), or step=50 (a weight of 50 % runs)
     #[arg(long, value_name = "GOAL", default_value = "healthy", value_parser = parse_goal)]
     until: RolloutGoal,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = humantime::parse_duration
+    )]
     timeout: Duration,
-    /// How often to look
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    /// Time between two polls
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
     interval: Duration,
 }
 
-/// `--until`
+/// The goal of `--until`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum RolloutGoal {
+    /// The file's `percent` is reached.
     Healthy,
+    /// A weight of at least this runs, percent.
     Step(f64),
 }
 
@@ -66,47 +80,44 @@ pub(super) async fn run(args: RolloutStatusArgs, global: &GlobalArgs) -> Result<
     let client = AdminClient::new(global)?;
     let start = Instant::now();
     let mut rollout = fetch_rollout(&client, args.route.as_deref()).await?;
-    let mut said = String::new();
-    while args.wait && exit_if_reached(&rollout, args.until).is_none() {
-        let now = status_line(&rollout);
-        if now != said {
-            eprintln!("{now}");
-            said = now;
+    let mut last_line = String::new();
+    while args.wait && exit_if_ended(&rollout.view.summary, args.until).is_none() {
+        let line = status_line(&rollout.view.summary);
+        if line != last_line {
+            eprintln!("{line}");
+            last_line = line;
         }
-        let left = args.timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
+        let remaining = args.timeout.saturating_sub(start.elapsed());
+        if remaining.is_zero() {
             print_status(&rollout, global.format);
             return Ok(CliExit::TimedOut);
         }
-        sleep(args.interval.max(Duration::from_millis(100)).min(left)).await;
-        // A server that restarts is waited for.
+        sleep(args.interval.max(Duration::from_millis(100)).min(remaining)).await;
+        // A server that does not answer may be restarting: keep waiting for it.
         match fetch_rollout(&client, args.route.as_deref()).await {
-            Err(error @ CliError::Unreachable { .. }) => said = error.to_string(),
+            Err(error @ CliError::Unreachable { .. }) => last_line = error.to_string(),
             next => rollout = next?,
         }
     }
     print_status(&rollout, global.format);
-    Ok(exit_if_reached(&rollout, args.until).unwrap_or(CliExit::Ok))
+    Ok(exit_if_ended(&rollout.view.summary, args.until).unwrap_or(CliExit::Ok))
 }
 
-fn print_status(rollout: &Value, format: OutputFormat) {
+fn print_status(rollout: &ApiDocument<RolloutDocument>, format: OutputFormat) {
     match format {
-        OutputFormat::Json => print_json(rollout),
-        OutputFormat::Table => print_line(status_line(rollout)),
+        OutputFormat::Json => print_json(&rollout.raw),
+        OutputFormat::Table => print_line(status_line(&rollout.view.summary)),
     }
 }
 
-/// How waiting ends; none while it goes on.
-fn exit_if_reached(rollout: &Value, goal: RolloutGoal) -> Option<CliExit> {
-    let (weight, percent) =
-        (rollout["weight"].as_f64().unwrap_or_default(), rollout["percent"].as_f64());
+/// The exit status that ends the waiting; none while it continues.
+fn exit_if_ended(rollout: &RolloutSummaryDocument, goal: RolloutGoal) -> Option<CliExit> {
+    let is_at_percent = rollout.weight.total_cmp(&rollout.percent).is_eq();
     let is_reached = |phase: &str| match goal {
-        RolloutGoal::Healthy => {
-            phase == "healthy" || (phase == "manual" && Some(weight) == percent)
-        }
-        RolloutGoal::Step(step) => weight >= step && phase != "shifting",
+        RolloutGoal::Healthy => phase == "healthy" || (phase == "manual" && is_at_percent),
+        RolloutGoal::Step(step) => rollout.weight >= step && phase != "shifting",
     };
-    match rollout["phase"].as_str().unwrap_or_default() {
+    match rollout.phase.as_deref().unwrap_or_default() {
         "degraded" | "rolling_back" => Some(CliExit::ROLLED_BACK),
         phase if is_reached(phase) => Some(CliExit::Ok),
         "paused" => Some(CliExit::PAUSED),
@@ -115,25 +126,34 @@ fn exit_if_reached(rollout: &Value, goal: RolloutGoal) -> Option<CliExit> {
 }
 
 /// `invoke: soaking, 10 % of 50 %, waiting for soak`
-fn status_line(rollout: &Value) -> String {
-    let [route, phase, weight, percent, waits] =
-        ["route", "phase", "weight", "percent", "waiting_for"]
-            .map(|field| format_field(&rollout[field]));
-    format!("{route}: {phase}, {weight} % of {percent} %, waiting for {waits}")
+fn status_line(rollout: &RolloutSummaryDocument) -> String {
+    format!(
+        "{}: {}, {} % of {} %, waiting for {}",
+        rollout.route,
+        format_optional(rollout.phase.as_deref()),
+        format_decimal(rollout.weight),
+        format_decimal(rollout.percent),
+        format_optional(rollout.waiting_for.as_deref())
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn rollout_at(phase: &str, weight: f64) -> Value {
-        json!({"route": "invoke", "phase": phase, "weight": weight, "percent": 50.0, "waiting_for": "soak"})
+    fn rollout_at(phase: &str, weight: f64) -> RolloutSummaryDocument {
+        RolloutSummaryDocument {
+            route: "invoke".to_owned(),
+            phase: Some(phase.to_owned()),
+            weight,
+            percent: 50.0,
+            waiting_for: Some("soak".to_owned()),
+            ..RolloutSummaryDocument::default()
+        }
     }
 
     #[test]
-    fn waiting_ends_at_the_goal_or_where_nothing_comes_by_itself() {
+    fn waiting_ends_at_the_goal_or_when_an_operator_is_needed() {
         for (phase, weight, goal, expected) in [
             ("soaking", 10.0, RolloutGoal::Healthy, None),
             ("healthy", 50.0, RolloutGoal::Healthy, Some(CliExit::Ok)),
@@ -148,7 +168,7 @@ mod tests {
             ("rolling_back", 0.0, RolloutGoal::Healthy, Some(CliExit::ROLLED_BACK)),
         ] {
             assert_eq!(
-                exit_if_reached(&rollout_at(phase, weight), goal),
+                exit_if_ended(&rollout_at(phase, weight), goal),
                 expected,
                 "{phase} at {weight}"
             );
@@ -167,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_says_where_it_is() {
+    fn the_line_has_phase_weights_and_what_is_waited_for() {
         assert_eq!(
             status_line(&rollout_at("soaking", 10.0)),
             "invoke: soaking, 10 % of 50 %, waiting for soak"
