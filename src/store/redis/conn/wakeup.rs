@@ -70,13 +70,12 @@ impl WakeupPool {
                 reading.await
             }
         };
-        match reply {
-            Ok(Ok(_)) => lock_unpoisoned(&self.0).push(wakeup),
+        if let Ok(Ok(_)) = reply {
+            lock_unpoisoned(&self.0).push(wakeup);
+        } else {
             // the connection ended or is silent: the next lease call reports what is wrong
-            Ok(Err(_)) | Err(_) => {
-                let left = until.saturating_duration_since(Instant::now());
-                sleep(left.min(FAILED_READ_PAUSE)).await;
-            }
+            let left = until.saturating_duration_since(Instant::now());
+            sleep(left.min(FAILED_READ_PAUSE)).await;
         }
     }
 

@@ -63,12 +63,11 @@ impl TaskEnqueuer {
         queue: &TopicQueue,
     ) -> Result<(), StoreError> {
         let entry = encode_entry(task, queue)?;
-        let reply = match task.due.filter(|due| *due > unix_now()) {
-            Some(due) => self.core.schedule_task(task, queue, entry, due).await?,
-            None => {
-                let item = self.build_item(task, queue, entry);
-                self.batcher.submit_item(item, &EnqueueTarget::new(&self.core)).await?
-            }
+        let reply = if let Some(due) = task.due.filter(|due| *due > unix_now()) {
+            self.core.schedule_task(task, queue, entry, due).await?
+        } else {
+            let item = self.build_item(task, queue, entry);
+            self.batcher.submit_item(item, &EnqueueTarget::new(&self.core)).await?
         };
         if reply >= 0 {
             return Ok(());

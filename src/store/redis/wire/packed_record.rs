@@ -71,3 +71,34 @@ pub(crate) fn format_epoch_and_group(task: &Task) -> Option<String> {
     let (_, epoch) = tally_route_and_epoch(task)?;
     Some(task.client_group.map_or_else(|| epoch.to_string(), |group| format!("{epoch}.{group}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{TaskId, TaskOwner, Topic, UnixMs};
+
+    #[test]
+    fn packed_fields_are_read_back() {
+        let topic = Topic::parse("t").expect("a topic");
+        let plain = Task::new(TaskId::new(UnixMs(1), 1), topic, "{}", UnixMs(5));
+        let task = Task {
+            owner: Some(TaskOwner::from_digest("digest")),
+            route: Some("/invoke".into()),
+            epoch: Some(7),
+            client_group: Some(31),
+            retries: 3,
+            ..plain.clone()
+        };
+        let packed = format!("t:a 1-0 {}", pack_record_fields(&task, "p", Some("{\"k\":\"\\n\"}")));
+        let record = PackedRecord::parse(&packed);
+        assert_eq!((record.created, record.retries), (Some(5), Some(3)));
+        assert_eq!(record.owner.as_deref(), Some("digest"));
+        assert_eq!(record.route.as_deref(), Some("/invoke"));
+        assert_eq!((record.epoch, record.client_group), (Some(7), Some(31)));
+        assert_eq!(record.credentials_json.as_deref(), Some("{\"k\":\"\\n\"}"));
+
+        let packed = format!("t:a 1-0 {}", pack_record_fields(&plain, "p", None));
+        assert!(!packed.contains('\n'), "a task without optional fields takes one line");
+        assert_eq!(PackedRecord::parse(&packed).owner, None);
+    }
+}
