@@ -11,9 +11,10 @@
 //! 4  proxy/  worker/               data plane · task execution
 //!    control/  background/         the single writer of rollout state · periodic queue work
 //! 3  snapshot.rs                   the configuration and weights of one request
+//!    operations/                   what API, CLI and proxy do to the store in one way
 //! 2  route/  rollout/  store/      pure routing and decisions · TaskStore over Redis and SQLite
 //! 1  config/  metrics/  outbound/  checked configuration · metric handles · outgoing HTTP
-//! 0  task.rs  cohort.rs            tasks, weights and cohorts
+//! 0  task/  cohort.rs  backoff.rs  tasks, weights and cohorts · delays between repeated tries
 //! ```
 #![forbid(unsafe_code)]
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::admin::views::{TaskDetailsDocument, TaskDocument};
+use crate::backoff::BackoffPolicy;
 use crate::cli::document::ApiDocument;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
@@ -15,9 +16,9 @@ use crate::cli::source::{CommandBackend, parse_task_id};
 use crate::operations::parse_task_status;
 use crate::task::{TaskId, TaskStatus};
 
-/// Time between two polls of a task that is waited for: at first, and the most that it grows to.
-const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(50);
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The delays between polls of a task that the command waits for.
+const POLL_BACKOFF: BackoffPolicy =
+    BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 /// The fields of a task that `--format json` prints here; `task show` prints all.
 const RESULT_FIELDS: [&str; 9] = [
     "task_id",
@@ -55,15 +56,15 @@ pub(super) async fn wait_for_end(
     wait: Duration,
 ) -> Result<ApiDocument<TaskDetailsDocument>, CliError> {
     let start = Instant::now();
-    let mut interval = FIRST_POLL_INTERVAL;
+    let mut delay = POLL_BACKOFF.first_delay();
     loop {
         let task = source.fetch_task(id).await?;
         let remaining = wait.saturating_sub(start.elapsed());
         if has_ended(&task.view.task) || remaining.is_zero() {
             return Ok(task);
         }
-        sleep(interval.min(remaining)).await;
-        interval = (interval * 2).min(MAX_POLL_INTERVAL);
+        sleep(delay.min(remaining)).await;
+        delay = POLL_BACKOFF.next_delay(delay);
     }
 }
 
