@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn an_operator_named_controller_is_not_the_controller() {
-        let read = |kind, name| Actor::from_record(kind, name);
+        let read = Actor::from_record;
         assert_eq!(read(Some("operator"), "controller"), Actor::Operator("controller".into()));
         assert_eq!(read(None, "controller"), Actor::Controller);
         assert_eq!(read(None, "file"), Actor::ConfigFile);

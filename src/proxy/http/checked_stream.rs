@@ -1,8 +1,9 @@
 //! A client connection whose bytes are checked before the HTTP parser reads them.
 //!
-//! The first bytes tell HTTP/2 from HTTP/1. On HTTP/1 every byte goes through a [`FramingCheck`]:
-//! bytes behind a framing fault never reach the parser, and bytes behind a request for an upgrade
-//! wait until that request is answered. Nothing is buffered but bytes that may not pass yet.
+//! The first bytes distinguish HTTP/2 from HTTP/1. On HTTP/1 every byte goes through a
+//! [`FramingCheck`]: bytes after a framing fault in a body never reach the parser, a fault in a
+//! head is reported to the handler of its request, and bytes after a request for an upgrade wait
+//! until that request is answered. Nothing is buffered but bytes that may not pass yet.
 
 use std::io;
 use std::pin::Pin;
@@ -29,7 +30,7 @@ pub(crate) struct CheckedStream {
 // === impl CheckedStream ===
 
 impl CheckedStream {
-    /// Reads as many bytes as it takes to tell HTTP/2 from HTTP/1; `true` is HTTP/2.
+    /// Reads as many bytes as it takes to distinguish HTTP/2 from HTTP/1; `true` is HTTP/2.
     pub(crate) async fn sniff_protocol(mut stream: TcpStream) -> io::Result<(Self, bool)> {
         let mut start = Vec::with_capacity(512);
         while !start.is_empty()

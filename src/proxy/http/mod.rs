@@ -1,5 +1,5 @@
 //! HTTP building blocks of the data plane: a client's byte stream and its framing, request bodies,
-//! header fields and response statuses.
+//! and header fields.
 //!
 //! The lowest floor of the proxy: nothing here knows routes, tasks, the store or the upstream's
 //! connections, and no status of a response is chosen here.

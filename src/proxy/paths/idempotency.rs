@@ -28,8 +28,7 @@ use crate::proxy::queueing::claim::{
 };
 use crate::proxy::queueing::eligibility::fallback_reason;
 use crate::proxy::queueing::enqueue::{EnqueueOutcome, enqueue_request};
-use crate::route::ClientPreferences;
-use crate::route::is_retryable_status;
+use crate::route::{ClientPreferences, is_retryable_status};
 use crate::snapshot::SnapshotRoute;
 use crate::store::ClaimConclusion;
 use crate::task::{TaskAnswer, TaskId};
@@ -169,12 +168,12 @@ async fn serve_claimed_canary(
 ) -> PathResponse {
     let route = context.snapshot.route_config(snapshot_route);
     let length = Some(body.len() as u64);
-    let outcome = match fallback_reason(context, route, &head.method, &head.headers, length) {
-        Some(reason) => EnqueueOutcome::FallBack(reason),
-        None => {
-            let task_id = claim.as_ref().map(|claim| &claim.task_id);
-            enqueue_request(context, snapshot_route, &head, &body, task_id).await
-        }
+    let fallback = fallback_reason(context, route, &head.method, &head.headers, length);
+    let outcome = if let Some(reason) = fallback {
+        EnqueueOutcome::FallBack(reason)
+    } else {
+        let task_id = claim.as_ref().map(|claim| &claim.task_id);
+        enqueue_request(context, snapshot_route, &head, &body, task_id).await
     };
     match outcome {
         EnqueueOutcome::Durable(task) => {

@@ -74,7 +74,8 @@ pub(crate) fn capture_request<'c>(
         headers.remove(name);
     }
     headers.remove(&PATH_HEADER);
-    headers.remove(header::CONTENT_LENGTH); // the replay frames its own body
+    // The replay sets its own length.
+    headers.remove(header::CONTENT_LENGTH);
     // A client that polls could not read a compressed result.
     headers.remove(header::ACCEPT_ENCODING);
     let is_comparable = task.topic == input.route.topic && task.due.is_none_or(|due| due <= now);

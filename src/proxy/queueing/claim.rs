@@ -22,7 +22,7 @@ use crate::store::{ClaimConclusion, ClaimResult, IdempotencyClaim, LEASE_DURATIO
 use crate::task::{TaskId, TaskStatus, UnixMs};
 
 const KEY_HEADER: &str = "idempotency-key";
-/// The delays before a key that another request holds is claimed again.
+/// The delays between tries to claim a key while another request holds it.
 const CLAIM_BACKOFF: BackoffPolicy =
     BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 

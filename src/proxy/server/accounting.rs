@@ -93,9 +93,8 @@ impl<'a> ClientDisconnectGuard<'a> {
     pub(crate) fn arm(
         context: &'a RequestContext<'a>,
         route: &'a SnapshotRoute,
-        assigned: RequestPath,
+        path: RequestPath,
     ) -> Self {
-        let path = assigned;
         Self { context, counters: &route.counters, path, is_armed: true }
     }
 

@@ -24,21 +24,17 @@ impl ExplanationInput<'_> {
             return WaitReason::new(WaitingFor::Soak, NextAction::NoAction, text)
                 .with_countdown(Some(left));
         }
-        let missing = match self.cohort_evidence {
-            Some(evidence) => self.explain_missing_samples(evidence),
-            None => {
-                let text = "the soak is over, and the step is short of min_samples";
-                Some(WaitReason::new(WaitingFor::Samples, NextAction::Promote, text))
-            }
+        let missing = if let Some(evidence) = self.cohort_evidence {
+            self.explain_missing_samples(evidence)
+        } else {
+            let text = "the soak is over, and the step is short of min_samples";
+            Some(WaitReason::new(WaitingFor::Samples, NextAction::Promote, text))
         };
-        match missing {
-            Some(reason) => {
-                reason.with_pause_limit(self.config.max_step_wait, self.state.phase_waited)
-            }
-            None => {
-                let text = "the soak is over, and its requests are about to be judged";
-                WaitReason::new(WaitingFor::Soak, NextAction::NoAction, text)
-            }
+        if let Some(reason) = missing {
+            reason.with_pause_limit(self.config.max_step_wait, self.state.phase_waited)
+        } else {
+            let text = "the soak is over, and its requests are about to be judged";
+            WaitReason::new(WaitingFor::Soak, NextAction::NoAction, text)
         }
     }
 

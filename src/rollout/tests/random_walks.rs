@@ -138,7 +138,9 @@ proptest! {
     }
 
     #[test]
-    fn a_lowered_percent_applies_at_once(start in 10u8..=100, steps in arb_steps(), low in 1u8..10) {
+    fn a_lowered_percent_applies_at_once(
+        start in 10u8..=100, steps in arb_steps(), low in 1u8..10,
+    ) {
         let mut rollout = RolloutFixture::new(start);
         for step in &steps {
             rollout.apply_step(step);

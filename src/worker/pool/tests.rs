@@ -6,7 +6,7 @@ use super::fixture::{
 };
 use super::*;
 use crate::config::HandlerConfig;
-use crate::store::{CancelResult, TaskStore};
+use crate::store::CancelResult;
 use crate::task::{FailureKind, Task, TaskAnswer, TaskStatus};
 use crate::worker::testing::{self, EchoHandler, test_queue, test_task, test_topic, wait_for_some};
 use std::sync::atomic::Ordering;

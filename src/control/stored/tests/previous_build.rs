@@ -39,6 +39,7 @@ fn make_evidence(good: u64, failed: u64, sync: u64, unavailable: u64) -> Rollout
 }
 
 /// The evidence that `state` has seen, and `new` in its last epoch.
+#[allow(clippy::large_types_passed_by_value)] // consumed into the result
 fn evidence_with(state: &RolloutState, new: RolloutEvidence) -> Vec<RolloutEvidence> {
     let mut evidence = state.seen_evidence.clone();
     evidence.resize(state.evidence_epochs().len(), RolloutEvidence::default());

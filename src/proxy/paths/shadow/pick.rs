@@ -2,8 +2,7 @@
 
 use http::HeaderMap;
 
-use crate::cohort;
-use crate::cohort::RequestPath;
+use crate::cohort::{self, RequestPath};
 use crate::config::{RouteConfig, ShadowConfig};
 use crate::metrics::ShadowOutcome;
 use crate::proxy::context::RequestContext;

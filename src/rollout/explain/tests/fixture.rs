@@ -1,10 +1,5 @@
 //! A rollout to be explained, and the check of its explanation.
 
-use proptest::prelude::*;
-
-use super::fixture::{
-    EDIT_PERCENT, ExplainFixture, NO_ACTION, NOON, PROMOTE_COMMAND, RESUME_COMMAND, assert_explains,
-};
 use crate::cohort::Weight;
 use crate::config::{GateType, RolloutConfig, RolloutMode};
 use crate::rollout::evidence::RolloutEvidence;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::fixture::{
     EDIT_PERCENT, ExplainFixture, NO_ACTION, PROMOTE_COMMAND, RESUME_COMMAND, assert_explains,
 };

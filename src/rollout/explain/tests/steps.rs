@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::fixture::{ExplainFixture, NO_ACTION, NOON, PROMOTE_COMMAND, assert_explains};
 use crate::config::{GateConfig, GateKind, MinSamples, PromotionWindow, RatioLimits, StepConfig};
 use crate::rollout::RolloutPhase;

@@ -84,14 +84,14 @@ impl RatioEvaluation<'_> {
 
     /// The async share of the requests of new evidence, drawn towards the share of the cohort.
     fn estimate_async_share(&self, new: &RatioCounts) -> f64 {
-        let (new_async, new_sync) = (new.async_expected, new.sync_bad_of_total.1);
+        let (async_requests, sync_requests) = (new.async_expected, new.sync_bad_of_total.1);
         match self.counts.async_expected + self.counts.sync_bad_of_total.1 {
-            0 => share_of(new_async, new_async + new_sync),
+            0 => share_of(async_requests, async_requests + sync_requests),
             cohort => {
                 let prior = share_of(self.counts.async_expected, cohort);
-                (count_as_float(new_async) + EVIDENCE_PRIOR_REQUESTS * prior)
-                    / (count_as_float(new_async)
-                        + count_as_float(new_sync)
+                (count_as_float(async_requests) + EVIDENCE_PRIOR_REQUESTS * prior)
+                    / (count_as_float(async_requests)
+                        + count_as_float(sync_requests)
                         + EVIDENCE_PRIOR_REQUESTS)
             }
         }

@@ -2,12 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
-use super::fixture::{
-    SMALL_MIN_SAMPLES, USUAL_MIN_SAMPLES, error_gate, evaluate_fresh, make_evaluation,
-    make_evidence, named_gate,
-};
 use crate::config::{GateConfig, GateKind, MinSamples, RatioLimits};
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::{Evaluation, GateMemory, GateReport, PrometheusSample, evaluate_gate};

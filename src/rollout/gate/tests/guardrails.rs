@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::fixture::{USUAL_MIN_SAMPLES, make_evaluation, make_evidence, named_gate};
 use crate::config::{BreakerConfig, EmptyResultPolicy, GateConfig, GateKind};
 use crate::rollout::evidence::RolloutEvidence;

@@ -135,7 +135,9 @@ proptest! {
     }
 
     #[test]
-    fn the_needed_outcomes_are_exactly_those_that_decide(gate in arb_gate(), seen in any_evidence()) {
+    fn the_needed_outcomes_are_exactly_those_that_decide(
+        gate in arb_gate(), seen in any_evidence(),
+    ) {
         let sync_requests = u64::from(seen.sync_counts.total > 0);
         let min = MinSamples { async_requests: 100, sync_requests };
         let report = evaluate_fresh(&gate, min, &seen);
@@ -151,7 +153,7 @@ proptest! {
             evaluate_fresh(&gate, min, &more)
         };
         let why = report.explanation;
-        prop_assert_ne!(more(needed).verdict, Verdict::Inconclusive, "{why}");
-        prop_assert_ne!(more(needed - 1).verdict, Verdict::Pass, "{why}");
+        prop_assert_ne!(more(needed).verdict, Verdict::Inconclusive, "{}", why);
+        prop_assert_ne!(more(needed - 1).verdict, Verdict::Pass, "{}", why);
     }
 }

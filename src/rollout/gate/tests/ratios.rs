@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::fixture::{
     SMALL_MIN_SAMPLES, USUAL_MIN_SAMPLES, error_gate, evaluate_fresh, make_evaluation,
     make_evidence, named_gate,

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use super::fixture::{
     USUAL_MIN_SAMPLES, error_gate, evaluate_fresh, make_evaluation, make_evidence,
 };
