@@ -6,6 +6,7 @@
 #![allow(clippy::float_cmp, reason = "counts and percents are exact in a double")]
 
 mod answers;
+mod arch;
 mod canary;
 mod cancel;
 mod cli;
@@ -14,7 +15,7 @@ mod contract;
 mod dead_letters;
 mod deprecation;
 mod fail_open;
-mod floors;
+
 mod gates;
 mod harness;
 mod idempotency;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use omnidaemon::metrics::names::ALL_METRICS;
 use serde_json::Value;
 
+use crate::arch::source_tree::collect_sources;
 use crate::cli::command;
-use crate::floors::collect;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -114,8 +114,8 @@ fn a_name_that_is_no_metric_is_found() {
 fn every_test_that_the_guarantees_name_exists() {
     let text = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md")).expect("it is there");
     let mut sources = Vec::new();
-    collect(&Path::new(ROOT).join("src"), &mut sources);
-    collect(&Path::new(ROOT).join("tests/it"), &mut sources);
+    collect_sources(&Path::new(ROOT).join("src"), &mut sources);
+    collect_sources(&Path::new(ROOT).join("tests/it"), &mut sources);
     let code: String =
         sources.iter().map(|file| fs::read_to_string(file).expect("a readable source")).collect();
     let named = tests_of(&text);

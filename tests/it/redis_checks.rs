@@ -10,7 +10,7 @@ use omnidaemon::store::{RedisStore, StoreService as _};
 use redis::Value;
 use serde_json::Value as Json;
 
-use crate::floors::collect;
+use crate::arch::source_tree::collect_sources;
 use crate::harness::clock::ClockOffset;
 use crate::harness::cluster::start_single_node_cluster;
 use crate::harness::redis::RedisServer;
@@ -172,7 +172,7 @@ fn commands(text: &str, before: &str, quote: char) -> Vec<Vec<String>> {
 /// Every command that the store sends to a server of its data, or has a script call there.
 fn all_commands() -> Vec<Vec<String>> {
     let (mut all, mut files) = (Vec::new(), Vec::new());
-    collect(&Path::new(ROOT).join("src/store/redis"), &mut files);
+    collect_sources(&Path::new(ROOT).join("src/store/redis"), &mut files);
     for file in files {
         all.extend(commands(
             &fs::read_to_string(file).expect("it can be read"),

@@ -1,0 +1,129 @@
+//! A file imports only from lower floors, and neighbours on a floor do not see each other: between the rooms of `src`,
+//! and between the folders inside a room.
+
+use super::source_tree::{SourceFile, SourceTree};
+
+/// The rooms of `src`, floor by floor, from the top (`src/lib.rs` shows the same table).
+const FLOORS: [&[&str]; 8] = [
+    &["cli"],
+    &["app"],
+    &["admin"],
+    &["proxy", "worker", "control", "background"],
+    &["snapshot", "operations"],
+    &["route", "rollout", "store"],
+    &["config", "metrics", "outbound"],
+    &["task", "cohort", "backoff"],
+];
+
+/// The folders and files inside a room, line by line, from the top. The room's own `mod.rs` stands above them; what a
+/// table does not name has no rule but that of the circles.
+const INNER_ROOMS: [(&str, &[&[&str]]); 2] = [
+    (
+        "proxy",
+        &[
+            &["server"],
+            &["paths", "tasks"],
+            &["queueing"],
+            &["context"],
+            &["state"],
+            &["answer"],
+            &["upstream"],
+            &["http"],
+        ],
+    ),
+    (
+        "store/redis",
+        &[
+            &["cluster", "notify"],
+            &["queue", "maintenance"],
+            &["read", "records", "python"],
+            &["core"],
+            &["script"],
+            &["conn"],
+            &["wire"],
+        ],
+    ),
+];
+
+/// Rooms that may know neither runtime, nor sockets, nor clocks.
+const PURE: [&str; 5] = ["task", "cohort", "backoff", "route", "rollout"];
+const IMPURE: [&str; 7] =
+    ["tokio", "TcpStream", "UdpSocket", "SystemTime", "Instant", "Timestamp", "rand"];
+
+#[test]
+fn every_file_imports_only_from_lower_floors() {
+    let tree = SourceTree::load();
+    let floor_of = |file: &SourceFile| line_of(&FLOORS, file.module.first()?);
+    let violations =
+        find_violations(&tree, &floor_of, &|file| file.module.first().cloned().unwrap_or_default());
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+fn every_source_is_in_a_room_of_the_table() {
+    for file in SourceTree::load().files.iter().filter(|file| !file.module.is_empty()) {
+        assert!(
+            line_of(&FLOORS, &file.module[0]).is_some(),
+            "{} is in no room of the table",
+            file.path
+        );
+    }
+}
+
+#[test]
+fn inner_rooms_import_only_downward() {
+    let tree = SourceTree::load();
+    for (room, lines) in INNER_ROOMS {
+        let below = |file: &SourceFile| {
+            let rest = file.path.strip_prefix(room)?.strip_prefix('/')?;
+            let first = rest.split('/').next()?.trim_end_matches(".rs");
+            (first != "mod").then(|| first.to_owned())
+        };
+        for line in lines.iter().copied().flatten() {
+            let found = tree.files.iter().any(|file| below(file).as_deref() == Some(*line));
+            assert!(found, "{room} has no {line}: the table is out of date");
+        }
+        let unknown =
+            tree.files.iter().filter_map(below).find(|name| line_of(lines, name).is_none());
+        assert_eq!(unknown, None, "{room} has a folder or file that its table does not name");
+        let violations = find_violations(&tree, &|file| line_of(lines, &below(file)?), &|file| {
+            below(file).unwrap_or_default()
+        });
+        assert!(violations.is_empty(), "{}", violations.join("\n"));
+    }
+}
+
+#[test]
+fn pure_rooms_know_neither_runtime_nor_sockets_nor_clocks() {
+    for file in &SourceTree::load().files {
+        if file.module.first().is_some_and(|room| PURE.contains(&room.as_str())) {
+            let found = file.tokens.iter().find(|token| IMPURE.contains(&token.as_str()));
+            assert_eq!(found, None, "{} is in a pure room", file.path);
+        }
+    }
+}
+
+/// The index of the line that names a room; line 0 is the highest.
+fn line_of(lines: &[&[&str]], room: &str) -> Option<usize> {
+    lines.iter().position(|line| line.contains(&room))
+}
+
+/// The imports that lead upward or to a neighbour.
+fn find_violations(
+    tree: &SourceTree,
+    line: &dyn Fn(&SourceFile) -> Option<usize>,
+    room: &dyn Fn(&SourceFile) -> String,
+) -> Vec<String> {
+    let mut violations = Vec::new();
+    for (index, file) in tree.files.iter().enumerate() {
+        let Some(own) = line(file) else { continue };
+        for used in tree.used_by(index) {
+            let used = &tree.files[used];
+            let Some(theirs) = line(used) else { continue };
+            if theirs <= own && room(file) != room(used) {
+                violations.push(format!("{} imports {}", file.path, used.path));
+            }
+        }
+    }
+    violations
+}

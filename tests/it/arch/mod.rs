@@ -1,0 +1,6 @@
+//! The shape of the sources, read off them: floors and inner rooms, no import circles, and plain words in names.
+
+mod circles;
+mod floors;
+pub(crate) mod source_tree;
+mod words;
