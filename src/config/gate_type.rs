@@ -1,7 +1,5 @@
 //! The types of gates: the words of `gates.type`, each spelled once.
 
-use super::rollout::GateKind;
-
 /// The type of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateType {
@@ -57,30 +55,5 @@ impl GateType {
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|gate_type| gate_type.as_str() == word)
-    }
-}
-
-// === impl GateKind ===
-
-impl GateKind {
-    /// The gate's type.
-    #[must_use]
-    pub const fn gate_type(&self) -> GateType {
-        match self {
-            Self::ErrorRatio(_) => GateType::ErrorRatio,
-            Self::ClientErrorRatio(_) => GateType::ClientErrorRatio,
-            Self::DeferredRatio(_) => GateType::DeferredRatio,
-            Self::SlowRatio { .. } => GateType::SlowRatio,
-            Self::ShadowMismatch(_) => GateType::ShadowMismatch,
-            Self::QueueOldest { .. } => GateType::QueueOldest,
-            Self::QueueDepth { .. } => GateType::QueueDepth,
-            Self::PrometheusQuery { .. } => GateType::Prometheus,
-        }
-    }
-
-    /// The word in the file.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        self.gate_type().as_str()
     }
 }

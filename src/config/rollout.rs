@@ -347,6 +347,27 @@ impl StepConfig {
 // === impl GateKind ===
 
 impl GateKind {
+    /// The gate's type.
+    #[must_use]
+    pub const fn gate_type(&self) -> GateType {
+        match self {
+            Self::ErrorRatio(_) => GateType::ErrorRatio,
+            Self::ClientErrorRatio(_) => GateType::ClientErrorRatio,
+            Self::DeferredRatio(_) => GateType::DeferredRatio,
+            Self::SlowRatio { .. } => GateType::SlowRatio,
+            Self::ShadowMismatch(_) => GateType::ShadowMismatch,
+            Self::QueueOldest { .. } => GateType::QueueOldest,
+            Self::QueueDepth { .. } => GateType::QueueDepth,
+            Self::PrometheusQuery { .. } => GateType::Prometheus,
+        }
+    }
+
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        self.gate_type().as_str()
+    }
+
     /// The limits of one that looks at a share.
     #[must_use]
     pub fn ratio_limits(&self) -> Option<&RatioLimits> {
