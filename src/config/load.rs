@@ -10,10 +10,11 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::expand::{EnvVars, expand_references, expand_variables_only};
-use super::meaning::parse_config;
-use super::problem::{ConfigDiagnostics, ConfigProblem, ConfigProblems};
-use super::{Config, overrides, yaml};
+use super::{Config, yaml};
+use crate::config::diagnostics::{ConfigDiagnostics, ConfigProblem, ConfigProblems};
+use crate::config::environment::expand::{EnvVars, expand_references, expand_variables_only};
+use crate::config::environment::overrides;
+use crate::config::parse::parse_config;
 
 /// The file that comes with the repository, whose programs it names.
 const SHIPPED_CONFIG: &str = include_str!("../../config/omnidaemon.yaml");
@@ -177,12 +178,13 @@ pub fn find_restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str
 mod tests {
     use std::process::{Command, Stdio};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::cohort::Weight;
     use crate::config::{
         BaselineMode, HandlerConfig, PinConfig, RolloutConfig, RolloutMode, StoreUrl,
     };
-    use proptest::prelude::*;
 
     fn env_from(variables: &[(&str, &str)]) -> EnvVars {
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

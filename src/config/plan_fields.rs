@@ -350,9 +350,9 @@ fn encode_trigger(trigger: NotificationTrigger) -> &'static str {
 /// A secret by its source: the `${file:…}` text that it is read from, so that replicas whose
 /// files rotate at different moments agree, or else its own text.
 fn encode_secret(key: &str, secret: &Secret) -> String {
-    match &secret.file_template {
+    match secret.file_template() {
         Some(template) => format!("file:{}", hash_secret(key, template)),
-        None => format!("text:{}", hash_secret(key, &secret.text)),
+        None => format!("text:{}", hash_secret(key, secret.expose())),
     }
 }
 
@@ -458,7 +458,7 @@ mod tests {
     fn a_secret_that_rotates_in_its_file_is_the_same_plan() {
         let read_from_file = |text: &str| {
             let mut secret = Secret::new(text);
-            secret.file_template = Some("http://u:${file:/run/token}@a:9090".to_owned());
+            secret.set_file_template("http://u:${file:/run/token}@a:9090".to_owned());
             RolloutConfig { prometheus: Some(prometheus_at(secret)), ..gated_rollout() }
         };
         let (old, new) = (read_from_file("http://u:1@a:9090"), read_from_file("http://u:2@a:9090"));

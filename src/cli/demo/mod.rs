@@ -10,17 +10,17 @@
 //!
 //! The proxy in the middle is the real one, under a configuration file that the user edits.
 
+mod args;
 mod legacy;
 mod say;
 mod setup;
 mod traffic;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::args::DemoArgs;
 use self::setup::DemoSetup;
 use self::traffic::PathLatencies;
 use super::exit::{CliError, CliExit};
@@ -28,26 +28,6 @@ use super::global::GlobalArgs;
 use super::serve::shutdown_on_signals;
 use crate::app::{App, AppError};
 use crate::store::StoreError;
-
-/// Start everything there is to see: a sample legacy API, the proxy, workers, and some traffic
-#[derive(Args)]
-pub(super) struct DemoArgs {
-    /// The port that clients call; 8000, or what the demo's file says
-    #[arg(long, value_name = "PORT")]
-    port: Option<u16>,
-    /// The port of the admin plane; 8001, or what the demo's file says
-    #[arg(long, value_name = "PORT")]
-    admin_port: Option<u16>,
-    /// The port of the sample legacy API; 9000, or what the demo's file says
-    #[arg(long, value_name = "PORT")]
-    legacy_port: Option<u16>,
-    /// Where the demo keeps its configuration and its tasks
-    #[arg(long, value_name = "DIR", default_value = "data/demo")]
-    dir: PathBuf,
-    /// End by itself after this long, such as 30s
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    time: Option<Duration>,
-}
 
 pub(super) async fn run(args: DemoArgs, _: &GlobalArgs) -> Result<CliExit, CliError> {
     let DemoSetup { legacy_listener: legacy, loaded, config_file: file, env } =

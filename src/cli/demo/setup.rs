@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 
-use super::DemoArgs;
+use super::args::DemoArgs;
 use crate::cli::exit::CliError;
 use crate::config::{self, EnvVars, LoadedConfig};
 

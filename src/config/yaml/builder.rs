@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, ScalarStyle, ScanError, Tag};
 
-use super::{YamlEntry, YamlNode, YamlValue, origin_of_marker, unmask_text};
-use crate::config::problem::{ConfigProblem, ValueOrigin, quote_for_message};
+use super::mask::unmask_text;
+use super::tree::{YamlEntry, YamlNode, YamlValue, origin_of_marker};
+use crate::config::diagnostics::{ConfigProblem, ValueOrigin, quote_for_message};
 
 /// The deepest nesting, aliases followed.
 const MAX_DEPTH: usize = 64;

@@ -10,56 +10,18 @@
 //! hold.
 
 mod builder;
+mod mask;
+mod tree;
 
-use std::borrow::Cow;
-
-use saphyr_parser::{Marker, Parser};
+use saphyr_parser::Parser;
 
 use self::builder::{YamlFault, YamlTreeBuilder};
-use super::problem::{ConfigProblem, ValueOrigin};
+use self::mask::mask_references;
+pub(super) use self::tree::{YamlEntry, YamlNode, YamlValue};
+use crate::config::diagnostics::{ConfigProblem, ValueOrigin};
 
 /// The largest file, bytes.
 pub(super) const MAX_FILE_BYTES: usize = 1 << 20;
-
-/// A value and where it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct YamlNode {
-    pub(super) origin: ValueOrigin,
-    pub(super) value: YamlValue,
-}
-
-/// A scalar, a list or a map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum YamlValue {
-    /// `~`, `null`, or nothing at all.
-    Null,
-    /// What has no meaning, which was reported already.
-    Invalid,
-    Text(String),
-    List(Vec<YamlNode>),
-    Map(Vec<YamlEntry>),
-}
-
-/// One key of a map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct YamlEntry {
-    pub(super) key: String,
-    pub(super) origin: ValueOrigin,
-    pub(super) node: YamlNode,
-}
-
-impl YamlNode {
-    /// The node under `key`; none when this is no map or has no such key.
-    pub(super) fn get(&self, key: &str) -> Option<&YamlNode> {
-        let YamlValue::Map(entries) = &self.value else { return None };
-        entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node)
-    }
-
-    /// The node at the end of `path`.
-    pub(super) fn find_path(&self, path: &[&str]) -> Option<&YamlNode> {
-        path.iter().try_fold(self, |node, key| node.get(key))
-    }
-}
 
 /// Reads one document. Problems go to `problems`; none when no tree came of it.
 pub(super) fn parse_document(bytes: &[u8], problems: &mut Vec<ConfigProblem>) -> Option<YamlNode> {
@@ -119,66 +81,11 @@ fn invalid_byte_problem(bytes: &[u8], at: usize, what: &str, hint: &str) -> Conf
     }
 }
 
-fn origin_of_marker(marker: Marker) -> ValueOrigin {
-    ValueOrigin::InFile { line: marker.line(), column: marker.col() + 1 }
-}
-
-/// Characters that end a plain scalar in flow style, and what stands for them inside `${…}`.
-const MASKED_CHARS: [(char, char); 5] =
-    [('{', '\u{e0d0}'), ('}', '\u{e0d1}'), ('[', '\u{e0d2}'), (']', '\u{e0d3}'), (',', '\u{e0d4}')];
-
-/// `text` with the flow characters of each `${…}` masked; one that does not end on its line is left
-/// alone.
-fn mask_references(text: &str) -> Cow<'_, str> {
-    if !text.contains("${") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 64);
-    // Where the brace of the open reference is.
-    let mut open: Option<usize> = None;
-    for c in text.chars() {
-        match (open, c) {
-            (None, '{') if out.ends_with('$') => open = Some(out.len()),
-            (Some(from), '\n') => {
-                unmask_from(&mut out, from);
-                open = None;
-            }
-            _ => {}
-        }
-        out.push(if open.is_some() { swap_masked_char(c, false) } else { c });
-        open = open.filter(|_| c != '}');
-    }
-    if let Some(from) = open {
-        unmask_from(&mut out, from);
-    }
-    Cow::Owned(out)
-}
-
-fn unmask_from(masked: &mut String, from: usize) {
-    let plain = unmask_text(&masked[from..]);
-    masked.truncate(from);
-    masked.push_str(&plain);
-}
-
-fn unmask_text(text: &str) -> String {
-    text.chars().map(|c| swap_masked_char(c, true)).collect()
-}
-
-fn swap_masked_char(c: char, back: bool) -> char {
-    MASKED_CHARS
-        .iter()
-        .find_map(
-            |&(plain, mask)| {
-                if back { (c == mask).then_some(plain) } else { (c == plain).then_some(mask) }
-            },
-        )
-        .unwrap_or(c)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn parse_text(text: &str) -> (Option<YamlNode>, Vec<String>) {
         let mut problems = Vec::new();

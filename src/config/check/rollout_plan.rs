@@ -1,0 +1,120 @@
+//! What a rollout's plan has to do with its route and topic: gates that cannot pass, or cannot
+//! fail, and steps that wait longer than they say. Warnings, of plans that are climbed.
+
+use std::time::Duration;
+
+use crate::config::check::position::find_origin;
+use crate::config::diagnostics::{ConfigDiagnostics, ConfigProblem, ValueOrigin};
+use crate::config::yaml::{YamlNode, YamlValue};
+use crate::config::{
+    Config, GateKind, LatencyMeasure, RolloutConfig, RolloutMode, RouteConfig, TopicConfig,
+    WaitTimeoutAction, max_task_duration,
+};
+
+/// Adds what deserves a second look to `report`.
+pub(crate) fn check_rollout_plans(
+    config: &Config,
+    root: &YamlNode,
+    report: &mut ConfigDiagnostics,
+) {
+    for route in config.routes.iter().filter(|route| route.rollout.mode == RolloutMode::Gated) {
+        if let Some(topic) = config.topics.get(&route.topic) {
+            check_soaks(route, topic, root, report);
+        }
+        check_client_waits(route, root, report);
+    }
+}
+
+/// Only soaks that somebody wrote: a default that warns teaches nobody.
+fn check_soaks(
+    route: &RouteConfig,
+    topic: &TopicConfig,
+    root: &YamlNode,
+    report: &mut ConfigDiagnostics,
+) {
+    let deadline = max_task_duration(topic, route.retry_canaried);
+    for (field, soak, origin) in find_written_soaks(route, root) {
+        if soak < deadline {
+            let longest = humantime::format_duration(deadline);
+            let message =
+                format!("is shorter than the {longest} that a task of `{}` may take", route.topic);
+            let hint = format!(
+                "write {longest} or more, or a shorter `timeout` there: the step waits for its tasks anyway"
+            );
+            report.warnings.push(
+                ConfigProblem::new(message, hint).with_field(field).with_origin(Some(origin)),
+            );
+        }
+    }
+}
+
+/// The soaks of the file, each with its field and place.
+fn find_written_soaks<'n>(
+    route: &RouteConfig,
+    root: &'n YamlNode,
+) -> Vec<(String, Duration, &'n ValueOrigin)> {
+    let rollout = ["routes", &route.name, "rollout"];
+    let Some(section) = root.find_path(&rollout) else { return Vec::new() };
+    let mut found: Vec<_> = section
+        .get("soak")
+        .map(|node| (format!("{}.soak", rollout.join(".")), route.rollout.soak, &node.origin))
+        .into_iter()
+        .collect();
+    if let Some(YamlNode { value: YamlValue::List(items), .. }) = section.get("steps") {
+        for ((at, item), step) in items.iter().enumerate().zip(&route.rollout.steps) {
+            if let (Some(soak), Some(node)) = (step.soak, item.get("soak")) {
+                found.push((format!("{}.steps[{at}].soak", rollout.join(".")), soak, &node.origin));
+            }
+        }
+    }
+    found
+}
+
+/// What is told to poll, and what that makes of gates.
+fn check_client_waits(route: &RouteConfig, root: &YamlNode, report: &mut ConfigDiagnostics) {
+    if route.on_wait_timeout != WaitTimeoutAction::Accepted {
+        return;
+    }
+    let mut warn = |path: &[&str], message: String, hint: &str| {
+        let path = [&["routes", route.name.as_str()][..], path].concat();
+        report.warnings.push(
+            ConfigProblem::new(message, hint)
+                .with_field(path.join("."))
+                .with_origin(find_origin(root, &path)),
+        );
+    };
+    let gate = |is: fn(&GateKind, Duration) -> bool| {
+        find_gate_name(&route.rollout, |kind| is(kind, route.client_wait))
+    };
+    if let Some(name) =
+        gate(|kind, wait| wait.is_zero() && matches!(kind, GateKind::DeferredRatio(_)))
+    {
+        let message = format!("tells every client to poll, so that the gate `{name}` cannot pass");
+        warn(
+            &["wait"],
+            message,
+            "raise it, write `on_wait_timeout: hold`, or leave that gate out of `rollout.gates`",
+        );
+    }
+    if let Some(name) = gate(is_never_exceeded) {
+        let wait = humantime::format_duration(route.client_wait);
+        let message = format!(
+            "`{name}` always holds: no client waits longer for its answer than `wait`, {wait}"
+        );
+        warn(&["rollout", "gates"], message, "write a lower `threshold`, or `of: end_to_end`");
+    }
+}
+
+/// Whether a client would have its answer, or a 202, before that.
+fn is_never_exceeded(kind: &GateKind, wait: Duration) -> bool {
+    match kind {
+        GateKind::SlowRatio { threshold, measure: LatencyMeasure::Acknowledgement, .. } => {
+            *threshold > wait
+        }
+        _ => false,
+    }
+}
+
+fn find_gate_name(rollout: &RolloutConfig, is: impl Fn(&GateKind) -> bool) -> Option<&str> {
+    rollout.gates.iter().find(|gate| is(&gate.kind)).map(|gate| gate.name.as_str())
+}

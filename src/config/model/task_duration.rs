@@ -1,0 +1,51 @@
+//! How long a task may take: what its topic allows for all attempts and the pauses between them.
+
+use std::time::Duration;
+
+use crate::backoff::BackoffPolicy;
+use crate::config::TopicConfig;
+
+/// The longest pause before another attempt.
+pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
+
+/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each, at
+/// most [`MAX_BACKOFF`].
+#[must_use]
+pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
+    BackoffPolicy::new(retry_delay, MAX_BACKOFF).delay_for(attempt)
+}
+
+/// From a canaried request to the latest end of its task: the `timeout` of each attempt and the
+/// pauses between them. It is tried once, unless its route sets `retry_canaried`.
+#[must_use]
+pub fn max_task_duration(topic: &TopicConfig, retry_canaried: bool) -> Duration {
+    let retries = if retry_canaried { topic.retries } else { 0 };
+    (1..=retries).fold(topic.timeout, |sum, attempt| {
+        sum.saturating_add(retry_backoff(attempt, topic.retry_delay)).saturating_add(topic.timeout)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ContentForm, GroupStartPosition, HandlerConfig};
+
+    #[test]
+    fn a_deadline_is_all_attempts_and_the_pauses_between_them() {
+        let topic = |timeout, retries, retry_delay| TopicConfig {
+            handler: HandlerConfig::Upstream,
+            timeout: Duration::from_secs(timeout),
+            retries,
+            retry_delay: Duration::from_secs(retry_delay),
+            agent: String::new(),
+            content_form: ContentForm::String,
+            max_backlog: 1,
+            reclaim_idle: Duration::ZERO,
+            group_start: GroupStartPosition::NewEntries,
+        };
+        assert_eq!(max_task_duration(&topic(60, 3, 5), false).as_secs(), 60);
+        assert_eq!(max_task_duration(&topic(60, 3, 5), true).as_secs(), 4 * 60 + 5 + 10 + 20);
+        assert_eq!(max_task_duration(&topic(60, 2, 7200), true).as_secs(), 3 * 60 + 2 * 3600);
+        assert_eq!(retry_backoff(u32::MAX, Duration::from_millis(1)), MAX_BACKOFF);
+    }
+}

@@ -1,0 +1,88 @@
+//! Whether what a `command` handler names is there: said when the file is read rather than by every
+//! task.
+//!
+//! Only a warning: the file may be checked on another machine than the one that runs it.
+
+use std::env;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::config::diagnostics::quote_for_message;
+use crate::config::parse::field_error::FieldError;
+
+/// What arguments that are scripts end with.
+const SCRIPT_SUFFIXES: [&str; 3] = [".py", ".sh", ".js"];
+
+/// What of a command is missing, each as a message and the way out.
+pub(crate) fn find_missing_programs(words: &[String]) -> Vec<FieldError> {
+    let Some((program, arguments)) = words.split_first() else { return Vec::new() };
+    let mut missing = Vec::new();
+    if program.contains('/') && !is_executable_file(Path::new(program)) {
+        let message = format!("{} is not a program that can be run", quote_for_message(program));
+        missing.push(FieldError::new(
+            message,
+            "write the path of one, as seen from where omnidaemon is started",
+        ));
+    } else if !program.contains('/') && !is_in_path(program) {
+        let message = format!("{} is not found in PATH", quote_for_message(program));
+        missing.push(FieldError::new(message, "install it, or write its path"));
+    }
+    for script in arguments
+        .iter()
+        .filter(|word| looks_like_script(word))
+        .filter(|script| !Path::new(script).exists())
+    {
+        let here = env::current_dir()
+            .map_or_else(|_| "here".into(), |dir| format!("in {}", dir.display()));
+        let message = format!("{} does not exist {here}", quote_for_message(script));
+        missing.push(FieldError::new(
+            message,
+            "write its path from there, or start omnidaemon where it is",
+        ));
+    }
+    missing
+}
+
+/// Whether an argument looks like the relative path of a script, rather than an option, a URL or a
+/// line of shell.
+fn looks_like_script(word: &str) -> bool {
+    SCRIPT_SUFFIXES.iter().any(|end| word.ends_with(end))
+        && !word.starts_with(['-', '/'])
+        && !word.contains(char::is_whitespace)
+        && !word.contains("://")
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    env::split_paths(&path).any(|dir| is_executable_file(&dir.join(program)))
+}
+
+fn is_executable_file(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_program_or_script_that_is_not_there_is_missing() {
+        let missing = |words: &[&str]| -> Vec<String> {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            super::find_missing_programs(&words).into_iter().map(|wrong| wrong.message).collect()
+        };
+        for words in [
+            &["sh", "-c", "cd x; ./y.sh"][..],
+            &["sh", "http://h/x.sh", "-y.sh"],
+            &["/bin/sh", "scripts/test-env"],
+            &["sh", "examples/qa_agent.py"],
+        ] {
+            assert_eq!(missing(words), [""; 0], "{words:?}");
+        }
+        assert_eq!(missing(&["no-such-program", "x"]), ["`no-such-program` is not found in PATH"]);
+        assert_eq!(missing(&["./Cargo.toml"]), ["`./Cargo.toml` is not a program that can be run"]);
+        let script = missing(&["sh", "none/x.py"]);
+        assert!(
+            script.len() == 1 && script[0].starts_with("`none/x.py` does not exist in /"),
+            "{script:?}"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! `rollout.gates`, and what judges beside them: `breaker` and `prometheus`.
+//!
+//! Each type of gate has its keys; one of another type is refused by name, since a limit that
+//! nobody looks at is worse than none.
+
+use std::time::Duration;
+
+use crate::config::diagnostics::quote_for_message;
+use crate::config::parse::addresses::parse_secret_url;
+use crate::config::parse::field_error::FieldError;
+use crate::config::parse::field_error::suggest;
+use crate::config::parse::scalars::{
+    count_between, duration_between, number_between, one_of_words, parse_name, parse_number,
+    parse_text, share_up_to,
+};
+use crate::config::parse::section::ConfigSection;
+use crate::config::{
+    BreakerConfig, EmptyResultPolicy, GateConfig, GateKind, LatencyMeasure, PrometheusConfig,
+    RatioLimits, Secret,
+};
+use crate::task::DURATION_BUCKET_BOUNDS;
+
+const HOUR_SECS: u64 = 3600;
+const DAY_SECS: u64 = 24 * HOUR_SECS;
+
+/// A type of gates.
+struct GateSchema {
+    /// `type`
+    type_name: &'static str,
+    /// Its keys beside `name` and `type`.
+    keys: &'static [&'static str],
+    /// Reads them.
+    parse_keys: fn(&mut ConfigSection<'_>) -> Option<GateKind>,
+}
+
+static GATE_SCHEMAS: [GateSchema; 7] = [
+    GateSchema {
+        type_name: "error_ratio",
+        keys: &["max", "margin", "tolerated_ratio", "alpha"],
+        parse_keys: |gate| Some(GateKind::ErrorRatio(parse_ratio_limits(gate))),
+    },
+    GateSchema {
+        type_name: "client_error_ratio",
+        keys: &["max", "margin", "tolerated_ratio", "alpha"],
+        parse_keys: |gate| Some(GateKind::ClientErrorRatio(parse_ratio_limits(gate))),
+    },
+    GateSchema { type_name: "deferred_ratio", keys: &["max"], parse_keys: parse_deferred_ratio },
+    GateSchema {
+        type_name: "slow_ratio",
+        keys: &["threshold", "of", "max", "margin", "tolerated_ratio", "alpha"],
+        parse_keys: parse_slow_ratio,
+    },
+    GateSchema { type_name: "queue_oldest", keys: &["max"], parse_keys: parse_queue_oldest },
+    GateSchema { type_name: "queue_depth", keys: &["max"], parse_keys: parse_queue_depth },
+    GateSchema {
+        type_name: "prometheus",
+        keys: &["query", "min", "max", "on_empty"],
+        parse_keys: parse_prometheus_query,
+    },
+];
+
+/// The gates of the file; none where it has none.
+pub(crate) fn parse_gates(rollout: &mut ConfigSection<'_>) -> Option<Vec<GateConfig>> {
+    let mut gates: Vec<GateConfig> = Vec::new();
+    for mut section in rollout.read_sections("gates") {
+        let Some(gate) = parse_gate(&mut section) else { continue };
+        if gates.iter().any(|other| other.name == gate.name) {
+            let message =
+                format!("{} is the name of an earlier gate", quote_for_message(&gate.name));
+            section.add_problem("name", message, "write another `name`");
+        }
+        gates.push(gate);
+    }
+    if rollout.is_empty_list("gates") {
+        rollout.add_problem(
+            "gates",
+            "is empty",
+            "write what must hold, or delete the line for the default gates",
+        );
+    }
+    rollout.has_key("gates").then_some(gates)
+}
+
+fn parse_gate(gate: &mut ConfigSection<'_>) -> Option<GateConfig> {
+    let hint = format!("write one of {}", list_type_names(&GATE_SCHEMAS.each_ref()));
+    let kind = gate.read_required("type", &hint, parse_gate_type);
+    let named = gate.read_optional("name", parse_name);
+    let Some(kind) = kind else {
+        // Nobody can tell which of the other keys are right.
+        for key in GATE_SCHEMAS.iter().flat_map(|kind| kind.keys).copied() {
+            gate.find_node(key);
+        }
+        return None;
+    };
+    refuse_foreign_keys(gate, kind);
+    let read = (kind.parse_keys)(gate);
+    let name = named.unwrap_or_else(|| kind.type_name.to_owned());
+    read.map(|kind| GateConfig { name, kind })
+}
+
+fn parse_gate_type(text: &str) -> Result<&'static GateSchema, FieldError> {
+    let known = GATE_SCHEMAS.each_ref().map(|kind| kind.type_name);
+    let wrong = || {
+        FieldError::new(
+            format!("{} is not a type of gates", quote_for_message(text)),
+            suggest(text, &known),
+        )
+    };
+    GATE_SCHEMAS.iter().find(|kind| kind.type_name == text).ok_or_else(wrong)
+}
+
+/// Reports keys that gates of another type have.
+fn refuse_foreign_keys(gate: &mut ConfigSection<'_>, kind: &GateSchema) {
+    let mut others: Vec<&'static str> =
+        GATE_SCHEMAS.iter().flat_map(|other| other.keys).copied().collect();
+    others.retain(|key| !kind.keys.contains(key));
+    others.sort_unstable();
+    others.dedup();
+    for key in others {
+        let of: Vec<&GateSchema> =
+            GATE_SCHEMAS.iter().filter(|other| other.keys.contains(&key)).collect();
+        let message = format!("is of {}, not of `{}`", list_type_names(&of), kind.type_name);
+        gate.refuse_keys(&[key], &message, "delete it, or write another `type`");
+    }
+}
+
+fn list_type_names(kinds: &[&GateSchema]) -> String {
+    kinds.iter().map(|kind| format!("`{}`", kind.type_name)).collect::<Vec<_>>().join(", ")
+}
+
+fn parse_ratio_limits(gate: &mut ConfigSection<'_>) -> RatioLimits {
+    let default = RatioLimits::default();
+    if !gate.has_key("max") && !gate.has_key("margin") {
+        let hint = "write the highest share, such as `max: 1%`, or by how much it may exceed the sync path's, such as \
+                    `margin: 0.5%`";
+        gate.add_section_problem(FieldError::new("has neither `max` nor `margin`", hint));
+    }
+    RatioLimits {
+        max: gate.read_optional("max", share_up_to(1.0)),
+        margin: gate.read_optional("margin", share_up_to(1.0)),
+        // The alternatives that are tested against it begin at 2.
+        tolerated_ratio: gate.read_or_default(
+            "tolerated_ratio",
+            default.tolerated_ratio,
+            number_between(1.0, 1.9),
+        ),
+        alpha: gate.read_or_default("alpha", default.alpha, share_up_to(0.1)),
+    }
+}
+
+fn parse_deferred_ratio(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
+    let max =
+        gate.read_required("max", "write the highest share, such as `max: 1%`", share_up_to(1.0));
+    max.map(|max| GateKind::DeferredRatio(RatioLimits { max: Some(max), ..RatioLimits::default() }))
+}
+
+fn parse_slow_ratio(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
+    let threshold = gate.read_required(
+        "threshold",
+        "write what is slow, such as `threshold: 2s`",
+        parse_bucket_bound,
+    );
+    let of = one_of_words(&[
+        ("end_to_end", LatencyMeasure::EndToEnd),
+        ("acknowledgement", LatencyMeasure::Acknowledgement),
+    ]);
+    let (of, limits) =
+        (gate.read_or_default("of", LatencyMeasure::EndToEnd, of), parse_ratio_limits(gate));
+    threshold.map(|threshold| GateKind::SlowRatio { threshold, measure: of, limits })
+}
+
+/// A duration that requests can be told to have exceeded: they are counted in buckets.
+fn parse_bucket_bound(text: &str) -> Result<Duration, FieldError> {
+    let asked = duration_between(1, DAY_SECS)(text)?;
+    let bounds = DURATION_BUCKET_BOUNDS.map(Duration::from_secs_f64);
+    if bounds.contains(&asked) {
+        return Ok(asked);
+    }
+    let above = bounds.partition_point(|bound| *bound < asked);
+    let near = bounds[above.saturating_sub(1)..].iter().take(if above == 0 { 1 } else { 2 });
+    let near: Vec<String> =
+        near.map(|bound| format!("`{}`", humantime::format_duration(*bound))).collect();
+    let message = format!(
+        "{} is no bound of the buckets that durations are counted in",
+        quote_for_message(text)
+    );
+    Err(FieldError::new(message, format!("write {}", near.join(" or "))))
+}
+
+fn parse_queue_oldest(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
+    let max = gate.read_required(
+        "max",
+        "write the highest age, such as `max: 30s`",
+        duration_between(1, 365 * DAY_SECS),
+    );
+    max.map(|max| GateKind::QueueOldest { max })
+}
+
+fn parse_queue_depth(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
+    let max = gate.read_required(
+        "max",
+        "write the most tasks that may wait, such as `max: 100`",
+        count_between(0, 1_000_000_000_000),
+    );
+    max.map(|max| GateKind::QueueDepth { max })
+}
+
+fn parse_prometheus_query(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
+    let query = gate.read_required("query", "write PromQL that gives one value", parse_text);
+    let (min, max) =
+        (gate.read_optional("min", parse_number), gate.read_optional("max", parse_number));
+    if !gate.has_key("min") && !gate.has_key("max") {
+        gate.add_section_problem(FieldError::new(
+            "has neither `min` nor `max`",
+            "write the highest value that passes, such as `max: 30`",
+        ));
+    }
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        gate.add_problem(
+            "min",
+            format!("{min} is over `max`, {max}: nothing passes"),
+            "write a lower one",
+        );
+    }
+    let on_empty = one_of_words(&[
+        ("inconclusive", EmptyResultPolicy::Inconclusive),
+        ("pass", EmptyResultPolicy::Pass),
+    ]);
+    let on_empty = gate.read_or_default("on_empty", EmptyResultPolicy::Inconclusive, on_empty);
+    query.map(|query| GateKind::PrometheusQuery { query, min, max, on_empty_result: on_empty })
+}
+
+pub(crate) fn parse_breaker(
+    mut breaker: ConfigSection<'_>,
+    default: BreakerConfig,
+) -> BreakerConfig {
+    BreakerConfig {
+        window: breaker.read_or_default(
+            "window",
+            default.window,
+            duration_between(1000, HOUR_SECS),
+        ),
+        min_requests: breaker.read_or_default(
+            "min_requests",
+            default.min_requests,
+            count_between(1, 1_000_000_000),
+        ),
+        max_error_ratio: breaker.read_or_default(
+            "max_error_ratio",
+            default.max_error_ratio,
+            share_up_to(1.0),
+        ),
+    }
+}
+
+pub(crate) fn parse_prometheus(rollout: &mut ConfigSection<'_>) -> Option<PrometheusConfig> {
+    let mut section = rollout.subsection("prometheus");
+    if !rollout.has_key("prometheus") {
+        return None;
+    }
+    let url = section.read_required(
+        "url",
+        "write its address, such as `url: http://127.0.0.1:9090`",
+        parse_base_url,
+    );
+    let timeout =
+        section.read_or_default("timeout", Duration::from_secs(5), duration_between(10, 60));
+    let max_staleness = section.read_or_default(
+        "max_staleness",
+        Duration::from_mins(1),
+        duration_between(1000, DAY_SECS),
+    );
+    let grace = section.read_or_default(
+        "grace",
+        Duration::from_mins(10),
+        duration_between(0, 30 * DAY_SECS),
+    );
+    url.map(|url| PrometheusConfig {
+        url,
+        query_timeout: timeout,
+        max_sample_age: max_staleness,
+        unavailable_grace: grace,
+    })
+}
+
+/// A URL that paths are put behind.
+fn parse_base_url(text: &str) -> Result<Secret, FieldError> {
+    let hint = "write its address, such as `http://127.0.0.1:9090`";
+    if text.contains(['?', '#']) {
+        return Err(FieldError::new("has a query or fragment", hint));
+    }
+    parse_secret_url(text.trim_end_matches('/'))
+        .map_err(|wrong| FieldError { hint: hint.into(), ..wrong })
+}

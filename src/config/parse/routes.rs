@@ -1,0 +1,219 @@
+//! `routes:`, with their deprecation; their rollout is in `rollout.rs`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use http::Method;
+
+use crate::config::diagnostics::quote_for_message;
+use crate::config::parse::addresses::{
+    parse_header_name, parse_link, parse_method, parse_path_pattern, parse_successor,
+};
+use crate::config::parse::field_error::suggest;
+use crate::config::parse::rollout::parse_rollout;
+use crate::config::parse::scalars::{
+    duration_between, one_of_words, parse_bool, parse_name, parse_timestamp, parse_topic_name,
+};
+use crate::config::parse::section::ConfigSection;
+use crate::config::yaml::{YamlNode, YamlValue};
+use crate::config::{
+    DeprecationConfig, DeprecationMode, RouteConfig, UnknownEnqueueAction, WaitTimeoutAction,
+};
+
+const DAY_SECS: u64 = 24 * 3600;
+
+/// Reads all routes; `topics` is that section of the file.
+pub(crate) fn parse_routes(
+    file: &mut ConfigSection<'_>,
+    topics: Option<&YamlNode>,
+) -> Vec<RouteConfig> {
+    let topics: Vec<&str> = match topics.map(|topics| &topics.value) {
+        Some(YamlValue::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    let mut taken = RoutePathRegistry::default();
+    let mut routes = Vec::new();
+    for (key, mut section) in file.keyed_sections("routes") {
+        let Some(route) = parse_route(key, &mut section, &topics) else { continue };
+        taken.register_route(&route, &section);
+        routes.push(route);
+    }
+    routes
+}
+
+fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Option<RouteConfig> {
+    let name = parse_name(key).map_err(|wrong| route.add_section_problem(wrong)).ok();
+    let path = route.read_required(
+        "path",
+        "write the path of the legacy endpoint, such as `path: /invoke`",
+        parse_path_pattern,
+    );
+    let topic =
+        route.read_required("topic", "write one of the names under `topics`", parse_topic_name);
+    if let Some(topic) = topic.as_ref().filter(|topic| !topics.contains(&topic.as_str())) {
+        let hint = if topics.is_empty() {
+            "add it there".to_owned()
+        } else {
+            suggest(topic.as_str(), topics)
+        };
+        route.add_problem(
+            "topic",
+            format!("{} is not under `topics`", quote_for_message(topic.as_str())),
+            hint,
+        );
+    }
+    let methods = route.read_list("methods", vec![Method::POST], parse_method);
+    if route.is_empty_list("methods") {
+        route.add_problem("methods", "is empty", "write `[POST]`, or delete the line");
+    }
+    let wait =
+        route.read_or_default("wait", Duration::from_secs(10), duration_between(0, DAY_SECS));
+    let on_wait_timeout = route.read_or_default(
+        "on_wait_timeout",
+        WaitTimeoutAction::Accepted,
+        one_of_words(&[
+            ("accepted", WaitTimeoutAction::Accepted),
+            ("hold", WaitTimeoutAction::KeepWaiting),
+        ]),
+    );
+    let on_unknown = route.read_or_default(
+        "on_unknown",
+        UnknownEnqueueAction::ServeSync,
+        one_of_words(&[
+            ("sync", UnknownEnqueueAction::ServeSync),
+            ("refuse", UnknownEnqueueAction::Refuse),
+        ]),
+    );
+    let retry_canaried = route.read_or_default("retry_canaried", false, parse_bool);
+    let drop_headers =
+        route.subsection("capture").read_list("drop_headers", Vec::new(), parse_header_name);
+    let rollout = parse_rollout(route.subsection("rollout"), key);
+    let deprecation = parse_deprecation(
+        route.subsection("deprecation"),
+        path.as_ref().map(|path| path.source_text.as_str()),
+    );
+    Some(RouteConfig {
+        name: name?,
+        path: path?,
+        topic: topic?,
+        methods,
+        client_wait: wait,
+        on_wait_timeout,
+        on_unknown_enqueue: on_unknown,
+        retry_canaried,
+        drop_headers,
+        rollout,
+        deprecation,
+    })
+}
+
+fn parse_deprecation(mut section: ConfigSection<'_>, path: Option<&str>) -> DeprecationConfig {
+    let mode = section.read_or_default(
+        "mode",
+        DeprecationMode::None,
+        one_of_words(&[
+            ("none", DeprecationMode::None),
+            ("announce", DeprecationMode::Announce),
+            ("redirect", DeprecationMode::Redirect),
+            ("gone", DeprecationMode::Gone),
+            // What YAML 1.1 makes of `off` is what is meant.
+            ("off", DeprecationMode::None),
+            ("false", DeprecationMode::None),
+        ]),
+    );
+    let deprecation = DeprecationConfig {
+        mode,
+        deprecated_at: section.read_optional("deprecated_at", parse_timestamp),
+        sunset_at: section.read_optional("sunset_at", parse_timestamp),
+        successor: section.read_optional("successor", parse_successor),
+        link: section.read_optional("link", parse_link),
+        permanent_redirect: section.read_or_default("permanent", false, parse_bool),
+    };
+    check_deprecation(&section, &deprecation, path);
+    deprecation
+}
+
+fn check_deprecation(
+    section: &ConfigSection<'_>,
+    deprecation: &DeprecationConfig,
+    path: Option<&str>,
+) {
+    let DeprecationConfig { mode, deprecated_at, sunset_at, successor, .. } = deprecation;
+    if let (Some(since), Some(until)) = (deprecated_at, sunset_at)
+        && until < since
+    {
+        section.add_problem(
+            "sunset_at",
+            format!("is before deprecated_at, {since}"),
+            "write a later time",
+        );
+    }
+    if *mode == DeprecationMode::Redirect && !section.has_key("successor") {
+        let hint = "write where to go, such as `successor: /invoke/async`";
+        section.add_problem("successor", "is missing, which `mode: redirect` needs", hint);
+    }
+    if *mode == DeprecationMode::Redirect && successor.is_some() && successor.as_deref() == path {
+        section.add_problem(
+            "successor",
+            "is the route's own path: a redirect would never end",
+            "write another path",
+        );
+    }
+    if *mode == DeprecationMode::Announce && deprecated_at.is_none() && sunset_at.is_none() {
+        let hint = "write `deprecated_at` and `sunset_at`";
+        section.add_warning("mode", "announces neither since when nor until when", hint);
+    }
+}
+
+/// Segments of a path, as in [`crate::config::PathPattern`].
+type PatternSegments = Vec<Option<String>>;
+
+/// The names of the routes that have a path already.
+#[derive(Default)]
+struct RoutePathRegistry {
+    by_path_and_method: HashMap<(PatternSegments, Method), String>,
+    route_paths: HashMap<PatternSegments, String>,
+    task_paths: HashMap<PatternSegments, String>,
+}
+
+impl RoutePathRegistry {
+    /// Refuses a route whose requests an earlier one answers, or takes as tasks, and the other way
+    /// round.
+    fn register_route(&mut self, route: &RouteConfig, section: &ConfigSection<'_>) {
+        let path = &route.path.segments;
+        let mut tasks: PatternSegments =
+            path.iter().filter(|segment| segment.as_deref() != Some("")).cloned().collect();
+        tasks.push(Some("async".into()));
+        for method in &route.methods {
+            if let Some(other) = self.by_path_and_method.get(&(path.clone(), method.clone())) {
+                let message = format!(
+                    "{method} {} is already answered by `{other}`",
+                    quote_for_message(&route.path.source_text)
+                );
+                section.add_problem(
+                    "path",
+                    message,
+                    "write another path, or delete one of the routes",
+                );
+            }
+        }
+        if let Some(other) = self.task_paths.get(path) {
+            section.add_problem(
+                "path",
+                format!("is where `{other}` takes tasks"),
+                "write another path",
+            );
+        }
+        if let Some(other) = self.route_paths.get(&tasks) {
+            section.add_problem(
+                "path",
+                format!("would take tasks on the path of `{other}`"),
+                "write another path",
+            );
+        }
+        let keep = |method: &Method| ((path.clone(), method.clone()), route.name.clone());
+        self.by_path_and_method.extend(route.methods.iter().map(keep));
+        self.route_paths.insert(path.clone(), route.name.clone());
+        self.task_paths.insert(tasks, route.name.clone());
+    }
+}
