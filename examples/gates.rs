@@ -41,7 +41,8 @@ fn main() {
 fn false_rollbacks() {
     const RUNS: u64 = 1_000;
     println!(
-        "\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} runs)\n"
+        "\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} \
+            runs)\n"
     );
     println!(
         "| requests a look | weight | this gate | 95 % interval at each look |\n|---|---|---|---|"
@@ -63,10 +64,12 @@ fn false_rollbacks() {
 fn false_rollbacks_of_climbs() {
     const RUNS: u64 = 300;
     println!(
-        "\n### The same over a climb of 10, 25, 50 and 100 %, 120 looks each (`max: 1%`, `margin: 0.5%`, {RUNS} runs)\n"
+        "\n### The same over a climb of 10, 25, 50 and 100 %, 120 looks each (`max: 1%`, `margin: \
+            0.5%`, {RUNS} runs)\n"
     );
     println!(
-        "| requests a look | both paths fail | this gate | 95 % interval at each look |\n|---|---|---|---|"
+        "| requests a look | both paths fail | this gate | 95 % interval at each look \
+            |\n|---|---|---|---|"
     );
     let gate = errors(Some(0.01), Some(0.005));
     for (requests, base) in
@@ -121,10 +124,12 @@ fn false_promotions() {
     const RUNS: u64 = 1_000;
     const LOOKS: usize = 500;
     println!(
-        "\n### A canary promoted within {LOOKS} looks that fails exactly as often as `max: 1%` allows ({RUNS} runs)\n"
+        "\n### A canary promoted within {LOOKS} looks that fails exactly as often as `max: 1%` \
+            allows ({RUNS} runs)\n"
     );
     println!(
-        "| async requests a look | this gate | Wilson's bound at each look | Wilson's bound at 300, 600, 1,200, … |"
+        "| async requests a look | this gate | Wilson's bound at each look | Wilson's bound at \
+            300, 600, 1,200, … |"
     );
     println!("|---|---|---|---|");
     let gate = errors(Some(0.01), None);
@@ -164,7 +169,8 @@ fn passed_by_wilson(truth: TrafficModel, looks: usize, seed: u64, spread: bool) 
 fn promotions() {
     const RUNS: u64 = 300;
     println!(
-        "\n### Async outcomes until `max: 1%` passes, half of the runs and nine of ten ({RUNS} runs)\n"
+        "\n### Async outcomes until `max: 1%` passes, half of the runs and nine of ten ({RUNS} \
+            runs)\n"
     );
     println!("| the truth fails | half | nine of ten |\n|---|---|---|");
     let gate = errors(Some(0.01), None);
@@ -203,10 +209,12 @@ fn promotions() {
 fn detection() {
     const RUNS: u64 = 300;
     println!(
-        "\n### A worse canary rolled back within 120 looks, and the look in the middle (1 % of sync fail, {RUNS} runs)\n"
+        "\n### A worse canary rolled back within 120 looks, and the look in the middle (1 % of \
+            sync fail, {RUNS} runs)\n"
     );
     println!(
-        "| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | 3× | 5× | 20× |"
+        "| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | \
+            3× | 5× | 20× |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (requests, weight) in places() {
@@ -232,7 +240,8 @@ fn detection() {
 fn alarms() {
     const RUNS: u64 = 100;
     println!(
-        "\n### A healthy rollout alarmed within 30 days ({RUNS} runs of 86,400 looks, `max: 1%` and the sync path)\n"
+        "\n### A healthy rollout alarmed within 30 days ({RUNS} runs of 86,400 looks, `max: 1%` \
+            and the sync path)\n"
     );
     println!(
         "| requests a look | weight | fail | alarmed | the highest ln E but one (alarm: {:.1}) |",
@@ -262,7 +271,8 @@ fn alarms() {
 fn after_a_million() {
     const RUNS: u64 = 100;
     println!(
-        "\n### After a million healthy requests: alarmed within an hour, and the look in the middle ({RUNS} runs)\n"
+        "\n### After a million healthy requests: alarmed within an hour, and the look in the \
+            middle ({RUNS} runs)\n"
     );
     println!(
         "| requests a look | weight | 2× | 3× | 5× | 20× | 5×, by a test that does not restart |"

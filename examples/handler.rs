@@ -3,7 +3,8 @@
 //!
 //! ```console
 //! $ cargo run --example handler -- http://127.0.0.1:9000
-//! $ curl -s http://127.0.0.1:8000/invoke/async -H 'content-type: application/json' -d '{"name":"ada"}'
+//! $ curl -s http://127.0.0.1:8000/invoke/async -H 'content-type: application/json' -d
+//! '{"name":"ada"}'
 //! ```
 
 use async_trait::async_trait;

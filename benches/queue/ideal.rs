@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use super::{Failed, Plan, payload};
 
 const STREAM: &str = "ideal";
-const END: &str = "redis.call('XACK', KEYS[1], 'g', ARGV[1]) redis.call('SET', KEYS[2], ARGV[2], 'EX', 86400) \
+const END: &str = "redis.call('XACK', KEYS[1], 'g', ARGV[1]) redis.call('SET', KEYS[2], ARGV[2], \
+    'EX', 86400) \
                    return redis.call('XDEL', KEYS[1], ARGV[1])";
 
 /// Both at once: makes and ends all tasks.

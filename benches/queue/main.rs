@@ -192,7 +192,14 @@ impl Plan {
                 "--producers" => plan.producers = value.parse()?,
                 "--concurrency" => plan.concurrency = value.parse()?,
                 "--payload" => plan.payload = value.parse()?,
-                _ => return Err(format!("there is no {name}: --store URL [--phase enqueue|drain|both|ideal] [--tasks N] [--producers N] [--concurrency N] [--payload BYTES]").into()),
+                _ => {
+                    return Err(format!(
+                        "there is no {name}: --store URL [--phase \
+                    enqueue|drain|both|ideal] [--tasks N] [--producers N] [--concurrency N] \
+                    [--payload BYTES]"
+                    )
+                    .into());
+                }
             }
         }
         let known = ["enqueue", "drain", "both", "ideal"].contains(&plan.phase.as_str());

@@ -175,7 +175,10 @@ pub(super) fn load_usable_config(global: &GlobalArgs) -> Option<LoadedConfig> {
     config::load_file(&global.config, &env)
         .inspect_err(|problems| {
             let (file, count) = (&problems.file, problems.problems.len());
-            eprintln!("{file} is not used, it has mistakes ({count}): `omnidaemon config check` shows them");
+            eprintln!(
+                "{file} is not used, it has mistakes ({count}): `omnidaemon config check` \
+                shows them"
+            );
         })
         .ok()
 }

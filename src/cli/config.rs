@@ -130,6 +130,7 @@ fn print_summary(file: &str, loaded: &LoadedConfig) {
 }
 
 fn summary_view(file: &str, LoadedConfig { config, warnings, .. }: &LoadedConfig) -> Value {
+    let upstream_urls: Vec<String> = config.upstream.urls.iter().map(ToString::to_string).collect();
     json!({
         "file": file,
         "valid": true,
@@ -137,7 +138,7 @@ fn summary_view(file: &str, LoadedConfig { config, warnings, .. }: &LoadedConfig
         "proxy": {"listen": config.proxy.listen},
         "admin": {"listen": config.admin.listen, "token": config.admin.token.is_some(),
                   "read_token": config.admin.read_token.is_some()},
-        "upstream": {"urls": config.upstream.urls.iter().map(ToString::to_string).collect::<Vec<_>>()},
+        "upstream": {"urls": upstream_urls},
         "store": {"url": config.store.url.to_string()},
         "routes": routes_view(config),
         "topics": topics_view(config),

@@ -60,7 +60,8 @@ pub(super) enum CliError {
     Usage(String),
     /// Nothing answers at the admin plane's address.
     #[error(
-        "no answer from {address} ({reason}): is `omnidaemon serve` running? `--admin URL` (or OMNIDAEMON_ADMIN_URL) \
+        "no answer from {address} ({reason}): is `omnidaemon serve` running? `--admin URL` (or \
+            OMNIDAEMON_ADMIN_URL) \
          names another address"
     )]
     Unreachable {

@@ -30,7 +30,8 @@ pub(super) struct MetricsArgs {
     #[arg(long)]
     watch: bool,
     /// How often --watch looks
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s",
+    value_parser = humantime::parse_duration)]
     interval: Duration,
 }
 

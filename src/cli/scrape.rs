@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn series_are_read_and_summed_by_label() {
-        let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\\n\"} 2 1700000000\na{x=\"1\",y=\"\"} 3e1\na{x=\"2\"} 9\nb 7\nnot one\n";
+        let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\\n\"} 2 \
+            1700000000\na{x=\"1\",y=\"\"} 3e1\na{x=\"2\"} 9\nb 7\nnot one\n";
         let scrape = MetricsScrape::parse(text);
         assert_eq!(scrape.sum("a", &[("x", "1")]), Some(32.0));
         assert_eq!((scrape.sum("a", &[]), scrape.sum("b", &[])), (Some(41.0), Some(7.0)));
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn buckets_rise_by_their_bounds() {
         let scrape = MetricsScrape::parse(
-            "h_bucket{r=\"i\",le=\"10\"} 3\nh_bucket{r=\"i\",le=\"2.5\"} 1\nh_bucket{r=\"i\",le=\"+Inf\"} 4\nh_bucket{r=\"o\",le=\"2.5\"} 9\n",
+            "h_bucket{r=\"i\",le=\"10\"} 3\nh_bucket{r=\"i\",le=\"2.5\"} \
+                1\nh_bucket{r=\"i\",le=\"+Inf\"} 4\nh_bucket{r=\"o\",le=\"2.5\"} 9\n",
         );
         assert_eq!(
             scrape.histogram_buckets("h", &[("r", "i")]),

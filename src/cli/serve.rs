@@ -135,7 +135,8 @@ pub(super) fn shutdown_on_signals(
             tokio::select! {
                 _ = term.recv() => {}
                 _ = int.recv() => {
-                    if interrupted.get_or_insert_with(Instant::now).elapsed() >= SECOND_INTERRUPT_AFTER {
+                    let since_first = interrupted.get_or_insert_with(Instant::now).elapsed();
+                    if since_first >= SECOND_INTERRUPT_AFTER {
                         tracing::warn!("a second Ctrl-C: ending at once");
                         std::process::exit(CliExit::Interrupted.code());
                     }

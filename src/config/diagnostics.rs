@@ -139,7 +139,8 @@ mod tests {
         let at = problem.clone().with_origin(Some(&ValueOrigin::InFile { line: 12, column: 5 }));
         assert_eq!(
             at.render_line("config/omnidaemon.yaml"),
-            "config/omnidaemon.yaml:12:5: routes.invoke.rollout.percent: 110 is over 100: write a number from 0 to 100"
+            "config/omnidaemon.yaml:12:5: routes.invoke.rollout.percent: 110 is over 100: write a \
+                number from 0 to 100"
         );
         let by_variable =
             problem.with_origin(Some(&ValueOrigin::FromVariable("OMNIDAEMON__X".into())));

@@ -40,9 +40,14 @@ pub fn load_file(path: &Path, env: &EnvVars) -> Result<LoadedConfig, ConfigProbl
         let problem = match error.kind() {
             io::ErrorKind::NotFound => ConfigProblem::new(
                 "no such file",
-                "write one with `omnidaemon config init`, or do without: `omnidaemon serve --upstream URL`",
+                "write one with `omnidaemon config init`, or do without: `omnidaemon serve \
+                    --upstream URL`",
             ),
-            _ => ConfigProblem::new(format!("cannot be read: {error}"), "check the path and its permissions"),
+            _ => ConfigProblem::new(
+                format!("cannot be read: {error}"),
+                "check the path and its \
+                permissions",
+            ),
         };
         ConfigProblems { file: file.clone(), problems: vec![problem] }
     })?;
@@ -63,7 +68,8 @@ pub fn load_for_upstream(
 ) -> Result<LoadedConfig, ConfigProblems> {
     let text = format!(
         "upstream: {{url: {url}}}\n\
-         routes: {{invoke: {{path: {path}, topic: invoke, rollout: {{percent: {percent}, mode: manual}}}}}}\n\
+         routes: {{invoke: {{path: {path}, topic: invoke, rollout: {{percent: {percent}, mode: \
+         manual}}}}}}\n\
          topics: {{invoke: {{handler: upstream}}}}\n",
         url = quote_yaml_scalar(url),
         path = quote_yaml_scalar(path.unwrap_or("/invoke")),
@@ -357,7 +363,8 @@ mod tests {
         assert_eq!(
             missing.lines().next(),
             Some(
-                "nowhere.yaml: no such file: write one with `omnidaemon config init`, or do without: \
+                "nowhere.yaml: no such file: write one with `omnidaemon config init`, or do \
+                    without: \
                  `omnidaemon serve --upstream URL`"
             )
         );
@@ -448,8 +455,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_loaded_or_refused_with_reasons(text in prop_oneof![mangled_config_text(), any::<String>()], value in any::<String>()) {
-            let variables = env_from(&[("WORKER_COUNT", &value), ("OMNIDAEMON__TOPICS", &value), (&format!("OMNIDAEMON__{value}"), "x")]);
+        fn any_text_is_loaded_or_refused_with_reasons(text in prop_oneof![mangled_config_text(),
+        any::<String>()], value in any::<String>()) {
+            let variables = env_from(&[("WORKER_COUNT", &value), ("OMNIDAEMON__TOPICS", &value),
+            (&format!("OMNIDAEMON__{value}"), "x")]);
             for variables in [EnvVars::new(), variables] {
                 let (loaded, report) = run_stages(text.as_bytes(), &variables);
                 prop_assert_eq!(loaded.is_none(), !report.problems.is_empty());

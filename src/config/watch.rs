@@ -34,8 +34,10 @@ pub async fn watch_for_changes(
 
 async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) {
     let (wake, mut woken) = mpsc::channel(1);
-    let _watcher = watch_parent_dir(&path, wake)
-        .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "config file is polled, not watched"));
+    let _watcher = watch_parent_dir(&path, wake).inspect_err(|error| {
+        tracing::warn!(%error, path = %path.display(), "config file is \
+            polled, not watched")
+    });
     let mut polls = interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gone = false;
@@ -46,7 +48,8 @@ async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) 
         }
         let now = await_stable_digest(&path).await;
         if now.is_none() && !gone {
-            tracing::warn!(path = %path.display(), "config file is gone: the running config is kept");
+            tracing::warn!(path = %path.display(), "config file is gone: the running config is \
+                kept");
         }
         gone = now.is_none();
         if let Some(now) = now.filter(|now| *now != seen) {

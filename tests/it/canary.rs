@@ -19,9 +19,11 @@ routes:
     wait: 20s
     capture: {drop_headers: [x-dropped]}
     rollout: {percent: 100, mode: manual}
-  held: {path: /echo, methods: [POST], topic: t, wait: 100ms, on_wait_timeout: hold, rollout: {percent: 100, mode: manual}}
+  held: {path: /echo, methods: [POST], topic: t, wait: 100ms, on_wait_timeout: hold, rollout: \
+  {percent: 100, mode: manual}}
   named: {path: '/echo/{name}', topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
-  retried: {path: /build, topic: t, retry_canaried: true, wait: 20s, rollout: {percent: 100, mode: manual}}
+  retried: {path: /build, topic: t, retry_canaried: true, wait: 20s, rollout: {percent: 100, \
+  mode: manual}}
   built: {path: /built, topic: build, wait: 20s, rollout: {percent: 100, mode: manual}}
 topics:
   t: {handler: upstream, retries: 2, retry_delay: 50ms}

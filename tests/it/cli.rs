@@ -116,7 +116,8 @@ fn config_check_names_every_problem_with_its_line_and_ends_with_2() {
     let dir = new_dir();
     let yaml = "upstream: {url: 'http://127.0.0.1:9000'}\n\
                 store: {url: 'redis://:canary-secret@127.0.0.1:6379', timout: 1s}\n\
-                routes:\n  invoke:\n    path: /invoke\n    topic: t\n    rollout: {percent: 110, mode: manual}\n\
+                routes:\n  invoke:\n    path: /invoke\n    topic: t\n    rollout: {percent: 110, \
+                mode: manual}\n\
                 topics: {t: {handler: upstream}}\n";
     fs::write(dir.path().join("bad.yaml"), yaml).expect("it can be written");
 
@@ -362,8 +363,7 @@ async fn what_the_demo_says_to_try_works_when_pasted() {
 }
 
 #[tokio::test]
-async fn a_second_demo_in_the_same_directory_is_told_about_the_first_and_one_after_it_keeps_the_edits()
- {
+async fn a_second_demo_in_a_directory_names_the_first_and_a_later_one_keeps_the_edits() {
     let dir = new_dir();
     let mut first = demo(dir.path(), &[]);
     line(&mut first, "Ctrl-C").await;

@@ -22,7 +22,8 @@ routes:
 topics:
   calls: {handler: upstream}
   echo: {handler: {command: [cat]}}
-  flaky: {handler: {command: [sh, -c, '[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || exit 3']}, retries: 1, retry_delay: 1s}
+  flaky: {handler: {command: [sh, -c, '[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || exit 3']}, \
+  retries: 1, retry_delay: 1s}
   slow_to_retry: {handler: {command: [sh, -c, 'exit 3']}, retries: 1, retry_delay: 1h}
   outside: {handler: external, timeout: 30m}
   outside_soon: {handler: external, timeout: 1s}

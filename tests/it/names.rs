@@ -139,6 +139,7 @@ fn tests_of(text: &str) -> Vec<&str> {
 
 #[test]
 fn tests_are_told_from_other_quoted_words() {
-    let text = "`a_task_ends_once`, `on_unknown: sync`, `max_backlog`, `omnidaemon_unknown_enqueues_total`, not_a_quoted_word";
+    let text = "`a_task_ends_once`, `on_unknown: sync`, `max_backlog`, \
+        `omnidaemon_unknown_enqueues_total`, not_a_quoted_word";
     assert_eq!(tests_of(text), ["a_task_ends_once"]);
 }

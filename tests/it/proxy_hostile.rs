@@ -59,13 +59,18 @@ async fn answers_that_could_be_read_two_ways_are_502() {
     for (what, answer) in [
         (
             "length and coding",
-            &b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"[..],
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: \
+                chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"[..],
         ),
         (
             "a coding that is not chunked",
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         ),
-        ("an unasked 101", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\n"),
+        (
+            "an unasked 101",
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: \
+            foo\r\n\r\n",
+        ),
         ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nhello"),
         ("garbage", b"hello\r\n\r\n"),
     ] {
@@ -82,7 +87,8 @@ async fn answers_that_could_be_read_two_ways_are_502() {
 async fn a_clients_own_fault_is_not_the_upstreams() {
     let upstream = TestUpstream::start().await;
     let omni = before(&upstream.url(), 0).await;
-    let head = "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: \
+        application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     for chunk in ["zz\r\n", "5\nhello\r\n", "fffffffffffffffff\r\nx\r\n"] {
         let mut connection = RawConnection::open(&omni.data_address()).await;
         connection.send_bytes(format!("{head}{chunk}").as_bytes()).await;
@@ -100,7 +106,8 @@ async fn the_first_byte_is_waited_for_from_the_end_of_the_upload() {
     let mut connection = RawConnection::open(&omni.data_address()).await;
     connection.send_bytes(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n").await;
     for byte in [b"a", b"b", b"c", b"d", b"e", b"f"] {
-        tokio::time::sleep(Duration::from_millis(600)).await; // 3.6 s in all, and the timeout is 2 s
+        // 3.6 s in all, and the timeout is 2 s
+        tokio::time::sleep(Duration::from_millis(600)).await;
         connection.send_bytes(byte).await;
     }
     assert_eq!(status(&mut connection).await, "200");
@@ -149,7 +156,8 @@ async fn a_client_that_leaves_is_counted_and_its_task_goes_on() {
         let body = json!({"task": "t", "arguments": {"sleep_ms": 1500}}).to_string();
         let mut connection = RawConnection::open(&omni.data_address()).await;
         let head = format!(
-            "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: \
+                application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         connection.send_bytes(format!("{head}{body}").as_bytes()).await;

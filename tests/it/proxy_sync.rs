@@ -236,7 +236,8 @@ async fn what_could_be_read_two_ways_is_refused() {
         ),
         (
             "two lengths",
-            "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+            "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: \
+                6\r\n\r\nhello!",
             "400",
         ),
         (

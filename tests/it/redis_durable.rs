@@ -78,7 +78,8 @@ async fn until_taken(store: &Arc<dyn TaskStore>) {
 }
 
 fn is_refused(answer: &Result<(), StoreError>) -> bool {
-    matches!(answer, Err(StoreError::Refused(StoreRefusal::ReadOnly(why))) if why.contains("durability"))
+    matches!(answer,
+    Err(StoreError::Refused(StoreRefusal::ReadOnly(why))) if why.contains("durability"))
 }
 
 /// How often a command was called.

@@ -252,7 +252,8 @@ async fn lint_tries_the_queries_and_names_what_is_not_there() {
     assert!(
         !typo.0
             && typo.1.contains(
-                "there is no metric omnidaemon_queue_oldest_second: omnidaemon_queue_oldest_seconds is meant?"
+                "there is no metric omnidaemon_queue_oldest_second: \
+                    omnidaemon_queue_oldest_seconds is meant?"
             ),
         "{typo:?}"
     );

@@ -16,7 +16,8 @@ routes:
   invoke: {path: /invoke, topic: echo, rollout: {percent: 0, mode: manual}}
 topics:
   echo: {handler: {command: [cat]}}
-  flaky: {handler: {command: [sh, -c, '[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || { echo out of cheese >&2; exit 3; }']}, retries: 2, retry_delay: 20ms}
+  flaky: {handler: {command: [sh, -c, '[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || { echo out of \
+  cheese >&2; exit 3; }']}, retries: 2, retry_delay: 20ms}
   outside: {handler: external, max_backlog: 2}
 workers: {count: 2}
 ";

@@ -16,8 +16,10 @@ routes:
 topics:
   t: {handler: upstream, retries: 2, retry_delay: 20ms, timeout: 1s}
   build: {handler: {http: '<upstream-build>'}, retries: 3, retry_delay: 20ms}
-  count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); print(json.dumps({\"n\": len(task[\"payload\"])}))']}}
-  crash: {handler: {command: [sh, -c, 'echo out of cheese >&2; exit 3']}, retries: 1, retry_delay: 20ms}
+  count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); \
+  print(json.dumps({\"n\": len(task[\"payload\"])}))']}}
+  crash: {handler: {command: [sh, -c, 'echo out of cheese >&2; exit 3']}, retries: 1, \
+  retry_delay: 20ms}
   sleep: {handler: {command: [sleep, '60']}, timeout: 300ms, retries: 0}
   outside: {handler: external, max_backlog: 3}
 workers: {count: 4}

@@ -18,12 +18,15 @@ upstream: {url: http://127.0.0.1:9}
 store: {url: '<store>'}
 routes: {}
 topics:
-  echo: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"echo\": json.load(sys.stdin)[\"payload\"]}))']}}
+  echo: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"echo\": \
+      json.load(sys.stdin)[\"payload\"]}))']}}
   fail: {handler: {command: [sh, -c, 'exit 3']}, retries: 0}
-  next: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"got\": json.load(sys.stdin)[\"payload\"]}))']}}
+  next: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"got\": \
+      json.load(sys.stdin)[\"payload\"]}))']}}
   outside: {handler: external}
 workers: {count: 4}
-webhooks: {hosts: ['private:<sink>', '<public>'], timeout: 2s, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw}
+webhooks: {hosts: ['private:<sink>', '<public>'], timeout: 2s, secret: \
+whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw}
 ";
 
 /// What a sink was posted.
@@ -131,7 +134,10 @@ async fn a_webhook_is_told_once_signed_and_as_python_would(store: Store) {
     let omni = start(&store, &sink).await;
     let id = publish(
         &omni,
-        &json!({"topic": "echo", "payload": {"n": 1}, "webhook": sink.url("200"), "correlation_id": "c"}),
+        &json!({
+            "topic": "echo", "payload": {"n": 1}, "webhook": sink.url("200"),
+            "correlation_id": "c"
+        }),
     )
     .await;
     let told = sink.post("200").await;

@@ -36,7 +36,8 @@ async fn serve_invoke(body: Bytes) -> Response {
     let start = Instant::now();
     let asked: Option<Value> = serde_json::from_slice(&body).ok();
     let Some(task) = asked.as_ref().and_then(|asked| asked["task"].as_str()) else {
-        let detail = json!({"detail": [{"loc": ["body", "task"], "msg": "Field required", "type": "missing"}]});
+        let detail = json!({"detail": [{"loc": ["body", "task"], "msg": "Field \
+            required", "type": "missing"}]});
         return (StatusCode::UNPROCESSABLE_ENTITY, Json(detail)).into_response();
     };
     tokio::time::sleep(log_normal_delay(rand::random(), rand::random())).await;

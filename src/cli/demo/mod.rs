@@ -76,7 +76,8 @@ async fn shutdown_after(time: Option<Duration>, shutdown: &CancellationToken) {
 fn explain_lock_error(error: AppError) -> CliError {
     match error {
         AppError::Store(StoreError::Locked { path, pid }) => CliError::Failed(format!(
-            "{path} is in use by process {pid}, probably another demo: stop it, or give this one a directory and ports \
+            "{path} is in use by process {pid}, probably another demo: stop it, or give this one \
+                a directory and ports \
              of its own with --dir, --port, --admin-port and --legacy-port"
         )),
         other => other.into(),

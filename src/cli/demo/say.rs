@@ -67,7 +67,8 @@ fn render_suggestions(data: SocketAddr, file: &File) -> String {
   1. call it as a legacy client; `x-omnidaemon-path` says which way it went
      curl -si http://{data}/invoke {post} '{{\"agent\":\"qa\",\"task\":\"test it\"}}'
   2. call it as an async client: the task's id at once, its result when it is done
-     task=$(curl -s http://{data}/invoke/async {post} '{{\"agent\":\"build\",\"task\":\"build it\"}}' | grep -o '/task/[a-z0-9_]*')
+     task=$(curl -s http://{data}/invoke/async {post} '{{\"agent\":\"build\",\"task\":\"build \
+         it\"}}' | grep -o '/task/[a-z0-9_]*')
      sleep 1; curl -s http://{data}$task
   3. shift traffic: edit the file below, save, and watch the weight here
      {shift}
@@ -138,11 +139,13 @@ pub(super) fn print_farewell(took: Duration, metrics: &Metrics, dir: &File) {
     let DemoCounts { sync, r#async, deferred, failed, .. } = DemoCounts::from_metrics(metrics);
     let took = humantime::format_duration(Duration::from_secs(took.as_secs()));
     print_text(&format!(
-        "stopped after {took}: {} requests, {sync} sync and {async} async, {deferred} deferred, {failed} failed",
+        "stopped after {took}: {} requests, {sync} sync and {async} async, {deferred} deferred, \
+            {failed} failed",
         sync + r#async
     ));
     print_text(&format!(
-        "{} keeps the demo's settings and tasks; `omnidaemon config init` writes a file for your own endpoint",
+        "{} keeps the demo's settings and tasks; `omnidaemon config init` writes a file for your \
+            own endpoint",
         dir.display()
     ));
 }

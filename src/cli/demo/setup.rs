@@ -106,7 +106,8 @@ fn bind_error(address: SocketAddr, flag: &str, error: std::io::Error) -> CliErro
     }
     let port = address.port();
     CliError::Failed(format!(
-        "port {port} is in use, perhaps by another demo: stop that, or take another port with `{flag} N`; \
+        "port {port} is in use, perhaps by another demo: stop that, or take another port with \
+            `{flag} N`; \
          `ss -ltnp 'sport = :{port}'` shows who has it"
     ))
 }

@@ -189,7 +189,8 @@ mod tests {
         let said = describe_unknown_metrics("max(omnidaemon_queue_oldest_second) + up", &names);
         assert_eq!(
             said,
-            "there is no metric omnidaemon_queue_oldest_second: omnidaemon_queue_oldest_seconds is meant?"
+            "there is no metric omnidaemon_queue_oldest_second: omnidaemon_queue_oldest_seconds \
+                is meant?"
         );
         assert_eq!(describe_unknown_metrics("zzz", &names), "there is no metric zzz");
         let alike =

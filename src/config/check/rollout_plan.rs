@@ -39,7 +39,8 @@ fn check_soaks(
             let message =
                 format!("is shorter than the {longest} that a task of `{}` may take", route.topic);
             let hint = format!(
-                "write {longest} or more, or a shorter `timeout` there: the step waits for its tasks anyway"
+                "write {longest} or more, or a shorter `timeout` there: the step waits for its \
+                    tasks anyway"
             );
             report.warnings.push(
                 ConfigProblem::new(message, hint).with_field(field).with_origin(Some(origin)),

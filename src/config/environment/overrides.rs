@@ -333,7 +333,8 @@ topics:
         assert_eq!(
             warnings(&[("OMNIDAEMON_RESULT_TTL", "60"), ("OMNIDAEMON_MAX_RETRIES", "4")]),
             [
-                "f:4:16: results.ttl: OMNIDAEMON_RESULT_TTL=60 wins over this line: unset it for the file to count",
+                "f:4:16: results.ttl: OMNIDAEMON_RESULT_TTL=60 wins over this line: unset it for \
+                    the file to count",
                 "f:6:25: topics.genesis.qa.retries: OMNIDAEMON_MAX_RETRIES=4 wins over this line: \
                  unset it for the file to count"
             ]

@@ -66,7 +66,7 @@ pub enum UnknownEnqueueAction {
 pub struct DeprecationConfig {
     /// What legacy clients get.
     pub mode: DeprecationMode,
-    /// Since when, for the `DeprecationConfig` header (RFC 9745).
+    /// Since when, for the `Deprecation` header (RFC 9745).
     pub deprecated_at: Option<jiff::Timestamp>,
     /// When it ends, for the `Sunset` header (RFC 8594).
     pub sunset_at: Option<jiff::Timestamp>,

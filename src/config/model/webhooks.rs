@@ -64,7 +64,8 @@ pub fn is_public_address(address: IpAddr) -> bool {
                 || ip.is_loopback()
                 || ip.is_link_local()
                 || ip.is_documentation()
-                || (a == 100 && (64..128).contains(&b)) // carriers' own, and metadata at some clouds
+                // carriers' own, and metadata at some clouds
+                || (a == 100 && (64..128).contains(&b))
                 || (a == 192 && b == 0 && c == 0) // protocol assignments
                 || (a == 198 && (b == 18 || b == 19)) // benchmarks
                 || a >= 224; // multicast, reserved, broadcast

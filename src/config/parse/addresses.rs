@@ -103,7 +103,8 @@ fn parse_absolute_uri(text: &str) -> Option<Uri> {
 
 /// `sqlite:PATH` or one of the Redis schemes.
 pub(crate) fn parse_store_url(text: &str) -> Result<StoreUrl, FieldError> {
-    let hint = "write `redis://host:6379/0`, `rediss://…`, `redis+sentinel://a:26379,b:26379/master`, \
+    let hint = "write `redis://host:6379/0`, `rediss://…`, \
+        `redis+sentinel://a:26379,b:26379/master`, \
                 `redis+cluster://a:6379,b:6379` or `sqlite:data/omnidaemon.db`";
     if let Some(path) = text.strip_prefix("sqlite:") {
         let path = path.strip_prefix("//").unwrap_or(path);

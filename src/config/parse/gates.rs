@@ -131,7 +131,8 @@ fn list_type_names(kinds: &[&GateSchema]) -> String {
 fn parse_ratio_limits(gate: &mut ConfigSection<'_>) -> RatioLimits {
     let default = RatioLimits::default();
     if !gate.has_key("max") && !gate.has_key("margin") {
-        let hint = "write the highest share, such as `max: 1%`, or by how much it may exceed the sync path's, such as \
+        let hint = "write the highest share, such as `max: 1%`, or by how much it may exceed the \
+            sync path's, such as \
                     `margin: 0.5%`";
         gate.add_section_problem(FieldError::new("has neither `max` nor `margin`", hint));
     }

@@ -219,7 +219,8 @@ fn parse_notifications(rollout: &mut ConfigSection<'_>) -> Vec<NotificationConfi
         let on =
             notify.read_list("on", WORDS.map(|(_, notice)| notice).to_vec(), one_of_words(&WORDS));
         if notify.is_empty_list("on") {
-            let hint = "write some of `step`, `rollback`, `paused` and `healthy`, or delete the line for all";
+            let hint = "write some of `step`, `rollback`, `paused` and `healthy`, or delete the \
+                line for all";
             notify.add_problem("on", "is empty", hint);
         }
         let webhook =

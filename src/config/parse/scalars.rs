@@ -306,11 +306,13 @@ mod tests {
                 ("2h", "`2h` is too long: write one from 1ms to 1h, or `none`"),
                 (
                     "soon",
-                    "`soon` is not a duration: write a duration such as `10s`, `1h30m` or `500ms`, or `none`",
+                    "`soon` is not a duration: write a duration such as `10s`, `1h30m` or \
+                        `500ms`, or `none`",
                 ),
                 (
                     "-1s",
-                    "`-1s` is not a duration: write a duration such as `10s`, `1h30m` or `500ms`, or `none`",
+                    "`-1s` is not a duration: write a duration such as `10s`, `1h30m` or `500ms`, \
+                        or `none`",
                 ),
             ],
         );

@@ -408,7 +408,8 @@ mod tests {
         assert_eq!(
             collect_problems("a: [1s]\nb:\nc: 5\nd: 5\n", read),
             [
-                "f:1:4: a: is a list, not one value: write a duration such as `10s`, `1h30m` or `500ms`",
+                "f:1:4: a: is a list, not one value: write a duration such as `10s`, `1h30m` or \
+                    `500ms`",
                 "f:2:2: b: is empty: write a duration such as `10s`, `1h30m` or `500ms`",
                 "f:3:4: c: is the value `5`, not a list: write `[5]`",
                 "f:4:4: d: is the value `5`, not a section: write `key: value` lines below it",
@@ -439,7 +440,8 @@ mod tests {
             [
                 "f:1:19: a: has the value `5`, not a section: write `{key: value}`",
                 "f:1:12: a[0].m: is not a known key: did you mean `n`?",
-                "f:2:4: b: is a section, not a list: write one `- {key: value}` line below it for each",
+                "f:2:4: b: is a section, not a list: write one `- {key: value}` line below it for \
+                    each",
                 "f:3:16: c[2].n: is missing: write one",
                 "f:3:20: c: is a list, not one value: write a whole number from 1 to 9",
                 "f:4:4: d: is the value `5`, not a list: write `[5]`",

@@ -32,7 +32,8 @@ pub(crate) fn parse_shadow(mut shadow: ConfigSection<'_>) -> Option<ShadowConfig
 
 /// A JSON pointer (RFC 6901) to a part of an answer.
 fn parse_json_pointer(text: &str) -> Result<String, FieldError> {
-    let hint = "write one such as `/timestamp` or `/items/0/id`, with `~1` for `/` and `~0` for `~` within a key";
+    let hint = "write one such as `/timestamp` or `/items/0/id`, with `~1` for `/` and `~0` for \
+        `~` within a key";
     let Some(inside) = text.strip_prefix('/') else {
         return Err(FieldError::new(
             format!("{} is no JSON pointer to a part of an answer", quote_for_message(text)),
@@ -88,7 +89,14 @@ fn refuse_shadow_by_methods(route: &RouteConfig, shadow: &ShadowConfig) -> Optio
     }
     let unsafe_one = route.methods.iter().find(|method| !method.is_safe())?;
     (!shadow.side_effects_allowed).then(|| {
-        let message = format!("runs a copy of {unsafe_one} requests, which may do what they do twice");
-        (message, "write `side_effects: allowed` where its handler changes nothing for a copy, or `percent: 0`")
+        let message = format!(
+            "runs a copy of {unsafe_one} requests, which may do what they do \
+            twice"
+        );
+        (
+            message,
+            "write `side_effects: allowed` where its handler changes nothing for a copy, or \
+            `percent: 0`",
+        )
     })
 }

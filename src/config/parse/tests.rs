@@ -42,10 +42,13 @@ fn config_with_route(more: &str) -> String {
 fn the_design_as_written_loads() {
     let (config, problems, warnings) = parse_config_text(
         "
-proxy:     {listen: 127.0.0.1:8000, threads: 0, max_body: 8MiB, task_path: /task, trusted: [], drain: 15s, drain_delay: 0s, expose: [metrics]}
+proxy:     {listen: 127.0.0.1:8000, threads: 0, max_body: 8MiB, task_path: /task, trusted: [], \
+drain: 15s, drain_delay: 0s, expose: [metrics]}
 admin:     {listen: 127.0.0.1:8001, token: ${OMNIDAEMON_ADMIN_TOKEN:-}, hosts: []}
-upstream:  {url: http://127.0.0.1:9000, connect_timeout: 5s, timeout: none}   # or urls: [...]; timeout is to the first byte
-store:     {url: ${REDIS_URL:-sqlite:data/omnidaemon.db}, timeout: 1s, durability: default, partitions: 1}
+upstream:  {url: http://127.0.0.1:9000, connect_timeout: 5s, timeout: none}   # or urls: [...]; \
+timeout is to the first byte
+store:     {url: ${REDIS_URL:-sqlite:data/omnidaemon.db}, timeout: 1s, durability: default, \
+partitions: 1}
            # redis:// rediss:// redis+sentinel:// redis+cluster:// sqlite:
 routes:
   invoke:
@@ -59,9 +62,11 @@ routes:
       steps: [10, 25, 50, 100]          # phases on the way to it; each is gated
       mode: gated                       # gated | manual (jump to percent at once)
     deprecation: {mode: none, deprecated_at: 2026-12-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z,
-                  successor: /invoke/async, link: /docs/deprecation, permanent: false}   # none | announce | redirect | gone
+                  successor: /invoke/async, link: /docs/deprecation, permanent: false}   # none | \
+                  announce | redirect | gone
 topics:
-  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: omnidaemon, content: string, max_backlog: 100000, reclaim_idle: 3m, start: beginning}
+  genesis.meta.orchestrate: {handler: upstream, timeout: 1h, retries: 3, retry_delay: 5s, agent: \
+  omnidaemon, content: string, max_backlog: 100000, reclaim_idle: 3m, start: beginning}
   genesis.build: {handler: {http: http://127.0.0.1:9000/build}, timeout: 10m}
   genesis.qa:    {handler: {command: [python3, examples/qa_agent.py]}, timeout: 15m}
   genesis.research: {handler: external}   # Python OmniDaemon agents consume it
@@ -118,7 +123,8 @@ fn a_pure_proxy_needs_only_its_upstream() {
 fn the_less_common_keys_are_read() {
     let (config, problems, warnings) = parse_config_text(&config_with_route(
         "methods: [put, POST], on_wait_timeout: hold, on_unknown: refuse, retry_canaried: true, \
-         rollout: {percent: 0.5%, steps: [5, 12.5], salt: s, sticky: {keys: [header:X-Client-Id, cookie:sid], \
+         rollout: {percent: 0.5%, steps: [5, 12.5], salt: s, sticky: {keys: [header:X-Client-Id, \
+         cookie:sid], \
          fallback: random}}, deprecation: {mode: off}",
     ));
     assert_eq!((problems, warnings), (vec![], vec![]));
@@ -189,17 +195,24 @@ workers:
         [
             "f:2:3: proxy.lissten: is not a known key: did you mean `listen`?",
             "f:3:10: proxy.drain: `15` has no unit: write `15s`",
-            "f:5:8: upstream.url: `127.0.0.1:9000` is not an http or https URL: write scheme, host and port, such as \
+            "f:5:8: upstream.url: `127.0.0.1:9000` is not an http or https URL: write scheme, \
+                host and port, such as \
              `http://127.0.0.1:9000`",
-            "f:8:11: routes.invoke.path: `invoke` does not begin with a slash: write a path such as `/invoke` or \
+            "f:8:11: routes.invoke.path: `invoke` does not begin with a slash: write a path such \
+                as `/invoke` or \
              `/agents/{agent}/invoke`",
-            "f:9:12: routes.invoke.topic: `genesis.bild` is not under `topics`: did you mean `genesis.build`?",
+            "f:9:12: routes.invoke.topic: `genesis.bild` is not under `topics`: did you mean \
+                `genesis.build`?",
             "f:11:5: routes.invoke.wait: is set twice, in line 10 and in line 11: keep one of them",
-            "f:13:16: routes.invoke.rollout.percent: 110 is over 100: write a number from 0 to 100, to the hundredth",
-            "f:14:13: routes.invoke.rollout.mode: `gatet` is not one of the words known here: did you mean `gated`?",
-            "f:17:24: topics.genesis.build.handler.command: names no program: write it with its arguments, such as \
+            "f:13:16: routes.invoke.rollout.percent: 110 is over 100: write a number from 0 to \
+                100, to the hundredth",
+            "f:14:13: routes.invoke.rollout.mode: `gatet` is not one of the words known here: did \
+                you mean `gated`?",
+            "f:17:24: topics.genesis.build.handler.command: names no program: write it with its \
+                arguments, such as \
              `[python3, agent.py]`",
-            "f:19:10: workers.count: `five` is not a whole number in range: write a whole number from 0 to 1024",
+            "f:19:10: workers.count: `five` is not a whole number in range: write a whole number \
+                from 0 to 1024",
         ]
     );
 }
@@ -314,7 +327,8 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         ),
         (
             rollout("sticky: [header:x-client-id]"),
-            "rollout.sticky: is not a section with `keys`: write `sticky: {keys: [header:x-client-id]}`",
+            "rollout.sticky: is not a section with `keys`: write `sticky: {keys: \
+                [header:x-client-id]}`",
         ),
         (
             rollout("sticky: {fallback: sync}"),
@@ -381,7 +395,8 @@ fn what_is_odd_but_possible_is_a_warning() {
     for (text, expected) in [
         (
             config_with_route("rollout: {percent: 0.1}"),
-            "rollout.percent: 0.1 is less than one percent: write `0.1%` where it is meant so, or 10",
+            "rollout.percent: 0.1 is less than one percent: write `0.1%` where it is meant so, or \
+                10",
         ),
         (
             config_with_route("deprecation: {mode: announce}"),

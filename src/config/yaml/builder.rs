@@ -65,7 +65,8 @@ impl From<ScanError> for YamlFault {
         let message = format!("is not readable as YAML: {}", error.info());
         let hint = match error.info() {
             info if info.contains("flow mapping") => {
-                "mend it there or before; a value with braces needs quotes, such as `path: \"/echo/{x}\"`"
+                "mend it there or before; a value with braces needs quotes, such as `path: \
+                    \"/echo/{x}\"`"
             }
             _ => "mend it there, or in the line before",
         };

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn variables_may_stand_bare_in_flow_style_and_columns_hold() {
-        let yaml = "{url: ${REDIS_URL:-redis://a:1,b:2/[x]}, token: ${T:-}, q: '${Q}', s: $${S}, after: 1}";
+        let yaml = "{url: ${REDIS_URL:-redis://a:1,b:2/[x]}, token: ${T:-}, q: '${Q}', s: $${S}, \
+            after: 1}";
         let (node, problems) = parse_text(yaml);
         assert!(problems.is_empty(), "{problems:?}");
         let node = node.expect("a tree");
@@ -229,9 +230,12 @@ mod tests {
         }
 
         #[test]
-        fn any_yaml_like_text_is_read_or_refused(text in r"([a-c:\-?&*!{}\[\],'\x22|>%#$ \n]){0,80}") {
+        fn any_yaml_like_text_is_read_or_refused(
+            text in r"([a-c:\-?&*!{}\[\],'\x22|>%#$ \n]){0,80}"
+        ) {
             let mut problems = Vec::new();
-            prop_assert!(parse_document(text.as_bytes(), &mut problems).is_some() || !problems.is_empty());
+            prop_assert!(parse_document(text.as_bytes(),
+            &mut problems).is_some() || !problems.is_empty());
         }
     }
 }

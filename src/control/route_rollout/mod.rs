@@ -69,7 +69,8 @@ impl RouteRollout {
             let (from, to, by) = (event.from_weight, event.to_weight, &event.actor);
             let (route_name, reason) = (&route.name, &event.reason);
             tracing::info!(
-                route = route_name, event = event.kind.as_str(), %from, %to, by = by.name(), reason, "rollout"
+                route = route_name, event = event.kind.as_str(), %from, %to, by = by.name(),
+                reason, "rollout"
             );
             self.unsaved_events.push(stored::event_to_json(route_name, event).to_string());
         }

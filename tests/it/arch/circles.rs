@@ -1,4 +1,5 @@
-//! No file imports another that leads back to it: the strongly connected components of the imports are single files.
+//! No file imports another that leads back to it: the strongly connected components of the imports
+//! are single files.
 
 use std::collections::BTreeSet;
 

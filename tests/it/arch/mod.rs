@@ -1,4 +1,5 @@
-//! The shape of the sources, read off them: floors and inner rooms, no import circles, and plain words in names.
+//! The shape of the sources, read off them: floors and inner rooms, no import circles, and plain
+//! words in names.
 
 mod circles;
 mod floors;

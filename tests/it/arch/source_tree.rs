@@ -1,4 +1,5 @@
-//! The sources below `src`, read as tokens: which file uses which, and which identifiers there are. The checks of
+//! The sources below `src`, read as tokens: which file uses which, and which identifiers there are.
+//! The checks of
 //! this folder share this reading; it knows as much of Rust as they need.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,8 @@ pub(crate) struct SourceFile {
     /// The path below `src`, such as `proxy/server/accept.rs`.
     pub(crate) path: String,
     pub(crate) module: ModulePath,
-    /// Identifiers, `::` and single punctuation characters; comments, strings and unit tests are left out.
+    /// Identifiers, `::` and single punctuation characters; comments, strings and unit tests are
+    /// left out.
     pub(crate) tokens: Vec<String>,
     imports: Vec<Import>,
 }
@@ -68,7 +70,8 @@ impl SourceTree {
         Self { files, by_module, reexports }
     }
 
-    /// The files that a file uses, by their index: where the named item is defined, whoever re-exports it.
+    /// The files that a file uses, by their index: where the named item is defined, whoever
+    /// re-exports it.
     pub(crate) fn used_by(&self, index: usize) -> BTreeSet<usize> {
         let file = &self.files[index];
         let used = file.imports.iter().filter(|import| import.reexported_as.is_none());
@@ -140,7 +143,8 @@ pub(crate) fn collect_sources(folder: &Path, into: &mut Vec<PathBuf>) {
     into.sort();
 }
 
-/// Splits a source into identifiers (numbers too), `::` and punctuation, without comments, strings and characters.
+/// Splits a source into identifiers (numbers too), `::` and punctuation, without comments, strings
+/// and characters.
 pub(crate) fn tokenize(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();

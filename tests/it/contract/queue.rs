@@ -124,7 +124,8 @@ pub(crate) async fn a_waiting_lease_wakes_when_a_task_comes(f: impl StoreFixture
             store.lease(TEST_PROCESS, &[test_queue("other"), q], 1, WAIT_DEADLINE * 2).await
         })
     };
-    tokio::time::sleep(Duration::from_millis(100)).await; // so that it waits by now, most of the time
+    // so that it waits by now, most of the time
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let task = enqueue_task(&*store, &q).await;
     let leases = within_deadline(waits).await.expect("no panic").expect("answers");
     assert_eq!(leases.into_iter().map(|lease| lease.task.id).collect::<Vec<_>>(), vec![task.id]);

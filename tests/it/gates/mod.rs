@@ -50,8 +50,7 @@ fn a_healthy_canary_is_not_rolled_back_however_often_it_is_looked_at() {
 }
 
 #[test]
-fn failures_that_end_before_successes_do_not_roll_a_healthy_canary_back_nor_do_those_that_end_after()
- {
+fn failures_that_end_earlier_or_later_than_successes_roll_no_healthy_canary_back() {
     let at_once =
         TrafficModel { evaluations_until_success: 10, ..TrafficModel::healthy(200, 0.1, 0.01) };
     let retried =

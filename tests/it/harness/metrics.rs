@@ -90,7 +90,8 @@ fn parse_labels(mut text: &str) -> Option<Vec<(String, String)>> {
 
 #[test]
 fn a_scrape_is_read_and_its_series_are_summed() {
-    let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\"} 2\na{x=\"1\",y=\"\"} 3e1\na{x=\"2\"} 9\n\nb NaN\n";
+    let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"q\\\"}, z\"} 2\na{x=\"1\",y=\"\"} \
+        3e1\na{x=\"2\"} 9\n\nb NaN\n";
     let metrics = ScrapedMetrics::parse(text);
     assert_eq!(metrics.get("a", &[("x", "1")]), Some(32.0));
     assert_eq!(metrics.get("a", &[("y", "q\"}, z")]), Some(2.0));

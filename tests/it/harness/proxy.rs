@@ -398,7 +398,10 @@ fn bound_addresses_are_read_from_text_and_json_logs() {
         parse_listen_address("2026 INFO listening plane=\"data\" addr=\"127.0.0.1:1234\"", "data"),
         addr
     );
-    let json = r#"{"fields":{"message":"listening","plane":"admin","addr":"127.0.0.1:1234"},"target":"x"}"#;
+    let json = concat!(
+        r#"{"fields":{"message":"listening","plane":"admin","addr":"127.0.0.1:1234"},"#,
+        r#""target":"x"}"#
+    );
     assert_eq!(
         (parse_listen_address(json, "admin"), parse_listen_address(json, "data")),
         (addr, None)

@@ -133,7 +133,8 @@ fn environment_path() -> PathBuf {
     let environment = named.unwrap_or_else(|| Path::new(PROJECT_ROOT).join("target/test-agents"));
     assert!(
         environment.exists(),
-        "no {}: `scripts/test` makes it (`scripts/test-env` alone too); OMNIDAEMON_TEST_AGENTS names another with {}",
+        "no {}: `scripts/test` makes it (`scripts/test-env` alone too); OMNIDAEMON_TEST_AGENTS \
+            names another with {}",
         environment.display(),
         "tests/python/requirements.txt installed"
     );

@@ -120,8 +120,10 @@ impl SentinelProcess {
         let (directory, port) = (tempfile::tempdir().expect("a directory"), find_free_port());
         let file = directory.path().join("sentinel.conf");
         let config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE_NAME} 127.0.0.1 {master} 2\n\
-             sentinel down-after-milliseconds {SERVICE_NAME} 1500\nsentinel failover-timeout {SERVICE_NAME} 6000\n",
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE_NAME} 127.0.0.1 \
+                {master} 2\n\
+             sentinel down-after-milliseconds {SERVICE_NAME} 1500\nsentinel failover-timeout \
+             {SERVICE_NAME} 6000\n",
             directory.path().display()
         );
         fs::write(&file, config).expect("a config");

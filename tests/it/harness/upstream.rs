@@ -101,7 +101,8 @@ pub(super) fn python_path() -> PathBuf {
         named.unwrap_or_else(|| Path::new(PROJECT_ROOT).join("target/test-env/bin/python"));
     assert!(
         python.exists(),
-        "no {}: `scripts/test` makes it (`scripts/test-env` alone too); OMNIDAEMON_TEST_PYTHON names another with {}",
+        "no {}: `scripts/test` makes it (`scripts/test-env` alone too); OMNIDAEMON_TEST_PYTHON \
+            names another with {}",
         python.display(),
         "tests/upstream/requirements.txt installed"
     );

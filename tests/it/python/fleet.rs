@@ -22,8 +22,10 @@ store: {url: '<store>'}
 routes:
   invoke: {path: /invoke, topic: shared, rollout: {percent: 0, mode: manual}}
 topics:
-  shared: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; sleep 0.2; echo 1']}, agent: analyst, reclaim_idle: 10s}
-  parked: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; exit 1']}, agent: analyst, retry_delay: 1d, reclaim_idle: 10s}
+  shared: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; sleep 0.2; echo 1']}, \
+  agent: analyst, reclaim_idle: 10s}
+  parked: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; exit 1']}, agent: \
+  analyst, retry_delay: 1d, reclaim_idle: 10s}
 workers: {count: 2, concurrency: 2}
 ";
 const RECLAIM_IDLE_MS: u64 = 10_000;

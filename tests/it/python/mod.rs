@@ -21,8 +21,10 @@ topics:
   outside: {handler: external, agent: analyst, timeout: 1m}
   hasty: {handler: external, agent: analyst, timeout: 3s}
   objects: {handler: external, agent: analyst, content: object}
-  count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); print(json.dumps({\"n\": len(task[\"payload\"])}))']}}
-  crash: {handler: {command: [sh, -c, 'echo out of cheese >&2; exit 3']}, retries: 1, retry_delay: 20ms}
+  count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); \
+  print(json.dumps({\"n\": len(task[\"payload\"])}))']}}
+  crash: {handler: {command: [sh, -c, 'echo out of cheese >&2; exit 3']}, retries: 1, \
+  retry_delay: 20ms}
 workers: {count: 2}
 ";
 

@@ -78,7 +78,8 @@ async fn the_result_of_another_groups_agent_takes_no_owner_and_no_fence_away() {
     store.enqueue(&task, &qa_queue()).await.expect("enqueued");
     let lease = lease_one(&store).await;
     complete_lease(&store, &lease).await;
-    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1, "topic": "genesis.qa",
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": 1,
+    "topic": "genesis.qa",
         "agent": "audit"}, "saved_at": 1_753_000_000.0});
     let _: () =
         redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");

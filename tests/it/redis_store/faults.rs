@@ -304,7 +304,8 @@ async fn consumers_of_processes_long_gone_are_forgotten_unless_they_hold_somethi
     assert_eq!(names(&mut redis).await.len(), 2, "both were there a moment ago");
     let script = include_str!("../../../src/store/redis/scripts/forget.lua");
     let mut forget = redis::cmd("EVAL");
-    forget.arg(script).arg(1).arg(QA_STREAM).arg(QA_GROUP).arg("-rs.").arg(0); // as if long had passed
+    // as if long had passed
+    forget.arg(script).arg(1).arg(QA_STREAM).arg(QA_GROUP).arg("-rs.").arg(0);
     assert_eq!(forget.query_async::<i64>(&mut redis).await, Ok(1));
     assert_eq!(names(&mut redis).await, [format!("consumer:omnidaemon-rs.{TEST_PROCESS}-1")]);
 }

@@ -18,7 +18,8 @@ use crate::harness::redis::RedisServer;
 
 fn python_message(content: &serde_json::Value, task_id: Option<&str>) -> Vec<u8> {
     let message = json!({
-        "content": content, "webhook": "http://sink/hook", "reply_to": null, "topic": "genesis.qa", "task_id": task_id,
+        "content": content, "webhook": "http://sink/hook", "reply_to": null,
+        "topic": "genesis.qa", "task_id": task_id,
         "correlation_id": "c1", "causation_id": null, "source": "bridge", "delivery_attempts": 1,
         "created_at": 1_753_000_000.25,
     });
@@ -157,8 +158,10 @@ async fn a_python_dead_letter_is_listed() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (RunningStore::start(&server), server.connect().await);
     let letter = json!({
-        "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": "5-0", "error": "Max retries exceeded",
-        "failed_message": {"content": "{\"a\":1}", "task_id": "py-9"}, "retry_count": 4, "failed_at": 1_753_000_000.5,
+        "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": "5-0", "error": "Max \
+            retries exceeded",
+        "failed_message": {"content": "{\"a\":1}", "task_id": "py-9"}, "retry_count": 4,
+        "failed_at": 1_753_000_000.5,
     });
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", letter.to_string())]).await.expect("added");
@@ -207,7 +210,8 @@ async fn a_result_that_python_saved_before_it_died_is_not_run_again() {
         .arg(QA_STREAM)
         .arg(">");
     let _: redis::Value = read.query_async(&mut redis).await.expect("read");
-    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed",
+    "result": {"by": "python"},
         "topic": "genesis.qa", "agent": "omnidaemon"}, "saved_at": 1_753_000_000.0});
     let _: () =
         redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
@@ -280,7 +284,8 @@ async fn the_result_of_another_groups_agent_is_no_end_of_ours() {
         .arg(QA_STREAM)
         .arg(">");
     let _: redis::Value = read.query_async(&mut redis).await.expect("read");
-    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": {"by": "python"},
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed",
+    "result": {"by": "python"},
         "topic": "genesis.qa", "agent": "audit"}, "saved_at": 1_753_000_000.0});
     let _: () =
         redis.set_ex(format!("omni:result:{}", task.id), r.to_string(), 100).await.expect("saved");
@@ -341,8 +346,10 @@ async fn reclaim_idle_says_how_long_an_entry_is_a_python_consumers_own() {
 /// Python's `_send_to_dlq`.
 async fn give_up(redis: &mut redis::aio::MultiplexedConnection, entry: &str, task: &str) {
     let letter = json!({
-        "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": entry, "error": "Max retries (4) exceeded",
-        "failed_message": {"content": "{}", "task_id": task}, "retry_count": 3, "failed_at": 1_753_000_000.5,
+        "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": entry, "error": "Max \
+            retries (4) exceeded",
+        "failed_message": {"content": "{}", "task_id": task}, "retry_count": 3,
+        "failed_at": 1_753_000_000.5,
     });
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", letter.to_string())]).await.expect("added");
@@ -407,8 +414,18 @@ async fn a_large_dead_letter_is_read_without_its_payload() {
     let large = "x".repeat(300_000);
     let letters = [
         // as Python writes a message of its own publishers, and one of ours
-        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "failed_message": {"content": "{\"task_id\": \"no\", \"x\": \"LARGE\"}", "webhook": null, "task_id": "ID", "source": null}, "error": "said \"no\"", "retry_count": 3, "failed_at": 1.5}"#,
-        r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "error": "said \"no\"", "failed_message": {"task_id": "ID", "content": {"task_id": "no", "x": "LARGE"}, "source": null}, "retry_count": 3, "failed_at": 1.5}"#,
+        concat!(
+            r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "#,
+            r#""failed_message": {"content": "{\"task_id\": \"no\", \"x\": \"LARGE\"}", "#,
+            r#""webhook": null, "task_id": "ID", "source": null}, "error": "said \"no\"", "#,
+            r#""retry_count": 3, "failed_at": 1.5}"#,
+        ),
+        concat!(
+            r#"{"topic": "genesis.qa", "original_stream": "s", "original_id": "ENTRY", "#,
+            r#""error": "said \"no\"", "failed_message": {"task_id": "ID", "#,
+            r#""content": {"task_id": "no", "x": "LARGE"}, "source": null}, "#,
+            r#""retry_count": 3, "failed_at": 1.5}"#,
+        ),
     ];
     let mut given_up = Vec::new();
     for letter in letters.iter().cycle().take(12) {

@@ -168,7 +168,8 @@ async fn a_stream_of_several_groups_keeps_what_any_of_them_has_not_done() {
         let reply: redis::streams::StreamReadReply = read.query_async(redis).await.expect("read");
         reply.keys.into_iter().flat_map(|key| key.ids).map(|entry| entry.id).collect::<Vec<_>>()
     };
-    let sweep = async || reap_queue(&RunningStore::start(&server)).await; // a process sweeps first of all when it starts
+    // a process sweeps first of all when it starts
+    let sweep = async || reap_queue(&RunningStore::start(&server)).await;
     sweep().await;
     assert_eq!(redis.xlen::<_, i64>(QA_STREAM).await, Ok(4), "nobody has read for the audit");
     let seen = read(&mut redis, AUDIT, 2).await;
@@ -201,12 +202,14 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
     for (id, message) in [
         (
             "py-9",
-            json!({"content": "{\"a\":1}", "task_id": "py-9", "delivery_attempts": 4, "source": "bridge"}),
+            json!({"content": "{\"a\":1}", "task_id": "py-9", "delivery_attempts": 4,
+            "source": "bridge"}),
         ),
         ("5-0", json!({"content": "{\"a\":1}", "task_id": null})),
     ] {
         let letter = json!({
-            "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": "5-0", "error": "Max retries exceeded",
+            "topic": "genesis.qa", "original_stream": QA_STREAM, "original_id": "5-0",
+            "error": "Max retries exceeded",
             "failed_message": message, "retry_count": 4, "failed_at": 1_753_000_000.5,
         });
         let _: String =
@@ -223,7 +226,8 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
         let record = store.get_task(&again.task.id).await.expect("answers").expect("known");
         assert_eq!(record.status, TaskStatus::Completed);
     }
-    let lost = json!({"topic": "genesis.qa", "original_id": "7-0", "failed_message": null, "task_id": "gone"});
+    let lost = json!({"topic": "genesis.qa", "original_id": "7-0", "failed_message": null,
+    "task_id": "gone"});
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", lost.to_string())]).await.expect("added");
     let refused =

@@ -58,7 +58,8 @@ async fn read(redis: &mut MultiplexedConnection, n: usize) -> Vec<String> {
 
 /// It saves the result of a task, as of some seconds after 1970.
 async fn save(redis: &mut MultiplexedConnection, id: &TaskId, saved_at: f64) {
-    let r = json!({"task_id": id.as_str(), "result": {"status": "completed", "result": 1, "topic": "genesis.qa",
+    let r = json!({"task_id": id.as_str(), "result": {"status": "completed", "result": 1,
+    "topic": "genesis.qa",
         "agent": "omnidaemon", "created_at": 1.0}, "saved_at": saved_at});
     let _: () = redis.set_ex(format!("omni:result:{id}"), r.to_string(), 100).await.expect("saved");
 }
@@ -277,7 +278,8 @@ async fn a_canaried_task_costs_one_command_more_to_enqueue_and_less_than_one_to_
         panic!("three rounds")
     };
     println!(
-        "{TASKS} tasks: {plain_in} commands to enqueue and {plain_out} to end; canaried {canaried_in} and {canaried_out}"
+        "{TASKS} tasks: {plain_in} commands to enqueue and {plain_out} to end; canaried \
+            {canaried_in} and {canaried_out}"
     );
     assert!(canaried_in <= plain_in + TASKS + 5, "{canaried_in}, {plain_in}");
     assert!(canaried_out <= plain_out + TASKS / 2, "{canaried_out}, {plain_out}");

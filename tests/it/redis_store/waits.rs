@@ -67,7 +67,8 @@ async fn a_result_that_only_python_wrote_is_found_by_the_poll() {
     let task = new_task();
     let waiter = store.end_waiters().register_waiter(&task.id);
     store.enqueue(&task, &qa_queue()).await.expect("enqueued");
-    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed", "result": "text"}, "saved_at": 1.5});
+    let r = json!({"task_id": task.id.as_str(), "result": {"status": "completed",
+    "result": "text"}, "saved_at": 1.5});
     let _: () = redis.set(format!("omni:result:{}", task.id), r.to_string()).await.expect("saved");
     let told = tokio::time::timeout(WAIT_DEADLINE, waiter).await.expect("told").expect("known");
     assert_eq!(

@@ -31,7 +31,8 @@ async fn an_entry_has_the_fields_that_python_reads() {
         data,
         json!({
             "content": "{\"n\":  1.0}", "webhook": null, "reply_to": null, "topic": "genesis.qa",
-            "task_id": task.id.as_str(), "correlation_id": "mine", "causation_id": null, "source": null,
+            "task_id": task.id.as_str(), "correlation_id": "mine", "causation_id": null,
+            "source": null,
             "delivery_attempts": 1, "created_at": created,
         })
     );
@@ -180,7 +181,8 @@ async fn a_task_costs_two_round_trips_and_a_share_of_a_read_at_most() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (RunningStore::start(&server), server.connect().await);
     enqueue_task(&store).await;
-    complete_lease(&store, &lease_one(&store).await).await; // so that connections and scripts are there
+    // so that connections and scripts are there
+    complete_lease(&store, &lease_one(&store).await).await;
     let payload = Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(289)));
     let mut record = String::new();
     let (start, cpu) = (calls(&mut redis).await, own_cpu());
@@ -203,7 +205,8 @@ async fn a_task_costs_two_round_trips_and_a_share_of_a_read_at_most() {
     let (ended, cpu_all) = (calls(&mut redis).await, own_cpu() - cpu);
     let ((sent_in, inside_in), (sent_out, inside_out)) = (queued - start, ended - queued);
     println!(
-        "{TASKS} tasks: {sent_in} calls and {inside_in} commands to enqueue; {sent_out} and {inside_out} to end"
+        "{TASKS} tasks: {sent_in} calls and {inside_in} commands to enqueue; {sent_out} and \
+            {inside_out} to end"
     );
     println!(
         "our CPU for all, in this build: {cpu_in} µs to enqueue, {} µs to end them",

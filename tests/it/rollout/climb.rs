@@ -25,7 +25,8 @@ routes:
       interval: 300ms
       soak: 1s
       min_samples: {async: 20, sync: 20}
-      gates: [{name: errors, type: error_ratio, max: 15%}, {name: deferred, type: deferred_ratio, max: 20%}]
+      gates: [{name: errors, type: error_ratio, max: 15%}, {name: deferred, type: deferred_ratio, \
+      max: 20%}]
 topics:
   t: {handler: upstream, timeout: 30s}
 workers: {count: 4, concurrency: 4}
@@ -168,7 +169,8 @@ async fn orders_are_followed_and_remembered_with_who_and_why(store: Store) {
 async fn whoever_asked_is_told_of_steps_pauses_and_the_turn_back_again_until_they_hear() {
     let (upstream, sink) = (TestUpstream::start().await, Sink::start().await);
     let notify = format!(
-        "notify: [{{on: [step, paused, rollback], webhook: '{}'}}, {{on: [rollback], webhook: '{}'}}]\n      gates:",
+        "notify: [{{on: [step, paused, rollback], webhook: '{}'}}, {{on: [rollback], webhook: \
+            '{}'}}]\n      gates:",
         sink.url("all"),
         sink.url("flaky")
     );

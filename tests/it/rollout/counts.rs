@@ -71,7 +71,8 @@ async fn what_the_proxy_refuses_is_a_client_error_of_the_canary(store: Store) {
         assert_eq!(call(&omni, body).await, 422);
     }
     let asynchronous = json!({"total": 10, "failed": 0, "client_errors": 2});
-    let expected = json!({"canaried": 10, "accepted": 8, "rejected": 2, "refused": 0, "open": 0, "async": asynchronous});
+    let expected = json!({"canaried": 10, "accepted": 8, "rejected": 2, "refused": 0, "open": 0,
+    "async": asynchronous});
     until_known(&omni, &expected).await;
 }
 

@@ -226,7 +226,8 @@ async fn while_redis_is_gone_nothing_moves_and_then_it_goes_on() {
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::data_client).collect());
     wait_for_weight(all[first], 25.0).await;
     redis.kill();
-    tokio::time::sleep(Duration::from_secs(3)).await; // longer than a soak: time that must not count
+    // longer than a soak: time that must not count
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let during = fetch_rollout(all[first]).await;
     assert_eq!(during["weight"], 25.0, "the desired weight stays: {during:#}");
     redis.restart().await;

@@ -24,7 +24,8 @@ routes:
       soak: 1s
       min_samples: {async: 20, sync: 20}
       gates: [{name: errors, type: error_ratio, max: 15%}]
-      shadow: {percent: 50, side_effects: allowed, compare: {ignore: [/execution_time_ms]}, max_mismatch: 15%}
+      shadow: {percent: 50, side_effects: allowed, compare: {ignore: [/execution_time_ms]}, \
+      max_mismatch: 15%}
 topics:
   t: {handler: {http: '<copies>/invoke'}, timeout: 30s}
 workers: {count: 4, concurrency: 4}

@@ -31,8 +31,10 @@ const COMPRESSED: [(&str, &str); 13] = [
     ("workers: {count: 5}", "workers: {count: 0, concurrency: 32}"),
     (
         "      breaker:",
-        "      - {name: lag, type: prometheus, query: 'max(omnidaemon_queue_oldest_seconds)', max: 30}\n      \
-         prometheus: {url: '<prometheus>', timeout: 2s, max_staleness: 5s, grace: 2s}\n      breaker:",
+        "      - {name: lag, type: prometheus, query: 'max(omnidaemon_queue_oldest_seconds)', \
+            max: 30}\n      \
+         prometheus: {url: '<prometheus>', timeout: 2s, max_staleness: 5s, grace: 2s}\n      \
+         breaker:",
     ),
 ];
 

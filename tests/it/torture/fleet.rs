@@ -28,18 +28,24 @@ upstream: {url: 'http://<handlers>'}
 store: {url: '<store>', timeout: 1s}
 routes:
   invoke:
-    {path: /invoke, topic: replay, wait: 8s, retry_canaried: true, rollout: {percent: 50, mode: manual}}
+    {path: /invoke, topic: replay, wait: 8s, retry_canaried: true, rollout: {percent: 50, mode: \
+    manual}}
 topics:
   replay: {handler: upstream, retries: 3, retry_delay: 100ms, timeout: 20s}
-  service: {handler: {http: 'http://<handlers>/service'}, retries: 3, retry_delay: 100ms, timeout: 20s}
-  program: {handler: {command: [sh, '<dir>/handler.sh', '<journal>']}, retries: 3, retry_delay: 100ms, timeout: 20s}
+  service: {handler: {http: 'http://<handlers>/service'}, retries: 3, retry_delay: 100ms, \
+  timeout: 20s}
+  program: {handler: {command: [sh, '<dir>/handler.sh', '<journal>']}, retries: 3, retry_delay: \
+  100ms, timeout: 20s}
 workers: {count: 2, concurrency: 2, drain: 9s}
 ";
 
 /// Rare enough for work to go on, frequent enough for each to come up in a minute.
-const FAILPOINTS: &str = "enqueue.before=kill:0.001,enqueue.after=kill:0.001,lease.after=kill:0.001,\
-    settle.before=kill:0.002,settle.after=kill:0.002,renew.before=kill:0.001,reap_expired.after=kill:0.001,\
-    enqueue.after=error(unknown):0.003,settle.after=error(unknown):0.005,settle.before=error(unreachable):0.003,\
+const FAILPOINTS: &str = "enqueue.before=kill:0.001,enqueue.after=kill:0.001,\
+    lease.after=kill:0.001,\
+    settle.before=kill:0.002,settle.after=kill:0.002,renew.before=kill:0.001,\
+    reap_expired.after=kill:0.001,\
+    enqueue.after=error(unknown):0.003,settle.after=error(unknown):0.005,\
+    settle.before=error(unreachable):0.003,\
     lease.after=error(unknown):0.001,renew.after=error(unknown):0.005,\
     settle.before=delay(50ms):0.05,enqueue.after=delay(30ms):0.02";
 

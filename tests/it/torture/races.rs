@@ -45,7 +45,8 @@ async fn a_cancel_that_races_a_completion_has_one_winner(store: Store) {
             let settle = opened.settle(lease, &complete);
             let cancel = async {
                 if n % 4 > 1 {
-                    tokio::time::sleep(Duration::from_millis(1)).await; // while the other is under way
+                    // while the other is under way
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 opened.cancel(&lease.task.id, RESULT_TTL).await
             };

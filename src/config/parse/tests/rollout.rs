@@ -157,7 +157,8 @@ fn the_same_file_means_an_equal_plan() {
 #[test]
 fn gates_and_notices_have_names_and_events_of_their_own_where_the_file_has_none() {
     let rollout = parse_valid_rollout(&config_with_rollout(
-        "gates: [{type: queue_depth, max: 5}, {type: slow_ratio, threshold: 500ms, of: acknowledgement, margin: 1%, alpha: 0.02}], \
+        "gates: [{type: queue_depth, max: 5}, {type: slow_ratio, threshold: 500ms, of: \
+            acknowledgement, margin: 1%, alpha: 0.02}], \
          notify: [{webhook: 'https://user:canary@hooks.example.com/x?y'}]",
     ));
     let names: Vec<_> = rollout.gates.iter().map(|gate| gate.name.as_str()).collect();
@@ -215,7 +216,8 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_gates(""),
-            "rollout.gates: is empty: write what must hold, or delete the line for the default gates",
+            "rollout.gates: is empty: write what must hold, or delete the line for the default \
+                gates",
         ),
         (
             config_with_rollout("gates: {errors: 1%}"),
@@ -259,11 +261,13 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_gates("{type: error_ratio, max: 1%, threshold: 2s}"),
-            "gates[0].threshold: is of `slow_ratio`, not of `error_ratio`: delete it, or write another `type`",
+            "gates[0].threshold: is of `slow_ratio`, not of `error_ratio`: delete it, or write \
+                another `type`",
         ),
         (
             config_with_gates("{type: deferred_ratio, max: 1%, margin: 1%}"),
-            "gates[0].margin: is of `error_ratio`, `client_error_ratio`, `slow_ratio`, not of `deferred_ratio`",
+            "gates[0].margin: is of `error_ratio`, `client_error_ratio`, `slow_ratio`, not of \
+                `deferred_ratio`",
         ),
         (
             config_with_gates(&format!("{{{ratio}}}, {{{ratio}}}")),
@@ -272,7 +276,8 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         (config_with_gates(&format!("{{name: a b, {ratio}}}")), "gates[0].name: `a b` is no name"),
         (
             config_with_gates("{type: slow_ratio, threshold: 3s, max: 5%}"),
-            "gates[0].threshold: `3s` is no bound of the buckets that durations are counted in: write `2s` or `5s`",
+            "gates[0].threshold: `3s` is no bound of the buckets that durations are counted in: \
+                write `2s` or `5s`",
         ),
         (
             config_with_gates("{type: slow_ratio, threshold: 1ms, max: 5%}"),
@@ -306,7 +311,8 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_rollout(
-                "prometheus: {url: 'http://h'}, gates: [{type: prometheus, query: up, min: 2, max: 1}]",
+                "prometheus: {url: 'http://h'}, gates: [{type: prometheus, query: up, min: 2, \
+                    max: 1}]",
             ),
             "gates[0].min: 2 is over `max`, 1: nothing passes",
         ),
@@ -385,28 +391,33 @@ fn a_plan_that_can_be_but_is_odd_is_warned_about_only_where_it_is_climbed() {
         (
             "",
             "min_samples: {async: 100}",
-            "rollout.min_samples: cannot show `errors`, at most 1 %: without a single failure that takes 268: write `async: 268`",
+            "rollout.min_samples: cannot show `errors`, at most 1 %: without a single failure \
+                that takes 268: write `async: 268`",
         ),
         (
             "",
             "gates: [{type: error_ratio, max: 0.1%}]",
-            "rollout.min_samples: cannot show `error_ratio`, at most 0.1 %: without a single failure that takes 2704",
+            "rollout.min_samples: cannot show `error_ratio`, at most 0.1 %: without a single \
+                failure that takes 2704",
         ),
         ("", "interval: 1h", "rollout.interval: is longer than a soak of 30m: write a shorter one"),
         (
             "",
             "soak: 59m",
-            "f:3:50: routes.r.rollout.soak: is shorter than the 1h that a task of `t` may take: write 1h or more",
+            "f:3:50: routes.r.rollout.soak: is shorter than the 1h that a task of `t` may take: \
+                write 1h or more",
         ),
         (
             "retry_canaried: true, ",
             "steps: [10, {weight: 50, soak: 4h}]",
-            "routes.r.rollout.steps[1].soak: is shorter than the 4h 35s that a task of `t` may take",
+            "routes.r.rollout.steps[1].soak: is shorter than the 4h 35s that a task of `t` may \
+                take",
         ),
         (
             "",
             "steps: [{weight: 100, baseline: live}]",
-            "rollout.steps: leaves no sync path at 100 %, and the gate `client_errors` has only a margin over it: write",
+            "rollout.steps: leaves no sync path at 100 %, and the gate `client_errors` has only a \
+                margin over it: write",
         ),
         (
             "wait: 0s, ",
@@ -416,7 +427,8 @@ fn a_plan_that_can_be_but_is_odd_is_warned_about_only_where_it_is_climbed() {
         (
             "wait: 5s, ",
             "gates: [{name: ack, type: slow_ratio, of: acknowledgement, threshold: 10s, max: 5%}]",
-            "routes.r.rollout.gates: `ack` always holds: no client waits longer for its answer than `wait`, 5s",
+            "routes.r.rollout.gates: `ack` always holds: no client waits longer for its answer \
+                than `wait`, 5s",
         ),
     ] {
         let text = |mode: &str| config_with_route(&format!("{more}rollout: {{{what}{mode}}}"));
@@ -505,12 +517,14 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
     for (text, expected) in [
         (
             upstream,
-            "f:3:62: routes.r.rollout.shadow.percent: copies to `t`, whose handler is the upstream: it would run them \
+            "f:3:62: routes.r.rollout.shadow.percent: copies to `t`, whose handler is the \
+                upstream: it would run them \
              twice: give the topic another handler, or write `percent: 0`",
         ),
         (
             post,
-            "shadow.percent: runs a copy of POST requests, which may do what they do twice: write `side_effects: allowed`",
+            "shadow.percent: runs a copy of POST requests, which may do what they do twice: write \
+                `side_effects: allowed`",
         ),
         (
             config_with_shadow("methods: [GET, POST], ", "percent: 5, side_effects: refused"),
@@ -518,14 +532,17 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
         ),
         (
             config_with_shadow("methods: [GET], ", "percent: 5"),
-            "shadow.percent: copies POST alone, and `methods` has none: add POST to it, or write `percent: 0`",
+            "shadow.percent: copies POST alone, and `methods` has none: add POST to it, or write \
+                `percent: 0`",
         ),
         (
             config_with_shadow(
                 "",
-                "percent: 5, side_effects: allowed}, gates: [{name: shadow_mismatch, type: queue_depth, max: 1}], pin: {",
+                "percent: 5, side_effects: allowed}, gates: [{name: shadow_mismatch, type: \
+                    queue_depth, max: 1}], pin: {",
             ),
-            "rollout.gates: has a gate `shadow_mismatch`: one of that name stands there by itself: write another `name`",
+            "rollout.gates: has a gate `shadow_mismatch`: one of that name stands there by \
+                itself: write another `name`",
         ),
         (config_with_rollout("shadow: {percent: 101}"), "shadow.percent: 101 is over 100"),
         (
@@ -535,7 +552,8 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
         (config_with_rollout("shadow: {max_mismatch: 5}"), "shadow.max_mismatch: `5` has no `%`"),
         (
             config_with_rollout("shadow: {compare: {ignore: [timestamp]}}"),
-            "shadow.compare.ignore: `timestamp` is no JSON pointer to a part of an answer: write one such as `/timestamp`",
+            "shadow.compare.ignore: `timestamp` is no JSON pointer to a part of an answer: write \
+                one such as `/timestamp`",
         ),
         (
             config_with_rollout("shadow: {compare: {ignore: ['']}}"),

@@ -33,7 +33,9 @@ macro_rules! scripts {
         $(
             $(#[$doc])*
             pub(crate) static $name: LuaScript =
-                LuaScript(LazyLock::new(|| ComposedScript::from_source(include_str!(concat!("../scripts/", $file)))));
+                LuaScript(LazyLock::new(|| {
+                    ComposedScript::from_source(include_str!(concat!("../scripts/", $file)))
+                }));
         )+
     };
 }
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_script_comes_with_what_it_uses_and_nothing_else() {
-        let prelude = "-- heads\n\nlocal A = 1\n\nlocal function f()\n  return A\n\nend\n\nlocal function g()\nend\n";
+        let prelude = "-- heads\n\nlocal A = 1\n\nlocal function f()\n  return A\n\nend\n\nlocal \
+            function g()\nend\n";
         assert_eq!(
             compose_source(prelude, "-- g\nreturn f()\n"),
             "local A = 1\n\nlocal function f()\n  return A\n\nend\n\nreturn f()\n"

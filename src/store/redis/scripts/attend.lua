@@ -17,7 +17,8 @@ end
 local function excerpt(data)
   local head, tail = data:sub(1, EDGE), data:sub(-EDGE)
   local function first(name) return '"' .. name .. '"%s*:%s*"(.-[^\\])"' end
-  local function last(name) return '.*' .. first(name) end
+  -- Anchored: without `^` a text that lacks the name is searched again from each of its characters.
+  local function last(name) return '^.*' .. first(name) end
   local entry = head:match(first('original_id')) or tail:match(last('original_id'))
   local id = head:match('"failed_message"%s*:%s*{%s*' .. first('task_id')) or tail:match(last('task_id'))
   local why = tail:match(last('error')) or head:match(first('error'))
