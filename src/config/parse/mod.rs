@@ -16,7 +16,7 @@ pub(crate) mod scalars;
 pub(crate) mod section;
 pub(crate) mod shadow;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 pub(crate) mod topics;
 
 use std::cell::RefCell;
