@@ -36,7 +36,7 @@ async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) 
     let (wake, mut woken) = mpsc::channel(1);
     let _watcher = watch_parent_dir(&path, wake).inspect_err(|error| {
         tracing::warn!(%error, path = %path.display(), "config file is \
-            polled, not watched")
+            polled, not watched");
     });
     let mut polls = interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);

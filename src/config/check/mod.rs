@@ -3,13 +3,13 @@
 pub(crate) mod position;
 pub(crate) mod rollout_plan;
 pub(crate) mod self_upstream;
+mod shadow;
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::check::position::{find_origin, problem_at_path};
 use crate::config::check::self_upstream::self_upstream_problem;
 use crate::config::diagnostics::ConfigDiagnostics;
-use crate::config::parse::shadow;
 use crate::config::yaml::YamlNode;
 use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
 

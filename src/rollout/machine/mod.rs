@@ -2,8 +2,8 @@
 //! any point changes nothing.
 //!
 //! An operator's command goes before automation, and abort before every other command. Automation
-//! raises the weight in one place, [`RolloutTransition::climb_to`], to a step of the plan and only
-//! after PASS of all gates; it rolls back in one place, [`RolloutTransition::roll_back`]. Lowering
+//! raises the weight in one place, `RolloutTransition::climb_to`, to a step of the plan and only
+//! after PASS of all gates; it rolls back in one place, `RolloutTransition::roll_back`. Lowering
 //! is immediate. While evidence cannot be judged (a source is down, replicas differ) everything
 //! stands still: soak time and waiting time count only while the leader observes the rollout.
 //!
@@ -14,8 +14,6 @@
 //! commands.rs    an operator's command          input.rs        inputs and decision
 //! ```
 //!
-//! [`RolloutTransition::climb_to`]: transition::RolloutTransition::climb_to
-//! [`RolloutTransition::roll_back`]: transition::RolloutTransition::roll_back
 
 mod commands;
 mod config_change;

@@ -93,7 +93,7 @@ fn build_client(tls: rustls::ClientConfig, connect_timeout: Duration) -> Handler
 }
 
 /// The status with which the upstream answers OPTIONS for a path, a request that changes nothing;
-/// `None` without an answer within [`PROBE_TIMEOUT`].
+/// `None` without an answer within `PROBE_TIMEOUT`.
 pub async fn probe_upstream(upstream: &UpstreamConfig, path: &str) -> Option<StatusCode> {
     let uri = format!("{}{path}", upstream.urls.first()?);
     let agent = concat!("omnidaemon/", env!("CARGO_PKG_VERSION"), " (start-up check)");
