@@ -1,8 +1,10 @@
 //! When this process ran maintenance rounds, and what a round may do therefore.
 //!
 //! The idle time of an entry is the clock of its lease, and it runs on while Redis is unreachable
-//! or this process is stopped. So after an interruption no lease is reaped for one lease duration,
-//! by when every live holder has renewed. The leases of a holder without a heartbeat are reaped
+//! or this process is stopped. So after an interruption, a pause of more than one heartbeat
+//! interval, no lease is reaped for one lease duration, by when every live holder has renewed. A
+//! short interruption counts too: in a row of them, a holder may miss each moment at which the
+//! store is reachable. The leases of a holder without a heartbeat are reaped
 //! sooner, but only by a process that has reached the store without interruption for one lease
 //! duration and missed the heartbeat twice: heartbeats expire during an outage, and are the first
 //! thing that is written after it.
@@ -59,10 +61,11 @@ impl ReapSchedule {
         let mut state = self.lock_state();
         state.round_count = state.round_count.wrapping_add(1);
         let pause = state.last_round_at.replace(now).map(|last| now - last);
-        if pause.is_some_and(|pause| pause > lease_duration() / 2) {
+        let interrupted = pause.is_some_and(|pause| pause > heartbeat_interval());
+        if interrupted {
             state.reaping_allowed_from = Some(now + lease_duration());
         }
-        if pause.is_none_or(|pause| pause > heartbeat_interval()) {
+        if interrupted || pause.is_none() {
             state.uninterrupted_since = Some(now);
             state.silent_since.clear();
         }
@@ -167,10 +170,22 @@ mod tests {
             schedule.begin_round(at(0)).may_reap,
             "a process that has just started sees no interruption"
         );
-        assert!(schedule.begin_round(at(10)).may_reap);
+        assert!(schedule.begin_round(at(5)).may_reap);
         assert!(!schedule.begin_round(at(40)).may_reap, "leases could not be renewed meanwhile");
-        assert!((41..70).step_by(10).all(|second| !schedule.begin_round(at(second)).may_reap));
-        assert!(schedule.begin_round(at(71)).may_reap);
+        assert!((41..70).all(|second| !schedule.begin_round(at(second)).may_reap));
+        assert!(schedule.begin_round(at(70)).may_reap);
+    }
+
+    #[test]
+    fn short_outages_in_a_row_let_no_live_holders_lease_be_reaped() {
+        let (schedule, start) = (ReapSchedule::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(schedule.begin_round(at(0)).may_reap);
+        // The store is reachable at these moments only, and a holder in another process may miss
+        // all of them.
+        assert!([8, 16, 24, 32].into_iter().all(|s| !schedule.begin_round(at(s)).may_reap));
+        assert!((33..62).all(|second| !schedule.begin_round(at(second)).may_reap));
+        assert!(schedule.begin_round(at(62)).may_reap);
     }
 
     #[test]
