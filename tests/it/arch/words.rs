@@ -58,22 +58,22 @@ const BANNED: [(&str, &str); 40] = [
 
 /// Terms of programming that are no words of this project's domain.
 const GENERAL: &str = "\
-    accepted access action address admin allowed alway api app arg batch batcher bounded \
-    buffer builder bulk buried burier bus cache call cancel cancelled change checked cidr cli \
-    clock collected collector command commit concurrency condition config connector content \
+    accepted access action address admin allowed alway api app arg batch batcher bounded buffer \
+    builder bulk buried burier bus cache call cancel cancelled change checked cidr cli clock \
+    collected collector command commit composed concurrency condition config connector content \
     context core count counted counter counting cursor database default demo deprecated depth \
     detail difference digest direct disconnect dlq durable duration echo empty encoded ended \
-    enqueuer env error event exit expiring extra failed failing fault faulty finish fixture \
-    for form format get global guard handle hash header health held history host http id inbox \
-    init input intercepted item kind label late latency leased leaser leasing limit link list \
-    loaded local lock log lookup lua map mark measure memory message meter metric min mode ms \
-    name new next node on option origin output page panicking param parsed pass pattern \
-    pausable pending poison policy poll pool position process proxy published queue range \
-    reader reading reaper received recording redis redriven refused registry reloader reply \
-    reported result row run runner running schedule score script section seen sender serve \
+    enqueuer env error event exit expiring extra failed failing fault faulty finish fixture for \
+    form format get global guard handle hash header health held history host http id inbox init \
+    input intercepted item kind label late latency leased leaser leasing limit link list loaded \
+    local lock log lookup lua map mark measure memory message meter metric min mode ms name \
+    named new next node on option origin output page panicking param parameter parsed pass \
+    pattern pausable pending poison policy poll pool position process proxy published queue \
+    range reader reading reaper received recording redis redriven refused registry reloader \
+    reply reported result row run runner running schedule score script section seen sender serve \
     served server service set settler setup shared shutdown signal source sqlite start state \
-    status stored stream summary table target thread timeout timer total tree type unix \
-    unknown update url value var verb view wait waiting watch wire with writer written yaml";
+    status stored stream summary table target thread timeout timer total tree type unix unknown \
+    update url value var verb view wait waiting watch wire with writer written yaml";
 
 #[test]
 fn identifiers_have_no_banned_word() {

@@ -302,7 +302,11 @@ async fn consumers_of_processes_long_gone_are_forgotten_unless_they_hold_somethi
         found.consumers.into_iter().map(|consumer| consumer.name).collect::<Vec<_>>()
     };
     assert_eq!(names(&mut redis).await.len(), 2, "both were there a moment ago");
-    let script = include_str!("../../../src/store/redis/scripts/forget.lua");
+    let script = concat!(
+        include_str!("../../../src/store/redis/scripts/prelude.lua"),
+        "local stream = KEYS[1]\nlocal group, consumer_mark, min_idle_ms = unpack(ARGV)\n",
+        include_str!("../../../src/store/redis/scripts/remove_idle_consumers.lua"),
+    );
     let mut forget = redis::cmd("EVAL");
     // as if long had passed
     forget.arg(script).arg(1).arg(QA_STREAM).arg(QA_GROUP).arg("-rs.").arg(0);

@@ -16,9 +16,11 @@ impl PartitionCore {
     /// Removes consumers of ours that hold nothing and have been idle for ten minutes.
     pub(crate) async fn remove_idle_consumers(&self, queue: &TopicQueue) -> Result<(), StoreError> {
         let call = REMOVE_IDLE_CONSUMERS
-            .call_with_keys(&[self.keys.stream_key(&queue.topic)])
-            .arg(&[&keys::group_name(queue), keys::OUR_CONSUMER_MARK]);
-        call.arg(as_millis_u64(CONSUMER_IDLE_LIMIT)).run::<u64>(&self.link).await.map(|_| ())
+            .call_with_keys(&[("stream", self.keys.stream_key(&queue.topic))])
+            .arg("group", keys::group_name(queue))
+            .arg("consumer_mark", keys::OUR_CONSUMER_MARK)
+            .arg("min_idle_ms", as_millis_u64(CONSUMER_IDLE_LIMIT));
+        call.run::<u64>(&self.link).await.map(|_| ())
     }
 
     /// Trims the entries that all groups of a stream have finished, and warns of a group that alone
@@ -30,8 +32,8 @@ impl PartitionCore {
     ) -> Result<(), StoreError> {
         let stream = self.keys.stream_key(&queue.topic);
         let (_, group, first_kept_entry): (u64, String, String) = TRIM_STREAM
-            .call_with_keys(&[&stream])
-            .arg(keys::group_name(queue))
+            .call_with_keys(&[("stream", &stream)])
+            .arg("own_group", keys::group_name(queue))
             .run(&self.link)
             .await?;
         if schedule.should_warn_of_group(&stream, &group, first_kept_entry) {

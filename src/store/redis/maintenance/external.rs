@@ -115,18 +115,25 @@ impl ExternalReconciler {
     ) -> Result<(bool, Vec<ExternalQueueScan>), StoreError> {
         let keys = &self.core.keys;
         let groups: Vec<String> = queues.iter().map(keys::group_name).collect();
-        let queue_keys: Vec<String> = groups
+        let queue_keys: Vec<(&str, String)> = groups
             .iter()
-            .flat_map(|group| [keys.dead_letters_key(group), keys.deadline_index_key(group)])
+            .flat_map(|group| {
+                [
+                    ("dead_letters", keys.dead_letters_key(group)),
+                    ("deadline_index", keys.deadline_index_key(group)),
+                ]
+            })
             .collect();
         let mut call = SCAN_EXTERNAL_TASKS
             .call_with_keys(&queue_keys)
-            .arg(DEAD_LETTERS_PER_SCAN)
-            .arg(keys.result_prefix())
-            .arg(UNENDED_TASKS_PER_SCAN);
+            .arg("max_dead_letters", DEAD_LETTERS_PER_SCAN)
+            .arg("result_prefix", keys.result_prefix())
+            .arg("max_checked_tasks", UNENDED_TASKS_PER_SCAN);
         for group in &groups {
             let cursor = lock_unpoisoned(&self.cursors).get(group).cloned().unwrap_or_default();
-            call = call.arg(cursor.last_dead_letter).arg(cursor.unended_offset);
+            call = call
+                .arg("last_dead_letter", cursor.last_dead_letter)
+                .arg("first_checked", cursor.unended_offset);
         }
         call.run(&self.core.link).await
     }
@@ -175,17 +182,24 @@ impl ExternalReconciler {
     ) -> Result<(Vec<ScriptLeaseRow>, Vec<ScriptLeaseRow>), StoreError> {
         let (keys, group) = (&self.core.keys, keys::group_name(queue));
         let mut call = RECONCILE_EXTERNAL
-            .call_with_keys(&[keys.stream_key(&queue.topic), keys.deadline_index_key(&group)])
-            .arg(&[&keys.record_prefix(), &keys.result_prefix(), &keys.tally_prefix()])
-            .arg(&[queue.topic.as_str(), &queue.agent, &group])
-            .arg(queue.external_timeout.is_some())
-            .arg(candidates.with_result.len())
-            .arg(&candidates.with_result)
-            .arg(candidates.overdue.len())
-            .arg(&candidates.overdue);
+            .call_with_keys(&[
+                ("stream", keys.stream_key(&queue.topic)),
+                ("deadline_index", keys.deadline_index_key(&group)),
+            ])
+            .arg("record_prefix", keys.record_prefix())
+            .arg("result_prefix", keys.result_prefix())
+            .arg("tally_prefix", keys.tally_prefix())
+            .arg("topic", queue.topic.as_str())
+            .arg("agent", &queue.agent)
+            .arg("group", &group)
+            .arg("has_deadlines", queue.external_timeout.is_some())
+            .arg("with_result_count", candidates.with_result.len())
+            .arg("overdue_count", candidates.overdue.len())
+            .arg_each("ended_task_id", &candidates.with_result)
+            .arg_each("overdue_task_id", &candidates.overdue);
         for letter in &candidates.dead_letters {
             if let Some(id) = &letter.failed_message.task_id {
-                call = call.arg(id).arg(&letter.original_id);
+                call = call.arg("dead_task_id", id).arg("dead_entry", &letter.original_id);
             }
         }
         call.run(&self.core.link).await

@@ -158,13 +158,14 @@ impl LeaseReaper {
         &self,
         queues: &[TopicQueue],
     ) -> Result<Vec<EntryHolder>, StoreError> {
-        let streams: Vec<String> =
-            queues.iter().map(|queue| self.core.keys.stream_key(&queue.topic)).collect();
+        let keys = &self.core.keys;
+        let streams: Vec<(&str, String)> =
+            queues.iter().map(|queue| ("stream", keys.stream_key(&queue.topic))).collect();
         let groups: Vec<String> = queues.iter().map(keys::group_name).collect();
         let consumers_by_queue: Vec<Vec<String>> = LIST_ENTRY_HOLDERS
             .call_with_keys(&streams)
-            .arg(keys::OUR_CONSUMER_MARK)
-            .arg(groups)
+            .arg("consumer_mark", keys::OUR_CONSUMER_MARK)
+            .arg_each("group", groups)
             .run(&self.core.link)
             .await?;
         let mut holders = Vec::new();
@@ -226,18 +227,21 @@ impl LeaseReaper {
         let (keys, queue) = (&self.core.keys, scan.queue);
         let group = keys::group_name(queue);
         let (next, rows): (String, Vec<(u64, ScriptLeaseRow)>) = SCAN_EXPIRED_LEASES
-            .call_with_keys(&[keys.stream_key(&queue.topic), keys.delayed_index_key(&group)])
-            .arg(&[
-                &keys.record_prefix(),
-                &keys.result_prefix(),
-                queue.topic.as_str(),
-                &queue.agent,
-                &group,
+            .call_with_keys(&[
+                ("stream", keys.stream_key(&queue.topic)),
+                ("delayed_index", keys.delayed_index_key(&group)),
             ])
-            .arg(&[as_millis_u64(scan.min_idle), as_millis_u64(queue.reclaim_idle)])
-            .arg(&[&keys.tally_prefix(), start, "+"])
-            .arg(REAP_PAGE_SIZE)
-            .arg(scan.consumer)
+            .arg("record_prefix", keys.record_prefix())
+            .arg("result_prefix", keys.result_prefix())
+            .arg("tally_prefix", keys.tally_prefix())
+            .arg("topic", queue.topic.as_str())
+            .arg("agent", &queue.agent)
+            .arg("group", &group)
+            .arg("our_min_idle_ms", as_millis_u64(scan.min_idle))
+            .arg("external_min_idle_ms", as_millis_u64(queue.reclaim_idle))
+            .arg("range_start", start)
+            .arg("page_size", REAP_PAGE_SIZE)
+            .arg("consumer", scan.consumer.unwrap_or_default())
             .run(&self.core.link)
             .await?;
         for (idle_ms, row) in rows {

@@ -136,18 +136,22 @@ impl TrimmedTaskBurier {
         }
         let core = &self.settler.core;
         let (records, results) = (core.keys.record_prefix(), core.keys.result_prefix());
-        let task_keys: Vec<String> = ids
+        let task_keys: Vec<(&str, String)> = ids
             .iter()
-            .flat_map(|id| [format!("{records}{id}"), format!("{results}{id}")])
+            .flat_map(|id| {
+                [("record_key", format!("{records}{id}")), ("result_key", format!("{results}{id}"))]
+            })
             .collect();
         let names: Vec<String> = queues.iter().map(keys::queue_name).collect();
         FIND_TRIMMED_TASKS
             .call_with_keys(&task_keys)
-            .arg(&[&core.keys.stream_prefix(), keys::GROUP_PREFIX, &core.keys.tally_prefix()])
-            .arg(as_millis_u64(lease_duration()))
-            .arg(names.len())
-            .arg(names)
-            .arg(ids)
+            .arg("stream_prefix", core.keys.stream_prefix())
+            .arg("group_prefix", keys::GROUP_PREFIX)
+            .arg("tally_prefix", core.keys.tally_prefix())
+            .arg("renewal_ttl_ms", as_millis_u64(lease_duration()))
+            .arg("queue_count", names.len())
+            .arg_each("queue_name", names)
+            .arg_each("task_id", ids)
             .run(&core.link)
             .await
     }

@@ -13,12 +13,14 @@ impl PartitionCore {
     pub(crate) async fn register_agent(&self, queue: &TopicQueue) -> Result<(), StoreError> {
         REGISTER_AGENT
             .call_with_keys(&[
-                self.keys.agent_key(&queue.topic, &queue.agent),
-                self.keys.topic_agents_key(&queue.topic),
-                self.keys.agent_topics_key(),
+                ("agent", self.keys.agent_key(&queue.topic, &queue.agent)),
+                ("topic_agents", self.keys.topic_agents_key(&queue.topic)),
+                ("agent_topics", self.keys.agent_topics_key()),
             ])
-            .arg(&[&queue.agent, queue.topic.as_str(), AGENT_DESCRIPTION])
-            .arg(to_unix_seconds(unix_now()))
+            .arg("name", &queue.agent)
+            .arg("topic", queue.topic.as_str())
+            .arg("description", AGENT_DESCRIPTION)
+            .arg("created_at_s", to_unix_seconds(unix_now()))
             .run::<u64>(&self.link)
             .await
             .map(|_| ())

@@ -86,8 +86,8 @@ impl AgentEventBuffer {
         let events = self.take_events();
         if check_for_reader || !events.is_empty() {
             let has_reader = APPEND_AGENT_EVENTS
-                .call_with_keys(&[core.keys.agent_events_key()])
-                .arg(events)
+                .call_with_keys(&[("agent_events", core.keys.agent_events_key())])
+                .arg_each("event", events)
                 .run(&core.link)
                 .await?;
             self.has_reader.store(has_reader, Ordering::Relaxed);

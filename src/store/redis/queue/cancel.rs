@@ -21,25 +21,21 @@ impl PartitionCore {
     ) -> Result<CancelResult, StoreError> {
         let found: Option<String> = CANCEL_TASK
             .call_with_keys(&[
-                self.keys.record_key(id),
-                self.keys.result_key(id),
-                self.keys.outbox_index_key(),
+                ("record_key", self.keys.record_key(id)),
+                ("result_key", self.keys.result_key(id)),
+                ("outbox", self.keys.outbox_index_key()),
             ])
-            .arg(clamp_ttl_ms(ttl))
-            .arg(&[
-                id.as_str(),
-                &self.instance_id,
-                &self.keys.stream_prefix(),
-                keys::GROUP_PREFIX,
-                &self.keys.delayed_index_prefix(),
-                keys::CHANNEL_PREFIX,
-            ])
-            .arg(as_millis_u64(CANCEL_AHEAD_TTL))
-            .arg(&[
-                self.keys.scheduled_tasks_prefix(),
-                self.keys.scheduled_index_prefix(),
-                self.keys.tally_prefix(),
-            ])
+            .arg("ttl_ms", clamp_ttl_ms(ttl))
+            .arg("cancel_ahead_ttl_ms", as_millis_u64(CANCEL_AHEAD_TTL))
+            .arg("task_id", id.as_str())
+            .arg("own_instance_id", &self.instance_id)
+            .arg("stream_prefix", self.keys.stream_prefix())
+            .arg("group_prefix", keys::GROUP_PREFIX)
+            .arg("delayed_index_prefix", self.keys.delayed_index_prefix())
+            .arg("scheduled_tasks_prefix", self.keys.scheduled_tasks_prefix())
+            .arg("scheduled_index_prefix", self.keys.scheduled_index_prefix())
+            .arg("channel_prefix", keys::CHANNEL_PREFIX)
+            .arg("tally_prefix", self.keys.tally_prefix())
             .run(&self.link)
             .await?;
         let Some(found) = found else { return Ok(CancelResult::NoSuchTask) };

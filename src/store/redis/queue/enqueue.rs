@@ -12,7 +12,7 @@ use crate::store::redis::queue::enqueue_target::EnqueueTarget;
 use crate::store::redis::script::batch::{
     BatchCall, BatchCallResult, CallBatcher, distinct_with_positions,
 };
-use crate::store::redis::script::runner::{ENQUEUE_TASKS, parse_int_reply};
+use crate::store::redis::script::runner::{ENQUEUE_TASKS, NamedKey, parse_int_reply};
 use crate::store::redis::time::{as_millis_u64, unix_now};
 use crate::store::redis::wire::entry::{EncodedEntry, encode_entry};
 use crate::store::redis::wire::keys;
@@ -30,13 +30,13 @@ pub(crate) struct TaskEnqueuer {
 /// A new task, as the script takes it.
 pub(crate) struct EnqueueItem {
     /// The queue's keys: stream, delayed index, deadline index, scheduled tasks, group start.
-    queue_keys: [String; 5],
+    queue_keys: [NamedKey; 5],
     group: String,
     max_backlog: u64,
     /// Whether the group, where the script creates it, begins after the existing entries.
     starts_after_existing: bool,
     /// The task's keys: record, result.
-    task_keys: [String; 2],
+    task_keys: [NamedKey; 2],
     queue_name: String,
     entry_data: String,
     /// The fields of the packed record after the entry id.
@@ -82,16 +82,19 @@ impl TaskEnqueuer {
         let (keys, group) = (&self.core.keys, keys::group_name(queue));
         EnqueueItem {
             queue_keys: [
-                keys.stream_key(&queue.topic),
-                keys.delayed_index_key(&group),
-                keys.deadline_index_key(&group),
-                keys.scheduled_tasks_key(&group),
-                keys.group_start_key(&group),
+                ("stream", keys.stream_key(&queue.topic)),
+                ("delayed_index", keys.delayed_index_key(&group)),
+                ("deadline_index", keys.deadline_index_key(&group)),
+                ("scheduled_tasks", keys.scheduled_tasks_key(&group)),
+                ("group_start_key", keys.group_start_key(&group)),
             ],
             group,
             max_backlog: queue.max_backlog,
             starts_after_existing: queue.group_start == GroupStartPosition::NewEntries,
-            task_keys: [keys.record_key(&task.id), keys.result_key(&task.id)],
+            task_keys: [
+                ("record_key", keys.record_key(&task.id)),
+                ("result_key", keys.result_key(&task.id)),
+            ],
             queue_name: keys::queue_name(queue),
             record_fields: pack_record_fields(
                 task,
@@ -126,25 +129,34 @@ impl BatchCall for EnqueueTarget<'_> {
 
     async fn send_batch(&self, items: &[Arc<EnqueueItem>]) -> BatchCallResult<i64> {
         let (queues, queue_positions) = distinct_with_positions(items, EnqueueItem::has_same_queue);
-        let mut keys: Vec<&str> =
-            queues.iter().flat_map(|item| item.queue_keys.iter().map(String::as_str)).collect();
-        keys.extend(items.iter().flat_map(|item| item.task_keys.iter().map(String::as_str)));
+        let mut keys: Vec<(&str, &str)> = queues
+            .iter()
+            .flat_map(|item| item.queue_keys.iter())
+            .chain(items.iter().flat_map(|item| item.task_keys.iter()))
+            .map(|(name, key)| (*name, key.as_str()))
+            .collect();
         let tally_keys: BTreeSet<&str> =
             items.iter().filter_map(|item| item.tally_key.as_deref()).collect();
-        keys.extend(tally_keys);
-        let mut call = ENQUEUE_TASKS.call_with_keys(&keys).arg(queues.len()).arg(items.len());
+        keys.extend(tally_keys.into_iter().map(|key| ("declared_tally", key)));
+        let mut call = ENQUEUE_TASKS
+            .call_with_keys(&keys)
+            .arg("queue_count", queues.len())
+            .arg("task_count", items.len());
         for item in &queues {
-            call = call.arg(&item.group).arg(item.max_backlog).arg(item.starts_after_existing);
+            call = call
+                .arg("group", &item.group)
+                .arg("max_backlog", item.max_backlog)
+                .arg("starts_at_end", item.starts_after_existing);
         }
         for (item, queue_position) in items.iter().zip(queue_positions) {
             let limit = item.limit_ms.map(|limit| limit.to_string()).unwrap_or_default();
-            call = call.arg(queue_position).arg(&[
-                &item.queue_name,
-                &item.entry_data,
-                &item.record_fields,
-                &limit,
-                item.tally_key.as_deref().unwrap_or_default(),
-            ]);
+            call = call
+                .arg("queue_position", queue_position)
+                .arg("queue_name", &item.queue_name)
+                .arg("data", &item.entry_data)
+                .arg("record_rest", &item.record_fields)
+                .arg("external_timeout_ms", &limit)
+                .arg("tally", item.tally_key.as_deref().unwrap_or_default());
         }
         self.check_durability().await?;
         let replies: Vec<Value> = call.run(self.link).await?;

@@ -9,14 +9,14 @@ use crate::store::redis::conn::link::MasterLink;
 use crate::store::redis::script::batch::{
     BatchCall, BatchCallResult, BatchItemResult, distinct_with_positions,
 };
-use crate::store::redis::script::runner::{FINISH_TASKS, parse_int_reply};
+use crate::store::redis::script::runner::{FINISH_TASKS, NamedKey, parse_int_reply};
 use crate::store::redis::wire::json::to_json;
 use crate::store::redis::wire::keys;
 
 /// The end of one task, as the script takes it.
 pub(crate) struct FinishItem {
     /// The queue's keys: stream, dead letters, Python's retry counts.
-    pub(crate) queue_keys: [String; 3],
+    pub(crate) queue_keys: [NamedKey; 3],
     /// The queue's consumer group.
     pub(crate) group: String,
     /// The key of the task's record.
@@ -86,36 +86,40 @@ impl BatchCall for FinishTarget<'_> {
         let (queues, queue_positions) = distinct_with_positions(items, |one, other| {
             one.group == other.group && one.queue_keys == other.queue_keys
         });
-        let mut keys = vec![self.results_index_key];
-        keys.extend(queues.iter().flat_map(|item| item.queue_keys.iter().map(String::as_str)));
-        keys.extend(items.iter().map(|item| item.record_key.as_str()));
-        keys.extend(items.iter().map(|item| item.result_key.as_str()));
+        let mut keys =
+            vec![("results_index", self.results_index_key), ("outbox", self.outbox_index_key)];
+        keys.extend(
+            queues
+                .iter()
+                .flat_map(|item| item.queue_keys.iter())
+                .map(|(name, key)| (*name, key.as_str())),
+        );
+        keys.extend(items.iter().map(|item| ("record_key", item.record_key.as_str())));
+        keys.extend(items.iter().map(|item| ("result_key", item.result_key.as_str())));
         let tally_keys: BTreeSet<&str> =
             items.iter().filter_map(|item| item.tally_key.as_deref()).collect();
-        keys.extend(tally_keys);
-        keys.push(self.outbox_index_key);
-        let mut call = FINISH_TASKS.call_with_keys(&keys).arg(&[
-            keys::CHANNEL_PREFIX,
-            self.instance_id,
-            self.tally_prefix,
-        ]);
-        call = call.arg(queues.len()).arg(items.len());
-        for item in &queues {
-            call = call.arg(&item.group);
-        }
+        keys.extend(tally_keys.into_iter().map(|key| ("declared_tally", key)));
+        let mut call = FINISH_TASKS
+            .call_with_keys(&keys)
+            .arg("channel_prefix", keys::CHANNEL_PREFIX)
+            .arg("own_instance_id", self.instance_id)
+            .arg("tally_prefix", self.tally_prefix)
+            .arg("queue_count", queues.len())
+            .arg("task_count", items.len())
+            .arg_each("group", queues.iter().map(|item| &item.group));
         for (item, queue_position) in items.iter().zip(queue_positions) {
             call = call
-                .arg(queue_position)
-                .arg(&item.entry_id)
-                .arg(item.attempt)
-                .arg(item.lease_number)
-                .arg(item.final_state)
-                .arg(&item.result_json)
-                .arg(item.result_ttl_ms)
-                .arg(&item.task_id)
-                .arg(item.ended_at_ms)
-                .arg(item.tally_outcome)
-                .arg(item.encode_extras()?);
+                .arg("queue_position", queue_position)
+                .arg("entry", &item.entry_id)
+                .arg("attempt", item.attempt)
+                .arg("lease_number", item.lease_number)
+                .arg("state", item.final_state)
+                .arg("result", &item.result_json)
+                .arg("ttl_ms", item.result_ttl_ms)
+                .arg("task_id", &item.task_id)
+                .arg("ended_ms", item.ended_at_ms)
+                .arg("tally_outcome", item.tally_outcome)
+                .arg("extras", item.encode_extras()?);
         }
         let replies: Vec<redis::Value> = call.run(self.link).await?;
         Ok(replies

@@ -91,24 +91,25 @@ impl TaskLeaser {
 
     fn lease_call(&self, process: &str, queues: &[&TopicQueue], max: usize) -> ScriptCall {
         let keys = &self.core.keys;
-        let queue_keys: Vec<String> = queues
+        let queue_keys: Vec<(&str, String)> = queues
             .iter()
             .flat_map(|queue| {
                 let group = keys::group_name(queue);
                 [
-                    keys.stream_key(&queue.topic),
-                    keys.delayed_index_key(&group),
-                    keys.group_start_key(&group),
+                    ("stream", keys.stream_key(&queue.topic)),
+                    ("delayed_index", keys.delayed_index_key(&group)),
+                    ("group_start_key", keys.group_start_key(&group)),
                 ]
             })
             .collect();
         let mut call = LEASE_TASKS
             .call_with_keys(&queue_keys)
-            .arg(&[keys.record_prefix(), keys.result_prefix()])
-            .arg(max);
+            .arg("record_prefix", keys.record_prefix())
+            .arg("result_prefix", keys.result_prefix())
+            .arg("max", max);
         for queue in queues {
             call = push_queue_args(call, queue, process)
-                .arg(queue.group_start == GroupStartPosition::NewEntries);
+                .arg("starts_at_end", queue.group_start == GroupStartPosition::NewEntries);
         }
         call
     }
@@ -123,16 +124,21 @@ impl TaskLeaser {
         let local_leases = &self.settler.local_leases;
         let _no_lease_call = local_leases.recovery_lock.write().await;
         let pending = local_leases.begin_lease_call(process);
-        let streams: Vec<String> =
-            queues.iter().map(|queue| self.core.keys.stream_key(&queue.topic)).collect();
+        let keys = &self.core.keys;
+        let streams: Vec<(&str, String)> =
+            queues.iter().map(|queue| ("stream", keys.stream_key(&queue.topic))).collect();
         let mut call = RECOVER_LEASES
             .call_with_keys(&streams)
-            .arg(&[self.core.keys.record_prefix(), self.core.keys.result_prefix()])
-            .arg(max);
+            .arg("record_prefix", keys.record_prefix())
+            .arg("result_prefix", keys.result_prefix())
+            .arg("max", max);
+        let mut all_held = Vec::new();
         for queue in queues {
             let held = local_leases.entries_of_topic(&queue.topic);
-            call = push_queue_args(call, queue, process).arg(held.len()).arg(held);
+            call = push_queue_args(call, queue, process).arg("held_count_of_queue", held.len());
+            all_held.extend(held);
         }
+        call = call.arg_each("held_entry", all_held);
         let (rows, has_more): (Vec<ScriptLeaseRow>, bool) = call.run(&self.core.link).await?;
         if !rows.is_empty() {
             tracing::warn!(
@@ -204,8 +210,8 @@ impl TaskLeaser {
 }
 
 fn push_queue_args(call: ScriptCall, queue: &TopicQueue, process: &str) -> ScriptCall {
-    call.arg(queue.topic.as_str())
-        .arg(&queue.agent)
-        .arg(keys::group_name(queue))
-        .arg(keys::consumer_name(queue, process))
+    call.arg("topic", queue.topic.as_str())
+        .arg("agent", &queue.agent)
+        .arg("group", keys::group_name(queue))
+        .arg("consumer", keys::consumer_name(queue, process))
 }

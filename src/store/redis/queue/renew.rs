@@ -17,12 +17,12 @@ impl LeaseSettler {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
-        let record_keys: Vec<String> = leases
+        let record_keys: Vec<(&str, String)> = leases
             .iter()
             .flat_map(|lease| {
                 [
-                    self.core.keys.record_key(&lease.task.id),
-                    self.core.keys.stream_key(&lease.task.topic),
+                    ("record_key", self.core.keys.record_key(&lease.task.id)),
+                    ("stream", self.core.keys.stream_key(&lease.task.topic)),
                 ]
             })
             .collect();
@@ -30,13 +30,11 @@ impl LeaseSettler {
         for lease in leases {
             let handle = LeaseHandle::from_lease(lease);
             call = call
-                .arg(&[
-                    keys::group_name(&lease.queue),
-                    keys::consumer_name(&lease.queue, process),
-                    handle.entry_id,
-                ])
-                .arg(lease.attempt)
-                .arg(handle.lease_number);
+                .arg("group", keys::group_name(&lease.queue))
+                .arg("consumer", keys::consumer_name(&lease.queue, process))
+                .arg("entry", handle.entry_id)
+                .arg("attempt", lease.attempt)
+                .arg("lease_number", handle.lease_number);
         }
         // positions from 1
         let lost: Vec<usize> = call.run(&self.core.link).await?;

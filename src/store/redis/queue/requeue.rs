@@ -81,20 +81,21 @@ impl LeaseSettler {
             .transpose()?;
         let applied: bool = REQUEUE_TASK
             .call_with_keys(&[
-                self.core.keys.record_key(&lease.task.id),
-                self.core.keys.stream_key(&lease.task.topic),
-                self.core.keys.delayed_index_key(&group),
+                ("record_key", self.core.keys.record_key(&lease.task.id)),
+                ("stream", self.core.keys.stream_key(&lease.task.topic)),
+                ("delayed_index", self.core.keys.delayed_index_key(&group)),
             ])
-            .arg(&[&group, &handle.entry_id])
-            .arg(lease.attempt)
-            .arg(handle.lease_number)
-            .arg(options.attempts_begun)
-            .arg(handle.lease_number + options.lease_number_increment)
-            .arg(options.due.map_or(0, millis_until))
-            .arg(failure.unwrap_or_default())
-            .arg(options.min_idle.map_or(0, as_millis_u64))
-            .arg(failed_run)
-            .arg(run_history::MAX_HISTORY_BYTES)
+            .arg("group", &group)
+            .arg("entry", &handle.entry_id)
+            .arg("attempt", lease.attempt)
+            .arg("lease_number", handle.lease_number)
+            .arg("next_attempt", options.attempts_begun)
+            .arg("next_lease_number", handle.lease_number + options.lease_number_increment)
+            .arg("delay_ms", options.due.map_or(0, millis_until))
+            .arg("failure", failure.unwrap_or_default())
+            .arg("min_idle_ms", options.min_idle.map_or(0, as_millis_u64))
+            .arg("failed_run", failed_run)
+            .arg("max_history_bytes", run_history::MAX_HISTORY_BYTES)
             .run(&self.core.link)
             .await?;
         Ok(if applied { SettleResult::Applied } else { SettleResult::Fenced })

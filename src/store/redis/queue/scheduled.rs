@@ -32,34 +32,34 @@ impl PartitionCore {
         let group = keys::group_name(queue);
         let tally_key = self.task_tally_key(task);
         let mut keys = vec![
-            self.keys.record_key(&task.id),
-            self.keys.stream_key(&queue.topic),
-            self.keys.delayed_index_key(&group),
-            self.keys.result_key(&task.id),
-            self.keys.scheduled_tasks_key(&group),
-            self.keys.scheduled_index_key(&group),
+            ("record_key", self.keys.record_key(&task.id)),
+            ("stream", self.keys.stream_key(&queue.topic)),
+            ("delayed_index", self.keys.delayed_index_key(&group)),
+            ("result_key", self.keys.result_key(&task.id)),
+            ("scheduled_tasks", self.keys.scheduled_tasks_key(&group)),
+            ("scheduled_index", self.keys.scheduled_index_key(&group)),
         ];
-        keys.extend(tally_key.clone());
+        keys.extend(tally_key.clone().map(|key| ("declared_tally", key)));
         let limit_ms = queue.external_timeout.map(|limit| as_millis_u64(limit).to_string());
         let mut call = SCHEDULE_TASK
             .call_with_keys(&keys)
-            .arg(&group)
-            .arg(queue.max_backlog)
-            .arg(entry.data)
-            .arg(limit_ms.unwrap_or_default())
-            .arg(keys::queue_name(queue))
-            .arg(task.created.0)
-            .arg(task.retries)
-            .arg(&self.instance_id)
-            .arg(tally_key.unwrap_or_default())
-            .arg(millis_until(due));
+            .arg("group", &group)
+            .arg("max_backlog", queue.max_backlog)
+            .arg("data", entry.data)
+            .arg("external_timeout_ms", limit_ms.unwrap_or_default())
+            .arg("queue_name", keys::queue_name(queue))
+            .arg("created_ms", task.created.0)
+            .arg("retries", task.retries)
+            .arg("own_instance_id", &self.instance_id)
+            .arg("tally", tally_key.unwrap_or_default())
+            .arg("delay_ms", millis_until(due));
         let owner = task.owner.as_ref().map(|owner| owner.digest().to_owned());
         let (route, epoch) = (task.route.clone(), format_epoch_and_group(task));
         let optional_fields =
             [("owner", owner), ("route", route), ("epoch", epoch), ("secret", entry.credentials)];
         for (field, value) in optional_fields {
             if let Some(value) = value {
-                call = call.arg(field).arg(value);
+                call = call.arg("field_name", field).arg("field_value", value);
             }
         }
         let target = EnqueueTarget::new(self);
@@ -75,24 +75,24 @@ impl PartitionCore {
             return Ok(());
         }
         let groups: Vec<String> = queues.iter().map(keys::group_name).collect();
-        let queue_keys: Vec<String> = queues
+        let queue_keys: Vec<(&str, String)> = queues
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
                 [
-                    self.keys.stream_key(&queue.topic),
-                    self.keys.scheduled_tasks_key(group),
-                    self.keys.scheduled_index_key(group),
-                    self.keys.deadline_index_key(group),
+                    ("stream", self.keys.stream_key(&queue.topic)),
+                    ("scheduled_tasks", self.keys.scheduled_tasks_key(group)),
+                    ("scheduled_index", self.keys.scheduled_index_key(group)),
+                    ("deadline_index", self.keys.deadline_index_key(group)),
                 ]
             })
             .collect();
         loop {
             let call = PROMOTE_DUE_TASKS
                 .call_with_keys(&queue_keys)
-                .arg(self.keys.record_prefix())
-                .arg(PROMOTE_BATCH_SIZE)
-                .arg(&groups);
+                .arg("record_prefix", self.keys.record_prefix())
+                .arg("max_tasks", PROMOTE_BATCH_SIZE)
+                .arg_each("group", &groups);
             let (promoted, error): (usize, String) = call.run(&self.link).await?;
             if promoted < PROMOTE_BATCH_SIZE {
                 return if error.is_empty() { Ok(()) } else { Err(error::from_error_text(&error)) };

@@ -111,9 +111,9 @@ impl LeaseSettler {
         Ok(FinishItem {
             result_json: result.encode_result()?,
             queue_keys: [
-                stream,
-                keys.dead_letters_key(&group),
-                keys.python_retry_counts_key(&group),
+                ("stream", stream),
+                ("dead_letters", keys.dead_letters_key(&group)),
+                ("retry_counts", keys.python_retry_counts_key(&group)),
             ],
             group,
             record_key: keys.record_key(&task.id),
@@ -197,11 +197,14 @@ impl LeaseSettler {
         let (head, tail) = dead_letter.encode_parts()?;
         REJECT_ENTRY
             .call_with_keys(&[
-                stream,
-                keys.dead_letters_key(&group),
-                keys.python_retry_counts_key(&group),
+                ("stream", stream),
+                ("dead_letters", keys.dead_letters_key(&group)),
+                ("retry_counts", keys.python_retry_counts_key(&group)),
             ])
-            .arg(&[&group, &row.entry_id, &head, &tail])
+            .arg("group", &group)
+            .arg("entry", &row.entry_id)
+            .arg("letter_head", &head)
+            .arg("letter_tail", &tail)
             .run::<bool>(&self.core.link)
             .await
             .map(|_| ())

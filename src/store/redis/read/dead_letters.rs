@@ -79,27 +79,33 @@ impl PartitionCore {
             Err(why) => return Ok(RedriveResult::NotRunnable(why)),
         };
         let (group, id) = (keys::group_name(queue), &plan.id);
-        let redriven: i64 = REDRIVE_DEAD_LETTER
+        let call = REDRIVE_DEAD_LETTER
             .call_with_keys(&[
-                self.keys.record_key(id),
-                self.keys.result_key(id),
-                self.keys.results_index_key(),
-                self.keys.stream_key(&queue.topic),
-                self.keys.dead_letters_key(&group),
-                self.keys.deadline_index_key(&group),
+                ("record_key", self.keys.record_key(id)),
+                ("result_key", self.keys.result_key(id)),
+                ("results_index", self.keys.results_index_key()),
+                ("stream", self.keys.stream_key(&queue.topic)),
+                ("dead_letters", self.keys.dead_letters_key(&group)),
+                ("deadline_index", self.keys.deadline_index_key(&group)),
             ])
-            .arg(&[&entry, &group, &keys::queue_name(queue), id.as_str(), &plan.data])
-            .arg(plan.created.unwrap_or(now).0)
-            .arg(plan.retries.map(|retries| retries.to_string()).unwrap_or_default())
+            .arg("letter_entry", &entry)
+            .arg("group", &group)
+            .arg("queue_name", keys::queue_name(queue))
+            .arg("task_id", id.as_str())
+            .arg("data", &plan.data)
+            .arg("created_ms", plan.created.unwrap_or(now).0)
+            .arg("retries", plan.retries.map(|retries| retries.to_string()).unwrap_or_default())
             .arg(
+                "external_timeout_ms",
                 queue
                     .external_timeout
                     .map(|limit| as_millis_u64(limit).to_string())
                     .unwrap_or_default(),
-            )
-            .arg(plan.record_fields)
-            .run(&self.link)
-            .await?;
+            );
+        let call = plan.record_fields.iter().fold(call, |call, (name, value)| {
+            call.arg("field_name", *name).arg("field_value", value)
+        });
+        let redriven: i64 = call.run(&self.link).await?;
         Ok(match redriven {
             1 => RedriveResult::Queued { is_captured_request: plan.has_captured_request },
             -1 => RedriveResult::TaskActive,
@@ -134,8 +140,9 @@ impl PartitionCore {
         let mut start = "+".to_owned();
         while !start.is_empty() {
             let (entry, data): (String, Vec<u8>) = FIND_DEAD_LETTER
-                .call_with_keys(&[&dead_letters])
-                .arg(&[id, &start])
+                .call_with_keys(&[("dead_letters", &dead_letters)])
+                .arg("task_id", id)
+                .arg("range_end", &start)
                 .run(&self.link)
                 .await?;
             start = match entry.as_str() {

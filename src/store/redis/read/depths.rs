@@ -17,20 +17,23 @@ impl PartitionCore {
             return Ok(Vec::new());
         }
         let groups: Vec<String> = queues.iter().map(keys::group_name).collect();
-        let queue_keys: Vec<String> = queues
+        let queue_keys: Vec<(&str, String)> = queues
             .iter()
             .zip(&groups)
             .flat_map(|(queue, group)| {
                 [
-                    self.keys.stream_key(&queue.topic),
-                    self.keys.delayed_index_key(group),
-                    self.keys.dead_letters_key(group),
-                    self.keys.scheduled_tasks_key(group),
+                    ("stream", self.keys.stream_key(&queue.topic)),
+                    ("delayed_index", self.keys.delayed_index_key(group)),
+                    ("dead_letters", self.keys.dead_letters_key(group)),
+                    ("scheduled_tasks", self.keys.scheduled_tasks_key(group)),
                 ]
             })
             .collect();
-        let rows: Vec<[i64; 5]> =
-            READ_QUEUE_DEPTHS.call_with_keys(&queue_keys).arg(&groups).run(&self.link).await?;
+        let rows: Vec<[i64; 5]> = READ_QUEUE_DEPTHS
+            .call_with_keys(&queue_keys)
+            .arg_each("group", &groups)
+            .run(&self.link)
+            .await?;
         let count = |number: i64| u64::try_from(number).unwrap_or_default();
         let depth = |[unread, delayed, leased, dead, oldest]: [i64; 5]| QueueDepth {
             queued: count(unread) + count(delayed),

@@ -37,10 +37,13 @@ impl PartitionCore {
     /// What is stored of a task.
     pub(crate) async fn read_stored_task(&self, id: &TaskId) -> Result<StoredTask, StoreError> {
         let (fields, result, is_held): (RecordFields, Option<Bytes>, bool) = READ_TASK
-            .call_with_keys(&[self.keys.record_key(id), self.keys.result_key(id)])
-            .arg(self.keys.stream_prefix())
-            .arg(keys::GROUP_PREFIX)
-            .arg(self.keys.tally_prefix())
+            .call_with_keys(&[
+                ("record_key", self.keys.record_key(id)),
+                ("result_key", self.keys.result_key(id)),
+            ])
+            .arg("stream_prefix", self.keys.stream_prefix())
+            .arg("group_prefix", keys::GROUP_PREFIX)
+            .arg("tally_prefix", self.keys.tally_prefix())
             .run(&self.link)
             .await?;
         let result = result.map(|json| ParsedResult::parse(&json)).transpose()?;

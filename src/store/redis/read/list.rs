@@ -124,11 +124,14 @@ impl PartitionCore {
         limit: usize,
     ) -> Result<(Vec<TaskPageRow>, String), StoreError> {
         LIST_UNFINISHED_TASKS
-            .call_with_keys(&[self.keys.stream_key(&queue.topic)])
-            .arg(&[self.keys.record_prefix(), self.keys.result_prefix()])
-            .arg(&[queue.topic.as_str(), &keys::group_name(queue), start])
-            .arg(limit)
-            .arg(MAX_SCANNED_PER_PAGE)
+            .call_with_keys(&[("stream", self.keys.stream_key(&queue.topic))])
+            .arg("record_prefix", self.keys.record_prefix())
+            .arg("result_prefix", self.keys.result_prefix())
+            .arg("topic", queue.topic.as_str())
+            .arg("group", keys::group_name(queue))
+            .arg("range_end", start)
+            .arg("max_tasks", limit)
+            .arg("max_entries", MAX_SCANNED_PER_PAGE)
             .run(&self.link)
             .await
     }
@@ -200,14 +203,14 @@ impl PartitionCore {
         found: Vec<(String, f64)>,
     ) -> Result<Vec<(String, f64, Vec<u8>)>, StoreError> {
         let prefix = self.keys.result_prefix();
-        let result_keys: Vec<String> =
-            found.iter().map(|(name, _)| format!("{prefix}{name}")).collect();
+        let result_keys: Vec<(&str, String)> =
+            found.iter().map(|(name, _)| ("result_key", format!("{prefix}{name}"))).collect();
         if result_keys.is_empty() {
             return Ok(Vec::new());
         }
         let tails: Vec<Vec<u8>> = READ_RESULT_TAILS
             .call_with_keys(&result_keys)
-            .arg(RESULT_TAIL_BYTES)
+            .arg("tail_bytes", RESULT_TAIL_BYTES)
             .run(&self.link)
             .await?;
         Ok(found.into_iter().zip(tails).map(|((name, at), tail)| (name, at, tail)).collect())

@@ -45,14 +45,16 @@ impl PartitionCore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let task_keys: Vec<String> = ids
+        let task_keys: Vec<(&str, String)> = ids
             .iter()
-            .flat_map(|id| [self.keys.record_key(id), self.keys.result_key(id)])
+            .flat_map(|id| {
+                [("record_key", self.keys.record_key(id)), ("result_key", self.keys.result_key(id))]
+            })
             .collect();
         let call = READ_STATUSES
             .call_with_keys(&task_keys)
-            .arg(self.keys.stream_prefix())
-            .arg(keys::GROUP_PREFIX);
+            .arg("stream_prefix", self.keys.stream_prefix())
+            .arg("group_prefix", keys::GROUP_PREFIX);
         let rows: Vec<ScriptStateRow> = call.run(&self.link).await?;
         Ok(rows.into_iter().map(parse_state_row).collect())
     }
@@ -65,9 +67,11 @@ impl PartitionCore {
         miss_counts: &mut HashMap<TaskId, u32>,
         max_misses: u32,
     ) -> Result<(), StoreError> {
-        let task_keys: Vec<String> = batch
+        let task_keys: Vec<(&str, String)> = batch
             .iter()
-            .flat_map(|id| [self.keys.record_key(id), self.keys.result_key(id)])
+            .flat_map(|id| {
+                [("record_key", self.keys.record_key(id)), ("result_key", self.keys.result_key(id))]
+            })
             .collect();
         // 1: ended, 2: not found, else unfinished
         let codes: Vec<u8> = CHECK_ENDED

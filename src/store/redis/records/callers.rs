@@ -23,14 +23,17 @@ impl PartitionCore {
         }
         let mut call = RECORD_CALLERS
             .call_with_keys(&[
-                self.keys.caller_counts_key(route),
-                self.keys.caller_last_call_key(route),
+                ("call_counts", self.keys.caller_counts_key(route)),
+                ("last_calls", self.keys.caller_last_call_key(route)),
             ])
-            .arg(as_millis_u64(CALLER_RETENTION))
-            .arg(MAX_CALLERS)
-            .arg(OTHER_CALLERS);
+            .arg("retention_ms", as_millis_u64(CALLER_RETENTION))
+            .arg("max_callers", MAX_CALLERS)
+            .arg("other_callers", OTHER_CALLERS);
         for caller in calls {
-            call = call.arg(&caller.name).arg(caller.call_count).arg(caller.last_called_at.0);
+            call = call
+                .arg("name", &caller.name)
+                .arg("calls", caller.call_count)
+                .arg("last_call_ms", caller.last_called_at.0);
         }
         call.run::<Value>(&self.link).await.map(|_| ())
     }
@@ -42,10 +45,10 @@ impl PartitionCore {
     ) -> Result<Vec<DeprecatedCaller>, StoreError> {
         let (last, counts): (Vec<(String, u64)>, HashMap<String, u64>) = READ_CALLERS
             .call_with_keys(&[
-                self.keys.caller_counts_key(route),
-                self.keys.caller_last_call_key(route),
+                ("call_counts", self.keys.caller_counts_key(route)),
+                ("last_calls", self.keys.caller_last_call_key(route)),
             ])
-            .arg(as_millis_u64(CALLER_RETENTION))
+            .arg("retention_ms", as_millis_u64(CALLER_RETENTION))
             .run(&self.link)
             .await?;
         let caller = |(name, last): (String, u64)| {

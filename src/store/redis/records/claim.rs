@@ -23,10 +23,13 @@ impl PartitionCore {
         claim: &IdempotencyClaim,
     ) -> Result<ClaimResult, StoreError> {
         let (state, task_id, is_new_task, answer): ClaimScriptReply = CLAIM_IDEMPOTENCY_KEY
-            .call_with_keys(&[self.keys.claim_key(&claim.scope_digest)])
-            .arg(&[claim.request_digest.as_str(), &claim.holder_id, claim.task_id.as_str()])
-            .arg(&[as_millis_u64(LEASE_DURATION), clamp_ttl_ms(claim.conclusion_ttl)])
-            .arg(claim.replaced_task_id.as_ref().map_or("", TaskId::as_str))
+            .call_with_keys(&[("claim", self.keys.claim_key(&claim.scope_digest))])
+            .arg("request_digest", claim.request_digest.as_str())
+            .arg("holder_id", &claim.holder_id)
+            .arg("task_id", claim.task_id.as_str())
+            .arg("lease_ms", as_millis_u64(LEASE_DURATION))
+            .arg("ttl_ms", clamp_ttl_ms(claim.conclusion_ttl))
+            .arg("replaced_task_id", claim.replaced_task_id.as_ref().map_or("", TaskId::as_str))
             .run(&self.link)
             .await?;
         let malformed = |error: &dyn std::fmt::Display| StoreError::Malformed(error.to_string());
@@ -62,9 +65,12 @@ impl PartitionCore {
             ClaimConclusion::AnswerNotStored => ("", String::new()),
         };
         CONCLUDE_CLAIM
-            .call_with_keys(&[self.keys.claim_key(&claim.scope_digest)])
-            .arg(&[claim.holder_id.as_str(), conclusion.as_str(), task_id, &answer])
-            .arg(clamp_ttl_ms(claim.conclusion_ttl))
+            .call_with_keys(&[("claim", self.keys.claim_key(&claim.scope_digest))])
+            .arg("holder_id", claim.holder_id.as_str())
+            .arg("state", conclusion.as_str())
+            .arg("task_id", task_id)
+            .arg("answer", &answer)
+            .arg("ttl_ms", clamp_ttl_ms(claim.conclusion_ttl))
             .run::<Value>(&self.link)
             .await
             .map(|_| ())
@@ -73,8 +79,8 @@ impl PartitionCore {
     /// Gives a claim up that was not concluded.
     pub(crate) async fn abandon_claim(&self, claim: &IdempotencyClaim) -> Result<(), StoreError> {
         let call = ABANDON_CLAIM
-            .call_with_keys(&[self.keys.claim_key(&claim.scope_digest)])
-            .arg(&claim.holder_id);
+            .call_with_keys(&[("claim", self.keys.claim_key(&claim.scope_digest))])
+            .arg("holder_id", &claim.holder_id);
         call.run::<Value>(&self.link).await.map(|_| ())
     }
 }

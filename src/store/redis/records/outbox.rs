@@ -139,9 +139,9 @@ impl PartitionCore {
         hide_for: Duration,
     ) -> Result<Vec<Delivery>, StoreError> {
         let call = CLAIM_DUE_DELIVERIES
-            .call_with_keys(&[self.keys.outbox_index_key()])
-            .arg(max)
-            .arg(as_millis_u64(hide_for));
+            .call_with_keys(&[("outbox", self.keys.outbox_index_key())])
+            .arg("max_deliveries", max)
+            .arg("hide_for_ms", as_millis_u64(hide_for));
         let mut deliveries = Vec::new();
         for row in call.run::<Vec<ScriptDeliveryRow>>(&self.link).await? {
             match row.to_delivery() {
@@ -200,13 +200,17 @@ impl PartitionCore {
             }
         };
         SETTLE_DELIVERY
-            .call_with_keys(&[self.keys.outbox_index_key(), self.keys.delivery_key(name)])
-            .arg(&[name, lease_number])
-            .arg(attempt)
-            .arg(status.as_str())
-            .arg(retry_at.map_or(0, millis_until))
-            .arg(error.unwrap_or_default())
-            .arg(clamp_ttl_ms(SETTLED_DELIVERY_TTL))
+            .call_with_keys(&[
+                ("outbox", self.keys.outbox_index_key()),
+                ("delivery", self.keys.delivery_key(name)),
+            ])
+            .arg("name", name)
+            .arg("lease_number", lease_number)
+            .arg("attempt", attempt)
+            .arg("status", status.as_str())
+            .arg("retry_delay_ms", retry_at.map_or(0, millis_until))
+            .arg("error_message", error.unwrap_or_default())
+            .arg("settled_ttl_ms", clamp_ttl_ms(SETTLED_DELIVERY_TTL))
             .run::<Value>(&self.link)
             .await
             .map(|_| ())

@@ -21,10 +21,10 @@ impl PartitionCore {
         let stored =
             to_json(&RecordProgress { lease_number, fraction: progress.fraction(), note })?;
         let call = RECORD_PROGRESS
-            .call_with_keys(&[self.keys.record_key(id)])
-            .arg(holder.attempt)
-            .arg(lease_number)
-            .arg(stored);
+            .call_with_keys(&[("record_key", self.keys.record_key(id))])
+            .arg("attempt", holder.attempt)
+            .arg("lease_number", lease_number)
+            .arg("progress", stored);
         call.run(&self.link).await
     }
 }

@@ -53,16 +53,19 @@ impl PartitionCore {
     ) -> Result<bool, StoreError> {
         SAVE_ROLLOUT
             .call_with_keys(&[
-                self.keys.rollout_state_key(route),
-                self.keys.rollout_history_key(route),
-                self.keys.leader_key(),
-                self.keys.leader_term_key(),
+                ("rollout", self.keys.rollout_state_key(route)),
+                ("history", self.keys.rollout_history_key(route)),
+                ("leader", self.keys.leader_key()),
+                ("leader_term", self.keys.leader_term_key()),
             ])
-            .arg(record.version)
-            .arg(&record.state_json)
-            .arg(change.required_term.map(|term| term.to_string()).unwrap_or_default())
-            .arg(rollout::MAX_HISTORY_ENTRIES)
-            .arg(&change.history_events)
+            .arg("version", record.version)
+            .arg("state", &record.state_json)
+            .arg(
+                "required_term",
+                change.required_term.map(|term| term.to_string()).unwrap_or_default(),
+            )
+            .arg("max_history_entries", rollout::MAX_HISTORY_ENTRIES)
+            .arg_each("event", &change.history_events)
             .run(&self.link)
             .await
     }
@@ -76,26 +79,25 @@ impl PartitionCore {
     ) -> Result<ReplicaSync, StoreError> {
         let ReplicaReport { process, description_json, wants_lead, epoch_counts } = report;
         let mut keys = vec![
-            self.keys.replica_report_key(process),
-            self.keys.replicas_index_key(),
-            self.keys.leader_key(),
-            self.keys.leader_term_key(),
+            ("replica", self.keys.replica_report_key(process)),
+            ("replicas_index", self.keys.replicas_index_key()),
+            ("leader", self.keys.leader_key()),
+            ("leader_term", self.keys.leader_term_key()),
         ];
-        keys.extend(routes.iter().map(|route| self.keys.rollout_state_key(route)));
-        keys.extend(
-            epoch_counts
-                .iter()
-                .map(|(route, epoch, _)| self.keys.replica_counts_key(route, *epoch)),
-        );
+        keys.extend(routes.iter().map(|route| ("rollout", self.keys.rollout_state_key(route))));
+        keys.extend(epoch_counts.iter().map(|(route, epoch, _)| {
+            ("replica_counts", self.keys.replica_counts_key(route, *epoch))
+        }));
         let call = SYNC_REPLICA
             .call_with_keys(&keys)
-            .arg(&[process, description_json])
-            .arg(*wants_lead)
-            .arg(as_millis_u64(replica_ttl()))
-            .arg(EVIDENCE_RETENTION.as_secs())
-            .arg(self.keys.replica_report_prefix())
-            .arg(routes.len())
-            .arg(epoch_counts.iter().map(|(_, _, counts)| counts).collect::<Vec<_>>());
+            .arg("process", process)
+            .arg("report_json", description_json)
+            .arg("wants_lead", *wants_lead)
+            .arg("ttl_ms", as_millis_u64(replica_ttl()))
+            .arg("counts_ttl_s", EVIDENCE_RETENTION.as_secs())
+            .arg("replica_prefix", self.keys.replica_report_prefix())
+            .arg("route_count", routes.len())
+            .arg_each("counts_json", epoch_counts.iter().map(|(_, _, counts)| counts));
         let sent = unix_now();
         let (term, leader, mut replicas, records, server_ms): ReplicaSyncReply =
             call.run(&self.link).await?;
@@ -113,11 +115,11 @@ impl PartitionCore {
     /// Removes a replica, and its leadership.
     pub(crate) async fn remove_replica(&self, process: &str) -> Result<(), StoreError> {
         let call = RESIGN_REPLICA.call_with_keys(&[
-            self.keys.replica_report_key(process),
-            self.keys.replicas_index_key(),
-            self.keys.leader_key(),
+            ("replica", self.keys.replica_report_key(process)),
+            ("replicas_index", self.keys.replicas_index_key()),
+            ("leader", self.keys.leader_key()),
         ]);
-        call.arg(process).run::<Value>(&self.link).await.map(|_| ())
+        call.arg("process", process).run::<Value>(&self.link).await.map(|_| ())
     }
 
     /// At most `limit` events of a route's rollout, the newest first; with the cursor `before`,
@@ -145,13 +147,20 @@ impl PartitionCore {
         route: &str,
         epochs: &[u64],
     ) -> Result<Vec<EpochEvidenceRow>, StoreError> {
-        let keys: Vec<String> = epochs
+        let keys: Vec<(&str, String)> = epochs
             .iter()
             .flat_map(|epoch| {
-                [self.keys.tally_key(route, *epoch), self.keys.replica_counts_key(route, *epoch)]
+                [
+                    ("tally", self.keys.tally_key(route, *epoch)),
+                    ("replica_counts", self.keys.replica_counts_key(route, *epoch)),
+                ]
             })
             .collect();
-        READ_EVIDENCE.call_with_keys(&keys).arg(EVIDENCE_RETENTION.as_secs()).run(&self.link).await
+        READ_EVIDENCE
+            .call_with_keys(&keys)
+            .arg("retention_s", EVIDENCE_RETENTION.as_secs())
+            .run(&self.link)
+            .await
     }
 }
 

@@ -32,9 +32,13 @@ impl PartitionCore {
             started: heartbeat.started_at.0,
         })?;
         WRITE_HEARTBEAT
-            .call_with_keys(&[self.keys.heartbeat_key(process), self.keys.workers_index_key()])
-            .arg(&[process, &stored])
-            .arg(as_millis_u64(heartbeat_ttl()))
+            .call_with_keys(&[
+                ("heartbeat", self.keys.heartbeat_key(process)),
+                ("workers_index", self.keys.workers_index_key()),
+            ])
+            .arg("process", process)
+            .arg("heartbeat_json", &stored)
+            .arg("ttl_ms", as_millis_u64(heartbeat_ttl()))
             .run::<Value>(&self.link)
             .await
             .map(|_| ())

@@ -1,11 +1,15 @@
-//! The Lua scripts, each in a file of its own that says its keys, arguments and reply.
+//! The Lua scripts of the store, and how they are called.
 //!
-//! A script is one round trip: called by digest, and sent whole the first time that a server does
-//! not know it.
+//! Each script is a file in `scripts/` that begins with a description and with a header of its
+//! keys and arguments (see `compose.rs`). A call is one round trip: the server is asked by
+//! the digest of the script, and gets its whole source the first time that it does not know it.
 //!
-//! What scripts share stands in `prelude.lua`. Each gets only what it uses of that: a function is
-//! made anew at every call, and all of them together cost the server about as much as a small
-//! script itself.
+//! A call pushes every key and argument by its name. Debug builds compare the names with the
+//! header, in order; release builds do not look at them.
+//!
+//! What the scripts share is in `prelude.lua`. A script is sent with only what it uses of that:
+//! the server makes each function anew at every call, and all of them together cost about as much
+//! as a small script itself.
 
 use std::sync::LazyLock;
 
@@ -15,162 +19,175 @@ use redis::{
 
 use crate::store::redis::conn::error;
 use crate::store::redis::conn::link::MasterLink;
+use crate::store::redis::script::compose::ComposedSource;
+use crate::store::redis::script::parameters::{ParameterCursor, ParameterList};
 use crate::store::{EVIDENCE_RETENTION, StoreError};
 use crate::task::DURATION_BUCKET_BOUNDS;
-
-const SCRIPT_PRELUDE: &str = include_str!("../scripts/prelude.lua");
 
 /// A script, with what it uses of the prelude put before it.
 pub(crate) struct LuaScript(LazyLock<ComposedScript>);
 
 struct ComposedScript {
+    name: &'static str,
     source: String,
     digest: String,
+    keys: ParameterList,
+    args: ParameterList,
 }
 
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $file:literal;)+) => {
         $(
             $(#[$doc])*
-            pub(crate) static $name: LuaScript =
-                LuaScript(LazyLock::new(|| {
-                    ComposedScript::from_source(include_str!(concat!("../scripts/", $file)))
-                }));
+            pub(crate) static $name: LuaScript = LuaScript(LazyLock::new(|| {
+                ComposedScript::from_source($file, include_str!(concat!("../scripts/", $file)))
+            }));
         )+
+
+        #[cfg(test)]
+        const ALL_SCRIPTS: &[(&LuaScript, &str)] =
+            &[$((&$name, include_str!(concat!("../scripts/", $file)))),+];
     };
 }
 
 scripts! {
-    ENQUEUE_TASKS = "enqueue.lua";
-    LEASE_TASKS = "lease.lua";
-    RECOVER_LEASES = "recover.lua";
-    FINISH_TASKS = "finish.lua";
-    REJECT_ENTRY = "reject.lua";
-    REQUEUE_TASK = "park.lua";
-    RENEW_LEASES = "renew.lua";
-    SCAN_EXPIRED_LEASES = "overdue.lua";
-    REMOVE_IDLE_CONSUMERS = "forget.lua";
-    CANCEL_TASK = "cancel.lua";
-    READ_TASK = "get.lua";
-    CHECK_ENDED = "peek.lua";
-    READ_QUEUE_DEPTHS = "depths.lua";
-    WRITE_HEARTBEAT = "beat.lua";
+    ENQUEUE_TASKS = "enqueue_tasks.lua";
+    LEASE_TASKS = "lease_tasks.lua";
+    RECOVER_LEASES = "recover_leases.lua";
+    FINISH_TASKS = "finish_tasks.lua";
+    REJECT_ENTRY = "reject_entry.lua";
+    REQUEUE_TASK = "requeue_task.lua";
+    RENEW_LEASES = "renew_leases.lua";
+    SCAN_EXPIRED_LEASES = "scan_expired_leases.lua";
+    REMOVE_IDLE_CONSUMERS = "remove_idle_consumers.lua";
+    CANCEL_TASK = "cancel_task.lua";
+    READ_TASK = "read_task.lua";
+    CHECK_ENDED = "check_ended.lua";
+    READ_QUEUE_DEPTHS = "read_queue_depths.lua";
+    WRITE_HEARTBEAT = "write_heartbeat.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
-    LIST_ENTRY_HOLDERS = "holders.lua";
-    TRIM_STREAM = "trim.lua";
-    FIND_DEAD_LETTER = "find_dead.lua";
-    REDRIVE_DEAD_LETTER = "redrive.lua";
-    SCHEDULE_TASK = "schedule.lua";
-    PROMOTE_DUE_TASKS = "promote.lua";
-    CLAIM_DUE_DELIVERIES = "take.lua";
-    SETTLE_DELIVERY = "delivered.lua";
-    CLAIM_IDEMPOTENCY_KEY = "claim.lua";
-    CONCLUDE_CLAIM = "conclude.lua";
-    ABANDON_CLAIM = "abandon.lua";
-    RECORD_PROGRESS = "progress.lua";
-    READ_STATUSES = "glance.lua";
-    LIST_UNFINISHED_TASKS = "page.lua";
-    READ_RESULT_TAILS = "tails.lua";
-    SCAN_EXTERNAL_TASKS = "attend.lua";
-    RECONCILE_EXTERNAL = "unended.lua";
-    REGISTER_AGENT = "register.lua";
-    APPEND_AGENT_EVENTS = "note.lua";
-    FIND_TRIMMED_TASKS = "missing.lua";
-    SYNC_REPLICA = "meet.lua";
-    RESIGN_REPLICA = "resign.lua";
-    READ_EVIDENCE = "evidence.lua";
-    RECORD_CALLERS = "note_callers.lua";
-    READ_CALLERS = "callers.lua";
+    LIST_ENTRY_HOLDERS = "list_entry_holders.lua";
+    TRIM_STREAM = "trim_stream.lua";
+    FIND_DEAD_LETTER = "find_dead_letter.lua";
+    REDRIVE_DEAD_LETTER = "redrive_dead_letter.lua";
+    SCHEDULE_TASK = "schedule_task.lua";
+    PROMOTE_DUE_TASKS = "promote_due_tasks.lua";
+    CLAIM_DUE_DELIVERIES = "claim_due_deliveries.lua";
+    SETTLE_DELIVERY = "settle_delivery.lua";
+    CLAIM_IDEMPOTENCY_KEY = "claim_idempotency_key.lua";
+    CONCLUDE_CLAIM = "conclude_claim.lua";
+    ABANDON_CLAIM = "abandon_claim.lua";
+    RECORD_PROGRESS = "record_progress.lua";
+    READ_STATUSES = "read_statuses.lua";
+    LIST_UNFINISHED_TASKS = "list_unfinished_tasks.lua";
+    READ_RESULT_TAILS = "read_result_tails.lua";
+    SCAN_EXTERNAL_TASKS = "scan_external_tasks.lua";
+    RECONCILE_EXTERNAL = "reconcile_external.lua";
+    REGISTER_AGENT = "register_agent.lua";
+    APPEND_AGENT_EVENTS = "append_agent_events.lua";
+    FIND_TRIMMED_TASKS = "find_trimmed_tasks.lua";
+    SYNC_REPLICA = "sync_replica.lua";
+    RESIGN_REPLICA = "resign_replica.lua";
+    READ_EVIDENCE = "read_evidence.lua";
+    RECORD_CALLERS = "record_callers.lua";
+    READ_CALLERS = "read_callers.lua";
 }
 
-/// A call of a script: keys first, then arguments.
+/// A key and its name in the header of the script.
+pub(crate) type NamedKey = (&'static str, String);
+
+/// A call of a script: all keys first, then its arguments.
 pub(crate) struct ScriptCall {
     script: &'static LuaScript,
     command: Cmd,
+    next_arg: ParameterCursor,
 }
 
-// === impl Script ===
+// === impl LuaScript ===
 
 impl LuaScript {
-    /// Starts a call with its keys.
-    pub(crate) fn call_with_keys<K: ToRedisArgs>(&'static self, keys: &[K]) -> ScriptCall {
+    /// Starts a call with its keys, each with its name.
+    pub(crate) fn call_with_keys<K: ToRedisArgs>(
+        &'static self,
+        keys: &[(&'static str, K)],
+    ) -> ScriptCall {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(self.0.digest.as_str()).arg(keys.len()).arg(keys);
-        ScriptCall { script: self, command }
+        command.arg(self.0.digest.as_str()).arg(keys.len());
+        for (_, key) in keys {
+            command.arg(key);
+        }
+        if cfg!(debug_assertions) {
+            self.0.check_key_names(keys.iter().map(|(name, _)| *name));
+        }
+        ScriptCall { script: self, command, next_arg: ParameterCursor::default() }
     }
 }
 
-// === impl Composed ===
+// === impl ComposedScript ===
 
 impl ComposedScript {
-    fn from_source(script: &str) -> Self {
-        let source = compose_source(&(render_constants() + SCRIPT_PRELUDE), script);
-        let digest = redis::Script::new(&source).get_hash().to_owned();
-        Self { source, digest }
+    fn from_source(name: &'static str, script: &'static str) -> Self {
+        // the tests compose every script
+        let ComposedSource { lua, keys, args } =
+            ComposedSource::compose(&render_constants(), script)
+                .unwrap_or_else(|problem| panic!("{name}: {problem}"));
+        let digest = redis::Script::new(&lua).get_hash().to_owned();
+        Self { name, source: lua, digest, keys, args }
+    }
+
+    fn check_key_names(&self, names: impl Iterator<Item = &'static str>) {
+        let mut next = ParameterCursor::default();
+        for name in names {
+            let checked = self.keys.advance(&mut next, name);
+            debug_assert_eq!(checked, Ok(()), "keys of {}", self.name);
+        }
+        debug_assert!(self.keys.is_complete(next), "keys of {} are missing", self.name);
     }
 }
 
-/// Definitions before the prelude's, of what is said elsewhere.
+/// Definitions before those of the prelude, with the values that Rust code defines: the bounds of
+/// the tallies' latency buckets in milliseconds, and how long a tally is kept in seconds.
 fn render_constants() -> String {
     let bounds: Vec<String> =
         DURATION_BUCKET_BOUNDS.iter().map(|bound| (bound * 1000.0).to_string()).collect();
     format!(
-        "local BOUNDS = {{ {} }}\n\nlocal KEPT = {}\n\n",
+        "local DURATION_BOUNDS_MS = {{ {} }}\n\nlocal TALLY_TTL_S = {}\n\n",
         bounds.join(", "),
         EVIDENCE_RETENTION.as_secs()
     )
 }
 
-/// `script` after those definitions of `prelude` that it needs. A definition begins a paragraph and
-/// uses earlier ones.
-fn compose_source(prelude: &str, script: &str) -> String {
-    let code = |text: &str| {
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));
-        lines.fold(String::new(), |code, line| code + line + "\n")
-    };
-    let mut definitions: Vec<String> = vec![String::new()];
-    for line in code(prelude).lines() {
-        if line.starts_with("local ") {
-            definitions.push(String::new());
-        }
-        if let Some(definition) = definitions.last_mut() {
-            definition.push_str(line);
-            definition.push('\n');
-        }
-    }
-    let mut composed = code(script);
-    for definition in definitions.iter().rev() {
-        let declared = definition
-            .strip_prefix("local function ")
-            .or_else(|| definition.strip_prefix("local "));
-        if declared.is_some_and(|rest| {
-            uses_identifier(&composed, split_identifiers(rest).next().unwrap_or_default())
-        }) {
-            composed.insert_str(0, definition);
-        }
-    }
-    composed
-}
-
-fn uses_identifier(code: &str, name: &str) -> bool {
-    split_identifiers(code).any(|word| word == name)
-}
-
-fn split_identifiers(code: &str) -> impl Iterator<Item = &str> {
-    code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
-}
-
-// === impl Call ===
+// === impl ScriptCall ===
 
 impl ScriptCall {
-    /// Adds an argument, or several.
-    pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
-        self.command.arg(arg);
+    /// Adds the argument `name`: one value.
+    pub(crate) fn arg(mut self, name: &'static str, value: impl ToRedisArgs) -> Self {
+        if cfg!(debug_assertions) {
+            let (script, values) = (&self.script.0, value.num_of_args());
+            let checked = script.args.advance(&mut self.next_arg, name);
+            debug_assert_eq!(checked, Ok(()), "arguments of {}", script.name);
+            debug_assert_eq!(values, 1, "values of the argument {name} of {}", script.name);
+        }
+        self.command.arg(value);
         self
+    }
+
+    /// Adds the argument `name` of each item of a group that has no other.
+    pub(crate) fn arg_each<A: ToRedisArgs>(
+        self,
+        name: &'static str,
+        values: impl IntoIterator<Item = A>,
+    ) -> Self {
+        values.into_iter().fold(self, |call, value| call.arg(name, value))
     }
 
     /// Runs the script.
     pub(crate) async fn run<T: FromRedisValue>(self, link: &MasterLink) -> Result<T, StoreError> {
+        debug_assert!(
+            self.script.0.args.is_complete(self.next_arg),
+            "arguments of {} are missing",
+            self.script.0.name
+        );
         match link.send_command_raw(&self.command).await? {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 link.send_command(&self.to_eval_command()).await
@@ -192,7 +209,7 @@ impl ScriptCall {
     }
 }
 
-/// One answer of a script that gives many: a number, or what is wrong, as text.
+/// One reply of a script that replies once per item: a number, or the text of an error.
 pub(crate) fn parse_int_reply(reply: Value) -> Result<i64, StoreError> {
     match reply {
         Value::Int(number) => Ok(number),
@@ -205,28 +222,45 @@ pub(crate) fn parse_int_reply(reply: Value) -> Result<i64, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
-    fn a_script_comes_with_what_it_uses_and_nothing_else() {
-        let prelude = "-- heads\n\nlocal A = 1\n\nlocal function f()\n  return A\n\nend\n\nlocal \
-            function g()\nend\n";
-        assert_eq!(
-            compose_source(prelude, "-- g\nreturn f()\n"),
-            "local A = 1\n\nlocal function f()\n  return A\n\nend\n\nreturn f()\n"
-        );
-        assert_eq!(compose_source(prelude, "return x.ff\n"), "return x.ff\n");
+    fn a_script_is_sent_with_what_it_uses_and_nothing_else() {
+        let source = |script: &LuaScript| script.0.source.clone();
         assert!(
-            !ENQUEUE_TASKS.0.source.contains("cjson") && LEASE_TASKS.0.source.contains("cjson")
+            !source(&ENQUEUE_TASKS).contains("cjson") && source(&LEASE_TASKS).contains("cjson")
         );
+        let (finish, enqueue) = (source(&FINISH_TASKS), source(&ENQUEUE_TASKS));
+        assert!(finish.starts_with("local DURATION_BOUNDS_MS = { 5, 10, 25, "), "{finish}");
         assert!(
-            FINISH_TASKS.0.source.starts_with("local BOUNDS = { 5, 10, 25, "),
-            "{}",
-            FINISH_TASKS.0.source
+            enqueue.contains("local TALLY_TTL_S = 3456000\n")
+                && !enqueue.contains("DURATION_BOUNDS_MS")
         );
-        assert!(
-            ENQUEUE_TASKS.0.source.contains("local KEPT = 3456000\n")
-                && !ENQUEUE_TASKS.0.source.contains("BOUNDS")
-        );
+    }
+
+    #[test]
+    fn every_script_reads_its_keys_and_arguments_by_the_names_of_its_header() {
+        for (script, text) in ALL_SCRIPTS {
+            let (script, mut names) = (&script.0, HashSet::new());
+            let body = text.lines().filter(|line| !line.starts_with("--"));
+            for line in body {
+                let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+                let is_positional = words.any(|word| ["KEYS", "ARGV"].contains(&word));
+                assert!(!is_positional, "{}: {line}", script.name);
+            }
+            for line in text.lines().filter(|line| line.starts_with("--@")) {
+                let (_, declared) = line.split_once(' ').expect("a list of names");
+                let declared = declared.split_once(": ").map_or(declared, |(_, names)| names);
+                for name in declared.split(' ') {
+                    assert!(
+                        names.insert((line.starts_with("--@keys"), name)),
+                        "{}: two are called {name}",
+                        script.name
+                    );
+                }
+            }
+        }
     }
 }

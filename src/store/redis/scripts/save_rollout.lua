@@ -1,11 +1,20 @@
--- Saves a route's rollout state, and events with it, if nobody else saved it since it was read, and nobody else leads.
--- KEYS 1 rollout  2 its history  3 lead  4 term
--- ARGV 1 version to write  2 state  3 term in which it was decided, or ''  4 entries of the history that are kept
---      5… events
--- Reply: 1 saved, 0 another was first or leads
-local stored = tonumber(redis.call('HGET', KEYS[1], 'version') or 0)
-if stored ~= ARGV[1] - 1 then return 0 end
-if ARGV[3] ~= '' and (redis.call('EXISTS', KEYS[3]) == 0 or redis.call('GET', KEYS[4]) ~= ARGV[3]) then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'state', ARGV[2])
-for i = 5, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[4], '*', 'event', ARGV[i]) end
+-- Saves a route's rollout state together with its events, unless the state was saved by another
+-- replica since it was read, or another replica leads.
+--@keys rollout history leader leader_term
+--@args version state required_term max_history_entries
+--@args per event: event
+-- version: the version to write, one above the version that was read
+-- required_term: the term in which the change was decided, or '' for a change without the lead
+-- Reply: 1 saved; 0 not
+local stored_version = tonumber(redis.call('HGET', rollout, 'version') or 0)
+if stored_version ~= version - 1 then return 0 end
+if required_term ~= ''
+  and (redis.call('EXISTS', leader) == 0 or redis.call('GET', leader_term) ~= required_term) then
+  return 0
+end
+redis.call('HSET', rollout, 'version', version, 'state', state)
+for i = 1, event_count do
+  local event = event_args(i)
+  redis.call('XADD', history, 'MAXLEN', '=', max_history_entries, '*', 'event', event)
+end
 return 1
