@@ -2,22 +2,22 @@
 //! `docs/gates.md`.
 //!
 //! `cargo run --release --example gates` runs it, on all cores, for some minutes. Seeds are fixed:
-//! it prints the same everywhere. A quicker selection runs with the tests (`tests/it/gates/`).
+//! it prints the same everywhere. A quicker selection runs with the tests
+//! (`tests/it/rollout/gates/`).
 
 use std::thread;
 
 use omnidaemon::config::{GateConfig, GateKind, MinSamples, RatioLimits};
 use omnidaemon::rollout::evidence::RolloutEvidence;
 use omnidaemon::rollout::gate::{GateMemory, Verdict};
-use omnidaemon::rollout::statistics::{self, SequentialScores};
 use omnidaemon::rollout::statistics::{
-    BoundedShare, Z_95_ONE_SIDED, newcombe_upper_bound, wilson_interval,
+    self, BoundedShare, SequentialScores, Z_95_ONE_SIDED, newcombe_upper_bound, wilson_interval,
 };
 
-#[path = "../tests/it/gates/world.rs"]
-mod world;
+#[path = "../tests/it/rollout/gates/simulation.rs"]
+mod simulation;
 
-use world::{
+use simulation::{
     EVALUATIONS_PER_HOUR, ErrorDetectors, SimulatedTraffic, StepOutcome, TrafficModel,
     evaluate_without_late_evidence, run_detectors, run_step,
 };

@@ -1,10 +1,10 @@
 //! Durable tasks over SQLite (`sqlite/`) and Redis Streams (`redis/`).
 //!
 //! [`TaskStore`] is the sum of small traits, one per concern, each in the file of its types. Both
-//! stores keep the same promises, which one contract suite tests (`tests/it/contract/`): a task is
-//! durable when `enqueue` returns; it has at most one live lease; only the holder of the current
-//! lease can settle it, once; an attempt is counted before it runs; and every task ends completed,
-//! failed or cancelled. Nothing here knows HTTP or decides on retries: the worker does.
+//! stores keep the same promises, which one contract suite tests (`tests/it/store/contract/`): a
+//! task is durable when `enqueue` returns; it has at most one live lease; only the holder of the
+//! current lease can settle it, once; an attempt is counted before it runs; and every task ends
+//! completed, failed or cancelled. Nothing here knows HTTP or decides on retries: the worker does.
 
 mod caller;
 mod circuit;

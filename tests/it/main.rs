@@ -1,49 +1,22 @@
 //! The integration tests, in one binary: the real omnidaemon and real servers around it, on free
 //! ports.
 //!
-//! `scripts/test` installs what they need.
+//! The folders are those of `src`: each holds the tests of the room of that name. `arch` holds the
+//! tests of the sources and of what is written about them; `support` holds what starts servers and
+//! speaks to them; `torture` lets faults strike everything at once. `scripts/test` installs what
+//! the tests need.
 
 #![allow(clippy::float_cmp, reason = "counts and percents are exact in a double")]
 
-mod answers;
+mod admin;
+mod app;
 mod arch;
-mod canary;
-mod cancel;
 mod cli;
-mod clocks;
-mod contract;
-mod dead_letters;
-mod deprecation;
-mod fail_open;
-
-mod gates;
-mod harness;
-mod idempotency;
-mod metrics_cli;
-mod names;
-mod ops;
-mod progress;
-mod proxy_hostile;
-mod proxy_sync;
-mod python;
-mod redis_checks;
-mod redis_cluster;
-mod redis_durable;
-mod redis_secure;
-mod redis_sentinel;
-mod redis_store;
-mod reload;
+mod control;
+mod proxy;
 mod rollout;
-mod rollout_admin;
-mod rollout_cli;
-mod shadow;
-mod smoke;
-mod start;
-mod stores;
-mod task_admin;
-mod task_wait;
-mod tasks;
+mod store;
+mod support;
 #[cfg(feature = "failpoints")]
 mod torture;
-mod webhooks;
-mod worker_processes;
+mod worker;

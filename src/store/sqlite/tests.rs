@@ -1,5 +1,5 @@
 //! Tests of what only the SQLite store promises; what both stores promise is in the contract suite
-//! (`tests/it/contract/`).
+//! (`tests/it/store/contract/`).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -3,5 +3,6 @@
 
 mod circles;
 mod floors;
+mod names;
 pub(crate) mod source_tree;
 mod words;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::history::{TaskEnd, TortureEvent};
 use super::journal::{HandlerWork, TortureJournal};
-use crate::harness::client::{HttpClient, HttpResponse};
+use crate::support::http::client::{HttpClient, HttpResponse};
 
 /// Longer than any call may take; a proxy that stands still has no answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);

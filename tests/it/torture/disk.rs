@@ -10,9 +10,9 @@ use omnidaemon::task::{Task, TaskId};
 use serde_json::json;
 
 use super::journal::{TortureJournal, serve_handlers};
-use crate::contract::wall_clock_now;
-use crate::harness::client::HttpResponse;
-use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_until};
+use crate::store::contract::wall_clock_now;
+use crate::support::http::client::HttpResponse;
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
 const CONFIG: &str = "
 upstream: {url: 'http://<handlers>'}
@@ -92,7 +92,7 @@ async fn a_log_that_ends_anywhere_opens_with_a_prefix_of_what_was_enqueued() {
     let dir = tempfile::tempdir().expect("a directory");
     let database = dir.path().join("tasks.db");
     let store = SqliteStore::open(&database).expect("opens");
-    let queue = crate::contract::test_queue("t");
+    let queue = crate::store::contract::test_queue("t");
     let mut ids = Vec::new();
     for _ in 0..40 {
         let task = Task::new(

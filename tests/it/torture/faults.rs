@@ -6,8 +6,8 @@ use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use super::scenes::FaultStage;
-use crate::harness::{TEST_DEADLINE, wait_until};
-use crate::worker_processes::pids;
+use crate::app::worker_processes::pids;
+use crate::support::{TEST_DEADLINE, wait_until};
 
 const SERVICE_STREAM: &str = "omni-stream:service";
 const SERVICE_GROUP: &str = "group:service:omnidaemon";

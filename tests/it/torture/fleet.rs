@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use super::clients::TortureContext;
 use super::history::{FaultKind, TortureEvent};
 use super::journal::{HANDLER_SCRIPT, unix_millis};
-use crate::harness::fault::FaultProxy;
-use crate::harness::process::ChildProcess;
-use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_for_some};
-use crate::stores::Store;
+use crate::support::http::fault::FaultProxy;
+use crate::support::process::child::ChildProcess;
+use crate::support::stores::Store;
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
 /// The lease of all processes: no machine lets a live one wait for so long, and no round waits long
 /// for a dead one.
@@ -258,7 +258,7 @@ impl TortureFleet {
             let path = format!("/admin/v1/dead-letters?topic={topic}&limit=1000");
             let request =
                 omni.admin_client().request(http::Method::GET, &path).timeout(TEST_DEADLINE);
-            let answer = crate::harness::client::HttpResponse::try_from_request(request)
+            let answer = crate::support::http::client::HttpResponse::try_from_request(request)
                 .await
                 .ok()
                 .filter(|a| a.status == 200)?;

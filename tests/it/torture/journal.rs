@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::history::{JournalEntry, TortureEvent};
-use crate::contract::wall_clock_now;
+use crate::store::contract::wall_clock_now;
 
 /// The journal, open to be appended to.
 #[derive(Clone)]

@@ -41,7 +41,7 @@ use self::fleet::{
 };
 use self::history::{CheckRules, FaultKind, RoundFigures, TortureEvent, check_history};
 use self::journal::{TortureJournal, serve_handlers, unix_millis};
-use crate::stores::Store;
+use crate::support::stores::Store;
 
 const CHECK_RULES: CheckRules = CheckRules {
     retries: RETRIES,

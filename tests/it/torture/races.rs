@@ -6,8 +6,8 @@ use std::time::Duration;
 use omnidaemon::store::{CancelResult, SettleResult, Settlement, SqliteStore, TaskStore};
 use omnidaemon::task::{Task, TaskAnswer, TaskId, TaskStatus};
 
-use crate::contract::wall_clock_now;
-use crate::stores::{Store, on_both_stores};
+use crate::store::contract::wall_clock_now;
+use crate::support::stores::{Store, on_both_stores};
 
 const RESULT_TTL: Duration = Duration::from_hours(1);
 const RACES_PER_BATCH: usize = 20;
@@ -23,7 +23,7 @@ async fn a_cancel_that_races_a_completion_has_one_winner(store: Store) {
         Store::Sqlite => Arc::new(SqliteStore::open(&dir.path().join("tasks.db")).expect("opens")),
         Store::Redis(server) => server.open_store(),
     };
-    let queue = crate::contract::test_queue("t");
+    let queue = crate::store::contract::test_queue("t");
     let (mut completed, mut cancelled) = (0, 0);
     for _ in 0..races / RACES_PER_BATCH {
         for _ in 0..RACES_PER_BATCH {

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::history::TortureEvent;
 use super::journal::{HandlerWork, TortureJournal, serve_handlers};
-use crate::harness::metrics::ScrapedMetrics;
-use crate::harness::process::ChildProcess;
-use crate::harness::redis::RedisServer;
-use crate::harness::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
+use crate::support::metrics::ScrapedMetrics;
+use crate::support::process::child::ChildProcess;
+use crate::support::redis::server::RedisServer;
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
 const CONFIG: &str = "
 upstream: {url: 'http://<handlers>'}
@@ -136,7 +136,7 @@ async fn a_task_that_kills_its_workers_is_a_dead_letter_and_the_others_run() {
     let stage = FaultStage::start().await;
     let args = ["worker", "--count", "2", "--admin-listen", "127.0.0.1:0"];
     let mut workers = stage.omni.spawn_command("workers", &args);
-    let listening = |line: &str| crate::harness::proxy::parse_listen_address(line, "admin");
+    let listening = |line: &str| crate::support::server::parse_listen_address(line, "admin");
     let admin = workers.wait_for_log("its admin address", 0, listening).await;
     let poison = stage.submit_task("poison", 0).await;
     let mut polls = Vec::new();
@@ -150,7 +150,7 @@ async fn a_task_that_kills_its_workers_is_a_dead_letter_and_the_others_run() {
     }
     let letters = stage.omni.admin_client().get("/admin/v1/dead-letters?topic=poison").await.json();
     assert_eq!(letters.as_array().map(Vec::len), Some(1), "{letters}");
-    let metrics = crate::harness::client::HttpClient::new(&format!("http://{admin}"))
+    let metrics = crate::support::http::client::HttpClient::new(&format!("http://{admin}"))
         .get("/metrics")
         .await
         .text();

@@ -1,0 +1,8 @@
+//! The process as a whole: start-up checks, reload, readiness and shutdown, and workers in
+//! processes of their own.
+
+mod ops;
+mod reload;
+mod smoke;
+mod start;
+pub(crate) mod worker_processes;

@@ -1,0 +1,141 @@
+//! What a client is told of the end of its task: answers in full, failures without what only
+//! operators may know.
+
+use serde_json::{Value, json};
+
+use crate::support::http::client::HttpResponse;
+use crate::support::stores::{Store, on_both_stores};
+use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some};
+
+const CONFIG: &str = "
+upstream: {url: <upstream>}
+store: {url: '<store>'}
+routes:
+  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
+  built: {path: /built, topic: build, wait: 20s, rollout: {percent: 100, mode: manual}}
+topics:
+  t: {handler: upstream, retries: 0}
+  build: {handler: {http: '<upstream-build>'}, retries: 0}
+workers: {count: 4}
+results: {max_result: 64KiB}
+";
+
+async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
+    let build = format!("{}/build", upstream.url());
+    Omnidaemon::with_config(CONFIG)
+        .with_upstream(upstream)
+        .set_placeholder("upstream-build", build)
+        .set_placeholder("store", store.url())
+        .start()
+        .await
+}
+
+fn call(arguments: &Value) -> Value {
+    json!({"task": "t", "arguments": arguments})
+}
+
+fn problem(answer: &HttpResponse) -> (u16, String) {
+    let kind =
+        answer.json()["type"].as_str().unwrap_or_default().replace("urn:omnidaemon:problem:", "");
+    (answer.status.as_u16(), kind)
+}
+
+/// The one dead letter of `topic`.
+async fn dead_letter(omni: &Omnidaemon, topic: &str) -> Value {
+    let path = format!("/admin/v1/dead-letters?topic={topic}");
+    wait_for_some(TEST_DEADLINE, "the task is a dead letter", async || {
+        let letters = omni.admin_client().get(&path).await.json();
+        letters.as_array().and_then(|letters| letters.first().cloned())
+    })
+    .await
+}
+
+on_both_stores!(
+    an_http_handlers_failure_is_no_200,
+    an_answer_too_large_to_keep_reaches_the_client_that_waits,
+    a_failed_answer_too_large_to_keep_reaches_it_too,
+    addresses_are_for_operators,
+);
+
+async fn an_http_handlers_failure_is_no_200(store: Store) {
+    let upstream = TestUpstream::start().await;
+    let omni = start(&store, &upstream).await;
+    let failed = omni.data_client().post("/built", &json!({"status": 500, "name": "crm"})).await;
+    assert_eq!(problem(&failed), (502, "task-failed".into()), "{}", failed.text());
+    assert_eq!(failed.header("x-omnidaemon-path"), Some("async"));
+    assert!(
+        failed.text().contains("500") && !failed.text().contains(&upstream.addr()),
+        "{}",
+        failed.text()
+    );
+    let built = omni.data_client().post("/built", &json!({"name": "crm"})).await;
+    assert_eq!((built.status.as_u16(), &built.json()["built"]["name"]), (200, &json!("crm")));
+}
+
+async fn an_answer_too_large_to_keep_reaches_the_client_that_waits(store: Store) {
+    let upstream = TestUpstream::start().await;
+    let omni = start(&store, &upstream).await;
+    let whole = omni
+        .data_client()
+        .post("/invoke", &call(&json!({"bytes": 300_000, "headers": [["x-a", "1"]]})))
+        .await;
+    assert_eq!(
+        (whole.status.as_u16(), whole.header("x-omnidaemon-path")),
+        (200, Some("async")),
+        "{}",
+        whole.text()
+    );
+    assert_eq!(
+        (whole.json()["result"].as_str().map(str::len), whole.header("x-a")),
+        (Some(300_000), Some("1"))
+    );
+
+    let letter = dead_letter(&omni, "t").await;
+    let id = letter["id"].as_str().expect("an id");
+    let task = omni.data_client().get(&format!("/task/{id}")).await.json();
+    let error = task["error"].as_str().expect("an error");
+    assert_eq!((&task["status"], task.get("result")), (&json!("failed"), None));
+    assert!(error.contains("results.max_result") && error.contains("65536"), "{error}");
+    assert!(!error.contains(&upstream.addr()), "{error}");
+}
+
+async fn a_failed_answer_too_large_to_keep_reaches_it_too(store: Store) {
+    let upstream = TestUpstream::start().await;
+    let omni = start(&store, &upstream).await;
+    let whole =
+        omni.data_client().post("/invoke", &call(&json!({"bytes": 300_000, "status": 503}))).await;
+    assert_eq!(
+        (whole.status.as_u16(), whole.json()["result"].as_str().map(str::len)),
+        (503, Some(300_000))
+    );
+    let letter = dead_letter(&omni, "t").await;
+    assert!(letter["error"].as_str().is_some_and(|error| error.contains("503")), "{letter}");
+}
+
+async fn addresses_are_for_operators(store: Store) {
+    let mut upstream = TestUpstream::start().await;
+    let omni = start(&store, &upstream).await;
+    let broken = omni.data_client().post("/invoke", &call(&json!({"die": "before"}))).await;
+    assert_eq!(problem(&broken), (502, "upstream-broke-off".into()), "{}", broken.text());
+    upstream.stop();
+    let gone = omni.data_client().post("/invoke", &call(&json!({}))).await;
+    assert_eq!(problem(&gone), (502, "upstream-unreachable".into()), "{}", gone.text());
+    for answer in [&broken, &gone] {
+        let text = answer.text();
+        assert!(!text.contains("127.0.0.1") && !text.contains("os error"), "{text}");
+    }
+
+    let accepted = omni.data_client().post("/invoke/async", &call(&json!({}))).await.json();
+    let id = accepted["task_id"].as_str().expect("an id").to_owned();
+    let failed = wait_for_some(TEST_DEADLINE, "the task fails", async || {
+        let task = omni.data_client().get(&format!("/task/{id}")).await.json();
+        (task["status"] == "failed").then_some(task)
+    })
+    .await;
+    assert_eq!(failed["error"], "the task's handler cannot be reached");
+    let shown = omni.admin_client().get(&format!("/admin/v1/tasks/{id}")).await.json();
+    assert!(
+        shown["error"].as_str().is_some_and(|error| error.contains(&upstream.addr())),
+        "{shown}"
+    );
+}

@@ -1,0 +1,5 @@
+//! Real Redis servers: one, one with replicas under sentinels, and a cluster.
+
+pub mod cluster;
+pub mod sentinel;
+pub mod server;
