@@ -11,6 +11,7 @@
 //! 4  proxy/  worker/               data plane · task execution
 //!    control/  background/         the single writer of rollout state · periodic queue work
 //! 3  snapshot.rs                   the configuration and weights of one request
+//!    capacity.rs                   what the fleet can run
 //!    operations/                   what API, CLI and proxy do to the store in one way
 //! 2  route/  rollout/  store/      pure routing and decisions · TaskStore over Redis and SQLite
 //! 1  config/  metrics/  outbound/  checked configuration · metric handles · outgoing HTTP
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod app;
 pub mod background;
 mod backoff;
+pub mod capacity;
 pub mod cli;
 pub mod cohort;
 pub mod config;

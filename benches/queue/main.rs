@@ -89,6 +89,7 @@ async fn main() -> Result<(), Failed> {
             Arc::new(snapshots),
             metrics,
             handlers,
+            std::sync::Arc::default(),
             Some(1),
         )
     };

@@ -61,7 +61,9 @@ pub(super) async fn respond_not_found() -> ApiProblem {
 impl From<StoreError> for ApiProblem {
     fn from(error: StoreError) -> Self {
         let status = match error {
-            StoreError::Refused(StoreRefusal::BacklogFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            StoreError::Refused(
+                StoreRefusal::BacklogFull { .. } | StoreRefusal::Saturated { .. },
+            ) => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

@@ -221,17 +221,20 @@ impl BoundApp {
         let proxy_services = ProxyServices {
             snapshots: core.snapshots.clone(),
             circuit: core.circuit.clone(),
+            capacity: core.capacity.clone(),
             metrics: core.metrics.clone(),
             process_name: core.process_name.clone(),
         };
+        // The pool reports its slots before the first request asks for them.
+        let pool = core.build_pool(app.handlers.clone(), None);
         let proxy_shutdown = ProxyShutdown::default();
         let threads = proxy.start(&proxy_services, &proxy_shutdown)?;
         let admin_services =
             core.admin_services(ProcessRole::Serve, app.config_path(), draining.clone());
         tasks.spawn(serve_admin(admin_listener, admin_services, stop.clone()));
-        let pool = core.build_pool(app.handlers.clone(), None);
         let workers = tokio::spawn(pool.run(stop_workers.clone()));
         core.spawn_gone_route_warnings(&tasks, &stop);
+        core.spawn_capacity_refresh(&tasks, &stop);
         core.spawn_services(app.into_reload_source(), &tasks, &stop);
         tasks.spawn(warn_hidden_paths(config, stop.clone()));
 

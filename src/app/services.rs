@@ -12,7 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use super::error::AppError;
 use crate::admin::{self, AdminServices, ProcessHealth, ProcessRole};
-use crate::background::{reconcile_external_queues, refresh_queues, warn_of_gone_routes};
+use crate::background::{
+    CapacityRefresher, reconcile_external_queues, refresh_queues, warn_of_gone_routes,
+};
+use crate::capacity::CapacityHandle;
 use crate::config::{Config, EnvVars};
 use crate::control::{ConfigReloader, Controller, ControllerHandles, ReloadStatus};
 use crate::metrics::Metrics;
@@ -28,6 +31,7 @@ pub(super) struct AppCore {
     pub(super) process_name: Arc<str>,
     pub(super) circuit: Arc<Circuit>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) capacity: Arc<CapacityHandle>,
     pub(super) snapshots: Arc<SnapshotHandle>,
     controller: Controller,
     controls: ControllerHandles,
@@ -70,6 +74,7 @@ impl AppCore {
             process_name,
             circuit,
             metrics,
+            capacity: Arc::default(),
             snapshots,
             controller,
             controls,
@@ -90,6 +95,7 @@ impl AppCore {
             self.snapshots.clone(),
             self.metrics.clone(),
             handlers,
+            self.capacity.clone(),
             workers,
         )
     }
@@ -144,6 +150,18 @@ impl AppCore {
             };
             tasks.spawn(reloader.run(source.requests, shutdown.clone()));
         }
+    }
+
+    /// Starts the refresh of the fleet's capacity, for the role that admits calls.
+    pub(super) fn spawn_capacity_refresh(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        let refresher = CapacityRefresher::new(
+            self.process_name.clone(),
+            self.snapshots.clone(),
+            self.circuit.clone(),
+            self.metrics.clone(),
+            self.capacity.clone(),
+        );
+        tasks.spawn(refresher.run(shutdown.clone()));
     }
 
     /// Starts the warnings about routes that are `gone`, for the role that serves them.

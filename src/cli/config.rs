@@ -88,7 +88,7 @@ fn print_summary(file: &str, loaded: &LoadedConfig) {
         ),
         ("upstream", upstreams.join(", ")),
         ("store", config.store.url.to_string()),
-        ("workers", format!("{} x {}", config.workers.count, config.workers.concurrency)),
+        ("workers", format_workers(config)),
     ]));
     let mut routes = table_with_headings(&[
         "route",
@@ -113,7 +113,8 @@ fn print_summary(file: &str, loaded: &LoadedConfig) {
             deprecation,
         ]);
     }
-    let mut topics = table_with_headings(&["topic", "handler", ">timeout", ">retries"]);
+    let mut topics =
+        table_with_headings(&["topic", "handler", ">timeout", ">retries", ">concurrency"]);
     for (topic, config) in &config.topics {
         let timeout = humantime::format_duration(config.timeout).to_string();
         topics.add_row([
@@ -121,6 +122,7 @@ fn print_summary(file: &str, loaded: &LoadedConfig) {
             &format_handler(&config.handler),
             &timeout,
             &config.retries.to_string(),
+            &config.concurrency.to_string(),
         ]);
     }
     for table in [routes, topics] {
@@ -146,6 +148,14 @@ fn summary_view(file: &str, LoadedConfig { config, warnings, .. }: &LoadedConfig
     })
 }
 
+/// The number of workers, and the limit of each.
+fn format_workers(config: &Config) -> String {
+    match config.workers.concurrency {
+        Some(limit) => format!("{}, up to {limit} tasks each", config.workers.count),
+        None => config.workers.count.to_string(),
+    }
+}
+
 fn routes_view(config: &Config) -> Value {
     let route = |route: &config::RouteConfig| {
         json!({
@@ -169,6 +179,7 @@ fn topics_view(config: &Config) -> Value {
             "handler": format_handler(&config.handler),
             "timeout_seconds": config.timeout.as_secs_f64(),
             "retries": config.retries,
+            "concurrency": config.concurrency,
         })
     };
     config.topics.iter().map(topic).collect()

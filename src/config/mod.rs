@@ -41,8 +41,8 @@ pub use crate::config::model::rollout::{
     StickyKey, default_gates, min_samples_to_certify,
 };
 pub use crate::config::model::route::{
-    DeprecationConfig, DeprecationMode, PathPattern, RouteConfig, UnknownEnqueueAction,
-    WaitTimeoutAction,
+    DeprecationConfig, DeprecationMode, PathPattern, RouteConfig, SaturationAction,
+    UnknownEnqueueAction, WaitTimeoutAction,
 };
 pub use crate::config::model::secret::Secret;
 pub use crate::config::model::servers::{AdminConfig, ProxyConfig, UpstreamConfig, UpstreamUrl};

@@ -15,6 +15,7 @@ pub(super) struct TaskCollectors {
     pub(super) attempt_duration: HistogramVec,
     pub(super) queue_depth: IntGaugeVec,
     pub(super) queue_oldest: GaugeVec,
+    pub(super) topic_slots: IntGaugeVec,
     pub(super) deliveries: IntCounterVec,
 }
 
@@ -58,6 +59,14 @@ impl TaskCollectors {
                 "Age of the oldest waiting task, seconds",
                 topic,
             ),
+            topic_slots: IntGaugeVec::new(
+                Opts::new(
+                    names::TOPIC_SLOTS,
+                    "Tasks that the topic's live consumers can run at a time",
+                ),
+                topic,
+            )
+            .expect("a valid name"),
             deliveries: counter_vec(
                 names::DELIVERIES,
                 "Tries to deliver the end of a task",
@@ -75,6 +84,7 @@ impl TaskCollectors {
             Box::new(self.attempt_duration.clone()),
             Box::new(self.queue_depth.clone()),
             Box::new(self.queue_oldest.clone()),
+            Box::new(self.topic_slots.clone()),
             Box::new(self.deliveries.clone()),
         ]
     }

@@ -22,6 +22,10 @@ pub enum FallbackReason {
     Ineligible,
     /// The store cannot be reached.
     StoreUnavailable,
+    /// No consumer of the topic is live.
+    NoWorker,
+    /// The task is expected to start later than `max_start_delay`.
+    Saturated,
     /// The queue has reached `max_backlog`.
     Backpressure,
     /// The store refused the task.
@@ -31,8 +35,10 @@ pub enum FallbackReason {
 }
 
 impl FallbackReason {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Ineligible,
+        Self::NoWorker,
+        Self::Saturated,
         Self::StoreUnavailable,
         Self::Backpressure,
         Self::StoreRefused,
@@ -45,6 +51,8 @@ impl FallbackReason {
         match self {
             Self::Ineligible => "ineligible",
             Self::StoreUnavailable => "store_unavailable",
+            Self::NoWorker => "no_worker",
+            Self::Saturated => "saturated",
             Self::Backpressure => "backpressure",
             Self::StoreRefused => "store_refused",
             Self::EnqueueUnknown => "unknown",

@@ -31,9 +31,9 @@ pub struct Metrics {
     routes: RouteCollectors,
     /// Per-thread counts of requests.
     pub request_counters: RequestCounters,
-    /// Live worker slots of this process.
+    /// Live workers of this process.
     pub workers_active: IntGauge,
-    /// Worker slots of this process that run a task.
+    /// Workers of this process that the running tasks keep busy.
     pub workers_busy: IntGauge,
     /// Worker processes that died without being stopped.
     pub workers_crashed: IntCounter,
@@ -57,10 +57,10 @@ impl Metrics {
             tasks: TaskCollectors::new(),
             routes: RouteCollectors::new(),
             request_counters: RequestCounters::new(threads),
-            workers_active: gauge(names::WORKERS_ACTIVE, "Live worker slots of this process"),
+            workers_active: gauge(names::WORKERS_ACTIVE, "Live workers of this process"),
             workers_busy: gauge(
                 names::WORKERS_BUSY,
-                "Worker slots of this process that run a task",
+                "Workers of this process that the running tasks keep busy",
             ),
             workers_crashed: IntCounter::new(
                 names::WORKERS_CRASHED,

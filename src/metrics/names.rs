@@ -12,9 +12,11 @@ pub const PROCESSING_DURATION: &str = "omnidaemon_processing_duration_seconds";
 pub const QUEUE_DEPTH: &str = "omnidaemon_queue_depth";
 /// Age of the oldest waiting task, seconds.
 pub const QUEUE_OLDEST: &str = "omnidaemon_queue_oldest_seconds";
-/// Live worker slots of this process, including idle ones.
+/// Tasks that the live consumers of a topic can run at the same time.
+pub const TOPIC_SLOTS: &str = "omnidaemon_topic_slots";
+/// Live workers of this process, including idle ones.
 pub const WORKERS_ACTIVE: &str = "omnidaemon_workers_active";
-/// Worker slots that run a task.
+/// Workers of this process that the running tasks keep busy.
 pub const WORKERS_BUSY: &str = "omnidaemon_workers_busy";
 /// Worker processes that died without being stopped.
 pub const WORKERS_CRASHED: &str = "omnidaemon_workers_crashed_total";
@@ -56,13 +58,14 @@ pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 pub const SHADOW_REQUESTS: &str = "omnidaemon_shadow_total";
 
 /// The names of all metrics of this program.
-pub const ALL_METRICS: [&str; 25] = [
+pub const ALL_METRICS: [&str; 26] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
     PROCESSING_DURATION,
     QUEUE_DEPTH,
     QUEUE_OLDEST,
+    TOPIC_SLOTS,
     WORKERS_ACTIVE,
     WORKERS_BUSY,
     WORKERS_CRASHED,

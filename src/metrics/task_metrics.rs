@@ -15,6 +15,7 @@ impl Metrics {
         tasks.attempt_duration.with_label_values(&[topic]);
         tasks.queue_depth.with_label_values(&[topic]);
         tasks.queue_oldest.with_label_values(&[topic]);
+        tasks.topic_slots.with_label_values(&[topic]);
     }
 
     /// Counts an accepted task.
@@ -55,6 +56,12 @@ impl Metrics {
         let depth = i64::try_from(queued).unwrap_or(i64::MAX);
         self.tasks.queue_depth.with_label_values(&[topic]).set(depth);
         self.tasks.queue_oldest.with_label_values(&[topic]).set(oldest.as_secs_f64());
+    }
+
+    /// Sets how many tasks of a topic the live consumers can run at the same time.
+    pub fn set_topic_slots(&self, topic: &str, slots: u64) {
+        let slots = i64::try_from(slots).unwrap_or(i64::MAX);
+        self.tasks.topic_slots.with_label_values(&[topic]).set(slots);
     }
 
     /// The queue gauges of a topic as last set: the number of waiting tasks, and the age of the

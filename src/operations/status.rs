@@ -19,16 +19,16 @@ pub struct FleetStatus {
 }
 
 impl FleetStatus {
-    /// Worker slots that are live, over all processes.
+    /// Live workers, over all processes.
     #[must_use]
-    pub fn active_slots(&self) -> u32 {
-        self.heartbeats.iter().flatten().map(|heartbeat| heartbeat.active_slots).sum()
+    pub fn active_workers(&self) -> u32 {
+        self.heartbeats.iter().flatten().map(|heartbeat| heartbeat.active_workers).sum()
     }
 
-    /// Worker slots that run a task, over all processes.
+    /// Workers that the running tasks keep busy, over all processes.
     #[must_use]
-    pub fn busy_slots(&self) -> u32 {
-        self.heartbeats.iter().flatten().map(|heartbeat| heartbeat.busy_slots).sum()
+    pub fn busy_workers(&self) -> u32 {
+        self.heartbeats.iter().flatten().map(|heartbeat| heartbeat.busy_workers).sum()
     }
 
     /// Waiting tasks, over all queues.
@@ -70,9 +70,9 @@ pub async fn load_heartbeats(access: StoreAccess<'_>) -> Result<Vec<WorkerHeartb
     access.call(access.store().list_heartbeats()).await
 }
 
-/// Whether tasks wait in vain: a topic's tasks are run by our workers, and no worker slot is live.
+/// Whether tasks wait in vain: a topic's tasks are run by our workers, and no worker is live.
 #[must_use]
 pub fn lacks_workers(config: &Config, heartbeats: &[WorkerHeartbeat]) -> bool {
     config.topics.values().any(|topic| topic.handler != HandlerConfig::External)
-        && heartbeats.iter().all(|heartbeat| heartbeat.active_slots == 0)
+        && heartbeats.iter().all(|heartbeat| heartbeat.active_workers == 0)
 }

@@ -13,6 +13,7 @@ use http::header::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::capacity::CapacityHandle;
 use crate::metrics::Metrics;
 use crate::proxy::http::collect::BodyBudget;
 use crate::proxy::http::framing_check::FramingReport;
@@ -34,6 +35,8 @@ pub struct ProxyServices {
     pub snapshots: Arc<SnapshotHandle>,
     /// The store behind its circuit breaker.
     pub circuit: Arc<Circuit>,
+    /// What the fleet can run.
+    pub capacity: Arc<CapacityHandle>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
     /// The name of this process in `Via`, by which a request loop is detected.

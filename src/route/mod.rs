@@ -5,6 +5,7 @@
 //! path is matched in the same canonical form in which it is forwarded, so that this program and
 //! the upstream cannot read it differently.
 
+mod admission;
 mod canonical_path;
 mod cohort_split;
 mod eligibility;
@@ -20,6 +21,9 @@ mod task_request;
 mod wait_param;
 mod webhook_url;
 
+pub use self::admission::{
+    Admission, AdmissionTiming, MIN_RECENT_RUNS, TopicCapacity, decide_admission, expected_start,
+};
 pub use self::canonical_path::{PathError, canonicalize_path};
 pub use self::cohort_split::{CohortAssignment, assign_cohort, find_sticky_key, is_pinned_sync};
 pub use self::eligibility::{check_capturable, is_json_request};

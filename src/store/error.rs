@@ -58,6 +58,16 @@ pub enum StoreRefusal {
         /// The topic's `max_backlog`.
         max: u64,
     },
+    /// The topic has as many open tasks as its consumers can start soon.
+    #[error("{topic} has {open} tasks waiting or running, and {max} is the most that start soon")]
+    Saturated {
+        /// The topic.
+        topic: Topic,
+        /// Waiting and running tasks.
+        open: u64,
+        /// The limit that the caller set.
+        max: u64,
+    },
     /// The store is out of memory or disk.
     #[error("the store is full: {0}")]
     StorageFull(String),

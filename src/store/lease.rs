@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::error::StoreError;
 use super::queue::TopicQueue;
@@ -99,20 +100,52 @@ impl BuriedTask {
     }
 }
 
+/// A queue to lease from, and how many of its tasks there is room for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDemand {
+    /// The queue.
+    pub queue: TopicQueue,
+    /// The most tasks to lease from it.
+    pub max: usize,
+}
+
+/// What one lease call asks for.
+pub struct LeaseDemand<'a> {
+    /// The process that the leases are for.
+    pub process_name: &'a str,
+    /// The queues.
+    pub queues: &'a [QueueDemand],
+    /// The most tasks to lease from all queues together.
+    pub max: usize,
+    /// How long to wait for the first task.
+    pub wait: Duration,
+    /// A notification ends the wait early.
+    pub stop_waiting: &'a Notify,
+}
+
 /// Leases tasks to workers, and ends leases that nobody renews.
 #[async_trait]
 pub trait TaskLeasing: Send + Sync + 'static {
-    /// Leases up to `max` tasks of `queues`, due retries included, without starving a queue; waits
-    /// up to `wait` for the first. Each lease lasts
-    /// [`lease_duration`](super::lease_duration) unless renewed. The call must not be dropped
-    /// while it runs: tasks that it has leased would wait for their lease to expire.
+    /// Leases tasks, due retries included, without starving a queue; waits for the first. Each
+    /// lease lasts [`lease_duration`](super::lease_duration) unless renewed. The call must not be
+    /// dropped while it runs: tasks that it has leased would wait for their lease to expire.
+    async fn lease_demand(&self, demand: &LeaseDemand<'_>) -> Result<Vec<Lease>, StoreError>;
+
+    /// Leases up to `max` tasks of `queues`, whichever of them have tasks; waits up to `wait` for
+    /// the first. Otherwise as [`Self::lease_demand`].
     async fn lease(
         &self,
         process_name: &str,
         queues: &[TopicQueue],
         max: usize,
         wait: Duration,
-    ) -> Result<Vec<Lease>, StoreError>;
+    ) -> Result<Vec<Lease>, StoreError> {
+        let queues: Vec<_> =
+            queues.iter().map(|queue| QueueDemand { queue: queue.clone(), max }).collect();
+        let stop_waiting = &Notify::new();
+        let demand = LeaseDemand { process_name, queues: &queues, max, wait, stop_waiting };
+        self.lease_demand(&demand).await
+    }
 
     /// Extends leases by [`lease_duration`](super::lease_duration) from now. Returns the tasks
     /// whose lease is lost: fenced, or the task was cancelled.

@@ -40,7 +40,9 @@ pub use self::claim::{ClaimConclusion, ClaimResult, IdempotencyClaim, Idempotenc
 pub use self::dead_letter::{DeadLetter, DeadLetterQueue, RedriveResult};
 pub use self::error::{StoreError, StoreRefusal};
 pub use self::evidence::{EVIDENCE_RETENTION, StoredEvidence};
-pub use self::lease::{BuriedTask, Lease, LeaseHolder, SettleResult, Settlement, TaskLeasing};
+pub use self::lease::{
+    BuriedTask, Lease, LeaseDemand, LeaseHolder, QueueDemand, SettleResult, Settlement, TaskLeasing,
+};
 pub use self::lease_token::SharedSecret;
 pub use self::outbox::{
     Delivery, DeliveryKind, DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeliveryStatus,
@@ -63,7 +65,10 @@ pub use self::timing::{
 };
 pub use self::wait::{TaskEndWaiter, TaskEndWaiters, TaskWatcher, TaskWatchers, WatchUpdate};
 pub use self::wire::envelope::body_as_json;
-pub use self::worker::{WorkerHeartbeat, WorkerRegistry};
+pub use self::worker::{
+    ExternalConsumer, QueueConsumers, TopicLoad, WorkerHeartbeat, WorkerRegistry,
+    heartbeat_interval,
+};
 use crate::config::{StoreConfig, StoreUrl};
 
 /// Opens the configured store. SQLite is opened and locked here; Redis is not connected to yet.

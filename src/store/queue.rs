@@ -20,6 +20,9 @@ pub struct TopicQueue {
     pub content_form: ContentForm,
     /// The number of waiting tasks at which `enqueue` refuses.
     pub max_backlog: u64,
+    /// The number of open tasks (waiting to run or running, those that are delayed left out) at
+    /// which `enqueue` refuses a task that is due at once; none: `max_backlog` is the only limit.
+    pub max_open_tasks: Option<u64>,
     /// How long a consumer of another program keeps a task without a sign of life.
     pub reclaim_idle: Duration,
     /// For a topic whose tasks another program runs: the longest time from when a task may begin
@@ -40,6 +43,7 @@ impl TopicQueue {
             agent: config.agent.clone(),
             content_form: config.content_form,
             max_backlog: config.max_backlog,
+            max_open_tasks: None,
             reclaim_idle: config.reclaim_idle,
             external_timeout: matches!(config.handler, config::HandlerConfig::External)
                 .then_some(config.timeout),
@@ -56,6 +60,7 @@ impl TopicQueue {
             agent: agent.to_owned(),
             content_form: ContentForm::String,
             max_backlog: 100_000,
+            max_open_tasks: None,
             reclaim_idle: Duration::from_mins(3),
             external_timeout: None,
             retries: 3,

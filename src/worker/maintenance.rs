@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::context::WorkerContext;
-use crate::store::{StoreError, WorkerHeartbeat, heartbeat_ttl, lease_duration};
+use crate::store::{StoreError, heartbeat_interval, lease_duration};
 
 /// The longest interval between two rounds.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(super) async fn run_maintenance(context: &WorkerContext, done: &Cancellation
             due = MaintenanceSchedule::all_due_now();
         }
         if !context.circuit.is_open()
-            && (context.slot_count() > 0 || !context.held_leases.is_empty())
+            && (context.worker_count() > 0 || !context.held_leases.is_empty())
             && let Err(error) = run_maintenance_round(context, &mut due, outages).await
             && !error.is_outage()
         {
@@ -59,8 +59,8 @@ async fn run_maintenance_round(
     let (circuit, store, now) = (&context.circuit, context.circuit.store(), Instant::now());
     let interrupted = || circuit.outage_count() != outages;
     if now >= due.next_heartbeat {
-        circuit.call(store.record_heartbeat(&build_heartbeat(context))).await?;
-        due.next_heartbeat = now + heartbeat_ttl() / 3;
+        circuit.call(store.record_heartbeat(&context.build_heartbeat())).await?;
+        due.next_heartbeat = now + heartbeat_interval();
     }
     if now >= due.next_renewal && !interrupted() {
         renew_leases(context).await?;
@@ -119,16 +119,6 @@ async fn remove_drained_topics(context: &WorkerContext) -> Result<(), StoreError
         }
     }
     Ok(())
-}
-
-fn build_heartbeat(context: &WorkerContext) -> WorkerHeartbeat {
-    let slots = |gauge: i64| u32::try_from(gauge).unwrap_or(0);
-    WorkerHeartbeat {
-        process: context.process_name.clone(),
-        active_slots: slots(context.metrics.workers_active.get()),
-        busy_slots: slots(context.metrics.workers_busy.get()),
-        started_at: context.started_at,
-    }
 }
 
 // === impl MaintenanceSchedule ===

@@ -17,9 +17,9 @@ use super::handler::{Handler, TaskAttempt};
 use crate::cohort::Weight;
 use crate::config::{
     AdminConfig, Config, DeprecationConfig, DeprecationMode, HandlerConfig, PathPattern,
-    ProxyConfig, ResultsConfig, RolloutConfig, RolloutMode, RouteConfig, StoreConfig,
-    StoreDurability, StoreUrl, TopicConfig, UnknownEnqueueAction, UpstreamConfig, UpstreamUrl,
-    WaitTimeoutAction, WebhooksConfig, WorkersConfig,
+    ProxyConfig, ResultsConfig, RolloutConfig, RolloutMode, RouteConfig, SaturationAction,
+    StoreConfig, StoreDurability, StoreUrl, TopicConfig, UnknownEnqueueAction, UpstreamConfig,
+    UpstreamUrl, WaitTimeoutAction, WebhooksConfig, WorkersConfig,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -62,6 +62,8 @@ pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
             timeout: Duration::from_mins(1),
             retries: 3,
             retry_delay: Duration::from_millis(20),
+            concurrency: 1,
+            external_slots: 1,
             agent: queue.agent,
             content_form: queue.content_form,
             max_backlog: queue.max_backlog,
@@ -97,7 +99,11 @@ pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
         },
         routes: Vec::new(),
         topics: topics.iter().map(entry).collect::<BTreeMap<_, _>>(),
-        workers: WorkersConfig { count: 2, concurrency: 1, drain_timeout: Duration::from_secs(30) },
+        workers: WorkersConfig {
+            count: 2,
+            concurrency: None,
+            drain_timeout: Duration::from_secs(30),
+        },
         results: ResultsConfig { ttl: Duration::from_hours(1), max_result_bytes: 1 << 20 },
         webhooks: WebhooksConfig::default(),
     }
@@ -116,6 +122,8 @@ pub(super) fn test_route(path: &str, name: &str) -> RouteConfig {
         topic: test_topic(name),
         client_wait: Duration::from_secs(10),
         on_wait_timeout: WaitTimeoutAction::Accepted,
+        max_start_delay: None,
+        on_saturation: SaturationAction::ServeSync,
         on_unknown_enqueue: UnknownEnqueueAction::ServeSync,
         retry_canaried: false,
         drop_headers: Vec::new(),

@@ -132,8 +132,8 @@ pub struct TopicConfigDocument {
 pub struct WorkersSectionDocument {
     /// Workers of the process.
     pub count: usize,
-    /// Tasks that each runs at a time.
-    pub concurrency: usize,
+    /// The most tasks that each runs at a time, of all topics together, if that is limited.
+    pub concurrency: Option<usize>,
 }
 
 /// `results:`

@@ -92,9 +92,9 @@ pub struct TopicDocument {
 pub struct WorkerDocument {
     /// The process's name, `<host>.<pid>.<boot>`.
     pub process: String,
-    /// Live slots.
+    /// Live workers.
     pub active: u32,
-    /// Slots that run a task.
+    /// Workers that the running tasks keep busy.
     pub busy: u32,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_ms: u64,
@@ -109,8 +109,8 @@ impl StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store: config.store.url.to_string(),
             store_advice: fleet.advice.iter().map(AdviceDocument::from).collect(),
-            active_workers: fleet.active_slots(),
-            busy_workers: fleet.busy_slots(),
+            active_workers: fleet.active_workers(),
+            busy_workers: fleet.busy_workers(),
             queue_depth: fleet.queued_tasks(),
             topics: fleet.queues.iter().map(TopicDocument::from).collect(),
             ..Self::default()
@@ -171,8 +171,8 @@ impl From<&WorkerHeartbeat> for WorkerDocument {
     fn from(heartbeat: &WorkerHeartbeat) -> Self {
         Self {
             process: heartbeat.process.clone(),
-            active: heartbeat.active_slots,
-            busy: heartbeat.busy_slots,
+            active: heartbeat.active_workers,
+            busy: heartbeat.busy_workers,
             started_ms: heartbeat.started_at.0,
         }
     }

@@ -22,6 +22,11 @@ pub struct RouteConfig {
     pub client_wait: Duration,
     /// What happens then.
     pub on_wait_timeout: WaitTimeoutAction,
+    /// The longest expected start at which a canaried request becomes a task; none: a tenth of the
+    /// sync path's median.
+    pub max_start_delay: Option<Duration>,
+    /// What happens to a canaried request whose task is expected to start later.
+    pub on_saturation: SaturationAction,
     /// What happens when the store died before it said whether the task is durable.
     pub on_unknown_enqueue: UnknownEnqueueAction,
     /// Whether a canaried request may be tried more than once.
@@ -50,6 +55,15 @@ pub enum WaitTimeoutAction {
     Accepted,
     /// Waits on, as the sync path would.
     KeepWaiting,
+}
+
+/// `saturation`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaturationAction {
+    /// The request is served by the sync path.
+    ServeSync,
+    /// The task is queued and starts later.
+    Queue,
 }
 
 /// `on_unknown`

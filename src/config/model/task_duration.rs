@@ -37,6 +37,8 @@ mod tests {
             timeout: Duration::from_secs(timeout),
             retries,
             retry_delay: Duration::from_secs(retry_delay),
+            concurrency: 1,
+            external_slots: 1,
             agent: String::new(),
             content_form: ContentForm::String,
             max_backlog: 1,

@@ -13,6 +13,10 @@ pub struct TopicConfig {
     pub retries: u32,
     /// The base of the backoff.
     pub retry_delay: Duration,
+    /// How many of its tasks one worker runs at a time.
+    pub concurrency: usize,
+    /// How many tasks one consumer of another program runs at a time.
+    pub external_slots: u32,
     /// The consumer group's name on Redis.
     pub agent: String,
     /// How `content` is written on Redis.
@@ -37,6 +41,18 @@ pub enum HandlerConfig {
     Command(Vec<String>),
     /// Left to other consumers.
     External,
+}
+
+impl HandlerConfig {
+    /// The default of `concurrency`. `upstream` and `http` wait for another server, and many waits
+    /// fit into one worker; a program computes in a process of its own.
+    #[must_use]
+    pub fn default_concurrency(&self) -> usize {
+        match self {
+            Self::Upstream | Self::Http(_) => 32,
+            Self::Command(_) | Self::External => 1,
+        }
+    }
 }
 
 /// `content:`

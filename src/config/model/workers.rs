@@ -7,8 +7,9 @@ use std::time::Duration;
 pub struct WorkersConfig {
     /// Workers; 0 runs none in this process.
     pub count: usize,
-    /// Tasks that each runs at a time.
-    pub concurrency: usize,
+    /// The most tasks that each runs at a time, of all topics together; none: each topic's own
+    /// `concurrency` is the only limit.
+    pub concurrency: Option<usize>,
     /// How long running tasks may go on at shutdown.
     pub drain_timeout: Duration,
 }

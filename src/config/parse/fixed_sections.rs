@@ -113,7 +113,10 @@ pub(crate) fn parse_store(mut store: ConfigSection<'_>) -> StoreConfig {
 pub(crate) fn parse_workers(mut workers: ConfigSection<'_>) -> WorkersConfig {
     WorkersConfig {
         count: workers.read_or_default("count", 5, count_between(0, 1024)),
-        concurrency: workers.read_or_default("concurrency", 1, count_between(1, 1024)),
+        concurrency: workers.read_or_default("concurrency", None, |text| match text {
+            "none" => Ok(None),
+            text => count_between(1, 1024)(text).map(Some),
+        }),
         drain_timeout: workers.read_or_default(
             "drain",
             Duration::from_secs(10),

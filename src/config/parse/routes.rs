@@ -17,7 +17,8 @@ use crate::config::parse::scalars::{
 use crate::config::parse::section::ConfigSection;
 use crate::config::yaml::{YamlNode, YamlValue};
 use crate::config::{
-    DeprecationConfig, DeprecationMode, RouteConfig, UnknownEnqueueAction, WaitTimeoutAction,
+    DeprecationConfig, DeprecationMode, RouteConfig, SaturationAction, UnknownEnqueueAction,
+    WaitTimeoutAction,
 };
 
 const DAY_SECS: u64 = 24 * 3600;
@@ -76,6 +77,12 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
             ("hold", WaitTimeoutAction::KeepWaiting),
         ]),
     );
+    let max_start_delay = route.read_optional("max_start_delay", duration_between(0, DAY_SECS));
+    let on_saturation = route.read_or_default(
+        "saturation",
+        SaturationAction::ServeSync,
+        one_of_words(&[("sync", SaturationAction::ServeSync), ("queue", SaturationAction::Queue)]),
+    );
     let on_unknown = route.read_or_default(
         "on_unknown",
         UnknownEnqueueAction::ServeSync,
@@ -99,6 +106,8 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
         methods,
         client_wait: wait,
         on_wait_timeout,
+        max_start_delay,
+        on_saturation,
         on_unknown_enqueue: on_unknown,
         retry_canaried,
         drop_headers,

@@ -70,7 +70,7 @@ topics:
   genesis.build: {handler: {http: http://127.0.0.1:9000/build}, timeout: 10m}
   genesis.qa:    {handler: {command: [python3, examples/qa_agent.py]}, timeout: 15m}
   genesis.research: {handler: external}   # Python OmniDaemon agents consume it
-workers:   {count: 5, concurrency: 1, drain: 10s}
+workers:   {count: 5, concurrency: none, drain: 10s}
 results:   {ttl: 24h, max_result: 8MiB}
 ",
     );

@@ -31,6 +31,7 @@ pub(crate) fn parse_topics(file: &mut ConfigSection<'_>) -> BTreeMap<Topic, Topi
 
 fn parse_topic(mut topic: ConfigSection<'_>) -> Option<TopicConfig> {
     let handler = parse_handler(&mut topic);
+    let default_concurrency = handler.as_ref().map_or(1, HandlerConfig::default_concurrency);
     let config = TopicConfig {
         handler: HandlerConfig::External,
         timeout: topic.read_or_default(
@@ -44,6 +45,12 @@ fn parse_topic(mut topic: ConfigSection<'_>) -> Option<TopicConfig> {
             Duration::from_secs(5),
             duration_between(0, DAY_SECS),
         ),
+        concurrency: topic.read_or_default(
+            "concurrency",
+            default_concurrency,
+            count_between(1, 1024),
+        ),
+        external_slots: topic.read_or_default("external_slots", 1, count_between(1, 1024)),
         agent: topic.read_or_default("agent", "omnidaemon".into(), parse_name),
         content_form: topic.read_or_default(
             "content",

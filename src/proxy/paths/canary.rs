@@ -38,7 +38,9 @@ pub(crate) async fn serve_canary(
 ) -> PathResponse {
     let route = context.snapshot.route_config(snapshot_route);
     let length = request.body().size_hint().exact();
-    let fallback = fallback_reason(context, route, request.method(), request.headers(), length);
+    let no_worker = || has_no_consumer(context, route).then_some(FallbackReason::NoWorker);
+    let fallback = fallback_reason(context, route, request.method(), request.headers(), length)
+        .or_else(no_worker); // decided before the body is read
     if let Some(reason) = fallback {
         let request = request.map(RequestBody::from_incoming);
         return fall_back_to_sync(context, route, reason, request).await;
@@ -64,6 +66,11 @@ pub(crate) async fn serve_canary(
         }
         EnqueueOutcome::Refused(problem) => refuse_request(context, route, problem),
     }
+}
+
+/// Whether no consumer of the route's topic is live.
+fn has_no_consumer(context: &RequestContext<'_>, route: &RouteConfig) -> bool {
+    context.services().capacity.topic_capacity(&route.topic).slots == 0
 }
 
 /// Serves a request of the async cohort by the sync path, and counts why.

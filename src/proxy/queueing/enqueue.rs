@@ -9,15 +9,18 @@ use http::StatusCode;
 use http::request::Parts;
 
 use crate::cohort::RequestPath;
-use crate::config::{RouteConfig, UnknownEnqueueAction};
+use crate::config::{
+    HandlerConfig, RouteConfig, SaturationAction, TopicConfig, UnknownEnqueueAction,
+};
 use crate::metrics::{FallbackReason, TaskOutcome};
 use crate::proxy::answer::problem::ProxyProblem;
 use crate::proxy::context::RequestContext;
 use crate::proxy::queueing::capture::{CaptureInput, CapturedTask, capture_request};
 use crate::proxy::queueing::eligibility::parse_legacy_body;
+use crate::route::{Admission, AdmissionTiming, decide_admission};
 use crate::snapshot::SnapshotRoute;
 use crate::store::{StoreError, StoreRefusal, TaskEndWaiter};
-use crate::task::TaskId;
+use crate::task::{Task, TaskId};
 
 /// The result of enqueueing a canaried request.
 pub(crate) enum EnqueueOutcome {
@@ -70,7 +73,11 @@ async fn enqueue_captured(
     route: &RouteConfig,
     captured: CapturedTask<'_>,
 ) -> EnqueueOutcome {
-    let CapturedTask { task, queue, .. } = captured;
+    let CapturedTask { task, mut queue, topic_config } = captured;
+    match limit_open_tasks(context, route, &task, topic_config) {
+        Ok(limit) => queue.max_open_tasks = limit,
+        Err(reason) => return EnqueueOutcome::FallBack(reason),
+    }
     let (circuit, metrics) = (&context.services().circuit, &context.services().metrics);
     let end_waiter = circuit.store().end_waiters().register_waiter(&task.id);
     let counts_for_gates = task.epoch.is_some();
@@ -90,6 +97,9 @@ async fn enqueue_captured(
                 return outcome;
             }
         }
+        Err(StoreError::Refused(StoreRefusal::Saturated { .. })) => {
+            return EnqueueOutcome::FallBack(FallbackReason::Saturated);
+        }
         Err(StoreError::Refused(StoreRefusal::BacklogFull { .. })) => {
             return fall_back(FallbackReason::Backpressure);
         }
@@ -100,6 +110,30 @@ async fn enqueue_captured(
     }
     metrics.count_task_received(task.topic.as_str());
     EnqueueOutcome::Durable(CanariedTask { id: task.id, end_waiter, counts_for_gates })
+}
+
+/// The number of open tasks of its topic at which the task is refused, so that it starts within the
+/// route's `max_start_delay`; none for a task that may start later. An error if no consumer of the
+/// topic is live.
+fn limit_open_tasks(
+    context: &RequestContext<'_>,
+    route: &RouteConfig,
+    task: &Task,
+    topic: &TopicConfig,
+) -> Result<Option<u64>, FallbackReason> {
+    let handle = &context.services().capacity;
+    let capacity = handle.topic_capacity(&task.topic);
+    let timing = AdmissionTiming::new(
+        &capacity,
+        handle.sync_median(&route.name),
+        topic.handler == HandlerConfig::Upstream,
+        route.max_start_delay,
+    );
+    match decide_admission(&capacity, &timing) {
+        Admission::NoConsumer => Err(FallbackReason::NoWorker),
+        Admission::BelowOpenTasks(_) if route.on_saturation == SaturationAction::Queue => Ok(None),
+        Admission::BelowOpenTasks(limit) => Ok(Some(limit)),
+    }
 }
 
 /// Looks for a task whose enqueue was never answered; `None` if the store has it. If the store does

@@ -2,6 +2,8 @@
 //!
 //! Partitions are called at the same time, so that one that does not reply costs one timeout.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -9,9 +11,11 @@ use futures_util::future::{join_all, try_join_all};
 use crate::store::error::invalid_cursor;
 use crate::store::redis::cluster::RedisStore;
 use crate::store::redis::conn::advice::fetch_server_advice;
+use crate::store::redis::wire::keys;
 use crate::store::{
-    BuriedTask, DeadLetter, Delivery, Lease, QueueDepth, RedriveResult, ServerAdvice, StoreError,
-    StoreRefusal, StoredEvidence, TaskListPage, TaskListRequest, TaskLookup, TopicQueue,
+    BuriedTask, DeadLetter, Delivery, Lease, QueueConsumers, QueueDepth, RedriveResult,
+    ServerAdvice, StoreError, StoreRefusal, StoredEvidence, TaskListPage, TaskListRequest,
+    TaskLookup, TopicQueue,
 };
 use crate::task::{Task, TaskId, UnixMs};
 
@@ -78,7 +82,11 @@ impl RedisStore {
         if count == 1 {
             return partition.enqueuer.enqueue_task(task, queue).await;
         }
-        let share = TopicQueue { max_backlog: queue.max_backlog.div_ceil(count), ..queue.clone() };
+        let max_open_tasks = queue
+            .max_open_tasks
+            .map(|max| max.saturating_sub(self.open_tasks_elsewhere(&task.id, queue)));
+        let max_backlog = queue.max_backlog.div_ceil(count);
+        let share = TopicQueue { max_backlog, max_open_tasks, ..queue.clone() };
         partition.enqueuer.enqueue_task(task, &share).await.map_err(|error| match error {
             StoreError::Refused(StoreRefusal::BacklogFull { topic, depth, .. }) => {
                 StoreRefusal::BacklogFull {
@@ -90,6 +98,35 @@ impl RedisStore {
             }
             other => other,
         })
+    }
+
+    /// The open tasks of a queue in the partitions other than that of `id`, as they were when they
+    /// were last counted, about a second ago at most while [`Self::consumers_all_partitions`] is
+    /// called every second. A limit is exact within one partition only.
+    fn open_tasks_elsewhere(&self, id: &TaskId, queue: &TopicQueue) -> u64 {
+        let own = self.index_of_task(id);
+        let counts = self.open_tasks.load();
+        let of_queue = counts.get(&keys::group_name(queue)).into_iter().flatten().enumerate();
+        of_queue.filter(|(index, _)| *index != own).map(|(_, open)| *open).sum()
+    }
+
+    /// Who reads `queues` beside the workers of this program, over all partitions.
+    pub(crate) async fn consumers_all_partitions(
+        &self,
+        queues: &[TopicQueue],
+    ) -> Result<Vec<QueueConsumers>, StoreError> {
+        let reads =
+            self.partitions.iter().map(|partition| partition.core.read_queue_consumers(queues));
+        let mut merged = vec![QueueConsumers::default(); queues.len()];
+        let mut open_tasks: HashMap<String, Vec<u64>> = HashMap::new();
+        for rows in try_join_all(reads).await? {
+            for ((queue, merged), row) in queues.iter().zip(&mut merged).zip(rows) {
+                open_tasks.entry(keys::group_name(queue)).or_default().push(row.open_tasks);
+                merge_consumers(merged, row.consumers);
+            }
+        }
+        self.open_tasks.store(Arc::new(open_tasks));
+        Ok(merged)
     }
 
     /// Renews leases; returns the tasks whose lease is lost.
@@ -297,6 +334,25 @@ impl RedisStore {
             }
         }
         Ok(all)
+    }
+}
+
+/// Adds what one partition says of a queue. A consumer that reads several partitions is one
+/// consumer, and the partition that it read last tells how long it has been idle.
+fn merge_consumers(merged: &mut QueueConsumers, partition: QueueConsumers) {
+    for group in partition.groups {
+        if !merged.groups.contains(&group) {
+            merged.groups.push(group);
+        }
+    }
+    for consumer in partition.external {
+        match merged.external.iter_mut().find(|known| known.name == consumer.name) {
+            Some(known) => {
+                known.idle = known.idle.min(consumer.idle);
+                known.held_entries += consumer.held_entries;
+            }
+            None => merged.external.push(consumer),
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 //! Everything that belongs to no single task (heartbeats, rollouts) lives in the first partition.
 //! The hash is part of what is stored: it never changes.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 
+use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
 
 use crate::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
@@ -31,6 +33,8 @@ pub struct RedisStore {
     pub(crate) waiters: TaskEndWaiters,
     /// The partition that the next lease call begins with.
     pub(crate) next_partition: AtomicUsize,
+    /// The open tasks of each consumer group, by partition, as they were last counted.
+    pub(crate) open_tasks: ArcSwap<HashMap<String, Vec<u64>>>,
     /// The secret that all processes sign with, once it is read.
     pub(crate) shared_secret: OnceCell<SharedSecret>,
 }
@@ -78,13 +82,19 @@ impl RedisStore {
             instance_id,
             waiters,
             next_partition: AtomicUsize::new(0),
+            open_tasks: ArcSwap::default(),
             shared_secret: OnceCell::new(),
         })
     }
 
     /// The partition of a task.
     pub(crate) fn partition_of_task(&self, id: &TaskId) -> &Partition {
-        &self.partitions[partition_index(id, self.partitions.len())]
+        &self.partitions[self.index_of_task(id)]
+    }
+
+    /// The index of the partition of a task.
+    pub(crate) fn index_of_task(&self, id: &TaskId) -> usize {
+        partition_index(id, self.partitions.len())
     }
 
     /// The partition of everything that belongs to no single task: heartbeats, rollouts, the shared

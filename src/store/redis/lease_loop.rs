@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::redis::cluster::RedisStore;
 use crate::store::redis::partition::Partition;
 use crate::store::redis::queue::lease::QueuePoll;
-use crate::store::{Lease, StoreError, TopicQueue};
+use crate::store::{Lease, LeaseDemand, QueueDemand, StoreError};
 
 /// The longest wait between two lease scripts. A wakeup connection reports new entries, but not
 /// leases that were released or expired.
@@ -34,28 +35,25 @@ struct PollRound<'a> {
 /// A partition without entries to lease.
 struct IdlePartition<'a> {
     partition: &'a Partition,
-    queues: Vec<&'a TopicQueue>,
+    queues: Vec<&'a QueueDemand>,
     /// The last entry id of each queue's stream that was seen.
     last_ids: Vec<String>,
 }
 
 impl RedisStore {
-    /// Leases at most `max` tasks; returns none once `wait` is over.
+    /// Leases tasks; returns none once the wait is over.
     pub(crate) async fn lease_tasks(
         &self,
-        process: &str,
-        queues: &[TopicQueue],
-        max: usize,
-        wait: Duration,
+        demand: &LeaseDemand<'_>,
     ) -> Result<Vec<Lease>, StoreError> {
-        let deadline = Instant::now() + wait;
-        if max == 0 || queues.is_empty() {
-            sleep(wait).await;
+        let deadline = Instant::now() + demand.wait;
+        let max = demand.max.min(MAX_LEASES_PER_CALL);
+        if max == 0 || demand.queues.is_empty() {
+            let _ = timeout(demand.wait, demand.stop_waiting.notified()).await;
             return Ok(Vec::new());
         }
-        let max = max.min(MAX_LEASES_PER_CALL);
         loop {
-            let round = self.poll_partitions(process, queues, max).await?;
+            let round = self.poll_partitions(demand.process_name, demand.queues, max).await?;
             let now = Instant::now();
             if !round.leases.is_empty() || now >= deadline {
                 return Ok(round.leases);
@@ -66,13 +64,9 @@ impl RedisStore {
             let limit = LEASE_POLL_INTERVAL
                 .min(deadline - now)
                 .min(round.next_retry_in.unwrap_or(LEASE_POLL_INTERVAL));
-            let woken = CancellationToken::new();
-            let waits = round.idle_partitions.iter().map(async |idle| {
-                let leaser = &idle.partition.leaser;
-                leaser.wait_for_entry(&idle.queues, &idle.last_ids, limit, &woken).await;
-                woken.cancel();
-            });
-            join_all(waits).await;
+            if wait_for_entries(&round.idle_partitions, limit, demand.stop_waiting).await {
+                return Ok(Vec::new());
+            }
         }
     }
 
@@ -81,7 +75,7 @@ impl RedisStore {
     async fn poll_partitions<'a>(
         &'a self,
         process: &str,
-        queues: &'a [TopicQueue],
+        queues: &'a [QueueDemand],
         max: usize,
     ) -> Result<PollRound<'a>, StoreError> {
         let mut round = PollRound::default();
@@ -107,4 +101,25 @@ impl RedisStore {
             _ => Ok(round),
         }
     }
+}
+
+/// Waits for `limit` or until a partition has an entry; returns true if `stop_waiting` was notified
+/// before that.
+async fn wait_for_entries(
+    partitions: &[IdlePartition<'_>],
+    limit: Duration,
+    stop_waiting: &Notify,
+) -> bool {
+    let ended = CancellationToken::new();
+    let waits = join_all(partitions.iter().map(async |idle| {
+        let leaser = &idle.partition.leaser;
+        leaser.wait_for_entry(&idle.queues, &idle.last_ids, limit, &ended).await;
+        ended.cancel();
+    }));
+    let stopped = async {
+        let stopped = ended.run_until_cancelled(stop_waiting.notified()).await.is_some();
+        ended.cancel();
+        stopped
+    };
+    tokio::join!(waits, stopped).1
 }

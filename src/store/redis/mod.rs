@@ -36,11 +36,11 @@ pub use self::cluster::RedisStore;
 use super::{
     BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, DeadLetterQueue, Delivery,
     DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeprecatedCaller, DeprecatedCallerLog,
-    IdempotencyClaim, IdempotencyClaims, Lease, LeaseHolder, QueueDepth, RedriveResult,
-    ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord, RolloutStore,
-    ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError, StoreService, StoredEvidence,
-    TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest, TaskLookup, TaskQueue, TaskReader,
-    TopicQueue, WorkerHeartbeat, WorkerRegistry,
+    IdempotencyClaim, IdempotencyClaims, Lease, LeaseDemand, LeaseHolder, QueueConsumers,
+    QueueDepth, RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry,
+    RolloutRecord, RolloutStore, ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError,
+    StoreService, StoredEvidence, TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest,
+    TaskLookup, TaskQueue, TaskReader, TopicQueue, WorkerHeartbeat, WorkerRegistry,
 };
 use crate::task::{Task, TaskDetails, TaskId, TaskProgress, TaskRecord, UnixMs};
 
@@ -83,14 +83,8 @@ impl TaskQueue for RedisStore {
 
 #[async_trait]
 impl TaskLeasing for RedisStore {
-    async fn lease(
-        &self,
-        process: &str,
-        queues: &[TopicQueue],
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Lease>, StoreError> {
-        self.lease_tasks(process, queues, max, wait).await
+    async fn lease_demand(&self, demand: &LeaseDemand<'_>) -> Result<Vec<Lease>, StoreError> {
+        self.lease_tasks(demand).await
     }
 
     async fn renew(&self, process: &str, leases: &[Lease]) -> Result<Vec<TaskId>, StoreError> {
@@ -252,6 +246,13 @@ impl WorkerRegistry for RedisStore {
 
     async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError> {
         self.first_partition().core.read_heartbeats().await
+    }
+
+    async fn load_queue_consumers(
+        &self,
+        queues: &[TopicQueue],
+    ) -> Result<Vec<QueueConsumers>, StoreError> {
+        self.consumers_all_partitions(queues).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::database::{DatabaseLock, QueueCountsByTopic, SqliteClock, WriterDatabase};
 use super::memory::{ExpiringMap, RunningAttempts};
@@ -23,7 +24,8 @@ pub struct SqliteStore {
     pub(super) queue_counts: QueueCountsByTopic,
     pub(super) end_waiters: TaskEndWaiters,
     pub(super) clock: SqliteClock,
-    pub(super) heartbeats: ExpiringMap<WorkerHeartbeat>,
+    /// The heartbeats of the processes, each with the steady time at which it was recorded.
+    pub(super) heartbeats: ExpiringMap<(WorkerHeartbeat, Duration)>,
     /// The descriptions of the live replicas.
     pub(super) replicas: ExpiringMap<String>,
     pub(super) running_attempts: RunningAttempts,

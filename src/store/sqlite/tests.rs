@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::row::NewTaskRow;
-use super::sql::queue::enqueue_task;
+use super::sql::queue::{EnqueueLimits, enqueue_task};
 use super::{SqliteClock, SqliteStore};
 use crate::store::{
     CRASH_RERUN_LIMIT, DeadLetterQueue as _, EVIDENCE_RETENTION, LEASE_DURATION, Lease,
@@ -90,8 +90,9 @@ async fn a_failing_change_is_rolled_back_and_does_not_fail_its_batch() {
     let (first, last) = (test_task(&q), test_task(&q));
     let failing = store.writer.submit_change({
         let row = NewTaskRow::from_task(&test_task(&q)).expect("encoded");
+        let limits = EnqueueLimits { max_backlog: 1000, max_open_tasks: None };
         move |db| {
-            enqueue_task(db, &row, 1000)?.expect("no backlog");
+            enqueue_task(db, &row, limits)?.expect("no backlog");
             db.connection.execute("INSERT INTO tasks (seq) VALUES ('not a number')", [])
         }
     });
@@ -176,8 +177,7 @@ async fn a_dropped_lease_call_leases_no_task() {
     let (database, q) = (TestDatabase::new(), test_queue("a"));
     let store = database.open();
     {
-        let mut dropped =
-            std::pin::pin!(store.writer.request_leases("p".into(), vec![q.topic.clone()], 1, TTL));
+        let mut dropped = std::pin::pin!(store.lease("p", std::slice::from_ref(&q), 1, TTL));
         assert!(futures_util::poll!(&mut dropped).is_pending());
         store.ping().await.expect("the writer has received it");
     }

@@ -170,7 +170,7 @@ mod tests {
             (FaultAction::Delay(Duration::from_millis(50)), 1.0)
         );
         assert_eq!(
-            Failpoint::parse("lease.before=kill:0.1").map(|point| point.action),
+            Failpoint::parse("lease_demand.before=kill:0.1").map(|point| point.action),
             Some(FaultAction::Kill)
         );
         let bad = [

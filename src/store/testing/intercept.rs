@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{
     BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, DeadLetterQueue, Delivery,
     DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeprecatedCaller, DeprecatedCallerLog,
-    IdempotencyClaim, IdempotencyClaims, Lease, LeaseHolder, QueueDepth, RedriveResult,
-    ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord, RolloutStore,
-    ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError, StoreService, StoredEvidence,
-    TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest, TaskLookup, TaskQueue, TaskReader,
-    TaskStore, TopicQueue, WorkerHeartbeat, WorkerRegistry,
+    IdempotencyClaim, IdempotencyClaims, Lease, LeaseDemand, LeaseHolder, QueueConsumers,
+    QueueDepth, RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry,
+    RolloutRecord, RolloutStore, ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError,
+    StoreService, StoredEvidence, TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest,
+    TaskLookup, TaskQueue, TaskReader, TaskStore, TopicQueue, WorkerHeartbeat, WorkerRegistry,
 };
 use crate::task::{Task, TaskDetails, TaskId, TaskProgress, TaskRecord, UnixMs};
 
@@ -102,7 +102,7 @@ intercept_calls! {
         enqueue_due_tasks(queues: &[TopicQueue]) -> ();
     }
     TaskLeasing {
-        lease(process_name: &str, queues: &[TopicQueue], max: usize, wait: Duration) -> Vec<Lease>;
+        lease_demand(demand: &LeaseDemand<'_>) -> Vec<Lease>;
         renew(process_name: &str, leases: &[Lease]) -> Vec<TaskId>;
         settle(lease: &Lease, settlement: &Settlement) -> SettleResult;
         report_progress(id: &TaskId, holder: &LeaseHolder, progress: &TaskProgress) -> bool;
@@ -141,6 +141,7 @@ intercept_calls! {
         record_heartbeat(heartbeat: &WorkerHeartbeat) -> ();
         remove_heartbeat(process_name: &str) -> ();
         list_heartbeats() -> Vec<WorkerHeartbeat>;
+        load_queue_consumers(queues: &[TopicQueue]) -> Vec<QueueConsumers>;
     }
     RolloutStore {
         load_rollout(route: &str) -> Option<RolloutRecord>;

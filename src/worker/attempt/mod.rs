@@ -21,22 +21,27 @@ use tokio_util::sync::CancellationToken;
 use self::oversized::{deliver_oversized, oversized_answer_failure};
 pub use self::retry::{RetryDecision, decide_retry};
 pub(super) use self::settle::settle_lease;
-use super::context::{DrainSignals, LeaseKey, WorkerContext, unix_now};
+use super::context::{DrainSignals, LeaseKey, OccupiedSlot, WorkerContext, unix_now};
 use super::handler::{Handler, INTERRUPT_GRACE, TaskAttempt};
 use crate::metrics::TaskOutcome;
 use crate::snapshot::Snapshot;
 use crate::store::{Lease, SettleResult, Settlement};
 use crate::task::{FailureKind, Task, TaskAnswer, TaskFailure};
 
-/// Runs a leased task and settles its lease.
-pub(super) async fn run_attempt(context: Arc<WorkerContext>, lease: Lease, signals: DrainSignals) {
+/// Runs a leased task in `slot` and settles its lease.
+pub(super) async fn run_attempt(
+    context: Arc<WorkerContext>,
+    lease: Lease,
+    slot: OccupiedSlot,
+    signals: DrainSignals,
+) {
     let Some(snapshot) = context.topic_snapshot(&lease.task.topic) else {
         // The topic became external after the pull.
         settle_lease(&context.circuit, lease, Settlement::Release, &signals.stop_settling).await;
         return;
     };
     let cancelled = signals.stop_attempts.child_token();
-    let _slot = BusySlot::acquire(&context, &lease, cancelled.clone());
+    let _held = HeldLease::register(&context, slot, &lease, cancelled.clone());
     let result = execute_handler(&context, &snapshot, &lease, cancelled.clone()).await;
     if let Some(settlement) = choose_settlement(&snapshot, &lease, result, &cancelled, &signals) {
         let max = snapshot.config.results.max_result_bytes;
@@ -45,23 +50,31 @@ pub(super) async fn run_attempt(context: Arc<WorkerContext>, lease: Lease, signa
     }
 }
 
-/// A busy slot and its held lease; dropping it frees the slot and ends the hold.
-struct BusySlot<'a> {
+/// A held lease and its slot; dropping it ends the hold, then frees the slot.
+struct HeldLease<'a> {
     context: &'a WorkerContext,
     lease_key: LeaseKey,
+    slot: Option<OccupiedSlot>,
 }
 
-impl<'a> BusySlot<'a> {
-    fn acquire(context: &'a WorkerContext, lease: &Lease, cancelled: CancellationToken) -> Self {
-        context.metrics.workers_busy.inc();
-        Self { context, lease_key: context.held_leases.register(lease, cancelled) }
+impl<'a> HeldLease<'a> {
+    fn register(
+        context: &'a WorkerContext,
+        slot: OccupiedSlot,
+        lease: &Lease,
+        cancelled: CancellationToken,
+    ) -> Self {
+        let lease_key = context.held_leases.register(lease, cancelled);
+        context.show_busy_workers();
+        Self { context, lease_key, slot: Some(slot) }
     }
 }
 
-impl Drop for BusySlot<'_> {
+impl Drop for HeldLease<'_> {
     fn drop(&mut self) {
         self.context.held_leases.unregister(&self.lease_key);
-        self.context.metrics.workers_busy.dec();
+        drop(self.slot.take());
+        self.context.show_busy_workers();
     }
 }
 
@@ -75,6 +88,7 @@ async fn execute_handler(
     let task = &lease.task;
     let config = &snapshot.config;
     let timeout = config.topics.get(&task.topic).map_or(INTERRUPT_GRACE, |topic| topic.timeout);
+    let interrupted = cancelled.clone();
     let mut attempt = TaskAttempt::new(task.clone(), lease.attempt, timeout, cancelled);
     attempt.progress_url = progress::build_progress_url(context, config, lease).await;
     let reports = attempt.subscribe_progress();
@@ -86,7 +100,11 @@ async fn execute_handler(
         },
         Err(failure) => Err(failure),
     };
-    context.metrics.observe_attempt_duration(task.topic.as_str(), begun.elapsed());
+    let took = begun.elapsed();
+    context.metrics.observe_attempt_duration(task.topic.as_str(), took);
+    if !interrupted.is_cancelled() {
+        context.slots.record_run(&task.topic, took);
+    }
     result.and_then(|answer| {
         let max = config.results.max_result_bytes;
         if answer.body.len() > max {

@@ -4,18 +4,24 @@
 //! the deliveries can use it without knowing each other.
 
 mod held_leases;
+mod run_window;
 mod served_topics;
+mod topic_slots;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::held_leases::{HeldLeases, LeaseKey};
 pub(super) use self::served_topics::ServedTopics;
+pub(super) use self::topic_slots::{OccupiedSlot, SlotLimits, TopicSlots};
 use super::handler::HandlerRegistry;
+use crate::capacity::CapacityHandle;
 use crate::metrics::Metrics;
 use crate::snapshot::{Snapshot, SnapshotHandle};
-use crate::store::{Circuit, TopicQueue};
+use crate::store::{Circuit, TopicQueue, WorkerHeartbeat};
 use crate::task::{Topic, UnixMs};
 
 /// The shared state of the worker pool of one process.
@@ -28,6 +34,11 @@ pub(super) struct WorkerContext {
     pub(super) metrics: Arc<Metrics>,
     pub(super) handlers: HandlerRegistry,
     pub(super) held_leases: HeldLeases,
+    pub(super) slots: Arc<TopicSlots>,
+    /// The slots of this process, as its own proxy sees them.
+    pub(super) capacity: Arc<CapacityHandle>,
+    /// Whether the process has stopped starting tasks.
+    is_draining: AtomicBool,
     /// The number of workers, if it does not follow `workers.count`.
     fixed_worker_count: Option<usize>,
     served_topics: Mutex<ServedTopics>,
@@ -52,6 +63,7 @@ impl WorkerContext {
         snapshots: Arc<SnapshotHandle>,
         metrics: Arc<Metrics>,
         handlers: HandlerRegistry,
+        capacity: Arc<CapacityHandle>,
         fixed_worker_count: Option<usize>,
     ) -> Self {
         Self {
@@ -62,15 +74,63 @@ impl WorkerContext {
             metrics,
             handlers,
             held_leases: HeldLeases::default(),
+            slots: Arc::new(TopicSlots::new()),
+            capacity,
+            is_draining: AtomicBool::new(false),
             fixed_worker_count,
             served_topics: Mutex::default(),
         }
     }
 
-    /// The number of slots of this process by the current snapshot.
-    pub(super) fn slot_count(&self) -> usize {
-        let workers = &self.snapshots.load().config.workers;
-        self.fixed_worker_count.unwrap_or(workers.count).saturating_mul(workers.concurrency)
+    /// The number of workers of this process by the current snapshot.
+    pub(super) fn worker_count(&self) -> usize {
+        self.fixed_worker_count.unwrap_or(self.snapshots.load().config.workers.count)
+    }
+
+    /// Adopts the slots of the current snapshot, and tells the gauges and the process's own proxy
+    /// of them.
+    pub(super) fn apply_slot_limits(&self) {
+        let (snapshot, workers) = (self.snapshots.load(), self.worker_count());
+        let limits = if self.is_draining.load(Ordering::Relaxed) {
+            SlotLimits { by_topic: self.lock_served_topics().topic_concurrency(0), total: Some(0) }
+        } else {
+            let concurrency = snapshot.config.workers.concurrency;
+            SlotLimits {
+                by_topic: self.lock_served_topics().topic_concurrency(workers),
+                total: concurrency.map(|limit| limit.saturating_mul(workers)),
+            }
+        };
+        self.slots.set_limits(limits);
+        let heartbeat = self.build_heartbeat();
+        self.metrics.workers_active.set(heartbeat.active_workers.into());
+        self.metrics.workers_busy.set(heartbeat.busy_workers.into());
+        self.capacity.set_own_workers(heartbeat);
+    }
+
+    /// Shows how many workers the running tasks keep busy.
+    pub(super) fn show_busy_workers(&self) {
+        let busy = self.slots.running_count().min(self.worker_count());
+        self.metrics.workers_busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
+    }
+
+    /// Takes all slots away: tasks that run go on, and no more are started.
+    pub(super) fn begin_drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        self.apply_slot_limits();
+    }
+
+    /// What this process reports of itself now.
+    pub(super) fn build_heartbeat(&self) -> WorkerHeartbeat {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let workers = self.worker_count();
+        WorkerHeartbeat {
+            process: self.process_name.clone(),
+            active_workers: count(workers),
+            busy_workers: count(self.slots.running_count().min(workers)),
+            started_at: self.started_at,
+            topics: Some(self.slots.topic_loads()),
+            age: Duration::ZERO,
+        }
     }
 
     /// The queues that this process leases tasks from, by the current snapshot.

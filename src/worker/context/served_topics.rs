@@ -42,6 +42,15 @@ impl ServedTopics {
         self.topics.values().map(|(queue, _)| queue.clone()).collect()
     }
 
+    /// The slots of each served topic in a process with `workers` workers.
+    pub(crate) fn topic_concurrency(&self, workers: usize) -> BTreeMap<Topic, usize> {
+        let slots = |(topic, (_, snapshot)): (&Topic, &(TopicQueue, Arc<Snapshot>))| {
+            let config = snapshot.config.topics.get(topic)?;
+            Some((topic.clone(), config.concurrency.saturating_mul(workers)))
+        };
+        self.topics.iter().filter_map(slots).collect()
+    }
+
     /// The snapshot by which the next attempt of `topic` runs; `None` for a topic that is not
     /// served.
     pub(crate) fn topic_snapshot(&self, topic: &Topic) -> Option<Arc<Snapshot>> {

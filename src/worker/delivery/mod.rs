@@ -49,7 +49,8 @@ pub(super) async fn run_deliveries(context: &Arc<WorkerContext>, done: &Cancella
     let tls = Arc::new(build_tls_config(load_native_roots()));
     while !done.is_cancelled() {
         let free = MAX_DELIVERIES - deliveries.len();
-        let claimed = if free > 0 && context.slot_count() > 0 && context.circuit.is_clear_to_run() {
+        let claimed = if free > 0 && context.worker_count() > 0 && context.circuit.is_clear_to_run()
+        {
             claim_due_deliveries(context, free).await
         } else {
             Vec::new()

@@ -62,6 +62,7 @@ impl PoolFixture {
             Arc::clone(&snapshots),
             Arc::clone(&metrics),
             handlers,
+            Arc::default(),
             None,
         );
         let pool = tokio::spawn(pool.run(shutdown.clone()));

@@ -1,7 +1,7 @@
 //! The worker pool: one puller leases as many tasks as slots are free, and each runs on its own.
 //!
-//! The number of slots is `count * concurrency` of the current snapshot, so a reload takes effect
-//! at the next pull. Nothing is pulled while the circuit is open, and tasks of a pull that an
+//! The slots of a topic are those of the current snapshot, so a reload takes effect at the next
+//! pull. Nothing is pulled while the circuit is open, and tasks of a pull that an
 //! outage overlapped run only once they are known not to be cancelled. At shutdown pulling stops,
 //! running attempts may go on for `workers.drain`, and the rest is cancelled and released without
 //! counting the attempt. All spawned attempts are joined when [`WorkerPool::run`] returns.
@@ -20,9 +20,10 @@ use super::attempt::{self, settle_lease};
 use super::context::{DrainSignals, WorkerContext};
 use super::handler::{HandlerRegistry, INTERRUPT_GRACE};
 use super::{delivery, maintenance};
+use crate::capacity::CapacityHandle;
 use crate::metrics::Metrics;
 use crate::snapshot::SnapshotHandle;
-use crate::store::{Circuit, Lease, Settlement};
+use crate::store::{Circuit, Lease, LeaseDemand, Settlement};
 
 /// How long one pull waits for a task.
 const PULL_WAIT: Duration = Duration::from_secs(1);
@@ -46,9 +47,12 @@ impl WorkerPool {
         snapshots: Arc<SnapshotHandle>,
         metrics: Arc<Metrics>,
         handlers: HandlerRegistry,
+        capacity: Arc<CapacityHandle>,
         workers: Option<usize>,
     ) -> Self {
-        let context = WorkerContext::new(process, circuit, snapshots, metrics, handlers, workers);
+        let context =
+            WorkerContext::new(process, circuit, snapshots, metrics, handlers, capacity, workers);
+        context.apply_slot_limits();
         Self { context: Arc::new(context) }
     }
 
@@ -59,6 +63,7 @@ impl WorkerPool {
         let work = async {
             let (mut running, signals) = (JoinSet::new(), DrainSignals::default());
             pull_tasks(context, &mut running, &signals, &shutdown).await;
+            context.begin_drain();
             drain_attempts(context, &mut running, &signals).await;
             done.cancel();
         };
@@ -67,7 +72,9 @@ impl WorkerPool {
             maintenance::run_maintenance(context, &done),
             delivery::run_deliveries(context, &done)
         );
+        context.capacity.remove_own_workers();
         context.metrics.workers_active.set(0);
+        context.metrics.workers_busy.set(0);
         let store = context.circuit.store();
         if let Err(error) =
             context.circuit.call(store.remove_heartbeat(&context.process_name)).await
@@ -88,19 +95,24 @@ async fn pull_tasks(
         while let Some(joined) = running.try_join_next() {
             report_panic(joined);
         }
-        let slots = context.slot_count();
-        context.metrics.workers_active.set(i64::try_from(slots).unwrap_or(i64::MAX));
-        let free = slots.saturating_sub(running.len());
-        let queues = context.served_queues();
-        if free == 0 || queues.is_empty() || !context.circuit.is_clear_to_run() {
+        context.apply_slot_limits();
+        let (queues, max) = context.slots.find_free(context.served_queues());
+        if queues.is_empty() || !context.circuit.is_clear_to_run() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                Some(joined) = running.join_next() => report_panic(joined),
+                () = context.slots.slot_freed().notified() => {}
                 () = sleep(PULL_RETRY_INTERVAL) => {}
             }
             continue;
         }
-        match context.circuit.store().lease(&context.process_name, &queues, free, PULL_WAIT).await {
+        let demand = LeaseDemand {
+            process_name: &context.process_name,
+            queues: &queues,
+            max,
+            wait: PULL_WAIT,
+            stop_waiting: context.slots.slot_freed(),
+        };
+        match context.circuit.store().lease_demand(&demand).await {
             Ok(leases) => {
                 let leases = confirm_leases(context, leases, shutdown).await;
                 start_attempts(context, running, leases, signals, shutdown);
@@ -120,13 +132,15 @@ fn start_attempts(
 ) {
     for lease in leases {
         let (context, signals) = (Arc::clone(context), signals.clone());
+        let slot = context.slots.occupy(&lease.task.topic);
         if shutdown.is_cancelled() {
             running.spawn(async move {
                 settle_lease(&context.circuit, lease, Settlement::Release, &signals.stop_settling)
                     .await;
+                drop(slot);
             });
         } else {
-            running.spawn(attempt::run_attempt(context, lease, signals));
+            running.spawn(attempt::run_attempt(context, lease, slot, signals));
         }
     }
 }

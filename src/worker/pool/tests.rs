@@ -161,7 +161,8 @@ async fn attempts_that_the_drain_time_cuts_off_are_released_and_not_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_tasks_over_four_slots_run_exactly_once_each() {
     let mut config = library_topic_config();
-    (config.workers.count, config.workers.concurrency) = (2, 2);
+    config.workers.count = 2;
+    config.topics.get_mut(&test_topic("t")).expect("configured").concurrency = 2;
     let script = CountingHandler::new(ConcurrencyMeter::default());
     let fixture = PoolFixture::start(config, library_registry(script.clone()));
     let tasks: Vec<_> = (0..200).map(|number| test_task(number, "t", "{}")).collect();
@@ -326,7 +327,7 @@ async fn a_task_that_is_pulled_before_its_cancellation_is_sent_never_runs() {
     // A new pull has begun; it waits for a task and is not affected by the outage.
     fixture.store.call_log.lock().expect("not poisoned").clear();
     wait_for_some(async || {
-        fixture.store.call_log.lock().expect("not poisoned").contains(&"lease").then_some(())
+        fixture.store.call_log.lock().expect("not poisoned").contains(&"lease_demand").then_some(())
     })
     .await;
     fixture.store.is_down.store(true, Ordering::Relaxed);

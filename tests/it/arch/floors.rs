@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 8] = [
     &["app"],
     &["admin"],
     &["proxy", "worker", "control", "background"],
-    &["snapshot", "operations"],
+    &["snapshot", "capacity", "operations"],
     &["route", "rollout", "store"],
     &["config", "metrics", "outbound"],
     &["task", "cohort", "backoff"],

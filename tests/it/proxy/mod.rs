@@ -1,6 +1,7 @@
 //! The data plane: forwarding, the canaried route, tasks over HTTP, and what a client gets when the
 //! store or the upstream fails.
 
+mod admission;
 mod answers;
 mod canary;
 mod cancel;

@@ -198,13 +198,23 @@ async fn a_queued_task_can_be_cancelled_and_an_ended_one_cannot(store: Store) {
 
 async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
     let upstream = TestUpstream::start().await;
-    let config = CONFIG.replace("topic: t, wait", "topic: outside, wait");
+    let config = CONFIG.replace("topic: t, wait", "topic: full, saturation: queue, wait").replace(
+        "  outside: {",
+        "  full: {handler: {command: [sleep, '60']}, max_backlog: 3}\n  outside: {",
+    );
     let omni = start_with(&config, &store, &upstream).await;
+    for _ in 0..4 {
+        submit(&omni, "full", json!({})).await;
+    }
+    wait_until(TEST_DEADLINE, "all workers run a task", async || {
+        omni.metric_value("omnidaemon_workers_busy", &[]).await == 4.0
+    })
+    .await;
     for _ in 0..3 {
-        submit(&omni, "outside", json!({})).await;
+        submit(&omni, "full", json!({})).await;
     }
     let full =
-        omni.data_client().post("/invoke/async", &json!({"topic": "outside", "payload": {}})).await;
+        omni.data_client().post("/invoke/async", &json!({"topic": "full", "payload": {}})).await;
     assert_eq!(
         (full.status.as_u16(), full.header("retry-after")),
         (429, Some("1")),
@@ -228,7 +238,7 @@ async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
         1.0
     );
     wait_until(TEST_DEADLINE, "the depth shows", async || {
-        omni.metric_value("omnidaemon_queue_depth", &[("topic", "outside")]).await == 3.0
+        omni.metric_value("omnidaemon_queue_depth", &[("topic", "full")]).await == 3.0
     })
     .await;
 }

@@ -41,12 +41,12 @@ workers: {count: 2, concurrency: 2, drain: 9s}
 
 /// Rare enough for work to go on, frequent enough for each to come up in a minute.
 const FAILPOINTS: &str = "enqueue.before=kill:0.001,enqueue.after=kill:0.001,\
-    lease.after=kill:0.001,\
+    lease_demand.after=kill:0.001,\
     settle.before=kill:0.002,settle.after=kill:0.002,renew.before=kill:0.001,\
     reap_expired.after=kill:0.001,\
     enqueue.after=error(unknown):0.003,settle.after=error(unknown):0.005,\
     settle.before=error(unreachable):0.003,\
-    lease.after=error(unknown):0.001,renew.after=error(unknown):0.005,\
+    lease_demand.after=error(unknown):0.001,renew.after=error(unknown):0.005,\
     settle.before=delay(50ms):0.05,enqueue.after=delay(30ms):0.02";
 
 /// What can be done.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use crate::config::GroupStartPosition;
+use crate::store::redis::conn::error::unreadable_batch_reply;
 use crate::store::redis::core::PartitionCore;
 use crate::store::redis::queue::enqueue_target::EnqueueTarget;
 use crate::store::redis::script::batch::{
@@ -18,7 +19,10 @@ use crate::store::redis::wire::entry::{EncodedEntry, encode_entry};
 use crate::store::redis::wire::keys;
 use crate::store::redis::wire::packed_record::pack_record_fields;
 use crate::store::{StoreError, StoreRefusal, TopicQueue};
-use crate::task::Task;
+use crate::task::{Task, Topic};
+
+/// The argument of a task whose queue has no limit of open tasks.
+const NO_LIMIT: i64 = -1;
 
 /// Queues the new tasks of one partition.
 pub(crate) struct TaskEnqueuer {
@@ -32,7 +36,9 @@ pub(crate) struct EnqueueItem {
     /// The queue's keys: stream, delayed index, deadline index, scheduled tasks, group start.
     queue_keys: [NamedKey; 5],
     group: String,
+    topic: Topic,
     max_backlog: u64,
+    max_open_tasks: Option<u64>,
     /// Whether the group, where the script creates it, begins after the existing entries.
     starts_after_existing: bool,
     /// The task's keys: record, result.
@@ -56,7 +62,8 @@ impl TaskEnqueuer {
     /// Queues a task, or schedules it where it is due later.
     ///
     /// # Errors
-    /// [`StoreRefusal::BacklogFull`] where `max_backlog` tasks wait already.
+    /// [`StoreRefusal::BacklogFull`] where `max_backlog` tasks wait already,
+    /// [`StoreRefusal::Saturated`] where `max_open_tasks` wait or run.
     pub(crate) async fn enqueue_task(
         &self,
         task: &Task,
@@ -89,7 +96,9 @@ impl TaskEnqueuer {
                 ("group_start_key", keys.group_start_key(&group)),
             ],
             group,
+            topic: queue.topic.clone(),
             max_backlog: queue.max_backlog,
+            max_open_tasks: queue.max_open_tasks,
             starts_after_existing: queue.group_start == GroupStartPosition::NewEntries,
             task_keys: [
                 ("record_key", keys.record_key(&task.id)),
@@ -109,6 +118,23 @@ impl TaskEnqueuer {
 }
 
 impl EnqueueItem {
+    /// The script's reply to this item.
+    fn parse_reply(&self, reply: Value) -> Result<i64, StoreError> {
+        match &reply {
+            // {n}: n tasks are open
+            Value::Array(open) => match (&open[..], self.max_open_tasks) {
+                ([Value::Int(open)], Some(max)) => Err(StoreRefusal::Saturated {
+                    topic: self.topic.clone(),
+                    open: u64::try_from(*open).unwrap_or_default(),
+                    max,
+                }
+                .into()),
+                _ => Err(unreadable_batch_reply()),
+            },
+            _ => parse_int_reply(reply),
+        }
+    }
+
     fn has_same_queue(&self, other: &Self) -> bool {
         self.group == other.group
             && self.queue_keys == other.queue_keys
@@ -119,8 +145,8 @@ impl EnqueueItem {
 
 impl BatchCall for EnqueueTarget<'_> {
     type Item = EnqueueItem;
-    /// 1 for a task that was written, 0 for one that was there already, −1 − depth for one that was
-    /// refused.
+    /// 1 for a task that was written, 0 for one that was there already, −1 − depth for one that the
+    /// backlog refused.
     type Reply = i64;
 
     fn estimate_item_bytes(item: &EnqueueItem) -> usize {
@@ -151,17 +177,23 @@ impl BatchCall for EnqueueTarget<'_> {
         for (item, queue_position) in items.iter().zip(queue_positions) {
             let limit = item.limit_ms.map(|limit| limit.to_string()).unwrap_or_default();
             call = call
-                .arg("queue_position", queue_position)
+                .arg("position", queue_position)
                 .arg("queue_name", &item.queue_name)
                 .arg("data", &item.entry_data)
                 .arg("record_rest", &item.record_fields)
+                .arg("max_open", item.max_open_tasks.map_or(NO_LIMIT, clamp_to_i64))
                 .arg("external_timeout_ms", &limit)
                 .arg("tally", item.tally_key.as_deref().unwrap_or_default());
         }
         self.check_durability().await?;
         let replies: Vec<Value> = call.run(self.link).await?;
-        let replies: Vec<_> = replies.into_iter().map(parse_int_reply).collect();
+        let parse = |(item, reply): (&Arc<EnqueueItem>, Value)| item.parse_reply(reply);
+        let replies: Vec<_> = items.iter().zip(replies).map(parse).collect();
         self.confirm_replies(&replies).await?;
         Ok(replies)
     }
+}
+
+fn clamp_to_i64(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }

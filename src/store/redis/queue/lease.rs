@@ -14,7 +14,7 @@ use crate::store::redis::queue::settler::LeaseSettler;
 use crate::store::redis::script::runner::{LEASE_TASKS, RECOVER_LEASES, ScriptCall};
 use crate::store::redis::wire::keys;
 use crate::store::redis::wire::lease_row::ScriptLeaseRow;
-use crate::store::{Lease, StoreError, TopicQueue};
+use crate::store::{Lease, QueueDemand, StoreError, TopicQueue};
 
 /// The reply of the lease script: leases, ms until the next retry is due or −1, and the last entry
 /// id of each stream that was seen.
@@ -50,7 +50,7 @@ impl TaskLeaser {
     }
 
     /// The queues, beginning with another one each time, so that none is always last.
-    pub(crate) fn rotate_queues<'a>(&self, queues: &'a [TopicQueue]) -> Vec<&'a TopicQueue> {
+    pub(crate) fn rotate_queues<'a>(&self, queues: &'a [QueueDemand]) -> Vec<&'a QueueDemand> {
         let first = self.next_queue.fetch_add(1, Ordering::Relaxed) % queues.len();
         queues[first..].iter().chain(&queues[..first]).collect()
     }
@@ -59,9 +59,11 @@ impl TaskLeaser {
     pub(crate) async fn poll_queues(
         &self,
         process: &str,
-        queues: &[&TopicQueue],
+        demands: &[&QueueDemand],
         max: usize,
     ) -> Result<QueuePoll, StoreError> {
+        let queues: &[&TopicQueue] =
+            &demands.iter().map(|demand| &demand.queue).collect::<Vec<_>>();
         let local_leases = &self.settler.local_leases;
         if local_leases.check_lost_reply(process, self.core.timeout * 2) {
             let leases = self.recover_lost_leases(process, queues, max).await?;
@@ -74,7 +76,7 @@ impl TaskLeaser {
                 });
             }
         }
-        let call = self.lease_call(process, queues, max);
+        let call = self.lease_call(process, demands, max);
         let _not_recovering = local_leases.recovery_lock.read().await;
         let pending = local_leases.begin_lease_call(process);
         let (rows, next_retry_ms, last_ids): LeaseScriptReply = call.run(&self.core.link).await?;
@@ -89,11 +91,11 @@ impl TaskLeaser {
         })
     }
 
-    fn lease_call(&self, process: &str, queues: &[&TopicQueue], max: usize) -> ScriptCall {
+    fn lease_call(&self, process: &str, demands: &[&QueueDemand], max: usize) -> ScriptCall {
         let keys = &self.core.keys;
-        let queue_keys: Vec<(&str, String)> = queues
+        let queue_keys: Vec<(&str, String)> = demands
             .iter()
-            .flat_map(|queue| {
+            .flat_map(|QueueDemand { queue, .. }| {
                 let group = keys::group_name(queue);
                 [
                     ("stream", keys.stream_key(&queue.topic)),
@@ -107,8 +109,9 @@ impl TaskLeaser {
             .arg("record_prefix", keys.record_prefix())
             .arg("result_prefix", keys.result_prefix())
             .arg("max", max);
-        for queue in queues {
+        for QueueDemand { queue, max } in demands {
             call = push_queue_args(call, queue, process)
+                .arg("max_of_queue", *max)
                 .arg("starts_at_end", queue.group_start == GroupStartPosition::NewEntries);
         }
         call
@@ -196,13 +199,13 @@ impl TaskLeaser {
     /// position of `last_ids`, or until `cancelled`.
     pub(crate) async fn wait_for_entry(
         &self,
-        queues: &[&TopicQueue],
+        queues: &[&QueueDemand],
         last_ids: &[String],
         limit: Duration,
         cancelled: &CancellationToken,
     ) {
         let streams: Vec<String> =
-            queues.iter().map(|queue| self.core.keys.stream_key(&queue.topic)).collect();
+            queues.iter().map(|demand| self.core.keys.stream_key(&demand.queue.topic)).collect();
         self.idle_wakeups
             .wait_for_entry(&self.core.link, &streams, last_ids, limit, cancelled)
             .await;

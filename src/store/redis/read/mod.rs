@@ -1,5 +1,6 @@
 //! Reads: one task, many statuses, lists, queue depths, dead letters.
 
+pub(crate) mod consumers;
 pub(crate) mod dead_letters;
 pub(crate) mod depths;
 pub(crate) mod get;

@@ -64,7 +64,9 @@ scripts! {
     READ_TASK = "read_task.lua";
     CHECK_ENDED = "check_ended.lua";
     READ_QUEUE_DEPTHS = "read_queue_depths.lua";
+    READ_QUEUE_CONSUMERS = "read_queue_consumers.lua";
     WRITE_HEARTBEAT = "write_heartbeat.lua";
+    READ_HEARTBEATS = "read_heartbeats.lua";
     SAVE_ROLLOUT = "save_rollout.lua";
     LIST_ENTRY_HOLDERS = "list_entry_holders.lua";
     TRIM_STREAM = "trim_stream.lua";

@@ -2,7 +2,8 @@
 -- queues.
 --@keys per queue: stream delayed_index group_start_key
 --@args record_prefix result_prefix max
---@args per queue: topic agent group consumer starts_at_end
+--@args per queue: topic agent group consumer max_of_queue starts_at_end
+-- max, max_of_queue: the most leases of the call, and of the queue
 -- starts_at_end: 1 where the group leaves out what other groups have read before it existed
 -- Reply: {leases, ms until the next delayed task is due or -1, last id delivered per stream}; the
 -- latter two only where no lease was found
@@ -47,9 +48,10 @@ end
 
 for q = 1, queue_count do
   local stream, delayed_index, group_start_key = queue_keys(q)
-  local topic, agent, group, consumer, starts_at_end = queue_args(q)
+  local topic, agent, group, consumer, max_of_queue, starts_at_end = queue_args(q)
   if #leases >= max then break end
-  local due = redis.call('ZRANGEBYSCORE', delayed_index, '-inf', now, 'LIMIT', 0, max - #leases)
+  local full = math.min(max, #leases + max_of_queue)
+  local due = redis.call('ZRANGEBYSCORE', delayed_index, '-inf', now, 'LIMIT', 0, full - #leases)
   for _, entry in ipairs(due) do
     redis.call('ZREM', delayed_index, entry)
     if entry_holder(stream, group, entry) == DELAYED_CONSUMER then
@@ -57,12 +59,12 @@ for q = 1, queue_count do
       if claimed then lease_entry(q, topic, agent, stream, group, entry, entry_data(claimed[2])) end
     end
   end
-  if #leases < max then
-    local read = read_new(stream, group, consumer, max - #leases)
+  if #leases < full then
+    local read = read_new(stream, group, consumer, full - #leases)
     if read and read.err then
       if not read.err:find('^NOGROUP') then return read end
       create_group(stream, group, starts_at_end == '1' and group_start_key)
-      read = read_new(stream, group, consumer, max - #leases)
+      read = read_new(stream, group, consumer, full - #leases)
       if read and read.err then return read end
     end
     if read then lease_new_entries(q, topic, agent, stream, group, read[1][2]) end

@@ -310,6 +310,14 @@ local function count_unread(stream, group)
   return count
 end
 
+-- The number of tasks of the group that wait to be read or are held by a consumer. Those that wait
+-- for a retry are left out.
+local function count_open(stream, group, delayed_index)
+  local info = read_group_info(stream, group)
+  return count_unread(stream, group) + (info and info.pending or 0)
+    - redis.call('ZCARD', delayed_index)
+end
+
 -- The beginning of a message that this program wrote: its task id, read without decoding.
 local OUR_MESSAGE_PATTERN = '^{"task_id":"([%w_-]+)"'
 

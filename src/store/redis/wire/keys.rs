@@ -137,6 +137,11 @@ impl RedisKeys {
         self.build_key(DELAYED_PREFIX, group)
     }
 
+    /// Whether a Python agent is subscribed to a group, as that agent writes it.
+    pub(crate) fn subscription_key(&self, group: &str) -> String {
+        self.build_key("omni:config:_subscription_active:", group)
+    }
+
     /// The id after which a group began to read, where it left out older entries.
     pub(crate) fn group_start_key(&self, group: &str) -> String {
         self.build_key("omni:start:", group)

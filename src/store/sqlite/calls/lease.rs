@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::store::error::StoreError;
-use crate::store::lease::{BuriedTask, Lease, LeaseHolder, SettleResult, Settlement, TaskLeasing};
+use crate::store::lease::{
+    BuriedTask, Lease, LeaseDemand, LeaseHolder, QueueDemand, SettleResult, Settlement, TaskLeasing,
+};
 use crate::store::queue::TopicQueue;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::database::WriterDatabase;
@@ -13,7 +15,7 @@ use crate::store::sqlite::row::{
     EncodedSettlement, LeasedTaskRow, lease_number_of, parse_lease_number,
 };
 use crate::store::sqlite::sql::{claims, evidence, lease, outbox, reap};
-use crate::task::{FailureKind, TaskFailure, TaskId, TaskProgress, Topic};
+use crate::task::{FailureKind, TaskFailure, TaskId, TaskProgress};
 
 /// How long the record of a task that could not be decoded is kept; its dead letter stays.
 const MALFORMED_TTL: Duration = Duration::from_hours(24);
@@ -24,16 +26,9 @@ const MAX_PURGE_ROUNDS: usize = 50;
 
 #[async_trait]
 impl TaskLeasing for SqliteStore {
-    async fn lease(
-        &self,
-        process_name: &str,
-        queues: &[TopicQueue],
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let topics: Vec<Topic> = queues.iter().map(|queue| queue.topic.clone()).collect();
-        let rows = self.writer.request_leases(process_name.to_owned(), topics, max, wait).await?;
-        Ok(self.decode_leases(rows, queues).await)
+    async fn lease_demand(&self, demand: &LeaseDemand<'_>) -> Result<Vec<Lease>, StoreError> {
+        let rows = self.writer.request_leases(demand).await?;
+        Ok(self.decode_leases(rows, demand.queues).await)
     }
 
     async fn renew(
@@ -113,11 +108,12 @@ impl TaskLeasing for SqliteStore {
 impl SqliteStore {
     /// Decodes leased rows. A task that cannot be decoded becomes a dead letter, and does not stop
     /// the others.
-    async fn decode_leases(&self, rows: Vec<LeasedTaskRow>, queues: &[TopicQueue]) -> Vec<Lease> {
+    async fn decode_leases(&self, rows: Vec<LeasedTaskRow>, queues: &[QueueDemand]) -> Vec<Lease> {
         let mut leases = Vec::with_capacity(rows.len());
         for row in rows {
             let token = row.lease_token();
-            let Some(queue) = queues.iter().find(|queue| queue.topic == row.topic) else {
+            let mut queues = queues.iter().map(|demand| &demand.queue);
+            let Some(queue) = queues.find(|queue| queue.topic == row.topic) else {
                 continue;
             };
             match row.into_lease(queue) {

@@ -14,9 +14,13 @@ use crate::task::{Task, TaskId};
 #[async_trait]
 impl TaskQueue for SqliteStore {
     async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
-        let (row, max_backlog) = (NewTaskRow::from_task(task)?, queue.max_backlog);
+        let row = NewTaskRow::from_task(task)?;
+        let limits = queue::EnqueueLimits {
+            max_backlog: queue.max_backlog,
+            max_open_tasks: queue.max_open_tasks,
+        };
         let accepted =
-            self.writer.submit_change(move |db| queue::enqueue_task(db, &row, max_backlog)).await?;
+            self.writer.submit_change(move |db| queue::enqueue_task(db, &row, limits)).await?;
         Ok(accepted?)
     }
 

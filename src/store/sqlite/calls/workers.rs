@@ -3,15 +3,17 @@
 use async_trait::async_trait;
 
 use crate::store::error::StoreError;
+use crate::store::queue::TopicQueue;
 use crate::store::sqlite::SqliteStore;
 use crate::store::timing::heartbeat_ttl;
-use crate::store::worker::{WorkerHeartbeat, WorkerRegistry};
+use crate::store::worker::{QueueConsumers, WorkerHeartbeat, WorkerRegistry};
 
 #[async_trait]
 impl WorkerRegistry for SqliteStore {
     async fn record_heartbeat(&self, heartbeat: &WorkerHeartbeat) -> Result<(), StoreError> {
-        let expires = self.clock.steady_time() + heartbeat_ttl();
-        self.heartbeats.insert(&heartbeat.process, heartbeat.clone(), expires);
+        let now = self.clock.steady_time();
+        let recorded = (heartbeat.clone(), now);
+        self.heartbeats.insert(&heartbeat.process, recorded, now + heartbeat_ttl());
         Ok(())
     }
 
@@ -21,7 +23,19 @@ impl WorkerRegistry for SqliteStore {
     }
 
     async fn list_heartbeats(&self) -> Result<Vec<WorkerHeartbeat>, StoreError> {
-        let live = self.heartbeats.live_entries(self.clock.steady_time());
-        Ok(live.into_iter().map(|(_, heartbeat)| heartbeat).collect())
+        let now = self.clock.steady_time();
+        let with_age = |(_, (heartbeat, recorded_at)): (_, (WorkerHeartbeat, _))| WorkerHeartbeat {
+            age: now.saturating_sub(recorded_at),
+            ..heartbeat
+        };
+        Ok(self.heartbeats.live_entries(now).into_iter().map(with_age).collect())
+    }
+
+    /// No other program can have the file open.
+    async fn load_queue_consumers(
+        &self,
+        queues: &[TopicQueue],
+    ) -> Result<Vec<QueueConsumers>, StoreError> {
+        Ok(vec![QueueConsumers::default(); queues.len()])
     }
 }

@@ -12,20 +12,21 @@ use crate::store::sqlite::row::{
 use crate::store::timing::lease_duration;
 use crate::task::{TaskId, Topic, UnixMs};
 
-/// Leases up to `max` tasks of `topics`. Each call begins with the next topic, so that none
-/// starves.
+/// Leases up to `max` tasks of `topics`, each given with the most tasks to lease from it. Each call
+/// begins with the next topic, so that none starves.
 pub(crate) fn lease_tasks(
     db: &mut WriterDatabase,
     process_name: &str,
-    topics: &[Topic],
+    topics: &[(Topic, usize)],
     max: usize,
 ) -> rusqlite::Result<Vec<LeasedTaskRow>> {
     let mut leased = Vec::new();
     db.lease_call_count = db.lease_call_count.wrapping_add(1);
     for n in 0..topics.len() {
-        let topic = &topics[(db.lease_call_count.wrapping_add(n)) % topics.len()];
-        if leased.len() < max && db.queue_counts.counts_of_topic(topic.as_str()).ready > 0 {
-            lease_from_topic(db, process_name, topic, max - leased.len(), &mut leased)?;
+        let (topic, max_of_topic) = &topics[(db.lease_call_count.wrapping_add(n)) % topics.len()];
+        let room = (max - leased.len()).min(*max_of_topic);
+        if room > 0 && db.queue_counts.counts_of_topic(topic.as_str()).ready > 0 {
+            lease_from_topic(db, process_name, topic, room, &mut leased)?;
         }
     }
     Ok(leased)

@@ -16,17 +16,23 @@ use crate::store::sqlite::row::{
 use crate::store::sqlite::schema::map_query_error;
 use crate::task::{TaskId, TaskOwner, Topic, UnixMs};
 
-/// Inserts a task, or refuses it over `max_backlog`; a task that is stored already stays as it is.
+/// The numbers of tasks of a topic at which a new one is refused.
+#[derive(Clone, Copy)]
+pub(crate) struct EnqueueLimits {
+    /// Of waiting tasks.
+    pub(crate) max_backlog: u64,
+    /// Of ready and leased tasks, if it is limited.
+    pub(crate) max_open_tasks: Option<u64>,
+}
+
+/// Inserts a task, or refuses it over the limits; a task that is stored already stays as it is.
 pub(crate) fn enqueue_task(
     db: &mut WriterDatabase,
     task: &NewTaskRow,
-    max_backlog: u64,
+    limits: EnqueueLimits,
 ) -> rusqlite::Result<Result<(), StoreRefusal>> {
-    let depth = db.queue_counts.counts_of_topic(task.topic.as_str()).waiting_count();
-    if depth >= max_backlog {
+    if let Some(refusal) = find_refusal(db, task, limits) {
         let known = find_task(&db.connection, &task.id)?.is_some();
-        let refusal =
-            StoreRefusal::BacklogFull { topic: task.topic.clone(), depth, max: max_backlog };
         return Ok(if known { Ok(()) } else { Err(refusal) });
     }
     let mut inserted = insert_task(db, task)?;
@@ -47,6 +53,22 @@ pub(crate) fn enqueue_task(
         }
     }
     Ok(Ok(()))
+}
+
+/// Why the limits refuse a new task now; none if they do not.
+fn find_refusal(
+    db: &WriterDatabase,
+    task: &NewTaskRow,
+    limits: EnqueueLimits,
+) -> Option<StoreRefusal> {
+    let counts = db.queue_counts.counts_of_topic(task.topic.as_str());
+    let (depth, topic) = (counts.waiting_count(), task.topic.clone());
+    if depth >= limits.max_backlog {
+        return Some(StoreRefusal::BacklogFull { topic, depth, max: limits.max_backlog });
+    }
+    let is_due = task.due.is_none_or(|due| due <= db.clock.wall_time());
+    let (max, open) = (limits.max_open_tasks.filter(|_| is_due)?, counts.ready + counts.leased);
+    (open >= max).then_some(StoreRefusal::Saturated { topic, open, max })
 }
 
 /// Inserts a task and returns its state; none where the id is stored already.

@@ -6,6 +6,7 @@
 //! one, so that only the faulty change fails. Lease calls that find no task wait here, in order of
 //! arrival, until a later batch or the due time of a retry provides tasks.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::store::error::StoreError;
+use crate::store::lease::{LeaseDemand, QueueDemand};
 use crate::store::sqlite::database::WriterDatabase;
 use crate::store::sqlite::row::LeasedTaskRow;
 use crate::store::sqlite::schema::{is_disk_error, map_query_error};
@@ -26,11 +28,14 @@ const MAX_BATCH_CHANGES: usize = 256;
 pub(crate) struct WriterThread {
     messages: Option<Sender<WriterMessage>>,
     thread: Option<JoinHandle<()>>,
+    next_lease_number: AtomicU64,
 }
 
 enum WriterMessage {
     Change(Box<dyn DatabaseChange>),
     LeaseTasks(LeaseRequest),
+    /// Ends the wait of the lease call with this number.
+    StopLeaseWait(u64),
 }
 
 /// A change to the database, with the channel on which its caller awaits the result.
@@ -49,8 +54,10 @@ struct PendingChange<F, T> {
 
 /// A lease call that waits for tasks.
 struct LeaseRequest {
+    number: u64,
     process_name: String,
-    topics: Vec<Topic>,
+    /// The topics, each with the most tasks to lease from it.
+    topics: Vec<(Topic, usize)>,
     max: usize,
     deadline: Instant,
     granted_rows: Vec<LeasedTaskRow>,
@@ -76,7 +83,11 @@ impl WriterThread {
         let thread = WriterLoop { db, receiver, lease_requests: Vec::new(), on_task_end };
         let thread =
             thread::Builder::new().name("sqlite-writer".into()).spawn(move || thread.run())?;
-        Ok(Self { messages: Some(messages), thread: Some(thread) })
+        Ok(Self {
+            messages: Some(messages),
+            thread: Some(thread),
+            next_lease_number: AtomicU64::new(0),
+        })
     }
 
     /// Applies a change and returns its result after the commit. `apply` may be called again after
@@ -94,26 +105,36 @@ impl WriterThread {
         answer.await.unwrap_or_else(|_| Err(thread_ended_error()))
     }
 
-    /// Leases up to `max` tasks, waiting up to `wait` for the first.
+    /// Leases tasks, waiting for the first.
     pub(crate) async fn request_leases(
         &self,
-        process_name: String,
-        topics: Vec<Topic>,
-        max: usize,
-        wait: Duration,
+        demand: &LeaseDemand<'_>,
     ) -> Result<Vec<LeasedTaskRow>, StoreError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let now = Instant::now();
-        let deadline = now.checked_add(wait).unwrap_or(now);
+        let number = self.next_lease_number.fetch_add(1, Ordering::Relaxed);
+        let topic = |queue: &QueueDemand| (queue.queue.topic.clone(), queue.max);
         self.send_message(WriterMessage::LeaseTasks(LeaseRequest {
-            process_name,
-            topics,
-            max,
-            deadline,
+            number,
+            process_name: demand.process_name.to_owned(),
+            topics: demand.queues.iter().map(topic).collect(),
+            max: demand.max,
+            deadline: now.checked_add(demand.wait).unwrap_or(now),
             granted_rows: Vec::new(),
             reply,
         }))?;
-        answer.await.unwrap_or_else(|_| Err(thread_ended_error()))
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answer => Some(answered),
+            () = demand.stop_waiting.notified() => None,
+        };
+        let answered = if let Some(answered) = answered {
+            answered
+        } else {
+            self.send_message(WriterMessage::StopLeaseWait(number))?;
+            answer.await
+        };
+        answered.unwrap_or_else(|_| Err(thread_ended_error()))
     }
 
     fn send_message(&self, message: WriterMessage) -> Result<(), StoreError> {
@@ -192,6 +213,12 @@ impl<E: Fn(TaskId)> WriterLoop<E> {
             match message {
                 WriterMessage::Change(change) => changes.push(change),
                 WriterMessage::LeaseTasks(request) => self.lease_requests.push(request),
+                WriterMessage::StopLeaseWait(number) => {
+                    let mut requests = self.lease_requests.iter_mut();
+                    if let Some(request) = requests.find(|request| request.number == number) {
+                        request.deadline = Instant::now();
+                    }
+                }
             }
             next = if changes.len() < MAX_BATCH_CHANGES {
                 self.receiver.try_recv().ok()

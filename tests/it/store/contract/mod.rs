@@ -5,6 +5,7 @@
 //! does it. Nothing is timed: a test waits for what must happen for up to [`WAIT_DEADLINE`], and
 //! checks order by the store's clock.
 
+mod admission;
 mod claims;
 mod dead;
 mod delay;
@@ -76,6 +77,12 @@ macro_rules! contract {
             an_empty_queue_leases_nothing, a_waiting_lease_wakes_when_a_task_comes,
             no_queue_is_starved,
             only_the_queues_asked_for_are_leased, a_full_backlog_refuses_with_its_numbers);
+        contract!(@ $fixture, admission: waiting_and_running_tasks_count_against_the_open_limit,
+            a_task_that_waits_for_its_retry_is_not_open,
+            an_id_that_is_there_is_success_over_the_open_limit,
+            proxies_together_do_not_exceed_the_open_limit,
+            a_lease_call_takes_no_more_than_each_queue_has_room_for,
+            a_waiting_lease_call_ends_when_it_is_notified);
         contract!(@ $fixture, settle: a_completed_task_has_its_answer_byte_for_byte,
         those_who_wait_are_told_the_end,
             a_retry_begins_at_its_time_as_the_next_attempt, a_waiting_lease_wakes_for_a_due_retry,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use omnidaemon::store::{
-    HEARTBEAT_TTL, QueueDepth, RolloutCommit, RolloutRecord, SettleResult, Settlement,
+    HEARTBEAT_TTL, QueueDepth, RolloutCommit, RolloutRecord, SettleResult, Settlement, TopicLoad,
     WorkerHeartbeat,
 };
 use omnidaemon::task::{TaskStatus, UnixMs};
@@ -66,41 +66,69 @@ pub(crate) async fn depths_count_what_waits_runs_and_is_dead(f: impl StoreFixtur
     assert_eq!(counts().await, (2, 0, 1));
 }
 
+fn without_ages(heartbeats: Vec<WorkerHeartbeat>) -> Vec<WorkerHeartbeat> {
+    let without_age = |heartbeat| WorkerHeartbeat { age: Duration::ZERO, ..heartbeat };
+    heartbeats.into_iter().map(without_age).collect()
+}
+
 pub(crate) async fn the_live_processes_are_known(f: impl StoreFixture) {
     let store = f.store();
     assert_eq!(store.list_heartbeats().await, Ok(vec![]));
+    let load = TopicLoad {
+        topic: test_queue("t").topic,
+        slots: 160,
+        running: 2,
+        recent_runs: 20,
+        recent_run_time: Duration::from_millis(17_200),
+    };
     let one = WorkerHeartbeat {
         process: "host.1.a".into(),
-        active_slots: 5,
-        busy_slots: 2,
+        active_workers: 5,
+        busy_workers: 2,
         started_at: UnixMs(1_700_000_000_000),
+        topics: Some(vec![load]),
+        age: Duration::ZERO,
     };
-    let two = WorkerHeartbeat { process: "host.2.b".into(), busy_slots: 0, ..one.clone() };
+    let two = WorkerHeartbeat {
+        process: "host.2.b".into(),
+        busy_workers: 0,
+        topics: None,
+        ..one.clone()
+    };
     store.record_heartbeat(&one).await.expect("beats");
     store.record_heartbeat(&two).await.expect("beats");
-    let one = WorkerHeartbeat { busy_slots: 3, ..one };
+    let one = WorkerHeartbeat { busy_workers: 3, ..one };
     store.record_heartbeat(&one).await.expect("beats");
     let mut live = store.list_heartbeats().await.expect("answers");
     live.sort_by(|a, b| a.process.cmp(&b.process));
-    assert_eq!(live, vec![one, two.clone()]);
+    assert!(live.iter().all(|heartbeat| heartbeat.age < HEARTBEAT_TTL));
+    assert_eq!(without_ages(live), vec![one, two.clone()]);
+    f.advance_time(HEARTBEAT_TTL / 2).await;
+    let live = store.list_heartbeats().await.expect("answers");
+    assert!(
+        live.iter().all(|heartbeat| heartbeat.age >= HEARTBEAT_TTL / 2 && !heartbeat.is_fresh())
+    );
     f.advance_time(HEARTBEAT_TTL + Duration::from_secs(1)).await;
     store.record_heartbeat(&two).await.expect("beats");
-    assert_eq!(store.list_heartbeats().await, Ok(vec![two]), "the silent one is forgotten");
+    let live = store.list_heartbeats().await.map(without_ages);
+    assert_eq!(live, Ok(vec![two]), "the silent one is forgotten");
 }
 
 pub(crate) async fn a_process_that_leaves_is_forgotten_at_once(f: impl StoreFixture) {
     let store = f.store();
     let stays = WorkerHeartbeat {
         process: "host.1.a".into(),
-        active_slots: 5,
-        busy_slots: 0,
+        active_workers: 5,
+        busy_workers: 0,
         started_at: UnixMs(1_700_000_000_000),
+        topics: Some(Vec::new()),
+        age: Duration::ZERO,
     };
     let leaves = WorkerHeartbeat { process: "host.2.b".into(), ..stays.clone() };
     store.record_heartbeat(&stays).await.expect("beats");
     store.record_heartbeat(&leaves).await.expect("beats");
     assert_eq!(store.remove_heartbeat("host.2.b").await, Ok(()));
-    assert_eq!(store.list_heartbeats().await, Ok(vec![stays]));
+    assert_eq!(store.list_heartbeats().await.map(without_ages), Ok(vec![stays]));
     assert_eq!(store.remove_heartbeat("host.2.b").await, Ok(()), "leaving twice is nothing");
     store.record_heartbeat(&leaves).await.expect("beats");
     assert_eq!(store.list_heartbeats().await.map(|live| live.len()), Ok(2), "it may come back");

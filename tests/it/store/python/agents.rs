@@ -19,6 +19,8 @@ async fn an_agent_answers_the_waiting_client_in_both_content_forms() {
         python.build_agent("objects", "analyst").start()
     );
     let omni = start_server(&server).await;
+    omni.wait_until_topic_has_slots("outside").await;
+    omni.wait_until_topic_has_slots("objects").await;
     for (path, form) in [("/invoke", "string"), ("/objects", "object")] {
         let call = json!({"task": "count", "items": [1, 2.5, "three"]});
         let answer = omni.data_client().post(path, &call).await;
@@ -59,6 +61,7 @@ async fn what_an_agent_ended_of_the_canaried_is_counted_though_nobody_asks_for_i
         .set_option("reclaim_idle_ms", 200)
         .set_option("dlq_retry_limit", 1);
     let agent = agent.start().await;
+    omni.wait_until_topic_has_slots("outside").await;
     for call in [json!({"n": 1}), json!({"n": 2}), json!({"fail": "out of cheese"})] {
         let request = omni
             .data_client()
@@ -108,6 +111,8 @@ async fn a_task_that_an_agent_gives_up_has_failed_for_whoever_waits_or_polls() {
         .set_option("dlq_retry_limit", 1);
     let mut agent = agent.start().await;
     let poll = submit_task(&omni, "outside", &json!({"fail": "out of cheese"})).await;
+    let task = wait_for_end(&omni, &poll).await;
+    omni.wait_until_topic_has_slots("outside").await;
     let waits = omni.data_client().post("/invoke", &json!({"fail": "out of cheese"})).await;
     assert_eq!(
         (waits.status.as_u16(), waits.header("x-omnidaemon-path")),
@@ -115,7 +120,6 @@ async fn a_task_that_an_agent_gives_up_has_failed_for_whoever_waits_or_polls() {
         "{}",
         waits.text()
     );
-    let task = wait_for_end(&omni, &poll).await;
     let error = task["error"].to_string();
     assert!(task["status"] == "failed" && error.contains("Max retries (2) exceeded"), "{task}");
     assert_eq!(

@@ -18,7 +18,7 @@ routes:
   count: {path: /count, topic: count, wait: 25s, rollout: {percent: 100, mode: manual}}
   objects: {path: /objects, topic: objects, wait: 25s, rollout: {percent: 100, mode: manual}}
 topics:
-  outside: {handler: external, agent: analyst, timeout: 1m}
+  outside: {handler: external, external_slots: 4, agent: analyst, timeout: 1m}
   hasty: {handler: external, agent: analyst, timeout: 3s}
   objects: {handler: external, agent: analyst, content: object}
   count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); \

@@ -152,6 +152,7 @@ async fn a_canaried_task_took_what_it_took_whatever_the_clocks_of_who_accepts_an
         wait_until(TEST_DEADLINE, "somebody leads", async || rollout().await["weight"] == 100.0)
             .await;
         let call = json!({"task": "t", "arguments": {"sleep_ms": 300}});
+        two.acceptor.wait_until_topic_has_slots("calls").await;
         let answer = two.acceptor.data_client().post("/invoke", &call).await;
         assert_eq!(
             (answer.status.as_u16(), answer.header("x-omnidaemon-path")),

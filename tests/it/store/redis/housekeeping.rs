@@ -23,9 +23,11 @@ async fn leased_by(store: &RunningStore, process: &str) -> Lease {
 async fn beat(store: &RunningStore, process: &str) {
     let beat = WorkerHeartbeat {
         process: process.into(),
-        active_slots: 1,
-        busy_slots: 1,
+        active_workers: 1,
+        busy_workers: 1,
         started_at: UnixMs(1),
+        topics: None,
+        age: Duration::ZERO,
     };
     store.record_heartbeat(&beat).await.expect("beats");
 }

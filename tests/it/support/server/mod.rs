@@ -282,6 +282,14 @@ impl Omnidaemon {
         self.scrape_metrics().await.value(name, labels)
     }
 
+    /// Waits until the proxy knows of a live consumer of a topic.
+    pub async fn wait_until_topic_has_slots(&self, topic: &str) {
+        wait_until(TEST_DEADLINE, "a live consumer of the topic", async || {
+            self.metric_value("omnidaemon_topic_slots", &[("topic", topic)]).await > 0.0
+        })
+        .await;
+    }
+
     /// Edits the config and saves it in place.
     ///
     /// # Panics
