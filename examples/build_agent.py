@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A `command` handler for genesis.build: writes a stub of each component asked for, and lists them.
+"""A `command` handler for genesis.build: writes a stub of each requested component, and lists the stubs.
 
-The task comes as JSON on stdin, the result goes as JSON to stdout, progress to stderr; any exit status
-but 0 is a failed attempt. Try it:  echo '{"payload": {"components": ["rest_api"]}}' | python3 examples/build_agent.py
+The program reads the task as JSON from stdin, and writes the result as JSON to stdout and log lines to stderr. Any
+exit status other than 0 is a failed attempt. Try it:  echo '{"payload": {"components": ["rest_api"]}}' | python3 examples/build_agent.py
 """
 import json
 import re

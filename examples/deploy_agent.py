@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A `command` handler for genesis.deploy: goes through the steps of a deployment and names where it would be.
+"""A `command` handler for genesis.deploy: simulates the steps of a deployment and returns the URL it would have.
 
-It changes nothing anywhere. The task comes as JSON on stdin, the result goes as JSON to stdout, progress to
-stderr; any exit status but 0 is a failed attempt. A deployment that is tried again is the same deployment:
-its id is made of the task's.
+The program deploys nothing. It reads the task as JSON from stdin, and writes the result as JSON to stdout and log lines
+to stderr. Any exit status other than 0 is a failed attempt. The deployment id is derived from the task's id, so that
+repeated attempts of a task return the same deployment.
 Try it:  echo '{"payload": {"repo_url": "https://github.com/user/business"}}' | python3 examples/deploy_agent.py
 """
 import hashlib

@@ -1,8 +1,8 @@
-//! How often gates are wrong over all looks, and how soon they are right: the tables of
-//! `docs/gates.md`.
+//! Prints the tables of `docs/gates.md`: how often gates are wrong over all evaluations, and how
+//! soon they are right.
 //!
-//! `cargo run --release --example gates` runs it, on all cores, for some minutes. Seeds are fixed:
-//! it prints the same everywhere. A quicker selection runs with the tests
+//! `cargo run --release --example gates` runs it on all cores for some minutes. Random seeds are
+//! fixed: the output is the same on every machine. A quicker selection runs with the tests
 //! (`tests/it/rollout/gates/`).
 
 use std::thread;
@@ -41,11 +41,12 @@ fn main() {
 fn false_rollbacks() {
     const RUNS: u64 = 1_000;
     println!(
-        "\n### A healthy canary rolled back within 120 looks (1 % of both paths fail, {RUNS} \
-            runs)\n"
+        "\n### A healthy canary rolled back within 120 evaluations (1 % of both paths fail, \
+            {RUNS} runs)\n"
     );
     println!(
-        "| requests a look | weight | this gate | 95 % interval at each look |\n|---|---|---|---|"
+        "| requests per evaluation | weight | this gate | 95 % interval at each evaluation \
+            |\n|---|---|---|---|"
     );
     let gate = errors(None, Some(0.005));
     for (requests, weight) in places() {
@@ -64,12 +65,12 @@ fn false_rollbacks() {
 fn false_rollbacks_of_climbs() {
     const RUNS: u64 = 300;
     println!(
-        "\n### The same over a climb of 10, 25, 50 and 100 %, 120 looks each (`max: 1%`, `margin: \
-            0.5%`, {RUNS} runs)\n"
+        "\n### The same over a climb of 10, 25, 50 and 100 %, 120 evaluations each (`max: 1%`, \
+            `margin: 0.5%`, {RUNS} runs)\n"
     );
     println!(
-        "| requests a look | both paths fail | this gate | 95 % interval at each look \
-            |\n|---|---|---|---|"
+        "| requests per evaluation | both paths fail | this gate | 95 % interval at each \
+            evaluation |\n|---|---|---|---|"
     );
     let gate = errors(Some(0.01), Some(0.005));
     for (requests, base) in
@@ -122,14 +123,14 @@ fn bounded(failed: u64, total: u64) -> BoundedShare {
 
 fn false_promotions() {
     const RUNS: u64 = 1_000;
-    const LOOKS: usize = 500;
+    const EVALUATIONS: usize = 500;
     println!(
-        "\n### A canary promoted within {LOOKS} looks that fails exactly as often as `max: 1%` \
-            allows ({RUNS} runs)\n"
+        "\n### A canary promoted within {EVALUATIONS} evaluations that fails exactly as often as \
+            `max: 1%` allows ({RUNS} runs)\n"
     );
     println!(
-        "| async requests a look | this gate | Wilson's bound at each look | Wilson's bound at \
-            300, 600, 1,200, … |"
+        "| async requests per evaluation | this gate | Wilson's bound at each evaluation | \
+            Wilson's bound at 300, 600, 1,200, … |"
     );
     println!("|---|---|---|---|");
     let gate = errors(Some(0.01), None);
@@ -137,12 +138,12 @@ fn false_promotions() {
         let truth = TrafficModel::healthy(2 * requests, 0.5, 0.01);
         let runs = each(RUNS, |seed| {
             let world = &mut SimulatedTraffic::new(truth, seed);
-            run_step(&gate, MIN, world, LOOKS, |step: &StepOutcome| step.passed_at.is_some())
+            run_step(&gate, MIN, world, EVALUATIONS, |step: &StepOutcome| step.passed_at.is_some())
                 .passed_at
                 .is_some()
         });
         let by_wilson =
-            |spread: bool| each(RUNS, |seed| passed_by_wilson(truth, LOOKS, seed, spread));
+            |spread: bool| each(RUNS, |seed| passed_by_wilson(truth, EVALUATIONS, seed, spread));
         println!(
             "| {requests} | {} | {} | {} |",
             count(&runs),
@@ -152,17 +153,17 @@ fn false_promotions() {
     }
 }
 
-fn passed_by_wilson(truth: TrafficModel, looks: usize, seed: u64, spread: bool) -> bool {
+fn passed_by_wilson(truth: TrafficModel, evaluations: usize, seed: u64, spread: bool) -> bool {
     let (mut world, mut failed, mut total, mut next) =
         (SimulatedTraffic::new(truth, seed), 0, 0, MIN.async_requests);
-    (0..looks).any(|_| {
+    (0..evaluations).any(|_| {
         let news = world.next_evidence();
         (failed, total) = (failed + news.async_counts.failed, total + news.async_counts.total);
-        let looks = total >= next;
-        while looks && spread && next <= total {
+        let is_evaluated = total >= next;
+        while is_evaluated && spread && next <= total {
             next *= 2;
         }
-        looks && wilson_interval(failed, total, Z_95_ONE_SIDED).1 <= 0.01
+        is_evaluated && wilson_interval(failed, total, Z_95_ONE_SIDED).1 <= 0.01
     })
 }
 
@@ -172,7 +173,7 @@ fn promotions() {
         "\n### Async outcomes until `max: 1%` passes, half of the runs and nine of ten ({RUNS} \
             runs)\n"
     );
-    println!("| the truth fails | half | nine of ten |\n|---|---|---|");
+    println!("| true share of failures | half | nine of ten |\n|---|---|---|");
     let gate = errors(Some(0.01), None);
     for share in [0.0, 0.001, 0.002, 0.003, 0.005, 0.007] {
         let truth = TrafficModel::healthy(40, 0.5, share);
@@ -209,12 +210,12 @@ fn promotions() {
 fn detection() {
     const RUNS: u64 = 300;
     println!(
-        "\n### A worse canary rolled back within 120 looks, and the look in the middle (1 % of \
-            sync fail, {RUNS} runs)\n"
+        "\n### A worse canary rolled back within 120 evaluations, and the median evaluation \
+            (1 % of sync fail, {RUNS} runs)\n"
     );
     println!(
-        "| requests a look | weight | `margin` alone: 2× | 3× | 5× | 20× | with `max: 1%`: 2× | \
-            3× | 5× | 20× |"
+        "| requests per evaluation | weight | `margin` alone: 2× | 3× | 5× | 20× | with \
+            `max: 1%`: 2× | 3× | 5× | 20× |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (requests, weight) in places() {
@@ -240,11 +241,12 @@ fn detection() {
 fn alarms() {
     const RUNS: u64 = 100;
     println!(
-        "\n### A healthy rollout alarmed within 30 days ({RUNS} runs of 86,400 looks, `max: 1%` \
-            and the sync path)\n"
+        "\n### False alarms of a healthy rollout within 30 days ({RUNS} runs of 86,400 \
+            evaluations, `max: 1%` and the sync path)\n"
     );
     println!(
-        "| requests a look | weight | fail | alarmed | the highest ln E but one (alarm: {:.1}) |",
+        "| requests per evaluation | weight | fail | false alarm | the second highest ln E \
+            (alarm: {:.1}) |",
         statistics::restarted_threshold(0.01)
     );
     println!("|---|---|---|---|---|");
@@ -271,36 +273,39 @@ fn alarms() {
 fn after_a_million() {
     const RUNS: u64 = 100;
     println!(
-        "\n### After a million healthy requests: alarmed within an hour, and the look in the \
-            middle ({RUNS} runs)\n"
+        "\n### Alarms within an hour after a million healthy requests, and the median \
+            evaluation ({RUNS} runs)\n"
     );
     println!(
-        "| requests a look | weight | 2× | 3× | 5× | 20× | 5×, by a test that does not restart |"
+        "| requests per evaluation | weight | 2× | 3× | 5× | 20× | 5×, by a test without \
+            restarts |"
     );
     println!("|---|---|---|---|---|---|---|");
     for (requests, weight) in places() {
         let truth = TrafficModel::healthy(requests, weight, 0.005);
-        let worse =
-            WORSE.map(|times| found_at(&each(RUNS, |seed| caught_late(truth, times, seed))));
-        let blind = found_at(&each(RUNS, |seed| caught_blind(truth, 5.0, seed)));
+        let worse = WORSE.map(|times| {
+            found_at(&each(RUNS, |seed| evaluations_until_detected(truth, times, seed)))
+        });
+        let blind =
+            found_at(&each(RUNS, |seed| evaluations_until_detected_by_sum(truth, 5.0, seed)));
         println!("| {requests} | {} | {} | {blind} |", percent(weight), worse.join(" | "));
     }
 }
 
-/// Looks after a million healthy requests until it is noticed that the async path got worse; an
-/// hour at most.
-fn caught_late(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
+/// The evaluations after a million healthy requests until the detectors find that the async path
+/// got worse; `None` after an hour.
+fn evaluations_until_detected(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
     let (mut world, mut detectors) =
         (SimulatedTraffic::new(truth, seed), ErrorDetectors::new(0.01));
-    caught(&mut world, times, |world| {
+    detect(&mut world, times, |world| {
         detectors.observe(world) >= statistics::restarted_threshold(0.01)
     })
 }
 
-/// The same by a test against the sync path that only sums.
-fn caught_blind(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
+/// The same by a test against the sync path that only sums and never restarts.
+fn evaluations_until_detected_by_sum(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
     let (mut world, mut whole) = (SimulatedTraffic::new(truth, seed), SequentialScores::default());
-    caught(&mut world, times, |world| {
+    detect(&mut world, times, |world| {
         let news = world.next_evidence();
         let (bad, sync) = (news.async_counts.failed, news.sync_counts.failed);
         statistics::add_scores(
@@ -311,17 +316,17 @@ fn caught_blind(truth: TrafficModel, times: f64, seed: u64) -> Option<usize> {
     })
 }
 
-fn caught(
+fn detect(
     world: &mut SimulatedTraffic,
     times: f64,
-    mut speaks: impl FnMut(&mut SimulatedTraffic) -> bool,
+    mut is_alarmed: impl FnMut(&mut SimulatedTraffic) -> bool,
 ) -> Option<usize> {
     let truth = world.model;
     for _ in 0..1_000_000 / truth.requests_per_evaluation {
-        speaks(world);
+        is_alarmed(world);
     }
     world.model = truth.with_failures_times(times);
-    (1..=EVALUATIONS_PER_HOUR).find(|_| speaks(world))
+    (1..=EVALUATIONS_PER_HOUR).find(|_| is_alarmed(world))
 }
 
 fn errors(max: Option<f64>, margin: Option<f64>) -> GateConfig {
@@ -333,7 +338,7 @@ fn places() -> impl Iterator<Item = (u64, f64)> {
     TRAFFIC.into_iter().flat_map(|requests| WEIGHTS.map(|weight| (requests, weight)))
 }
 
-/// Runs seeds on all cores.
+/// Runs the simulation once per seed, on all cores.
 fn each<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let run = &run;
@@ -352,7 +357,7 @@ fn count(runs: &[bool]) -> String {
     percent(hits as f64 / runs.len() as f64)
 }
 
-/// `99 %, 40`: which share was found, and at which look half of the found were.
+/// `99 %, 40`: the share of runs in which it was found, and the median evaluation of these runs.
 #[allow(clippy::cast_precision_loss)]
 fn found_at(runs: &[Option<usize>]) -> String {
     let mut found: Vec<usize> = runs.iter().copied().flatten().collect();

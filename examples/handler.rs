@@ -1,10 +1,10 @@
-//! omnidaemon as a library: a proxy in front of a legacy endpoint whose tasks a function of our own
-//! runs.
+//! omnidaemon as a library: a proxy in front of a legacy endpoint, with a handler in Rust that runs
+//! the tasks.
 //!
 //! ```console
 //! $ cargo run --example handler -- http://127.0.0.1:9000
-//! $ curl -s http://127.0.0.1:8000/invoke/async -H 'content-type: application/json' -d
-//! '{"name":"ada"}'
+//! $ curl -s http://127.0.0.1:8000/invoke/async -H 'content-type: application/json' \
+//!     -d '{"name":"ada"}'
 //! ```
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use omnidaemon::task::{FailureKind, TaskAnswer, TaskFailure, Topic};
 use omnidaemon::worker::{Handler, TaskAttempt};
 use tokio_util::sync::CancellationToken;
 
-/// Greets whoever the payload names.
+/// Greets the person that the payload names.
 struct Greeter;
 
 #[async_trait]

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A `command` handler for genesis.qa: runs the suites asked for, and reports coverage against the target.
+"""A `command` handler for genesis.qa: runs the requested suites, and compares the coverage with the target.
 
-The task comes as JSON on stdin, the result goes as JSON to stdout, progress to stderr; any exit status
-but 0 is a failed attempt. Try it:  echo '{"payload": {"tests": ["unit"]}}' | python3 examples/qa_agent.py
+The program reads the task as JSON from stdin, and writes the result as JSON to stdout and log lines to stderr. Any
+exit status other than 0 is a failed attempt. Try it:  echo '{"payload": {"tests": ["unit"]}}' | python3 examples/qa_agent.py
 """
 import json
 import sys
 import time
 
-# What a real agent would find out: tests of each suite, and the share of the code that they cover.
+# Sample values in place of real test runs: the tests of each suite, and the percentage of the code that they cover.
 SUITES = {"unit": (120, 71), "integration": (34, 12), "e2e": (9, 5)}
 
 

@@ -1,8 +1,8 @@
 //! omnidaemon moves the traffic of a synchronous HTTP endpoint onto a durable task queue, a share
 //! at a time, and rolls back when the new path is worse.
 //!
-//! The floors, from the top. A file imports only from lower floors, which `tests/it/arch/floors.rs`
-//! checks:
+//! The floors, from the top. A file imports only from lower floors, which
+//! `tests/it/arch/floors.rs` checks:
 //!
 //! ```text
 //! 7  main.rs, cli/                 parse arguments, one call, render

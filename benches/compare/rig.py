@@ -1,4 +1,4 @@
-"""What the comparisons share: processes that end with the script, free ports, spreads, and the page they write to."""
+"""Shared code of the comparisons: processes that end with the script, free ports, spreads, and the page with the tables."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Server:
-    """A process under a config of its own, pinned to a core where one is given; it dies with this script."""
+    """A server process with its own configuration, pinned to `core` if one is given; it is killed when this script ends."""
 
     def __init__(self, name: str, core: int | None, command: list[str], port: int, directory: Path):
         self.name, self.port = name, port
@@ -39,12 +39,12 @@ class Server:
         sys.exit(f"{self.name} does not accept on port {self.port}:\n{self.log.read_text()[-2000:]}")
 
     def cpu_ns(self) -> dict[str, int]:
-        """CPU time of each of its threads so far."""
+        """Returns the CPU time of each thread of the process so far."""
         spent = {}
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             try:
                 spent[task.name] = int((task / "schedstat").read_text().split()[0])
-            except FileNotFoundError:  # it ended meanwhile
+            except FileNotFoundError:  # the thread ended meanwhile
                 pass
         return spent
 
@@ -73,18 +73,18 @@ def free_ports(n: int) -> list[int]:
             s.close()
 
 
-def said(*command: str) -> str:
+def first_output_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     return (done.stdout + done.stderr).splitlines()[0]
 
 
 def spread(values: list[float], digits: int) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+    low, median, high = min(values), statistics.median(values), max(values)
+    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def machine() -> str:
-    """The machine, the date and the commit, in words."""
+    """Returns the machine, the date and the commit as one line."""
 
     def git(*command: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *command], capture_output=True, text=True).stdout.strip()
@@ -97,7 +97,7 @@ def machine() -> str:
 
 
 def write(name: str, lines: list[str]) -> None:
-    """Puts the lines between the markers `name` of docs/performance.md."""
+    """Replaces the lines between the markers `name` of docs/performance.md."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     page = PAGE.read_text()
     before, rest = page.split(begin)

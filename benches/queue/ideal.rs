@@ -1,8 +1,8 @@
-//! The least that a cycle can cost on Redis: bare commands, no promise but at-least-once delivery.
+//! The lowest cost of a cycle on Redis: bare commands that guarantee at-least-once delivery only.
 //!
-//! `XADD`, a share of an `XREADGROUP`, and one script per task that acknowledges, keeps the result
-//! and deletes the entry: what a driver gets out of the server when nobody counts attempts, fences,
-//! retries or tells who waits.
+//! A task costs `XADD`, a share of an `XREADGROUP`, and one script that acknowledges the entry,
+//! stores the result and deletes the entry. There is no count of attempts, no fencing, no retry and
+//! no notification of waiting clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ const END: &str = "redis.call('XACK', KEYS[1], 'g', ARGV[1]) redis.call('SET', K
     'EX', 86400) \
                    return redis.call('XDEL', KEYS[1], ARGV[1])";
 
-/// Both at once: makes and ends all tasks.
+/// Enqueues and ends all tasks, both at once.
 pub(super) async fn run(plan: &Plan) -> Result<(), Failed> {
     let client = redis::Client::open(plan.store.as_str())?;
     let connection = client.get_multiplexed_async_connection().await?;
@@ -83,7 +83,7 @@ async fn consume(
                 call.invoke_async::<u64>(&mut shared).await
             });
         }
-        // as many as a pool has slots, and no more
+        // no more tasks run at a time than a worker pool of this concurrency has slots
         while let Some(done) = running.join_next().await {
             done??;
             ended += 1;

@@ -1,5 +1,5 @@
-//! One process of the queue benchmark (`benches/compare/queue`): producers and a worker pool over a
-//! store, no HTTP.
+//! One process of the queue benchmark (`benches/compare/queue`): producers and a worker pool on a
+//! store, without HTTP.
 //!
 //! ```console
 //! $ cargo bench --bench queue -- --store redis://127.0.0.1:6379 --phase both --tasks 50000
@@ -8,9 +8,9 @@
 //! {"seconds": 1.04}
 //! ```
 //!
-//! `enqueue` makes tasks durable, `drain` runs those that wait, `both` does both at once, `ideal`
-//! does both with bare commands and no promises. A task's handler answers at once; its result is
-//! kept. Everything that a worker does is on: leases, renewals, heartbeats, fencing.
+//! `enqueue` makes tasks durable, `drain` runs the waiting tasks, `both` does both at once, `ideal`
+//! does both with bare Redis commands (`ideal.rs`). A task's handler answers at once; its result is
+//! stored. All duties of a worker are enabled: leases, renewals, heartbeats, fencing.
 
 mod ideal;
 
@@ -35,7 +35,7 @@ type Failed = Box<dyn Error + Send + Sync>;
 
 const TOPIC: &str = "bench";
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Clone)]
 struct Plan {
     store: String,
@@ -46,7 +46,7 @@ struct Plan {
     payload: usize,
 }
 
-/// Answers at once, and counts.
+/// A handler that answers at once and counts its tasks.
 struct NoOp(Arc<AtomicUsize>);
 
 #[async_trait]
@@ -111,7 +111,7 @@ async fn main() -> Result<(), Failed> {
     done(seconds)
 }
 
-/// Says that all is set up, and waits for the word.
+/// Reports that the setup is complete, and waits for a line of stdin.
 fn ready() -> Result<(), Failed> {
     println!("ready");
     std::io::stdout().flush()?;
@@ -119,7 +119,7 @@ fn ready() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Says how long it took, and waits until the CPU time is read.
+/// Reports the duration, and waits until `benches/compare/queue` has read the CPU time.
 fn done(seconds: f64) -> Result<(), Failed> {
     println!("{{\"seconds\": {seconds}}}");
     std::io::stdin().read_line(&mut String::new())?;
@@ -150,7 +150,7 @@ async fn produce(circuit: &Arc<Circuit>, queue: &TopicQueue, plan: &Plan) -> Res
     Ok(())
 }
 
-/// A JSON object of so many bytes.
+/// A JSON object with a length of `bytes`.
 fn payload(bytes: usize) -> String {
     let frame = "{\"text\":\"\"}";
     format!("{{\"text\":\"{}\"}}", "x".repeat(bytes.saturating_sub(frame.len())))

@@ -1,37 +1,38 @@
-//! What is wrong with a configuration, where, and what to write instead.
+//! Problems and warnings of a configuration: what is wrong, where, and what to write instead.
 //!
-//! The stages share one [`Report`]; nothing stops at its first problem, so that a file is mended in
-//! one go. What came from a file shows its line, what came from the environment shows its variable.
+//! All loading stages add to one [`ConfigDiagnostics`] and go on after a problem, so that one run
+//! reports every mistake of a file. A problem names its position: line and column of the file, or
+//! the environment variable that set the value.
 
 use std::fmt;
 
-/// At most so many problems are shown: after that the file is not a configuration at all.
+/// The most problems that are printed; a file with more is probably no configuration.
 const MAX_SHOWN_PROBLEMS: usize = 50;
 
-/// Where a key or value was written.
+/// Where a key or value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ValueOrigin {
-    /// In the file; both count from 1.
+    /// The configuration file; line and column count from 1.
     InFile {
         /// The line.
         line: usize,
         /// The column, in characters.
         column: usize,
     },
-    /// In an environment variable of this name.
+    /// The environment variable of this name.
     FromVariable(String),
 }
 
-/// One thing that is wrong, or that deserves a second look.
+/// One problem or warning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// The line, from 1; none where nothing of the file is to blame.
+    /// The line, from 1; none when the problem is not at a line of the file.
     pub line: Option<usize>,
     /// The column, from 1.
     pub column: Option<usize>,
     /// The environment variable that set the value.
     pub variable: Option<String>,
-    /// The key's path, such as `routes.invoke.rollout.percent`; empty for the file as a whole.
+    /// The path of the key, such as `routes.invoke.rollout.percent`; empty for the whole file.
     pub field: String,
     /// What is wrong.
     pub message: String,
@@ -40,18 +41,18 @@ pub struct ConfigProblem {
 }
 
 impl ConfigProblem {
-    /// A problem of the file as a whole.
+    /// A problem of the whole file: without a field and without a position.
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into(), ..Self::default() }
     }
 
-    /// The same, of a field.
+    /// Sets the field that the problem is about.
     pub(crate) fn with_field(mut self, field: impl Into<String>) -> Self {
         self.field = field.into();
         self
     }
 
-    /// The same, written there.
+    /// Sets the position, where `origin` has one.
     pub(crate) fn with_origin(mut self, origin: Option<&ValueOrigin>) -> Self {
         match origin {
             Some(ValueOrigin::InFile { line, column }) => {
@@ -63,8 +64,8 @@ impl ConfigProblem {
         self
     }
 
-    /// The problem as one line: `FILE:LINE:COLUMN: FIELD: MESSAGE: HINT`, from `FILE` on
-    /// whatever is known.
+    /// The problem as one line: `FILE:LINE:COLUMN: FIELD: MESSAGE: HINT`. Parts that are not known
+    /// are left out; the name of a variable takes the place of `FILE:LINE:COLUMN`.
     #[must_use]
     pub fn render_line(&self, file: &str) -> String {
         let place = match (&self.variable, self.line, self.column) {
@@ -78,12 +79,12 @@ impl ConfigProblem {
     }
 }
 
-/// All that is wrong with a configuration; never empty.
+/// All problems of a configuration that was refused; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigProblems {
-    /// The file, or what stands for it.
+    /// The path of the file, or `arguments` for a configuration from command-line arguments.
     pub file: String,
-    /// The problems in the order of the file.
+    /// The problems in the order of the lines.
     pub problems: Vec<ConfigProblem>,
 }
 
@@ -100,25 +101,25 @@ impl fmt::Display for ConfigProblems {
     }
 }
 
-/// What the stages found so far.
+/// The problems and warnings that the stages have found so far.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigDiagnostics {
-    /// What makes the configuration unusable.
+    /// Mistakes; with one of them the configuration is refused.
     pub(crate) problems: Vec<ConfigProblem>,
-    /// What only deserves a second look.
+    /// Likely mistakes; the configuration is used.
     pub(crate) warnings: Vec<ConfigProblem>,
 }
 
 impl ConfigDiagnostics {
-    /// Puts both lists into the order of the file; what has no line comes first.
+    /// Sorts both lists by line and column; entries without a line come first.
     pub(crate) fn sort_by_position(&mut self) {
         self.problems.sort_by_key(|problem| (problem.line, problem.column));
         self.warnings.sort_by_key(|problem| (problem.line, problem.column));
     }
 }
 
-/// `text` as it is put into a message: in backticks, short, and without characters that a terminal
-/// obeys.
+/// `text` for a message: in backticks, cut after 60 characters, and with control characters
+/// escaped so that a terminal does not act on them.
 pub(crate) fn quote_for_message(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     let mut short: String = text.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();

@@ -1,7 +1,9 @@
-//! A file, or the arguments that stand for one, and the environment → a checked configuration.
+//! Loads a checked configuration from a file, or from the arguments of `serve`, and the
+//! environment.
 //!
-//! The stages run in turn over one report, so that one reading finds everything. Nothing here
-//! changes anything: whoever reloads keeps the old configuration when this one is refused.
+//! The stages run one after the other and share one [`ConfigDiagnostics`], so that one load finds
+//! every problem. Loading has no side effects: when a reload is refused, the caller still has the
+//! configuration that was in use.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -16,24 +18,24 @@ use crate::config::environment::expand::{EnvVars, expand_references, expand_vari
 use crate::config::environment::overrides;
 use crate::config::parse::parse_config;
 
-/// The file that comes with the repository, whose programs it names.
+/// The configuration file of the repository; its handlers name programs of the repository.
 const SHIPPED_CONFIG: &str = include_str!("../../config/omnidaemon.yaml");
 
-/// A configuration that can be used.
+/// A configuration without problems, with its warnings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadedConfig {
-    /// What the operator means.
+    /// The checked configuration.
     pub config: Config,
-    /// What deserves a second look, such as a variable that shadows an edited key.
+    /// Likely mistakes, such as an environment variable that overrides a key of the file.
     pub warnings: Vec<ConfigProblem>,
-    /// Names the text it was read from: 16 hexadecimal digits of its SHA-256.
+    /// The first 16 hexadecimal digits of the SHA-256 of the text that was loaded.
     pub content_digest: String,
 }
 
-/// Loads a file.
+/// Loads a configuration file.
 ///
 /// # Errors
-/// Everything that is wrong with the file, or why it cannot be read.
+/// All problems of the file, or one problem that says why it cannot be read.
 pub fn load_file(path: &Path, env: &EnvVars) -> Result<LoadedConfig, ConfigProblems> {
     let file = path.display().to_string();
     let bytes = read_bounded(path).map_err(|error| {
@@ -56,7 +58,7 @@ pub fn load_file(path: &Path, env: &EnvVars) -> Result<LoadedConfig, ConfigProbl
     loaded.ok_or(ConfigProblems { file, problems: report.problems })
 }
 
-/// Loads what `serve --upstream URL [--path PATH] [--percent N]` says, without a file.
+/// Builds the configuration of `serve --upstream URL [--path PATH] [--percent N]`, without a file.
 ///
 /// # Errors
 /// As [`load_file`].
@@ -77,7 +79,7 @@ pub fn load_for_upstream(
     );
     let (loaded, mut report) = run_stages(text.as_bytes(), env);
     report.sort_by_position();
-    // Nobody wrote these lines.
+    // The text is generated: its line numbers mean nothing to the operator.
     let without_line = |problem| ConfigProblem { line: None, column: None, ..problem };
     let loaded = loaded.map(|loaded| LoadedConfig {
         warnings: loaded.warnings.into_iter().map(without_line).collect(),
@@ -87,27 +89,28 @@ pub fn load_for_upstream(
     loaded.ok_or(ConfigProblems { file: "arguments".into(), problems: list })
 }
 
-/// A YAML scalar that is `text` and nothing else, with nothing to expand.
+/// `text` as a quoted YAML scalar, with `$` doubled so that no reference in it is expanded.
 fn quote_yaml_scalar(text: &str) -> String {
     let text = text.replace('$', "$$");
     serde_json::Value::String(text).to_string()
 }
 
-/// What `config init` writes: the shipped file, with what only works in the repository as comments.
+/// The file that `config init` writes: the shipped file, with the parts that need the repository's
+/// example programs as comments.
 #[must_use]
 pub fn render_init_file() -> String {
-    let mut example = false;
+    let mut in_examples = false;
     let mut out = String::with_capacity(SHIPPED_CONFIG.len());
     for line in SHIPPED_CONFIG.lines() {
         match line.trim_start() {
             mark if mark.starts_with("# <examples>") => {
-                example = true;
+                in_examples = true;
                 out.push_str(
                     "  # Programs take a task on stdin and write its result to stdout, such as:\n",
                 );
             }
-            "# </examples>" => example = false,
-            _ if example => {
+            "# </examples>" => in_examples = false,
+            _ if in_examples => {
                 let _ = writeln!(out, "  # {}", line.strip_prefix("  ").unwrap_or(line));
             }
             _ => {
@@ -118,19 +121,21 @@ pub fn render_init_file() -> String {
     out
 }
 
-/// Runs the stages; none when there are problems.
+/// Runs the stages over the text of a configuration; no configuration when there are problems.
 fn run_stages(bytes: &[u8], env: &EnvVars) -> (Option<LoadedConfig>, ConfigDiagnostics) {
     let mut report = ConfigDiagnostics::default();
     let Some(mut root) = yaml::parse_document(bytes, &mut report.problems) else {
         return (None, report);
     };
-    let source = find_store_url(&root).and_then(|text| expand_variables_only(text, env));
+    let url_template = find_store_url(&root).and_then(|text| expand_variables_only(text, env));
     expand_references(&mut root, env, &mut report.problems);
-    let expanded = find_store_url(&root).map(str::to_owned);
+    let expanded_url = find_store_url(&root).map(str::to_owned);
     overrides::apply_overrides(&mut root, env, &mut report);
     let mut config = parse_config(&root, &mut report);
-    if let Some(source) = source.filter(|_| find_store_url(&root) == expanded.as_deref()) {
-        config.store.url.set_file_template(source);
+    // A URL that an environment variable has replaced is not the one of the file.
+    let is_from_file = find_store_url(&root) == expanded_url.as_deref();
+    if let Some(template) = url_template.filter(|_| is_from_file) {
+        config.store.url.set_file_template(template);
     }
     report.sort_by_position();
     let loaded = LoadedConfig {
@@ -141,7 +146,7 @@ fn run_stages(bytes: &[u8], env: &EnvVars) -> (Option<LoadedConfig>, ConfigDiagn
     (report.problems.is_empty().then_some(loaded), report)
 }
 
-/// The text at `store.url`.
+/// The text at `store.url`; none when it is absent or no text.
 fn find_store_url(root: &yaml::YamlNode) -> Option<&str> {
     match &root.find_path(&["store", "url"])?.value {
         yaml::YamlValue::Text(text) => Some(text),
@@ -149,7 +154,7 @@ fn find_store_url(root: &yaml::YamlNode) -> Option<&str> {
     }
 }
 
-/// The file's bytes; of one that is too large, enough to show that.
+/// The bytes of a file, at most one more than the limit: enough to see that it is too large.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(yaml::MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
@@ -164,8 +169,8 @@ pub(super) fn content_digest(bytes: &[u8]) -> String {
     })
 }
 
-/// The fields that differ and that a running process cannot change; a reload with one of them is
-/// refused.
+/// The fields that differ between two configurations and that only a restart can change. A reload
+/// that changes one of them is refused.
 #[must_use]
 pub fn find_restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     let fields = [
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rollout_in_comments_of_the_shipped_file_is_right_and_says_the_defaults() {
+    fn the_commented_rollout_of_the_shipped_file_is_valid_and_has_the_defaults() {
         let rollout = |loaded: LoadedConfig| {
             loaded.config.routes.into_iter().next().expect("a route").rollout
         };
@@ -263,9 +268,9 @@ mod tests {
             &EnvVars::new(),
         );
         assert_eq!((&report.problems, &report.warnings), (&vec![], &vec![]));
-        let said = rollout(loaded.expect("no problems"));
-        assert_eq!((said.sticky_keys.len(), said.pin.async_key_values.len()), (1, 1));
-        assert_eq!((said.promotion_windows.len(), said.notifications.len()), (1, 1));
+        let uncommented = rollout(loaded.expect("no problems"));
+        assert_eq!((uncommented.sticky_keys.len(), uncommented.pin.async_key_values.len()), (1, 1));
+        assert_eq!((uncommented.promotion_windows.len(), uncommented.notifications.len()), (1, 1));
         let (sticky, pin, windows, notify) = (vec![], PinConfig::default(), vec![], vec![]);
         assert_eq!(
             RolloutConfig {
@@ -273,7 +278,7 @@ mod tests {
                 pin,
                 promotion_windows: windows,
                 notifications: notify,
-                ..said
+                ..uncommented
             },
             plain
         );
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_says_the_way_out() {
+    fn a_file_that_cannot_be_read_is_a_problem_with_a_hint() {
         let missing =
             load_file(Path::new("nowhere.yaml"), &EnvVars::new()).expect_err("no file").to_string();
         assert_eq!(
@@ -386,7 +391,7 @@ mod tests {
         assert_eq!(
             route.rollout.mode,
             RolloutMode::Manual,
-            "who asks for a share on the command line sees it at once"
+            "a share on the command line is in force at once"
         );
         let loaded = load_for_upstream(
             "https://api",
@@ -399,12 +404,16 @@ mod tests {
             (config.routes[0].rollout.percent.basis_points(), config.workers.count),
             (1250, 2)
         );
-        let odd = load_for_upstream("http://a\"}, b: ${HOME} {\n", Some("x"), Some("110"), &none)
-            .expect_err("nonsense");
-        let fields: Vec<_> = odd.problems.iter().map(|problem| problem.field.as_str()).collect();
+        let invalid =
+            load_for_upstream("http://a\"}, b: ${HOME} {\n", Some("x"), Some("110"), &none)
+                .expect_err("invalid arguments");
+        let fields: Vec<_> =
+            invalid.problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["upstream.url", "routes.invoke.path", "routes.invoke.rollout.percent"]);
         assert!(
-            odd.to_string().contains("arguments: routes.invoke.rollout.percent: 110 is over 100")
+            invalid
+                .to_string()
+                .contains("arguments: routes.invoke.rollout.percent: 110 is over 100")
         );
     }
 
@@ -438,7 +447,7 @@ mod tests {
         assert_eq!(loaded.map(|loaded| loaded.config), Some(load_shipped(&[]).config));
     }
 
-    /// Lines of the shipped file in another order, cut short, or with odd values.
+    /// Lines of the shipped file in random order, cut short, or with unusual YAML values.
     fn mangled_config_text() -> impl Strategy<Value = String> {
         let lines: Vec<&str> = SHIPPED_CONFIG.lines().collect();
         let line = prop_oneof![

@@ -1,13 +1,12 @@
-//! What the operator means: a checked, complete configuration, without an `Option` that cannot be
-//! none.
+//! The configuration: the file format, its checks and the types that the rest of the program reads.
 //!
-//! A file is read in stages: text → located tree (`yaml/`) → expanded values and overrides
-//! (`environment/`) → this (`parse/`, `check/`); `load.rs` runs them. Every stage adds to one
-//! list of problems, so that a file's mistakes are all reported at once, each with line, field and
-//! what to write instead. The names and defaults here are those of `config/omnidaemon.yaml`.
-//! `watch.rs` tells when to read again, `own.rs` whether an upstream's name is this process,
-//! `windows.rs` when a weight may be raised, `deadline.rs` how long a task may take, `shadow.rs`
-//! what is copied.
+//! `load.rs` runs the stages: text → tree with line numbers (`yaml/`) → variables and overrides
+//! (`environment/`) → [`Config`] (`parse/`, then `check/`). Every stage adds to one list of
+//! problems, so that all mistakes of a file are reported at once, each with line, field and what to
+//! write instead. A loaded [`Config`] is complete: defaults are filled in, and a field is an
+//! `Option` only where the setting may be absent. Key names and defaults are documented in
+//! `config/omnidaemon.yaml`. `watch.rs` notices edits of the file, and `plan_fields.rs` compares
+//! rollout plans between replicas.
 
 pub(crate) mod check;
 mod diagnostics;
@@ -59,23 +58,23 @@ use crate::task::Topic;
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The data plane.
+    /// The data plane: the port that clients call.
     pub proxy: ProxyConfig,
-    /// The admin plane.
+    /// The admin plane: health, metrics and API.
     pub admin: AdminConfig,
-    /// The legacy endpoint.
+    /// The servers of the legacy endpoint.
     pub upstream: UpstreamConfig,
-    /// Where tasks and rollout state live.
+    /// The store that keeps tasks and rollout state.
     pub store: StoreConfig,
     /// Routes in the order of the file; the first match wins.
     pub routes: Vec<RouteConfig>,
     /// Topics by name.
     pub topics: BTreeMap<Topic, TopicConfig>,
-    /// The embedded workers, and the default of `omnidaemon worker`.
+    /// The workers inside `serve`, and the defaults of `omnidaemon worker`.
     pub workers: WorkersConfig,
-    /// How results are kept.
+    /// How long results are kept, and how large they may be.
     pub results: ResultsConfig,
-    /// Who may be told of a task's end.
+    /// The hosts that a task's end may be posted to.
     pub webhooks: WebhooksConfig,
 }
 

@@ -1,9 +1,9 @@
-//! Tells when the configuration file has new content.
+//! Watches the configuration file and sends a message when its content has changed.
 //!
 //! The parent directory is watched, not the file: editors replace files, and a Kubernetes ConfigMap
-//! swaps a symlink beside it. Events only say when to look, and a poll looks anyway, for file
-//! systems without events; what counts is the digest of the content. It must be the same for a
-//! moment before it is told, so that a file that is being written is not read halfway.
+//! swaps a symlink beside the file. A file system event, or a poll every 3 s for file systems
+//! without events, only starts a comparison: the content has changed when its digest differs. The
+//! digest must stay the same for 100 ms first, so that a half-written file is not reported.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,13 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::load::{content_digest, read_bounded};
 
+/// How often the file is read when no event comes.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// How long content must stay the same.
+/// How long the digest must stay the same before a change is reported.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
-/// Sends to `changed` whenever the content of `path` differs from the one before, at first from the
-/// one that `loaded` is the [digest](super::LoadedConfig::content_digest) of; until `shutdown`, or
-/// until nobody listens. A file that is gone is no change: it is waited for.
+/// Sends to `changed` each time that the content of `path` has changed.
+///
+/// The first comparison is with `loaded`, the [digest](super::LoadedConfig::content_digest) of the
+/// configuration in use. The task ends at `shutdown`, or when the receiver of `changed` is dropped.
+/// Deletion of the file is not reported: the watcher waits until the file exists again.
 pub async fn watch_for_changes(
     path: PathBuf,
     loaded: String,
@@ -40,20 +43,20 @@ async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) 
     });
     let mut polls = interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut gone = false;
+    let mut is_missing = false;
     while !changed.is_closed() {
         tokio::select! {
             _ = polls.tick() => {}
             Some(()) = woken.recv() => {}
         }
-        let now = await_stable_digest(&path).await;
-        if now.is_none() && !gone {
+        let digest = await_stable_digest(&path).await;
+        if digest.is_none() && !is_missing {
             tracing::warn!(path = %path.display(), "config file is gone: the running config is \
                 kept");
         }
-        gone = now.is_none();
-        if let Some(now) = now.filter(|now| *now != seen) {
-            seen = now;
+        is_missing = digest.is_none();
+        if let Some(digest) = digest.filter(|digest| *digest != seen) {
+            seen = digest;
             if changed.send(()).await.is_err() {
                 return;
             }
@@ -61,16 +64,16 @@ async fn watch_loop(path: PathBuf, mut seen: String, changed: mpsc::Sender<()>) 
     }
 }
 
-/// The digest of the content once it has stopped changing; none while there is no file.
+/// Waits until the content has stopped changing, and returns its digest; none without a file.
 async fn await_stable_digest(path: &Path) -> Option<String> {
-    let mut before = read_digest(path).await;
+    let mut previous = read_digest(path).await;
     loop {
         sleep(SETTLE_TIME).await;
-        let now = read_digest(path).await;
-        if now == before {
-            return now;
+        let digest = read_digest(path).await;
+        if digest == previous {
+            return digest;
         }
-        before = now;
+        previous = digest;
     }
 }
 
@@ -89,7 +92,7 @@ fn watch_parent_dir(path: &Path, wake: mpsc::Sender<()>) -> notify::Result<Recom
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         if event.is_ok_and(|event| may_change_content(&event)) {
-            // A full channel has its wake-up already.
+            // When the channel is full, a wake-up is pending already.
             let _ = wake.try_send(());
         }
     })?;
@@ -97,7 +100,7 @@ fn watch_parent_dir(path: &Path, wake: mpsc::Sender<()>) -> notify::Result<Recom
     Ok(watcher)
 }
 
-/// Whether something may have changed: our own reading is an event too.
+/// Whether an event may be a change of content. Reads, such as the watcher's own, are events too.
 fn may_change_content(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
@@ -128,8 +131,8 @@ mod tests {
     }
 
     impl WatchedConfigFile {
-        /// Watches `name`, which has `content`, and waits until that has been told: then it is
-        /// being watched.
+        /// Watches the file `name`, which has `content`, and waits for the first report, after
+        /// which the watcher is running.
         async fn start(dir: TempDir, name: &str, content: &str) -> Self {
             let (sender, changed) = mpsc::channel(1);
             let (file, shutdown) = (dir.path().join(name), CancellationToken::new());
@@ -144,17 +147,17 @@ mod tests {
             watched
         }
 
-        /// Waits to be told, and gives what is in the file then.
+        /// Waits for the next report, and returns the content of the file at that time.
         async fn await_change(&mut self) -> String {
             timeout(TEST_TIMEOUT, self.changed.recv())
                 .await
-                .expect("told in time")
+                .expect("reported in time")
                 .expect("still watched");
             fs::read_to_string(&self.file).expect("a file")
         }
 
         async fn stop(mut self) {
-            assert!(self.changed.try_recv().is_err(), "told of what is no change");
+            assert!(self.changed.try_recv().is_err(), "reported without a change");
             self.shutdown.cancel();
             timeout(TEST_TIMEOUT, self.task).await.expect("stops").expect("without a panic");
         }
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plain_save_is_told_and_the_same_content_is_not() {
+    async fn a_plain_save_is_reported_and_the_same_content_is_not() {
         let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         fs::write(&watched.file, "a").expect("saved unchanged");
         fs::write(&watched.file, "b").expect("saved");
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_atomic_rename_is_told() {
+    async fn an_atomic_rename_is_reported() {
         let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         for content in ["b", "c"] {
             let next = watched.dir.path().join(".c.yaml.swp");
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_config_map_swap_is_told() {
+    async fn a_config_map_swap_is_reported() {
         let dir = tempfile::tempdir().expect("a directory");
         swap_config_map(dir.path(), "..2024_1", "a");
         symlink("..data/c.yaml", dir.path().join("c.yaml")).expect("the file");
@@ -216,7 +219,7 @@ mod tests {
         let mut watched = WatchedConfigFile::start(dir_with_config("a"), "c.yaml", "a").await;
         fs::remove_file(&watched.file).expect("deleted");
         assert_eq!(await_stable_digest(&watched.file).await, None);
-        assert!(watched.changed.try_recv().is_err(), "told of a file that is gone");
+        assert!(watched.changed.try_recv().is_err(), "reported a deleted file");
         fs::write(&watched.file, "b").expect("back");
         assert_eq!(watched.await_change().await, "b");
         watched.stop().await;
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_loaded_as_it_is_is_not_told() {
+    async fn a_file_that_is_the_same_as_when_it_was_loaded_is_not_reported() {
         let dir = dir_with_config("a");
         let (sender, mut changed) = mpsc::channel(1);
         let (file, shutdown) = (dir.path().join("c.yaml"), CancellationToken::new());
@@ -261,7 +264,8 @@ mod tests {
         ));
         assert_eq!(await_stable_digest(&file).await, Some(content_digest(b"a")));
         fs::write(&file, "b").expect("saved");
-        timeout(TEST_TIMEOUT, changed.recv()).await.expect("told in time").expect("still watched");
+        let report = timeout(TEST_TIMEOUT, changed.recv()).await.expect("reported in time");
+        report.expect("still watched");
         assert_eq!(
             (fs::read_to_string(&file).expect("a file").as_str(), changed.try_recv().is_err()),
             ("b", true)

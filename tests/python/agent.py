@@ -1,7 +1,8 @@
 """An agent of the Python OmniDaemon, with the package's own SDK: `agent.py '{"topic": …, "name": …}'`.
 
-REDIS_URL and STORAGE_BACKEND say where. It appends the id of every task that it begins to the file `runs`, and
-answers what its content asks for: {"sleep": seconds}, {"fail": text}, and in the end the content itself.
+REDIS_URL and STORAGE_BACKEND configure the connection. The agent appends the id of every task that it begins to the file
+`runs`. The content of a task controls it: {"sleep": seconds} waits, {"fail": text} raises an error; otherwise the agent
+returns the content.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ logging.basicConfig(level=logging.INFO)
 options = json.loads(sys.argv[1])
 
 
-def note(task_id):
+def record_run(task_id):
     if runs := options.get("runs"):
         file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(file, f"{task_id}\n".encode())
@@ -25,18 +26,18 @@ def note(task_id):
 
 
 async def callback(message):
-    note(message.get("task_id"))
+    record_run(message.get("task_id"))
     content = message["content"]
     form = "string" if isinstance(content, str) else "object"
-    asked = json.loads(content) if isinstance(content, str) else content
-    await asyncio.sleep(asked.get("sleep", 0))
-    if text := asked.get("fail"):
+    controls = json.loads(content) if isinstance(content, str) else content
+    await asyncio.sleep(controls.get("sleep", 0))
+    if text := controls.get("fail"):
         raise RuntimeError(text)
-    return {"content": asked, "form": form, "by": message["agent"]}
+    return {"content": controls, "form": form, "by": message["agent"]}
 
 
 async def main():
-    # a second instead of thirty: what is overdue is looked for as often as the test needs it
+    # tests need the check for overdue entries every second instead of every thirty seconds
     event_bus.reclaim_interval = options.get("reclaim_interval", 1)
     sdk = OmniDaemonSDK()
     await sdk.register_agent(
@@ -44,7 +45,7 @@ async def main():
             name=options["name"],
             topic=options["topic"],
             callback=callback,
-            description="runs beside",
+            description="an agent of the integration tests",
             config=SubscriptionConfig(
                 reclaim_idle_ms=options.get("reclaim_idle_ms"),
                 dlq_retry_limit=options.get("dlq_retry_limit"),

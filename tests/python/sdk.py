@@ -1,4 +1,4 @@
-"""One call of the package's SDK: `sdk.py METHOD '{"argument": …}'` prints what it returns as JSON."""
+"""Makes one call of the package's SDK: `sdk.py METHOD '{"argument": …}'` prints the returned value as JSON."""
 
 import asyncio
 import json

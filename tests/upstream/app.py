@@ -1,7 +1,7 @@
-"""The legacy endpoint of the integration tests: an agent service in FastAPI, as users have them.
+"""The legacy endpoint of the integration tests: an agent service in FastAPI, as users run it.
 
-A request says how it wants to be answered, so that a test holds both ends in one place: `/invoke` reads
-`arguments` (see `Controls`), the other paths read their query. What arrived is kept for `GET /seen`.
+A request controls its response, so that a test defines both in one place: `/invoke` reads `arguments` (see
+`Controls`), the other paths read their query. Received requests are recorded for `GET /seen`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ seen: list[dict[str, Any]] = []
 
 
 class Controls(BaseModel, extra="allow"):
-    """What a test asks of the answer; anything else is the agent's business."""
+    """How the response to a request is to be made. Other keys are ignored."""
 
     sleep_ms: int = 0
     status: int = 200
@@ -31,7 +31,7 @@ class Controls(BaseModel, extra="allow"):
     body: str | None = Field(None, description="the whole body, instead of the usual JSON")
     bytes: int = Field(0, description="the length of `result`")
     die: str | None = Field(None, description="break the connection: `before` the answer, or within its `body`")
-    replayed: "Controls | None" = Field(None, description="what a request that a worker replays asks for, instead")
+    replayed: "Controls | None" = Field(None, description="the controls that replace these for a request that a worker replays")
 
 
 class Invocation(BaseModel):
@@ -42,10 +42,10 @@ class Invocation(BaseModel):
 
 
 async def controlled(request: Request, controls: Controls, answer: dict[str, Any]) -> Response:
-    """The answer, with the status, headers and body that the test asked for, or a broken connection."""
+    """Returns the response with the requested status, headers and body, or breaks the connection."""
     if controls.die:
         return Broken(request, in_body=controls.die == "body")
-    status = 503 if earlier(request) < controls.fail_first else controls.status
+    status = 503 if count_earlier(request) < controls.fail_first else controls.status
     if controls.body is not None:
         response = Response(controls.body, status_code=status, media_type="text/plain; charset=utf-8")
     else:
@@ -56,7 +56,7 @@ async def controlled(request: Request, controls: Controls, answer: dict[str, Any
 
 
 class Broken(Response):
-    """Closes the connection, before anything was sent or within the body."""
+    """Closes the connection, before the response or within its body."""
 
     def __init__(self, request: Request, in_body: bool) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Broken(Response):
         if self.in_body:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"half of", "more_body": True})
-            await asyncio.sleep(0.05)  # the part that was sent leaves the socket before it is closed
+            await asyncio.sleep(0.05)  # so that the sent part leaves the socket before the close
         self.transport.abort()
 
 
@@ -75,8 +75,8 @@ def identity(record: dict[str, Any]) -> str | None:
     return record["idempotency_key"] or record["id"]
 
 
-def earlier(request: Request) -> int:
-    """How many requests of the same identity came before this one."""
+def count_earlier(request: Request) -> int:
+    """Returns how many requests with the same identity were received before this one."""
     mine = request.scope["record"]
     return sum(1 for record in seen if record is not mine and identity(record) and identity(record) == identity(mine))
 
@@ -101,7 +101,7 @@ async def invoke(call: Invocation, request: Request) -> Response:
 
 @api.post("/build")
 async def build(payload: Controls, request: Request) -> Response:
-    """What an `http` handler posts its payload to; the payload's own keys are the controls."""
+    """Receives the payload of an `http` handler; the keys of the payload are the controls."""
     await asyncio.sleep(payload.sleep_ms / 1000)
     record = request.scope["record"]
     built = payload.model_dump(exclude_unset=True)
@@ -112,7 +112,7 @@ async def build(payload: Controls, request: Request) -> Response:
 @api.api_route("/echo", methods=METHODS)
 @api.api_route("/echo/{rest:path}", methods=METHODS)
 async def echo(request: Request) -> dict[str, Any]:
-    """The request as it arrived; a path or query that was rewritten on the way shows."""
+    """Returns the request as it was received, so that a test can see a rewritten path or query."""
     return {
         "method": request.method,
         "path": request.scope["raw_path"].decode("latin-1"),
@@ -125,7 +125,7 @@ async def echo(request: Request) -> dict[str, Any]:
 
 @api.get("/stream")
 async def stream(n: int = 3, ms: int = 0, media: str = "text/plain") -> StreamingResponse:
-    """`n` chunked lines, `ms` apart."""
+    """Streams `n` lines, `ms` milliseconds apart, in chunked encoding."""
 
     async def lines():
         for i in range(n):
@@ -148,7 +148,7 @@ async def upload(request: Request) -> dict[str, Any]:
 
 @api.get("/big")
 async def big(bytes: int, chunked: bool = False) -> StreamingResponse:
-    """A body of `bytes` times `x`, with its length or chunked."""
+    """Returns a body of `bytes` times `x`, with a content-length or in chunked encoding."""
 
     async def blocks():
         for at in range(0, bytes, 65536):
@@ -177,7 +177,7 @@ async def ws(socket: WebSocket) -> None:
 
 @api.get("/seen")
 async def get_seen() -> dict[str, Any]:
-    """Every request since the start or the last reset, and how often each id and idempotency key came."""
+    """Returns every request since the start or the last reset, and the number of requests per id and idempotency key."""
 
     def counts(field: str) -> dict[str, int]:
         values = [record[field] for record in seen if record[field]]
@@ -193,12 +193,12 @@ async def reset() -> dict[str, Any]:
 
 
 async def app(scope, receive, send) -> None:
-    """Records requests before FastAPI sees them, and hands uvicorn's transport to `Broken`."""
+    """Records requests before FastAPI handles them, and passes uvicorn's transport to `Broken`."""
     if scope["type"] != "http" or scope["path"] in UNSEEN:
         return await api(scope, receive, send)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     if headers.get("user-agent", "").endswith("(start-up check)"):
-        return await api(scope, receive, send)  # the proxy's own, at a time that no test knows
+        return await api(scope, receive, send)  # a request of the proxy itself, at a time that tests do not control
     record = {
         "method": scope["method"],
         "path": scope["path"],
@@ -206,14 +206,14 @@ async def app(scope, receive, send) -> None:
         "idempotency_key": headers.get("idempotency-key"),
         "attempt": headers.get("x-omnidaemon-attempt"),
         "shadow": headers.get("x-omnidaemon-shadow"),
-        "status": None,  # until it is answered
+        "status": None,  # set when the response begins
     }
     seen.append(record)
 
-    async def noted(message) -> None:
+    async def record_status(message) -> None:
         if message["type"] == "http.response.start":
             record["status"] = message["status"]
         await send(message)
 
     scope["record"], scope["transport"] = record, send.__self__.transport
-    await api(scope, receive, noted)
+    await api(scope, receive, record_status)

@@ -1,4 +1,5 @@
-// One process of the queue comparison: BullMQ, as its own benchmarks use it. Arguments as those of benches/queue.rs.
+// One process of the queue comparison: BullMQ, used as in its own benchmarks. The arguments are those of
+// benches/queue/main.rs.
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { Queue, Worker } from 'bullmq';
@@ -29,7 +30,7 @@ async function produce() {
   await Promise.all(Array.from({ length: producers }, one));
 }
 
-// Results are kept, as by the others.
+// Results are kept, as in the other libraries.
 function drain() {
   return new Promise((resolve) => {
     let ran = 0;
@@ -49,7 +50,7 @@ const drained = values.phase === 'enqueue' ? undefined : drain();
 if (values.phase !== 'drain') await produce();
 const worker = await drained;
 console.log(JSON.stringify({ seconds: Number(process.hrtime.bigint() - begun) / 1e9 }));
-await lines.next(); // until its CPU time is read
+await lines.next(); // stdin is closed once the CPU time was read
 await worker?.close();
 await queue.close();
 process.exit(0);

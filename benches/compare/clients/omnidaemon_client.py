@@ -1,6 +1,7 @@
-"""One process of the queue comparison: the Python OmniDaemon by its own SDK. Arguments as those of benches/queue.rs.
+"""One process of the queue comparison: the Python OmniDaemon with its own SDK.
 
-With uvloop and hiredis installed, which it then uses: the fastest that it gets without a change.
+The arguments are those of benches/queue/main.rs. uvloop and hiredis are installed and used, which is the fastest
+configuration without a change of the package.
 """
 
 import argparse
@@ -51,10 +52,10 @@ async def produce(sdk):
 
 
 async def main():
-    event_bus.default_maxlen = 10_000_000  # its 10,000 would drop what it cannot keep up with
+    event_bus.default_maxlen = 10_000_000  # the default of 10,000 would drop tasks that the agent has not read in time
     sdk = OmniDaemonSDK()
     await event_bus.connect()
-    if args.phase != "drain":  # its own group begins at the end of the stream, and skips what is there
+    if args.phase != "drain":  # the group that the package creates begins at the end of the stream and skips existing tasks
         await event_bus._redis.xgroup_create("omni-stream:bench", "group:bench:bench", id="0", mkstream=True)
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
@@ -67,7 +68,7 @@ async def main():
     if args.phase != "enqueue":
         await done.wait()
     print(json.dumps({"seconds": time.monotonic() - begun}), flush=True)
-    sys.stdin.readline()  # until its CPU time is read
+    sys.stdin.readline()  # the comparison closes stdin after it has read the CPU time
     os._exit(0)
 
 

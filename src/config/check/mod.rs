@@ -1,4 +1,7 @@
-//! What must hold between sections, each with the way out.
+//! Checks that concern more than one section of a parsed configuration.
+//!
+//! Each check compares values of different sections, such as the ports of `proxy` and `admin`, and
+//! adds a problem or a warning with the position of the key and a hint what to write.
 
 pub(crate) mod position;
 pub(crate) mod rollout_plan;
@@ -13,10 +16,10 @@ use crate::config::diagnostics::ConfigDiagnostics;
 use crate::config::yaml::YamlNode;
 use crate::config::{Config, HandlerConfig, StoreUrl, UpstreamUrl};
 
-/// The path of metrics on the data port.
+/// The path at which the data port serves metrics with `proxy.expose: [metrics]`.
 const METRICS_PATH: &str = "/metrics";
 
-/// Adds what does not go together to `report`.
+/// Adds to `report` the settings that contradict each other.
 pub(crate) fn check_config(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     check_listeners(config, root, report);
     check_upstream(config, root, report);
@@ -47,8 +50,7 @@ fn check_listeners(config: &Config, root: &YamlNode, report: &mut ConfigDiagnost
             .as_ref()
             .is_none_or(|token| Some(token) == config.admin.read_token.as_ref())
     {
-        let message =
-            "is for those who may not do what `admin.token` allows, and that is absent or the same";
+        let message = "allows less than `admin.token`, but `admin.token` is absent or the same";
         report.problems.push(problem_at_path(
             root,
             &["admin", "read_token"],
@@ -110,7 +112,7 @@ fn url_reaches_listener(url: &UpstreamUrl, listen: SocketAddr) -> bool {
     }
 }
 
-/// Paths that the proxy answers itself cannot be routes.
+/// Refuses routes at paths that the proxy serves itself: tasks and metrics.
 fn check_reserved_paths(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     let exposed = config.proxy.expose_metrics;
     if exposed && config.proxy.task_path == METRICS_PATH {
@@ -144,7 +146,7 @@ fn check_reserved_paths(config: &Config, root: &YamlNode, report: &mut ConfigDia
     }
 }
 
-/// An embedded store has no other consumers.
+/// Warns of external handlers on a SQLite store, which other programs cannot consume from.
 fn check_external_topics(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
     if !matches!(config.store.url, StoreUrl::Sqlite(_)) {
         return;
@@ -175,7 +177,7 @@ fn check_drain_times(config: &Config, root: &YamlNode, report: &mut ConfigDiagno
             root,
             &["proxy", "drain"],
             message,
-            "raise it, or tasks are given back sooner",
+            "raise it, or tasks are released before their drain time is over",
         ));
     }
 }

@@ -1,9 +1,9 @@
-//! Where in the file the key of a problem was written.
+//! Positions in the file of the keys that a check reports.
 
 use crate::config::diagnostics::{ConfigProblem, ValueOrigin};
 use crate::config::yaml::YamlNode;
 
-/// The place of a key, or of the nearest section above it that was written.
+/// The position of a key, or of the nearest section above it that the file has.
 pub(crate) fn find_origin<'n>(root: &'n YamlNode, path: &[&str]) -> Option<&'n ValueOrigin> {
     (1..=path.len())
         .rev()
@@ -11,7 +11,7 @@ pub(crate) fn find_origin<'n>(root: &'n YamlNode, path: &[&str]) -> Option<&'n V
         .map(|node| &node.origin)
 }
 
-/// A problem of the key at `path`, with the place of the key.
+/// A problem of the key at `path`, with the position of the key.
 pub(crate) fn problem_at_path(
     root: &YamlNode,
     path: &[&str],

@@ -1,5 +1,8 @@
-//! What a rollout's plan has to do with its route and topic: gates that cannot pass, or cannot
-//! fail, and steps that wait longer than they say. Warnings, of plans that are climbed.
+//! Checks a gated rollout against its route and topic.
+//!
+//! Warns of gates that cannot pass or cannot fail, and of soaks that are shorter than the tasks of
+//! the topic may take, so that the step lasts longer than its soak. Rollouts with `mode: manual`
+//! climb no steps and are not checked.
 
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use crate::config::{
     WaitTimeoutAction, max_task_duration,
 };
 
-/// Adds what deserves a second look to `report`.
+/// Adds a warning to `report` for each likely mistake in a gated rollout.
 pub(crate) fn check_rollout_plans(
     config: &Config,
     root: &YamlNode,
@@ -25,7 +28,8 @@ pub(crate) fn check_rollout_plans(
     }
 }
 
-/// Only soaks that somebody wrote: a default that warns teaches nobody.
+/// Warns of soaks that are shorter than a task may take. Only soaks that the file sets are checked:
+/// a warning about a default would name a key that the operator did not write.
 fn check_soaks(
     route: &RouteConfig,
     topic: &TopicConfig,
@@ -49,7 +53,7 @@ fn check_soaks(
     }
 }
 
-/// The soaks of the file, each with its field and place.
+/// The soaks that the file sets, each with its field and position.
 fn find_written_soaks<'n>(
     route: &RouteConfig,
     root: &'n YamlNode,
@@ -71,7 +75,8 @@ fn find_written_soaks<'n>(
     found
 }
 
-/// What is told to poll, and what that makes of gates.
+/// Warns where `wait` of a route decides a gate: clients get 202 after `wait`, so a `wait` of 0
+/// fails each gate on deferred requests, and no acknowledgement takes longer than `wait`.
 fn check_client_waits(route: &RouteConfig, root: &YamlNode, report: &mut ConfigDiagnostics) {
     if route.on_wait_timeout != WaitTimeoutAction::Accepted {
         return;
@@ -106,7 +111,8 @@ fn check_client_waits(route: &RouteConfig, root: &YamlNode, report: &mut ConfigD
     }
 }
 
-/// Whether a client would have its answer, or a 202, before that.
+/// Whether the gate measures acknowledgements against a threshold over `wait`: every client has its
+/// answer or a 202 before that.
 fn is_never_exceeded(kind: &GateKind, wait: Duration) -> bool {
     match kind {
         GateKind::SlowRatio { threshold, measure: LatencyMeasure::Acknowledgement, .. } => {
@@ -116,6 +122,7 @@ fn is_never_exceeded(kind: &GateKind, wait: Duration) -> bool {
     }
 }
 
+/// The name of the first gate that `is` selects.
 fn find_gate_name(rollout: &RolloutConfig, is: impl Fn(&GateKind) -> bool) -> Option<&str> {
     rollout.gates.iter().find(|gate| is(&gate.kind)).map(|gate| gate.name.as_str())
 }

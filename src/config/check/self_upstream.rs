@@ -1,9 +1,9 @@
-//! Whether an upstream is this very process, found by resolving its name: a request to it would
-//! come round and round.
+//! Finds upstreams that resolve to a listener of this process: a request would loop.
 //!
-//! What the text of a file can tell, `meaning/checks.rs` refuses; a name, or an interface's address
-//! behind `listen: 0.0.0.0`, takes the system to tell. A name that does not resolve, or not in
-//! time, is no mistake here.
+//! `check/mod.rs` refuses what the text of the file shows, such as the same address and port. This
+//! file asks the system: it resolves host names, and finds out whether an address belongs to this
+//! machine when a listener is on `0.0.0.0` or `::`. A name that does not resolve within 2 s is
+//! not reported.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::config::{Config, UpstreamUrl};
 /// The longest that all names may take to resolve.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The upstreams of `config` that arrive at its own ports.
+/// A problem for each upstream of `config` that resolves to one of its own listeners.
 pub async fn find_self_upstreams(config: &Config) -> Vec<ConfigProblem> {
     let listens =
         [(config.proxy.listen, "the proxy itself"), (config.admin.listen, "the admin port")];
     let mut found = Vec::new();
-    let looking = async {
+    let lookups = async {
         for url in &config.upstream.urls {
             for (listen, name) in
                 listens.into_iter().filter(|(listen, _)| listen.port() == url.port)
@@ -33,11 +33,11 @@ pub async fn find_self_upstreams(config: &Config) -> Vec<ConfigProblem> {
             }
         }
     };
-    let _ = timeout(LOOKUP_TIMEOUT, looking).await;
+    let _ = timeout(LOOKUP_TIMEOUT, lookups).await;
     found
 }
 
-/// The problem of an upstream that is one of our listeners.
+/// The problem of an upstream that is the listener `name` of this process.
 pub(crate) fn self_upstream_problem(
     url: &UpstreamUrl,
     listen: SocketAddr,
@@ -63,7 +63,7 @@ fn ip_reaches_listener(ip: IpAddr, own: IpAddr) -> bool {
     ip == own.to_canonical() || any && (ip.is_ipv4() || own.is_ipv6()) && is_local_address(ip)
 }
 
-/// Only an address of this machine can be bound to.
+/// Whether the address belongs to this machine: only such an address can be bound.
 fn is_local_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_of_this_machine_arrives_at_a_listener_on_all_of_them() {
+    fn every_address_of_this_machine_reaches_a_listener_on_all_addresses() {
         for (ip, own) in [
             ("127.0.0.1", "0.0.0.0"),
             ("127.0.0.9", "0.0.0.0"),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_resolved_and_one_that_is_nobodys_is_no_mistake() {
+    async fn a_name_is_resolved_and_an_unknown_name_is_not_reported() {
         let url = |host: &str| UpstreamUrl { tls: false, host: host.into(), port: 8000 };
         let listen = "127.0.0.1:8000".parse().expect("an address");
         assert!(resolves_to_listener(&url("localhost"), listen).await);

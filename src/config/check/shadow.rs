@@ -1,5 +1,7 @@
-//! What shadow traffic asks of its route and topic: a copy runs a request a second time, so the
-//! operator has to allow side effects, and the handler has to be another one than the upstream.
+//! Checks shadow traffic against the methods and the topic of its route.
+//!
+//! A copy runs a request a second time. So the operator must allow side effects for methods that
+//! may have some, and the handler of the copies must not be the upstream itself.
 
 use crate::config::check::position::problem_at_path;
 use crate::config::diagnostics::ConfigDiagnostics;
@@ -24,6 +26,7 @@ pub(crate) fn check_shadow_routes(
     }
 }
 
+/// A message and a hint.
 type ShadowRefusal = (String, &'static str);
 
 fn refuse_shadow_by_topic(config: &Config, route: &RouteConfig) -> Option<ShadowRefusal> {
@@ -44,11 +47,10 @@ fn refuse_shadow_by_methods(route: &RouteConfig, shadow: &ShadowConfig) -> Optio
             "add POST to it, or write `percent: 0`",
         ));
     }
-    let unsafe_one = route.methods.iter().find(|method| !method.is_safe())?;
+    let unsafe_method = route.methods.iter().find(|method| !method.is_safe())?;
     (!shadow.side_effects_allowed).then(|| {
         let message = format!(
-            "runs a copy of {unsafe_one} requests, which may do what they do \
-            twice"
+            "runs a copy of {unsafe_method} requests, so that their side effects may happen twice"
         );
         (
             message,

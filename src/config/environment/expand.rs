@@ -1,8 +1,8 @@
-//! `${VAR}`, `${VAR:-default}` and `${file:/path}` in values; `$$` is a dollar sign.
+//! Replaces `${VAR}`, `${VAR:-default}` and `${file:/path}` in values; `$$` is a dollar sign.
 //!
-//! What comes out is text, never YAML: a variable cannot add keys. As in a shell, `:-` also stands
-//! in for a variable that is set to nothing. Files are secrets as orchestrators mount them: small,
-//! and their newline at the end does not count.
+//! A replacement is text and is not parsed as YAML: a variable cannot add keys. As in a shell, the
+//! default after `:-` also replaces an empty variable. `${file:…}` is for mounted secrets: a file
+//! has at most 64 KiB, and newlines at its end are dropped.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,13 +11,14 @@ use std::io::Read;
 use crate::config::diagnostics::{ConfigProblem, quote_for_message};
 use crate::config::yaml::{YamlNode, YamlValue};
 
-/// The environment, by name.
+/// The values of environment variables by name.
 pub type EnvVars = BTreeMap<String, String>;
 
 /// The largest file that `${file:…}` reads, bytes.
 const MAX_SECRET_FILE_BYTES: u64 = 64 << 10;
 
-/// Expands every value below `root`; keys stay as they are.
+/// Replaces the references in every value below `root`; keys are not changed. A value with a
+/// problem becomes [`YamlValue::Invalid`].
 pub(crate) fn expand_references(
     root: &mut YamlNode,
     env: &EnvVars,
@@ -57,27 +58,30 @@ fn expand_node(node: &mut YamlNode, field: &str, env: &EnvVars, problems: &mut V
     }
 }
 
-/// The text with variables replaced and references to files left as they are, for
-/// [`expand_file_references`]; none without files.
+/// The text with variables replaced and `${file:…}` references kept, as a template for
+/// [`expand_file_references`]; none when the text has no reference to a file.
 pub(crate) fn expand_variables_only(text: &str, env: &EnvVars) -> Option<String> {
-    let as_text = |value: String| value.replace('$', "$$");
-    let keep = |reference: &str| {
+    let escape_dollars = |value: String| value.replace('$', "$$");
+    let replace_variable = |reference: &str| {
         if reference.starts_with("file:") {
             Ok(format!("${{{reference}}}"))
         } else {
-            resolve_reference(reference, env).map(as_text)
+            resolve_reference(reference, env).map(escape_dollars)
         }
     };
-    text.contains("${file:").then(|| replace_references(text, "$$", keep).ok()).flatten()
+    let has_file = text.contains("${file:");
+    has_file.then(|| replace_references(text, "$$", replace_variable).ok()).flatten()
 }
 
-/// What [`expand_variables_only`] left, with its files as they are now.
-pub(crate) fn expand_file_references(source: &str) -> Result<String, String> {
-    replace_references(source, "$", |reference| resolve_reference(reference, &EnvVars::new()))
-        .map_err(|(why, _)| why)
+/// Reads the files of a template that [`expand_variables_only`] made, and returns the full text. An
+/// error names the file and why it cannot be read.
+pub(crate) fn expand_file_references(template: &str) -> Result<String, String> {
+    replace_references(template, "$", |reference| resolve_reference(reference, &EnvVars::new()))
+        .map_err(|(message, _)| message)
 }
 
-/// The text with its references replaced; none when it has none. An error is a message and a hint.
+/// The text with its references replaced; none when it has no dollar sign. An error is a message
+/// and a hint.
 fn expand_text(text: &str, env: &EnvVars) -> Result<Option<String>, (String, String)> {
     if !text.contains('$') {
         return Ok(None);
@@ -85,7 +89,8 @@ fn expand_text(text: &str, env: &EnvVars) -> Result<Option<String>, (String, Str
     replace_references(text, "$", |reference| resolve_reference(reference, env)).map(Some)
 }
 
-/// The text with each reference replaced by its value, and each other dollar sign by `dollar`.
+/// The text with each reference replaced by its `value`, and `$$` and lone dollar signs by
+/// `dollar`.
 fn replace_references(
     text: &str,
     dollar: &str,
@@ -116,19 +121,22 @@ fn replace_references(
     Ok(out)
 }
 
+/// The value of a reference without its `${` and `}`. An error is a message and a hint.
 fn resolve_reference(reference: &str, env: &EnvVars) -> Result<String, (String, String)> {
     if let Some(path) = reference.strip_prefix("file:") {
-        return read_secret_file(path).map_err(|why| {
-            (format!("{} cannot be read: {why}", quote_for_message(path)), "check the path".into())
+        return read_secret_file(path).map_err(|reason| {
+            let message = format!("{} cannot be read: {reason}", quote_for_message(path));
+            (message, "check the path".into())
         });
     }
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),
     };
-    let named = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    let is_variable_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         && !name.starts_with(|c: char| c.is_ascii_digit());
-    if name.is_empty() || !named || default.is_some_and(|default| default.contains("${")) {
+    let is_nested = default.is_some_and(|default| default.contains("${"));
+    if name.is_empty() || !is_variable_name || is_nested {
         let hint = "write `${VAR}`, `${VAR:-default}`, `${file:/path}`, or `$$` for a dollar sign";
         return Err((
             format!(
@@ -148,7 +156,7 @@ fn resolve_reference(reference: &str, env: &EnvVars) -> Result<String, (String, 
     }
 }
 
-/// The file's text without the newlines at its end.
+/// The text of a file without the newlines at its end. An error says why it cannot be read.
 fn read_secret_file(path: &str) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
@@ -177,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn references_become_what_they_name() {
+    fn references_are_replaced_by_their_values() {
         let cases = [
             ("x${A}y${A}", "x1y1"),
             ("${A:-2}", "1"),
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_again_and_nothing_else_is() {
+    fn files_are_read_again_and_variables_are_not() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let path = file.path().display();
         std::fs::write(file.path(), "one\n").expect("written");
@@ -211,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_expanded_says_why_and_where() {
+    fn a_reference_that_cannot_be_replaced_is_a_problem_with_its_position() {
         for (text, part) in [
             ("${NONE}", "NONE is not set: set it, or write `${NONE:-default}`"),
             ("${A", "has a `${` without its `}`"),
@@ -243,7 +251,7 @@ mod tests {
         std::fs::write(&path, "x".repeat(70_000)).expect("a file");
         assert!(
             expand_text(&format!("${{file:{}}}", path.display()), &test_env())
-                .is_err_and(|(why, _)| why.contains("64 KiB"))
+                .is_err_and(|(message, _)| message.contains("64 KiB"))
         );
     }
 }

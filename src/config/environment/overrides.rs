@@ -1,10 +1,10 @@
-//! What the environment sets over the file: `OMNIDAEMON__WORKERS__COUNT=10` first, then the short
-//! names that operators know (`REDIS_URL`, `WORKER_COUNT`, …), then the file.
+//! Environment variables that override keys of the file.
 //!
-//! A value from here keeps its variable's name as its origin, so that the stage that knows the keys
-//! can say which variable has an unknown one. Keys are matched without regard to case, and `_` also
-//! stands for the characters that a variable's name cannot have:
-//! `OMNIDAEMON__TOPICS__GENESIS_QA__TIMEOUT`.
+//! A variable such as `OMNIDAEMON__WORKERS__COUNT=10` wins over a short name (`REDIS_URL`,
+//! `WORKER_COUNT`, …), and a short name wins over the file. An overridden value has its variable as
+//! its [`ValueOrigin`], so that later stages can name the variable in a problem. Keys match without
+//! regard to case, and `_` also matches characters that the name of a variable cannot have:
+//! `OMNIDAEMON__TOPICS__GENESIS_QA__TIMEOUT` sets `topics.genesis.qa.timeout`.
 
 use crate::config::diagnostics::{
     ConfigDiagnostics, ConfigProblem, ValueOrigin, quote_for_message,
@@ -12,12 +12,12 @@ use crate::config::diagnostics::{
 use crate::config::environment::expand::EnvVars;
 use crate::config::yaml::{YamlEntry, YamlNode, YamlValue};
 
-/// What overrides of any key begin with.
+/// The prefix of variables that can override any key.
 const OVERRIDE_PREFIX: &str = "OMNIDAEMON__";
 
-/// Applies the environment to the tree of the file.
+/// Applies the variables to the tree of the file.
 pub(crate) fn apply_overrides(root: &mut YamlNode, env: &EnvVars, report: &mut ConfigDiagnostics) {
-    // The strongest goes first: what a variable has set stays.
+    // In order of precedence: `override_value` keeps a value that another variable has set.
     for (name, value) in env {
         if let Some(path) = name
             .get(..OVERRIDE_PREFIX.len())
@@ -95,16 +95,18 @@ pub(crate) fn apply_overrides(root: &mut YamlNode, env: &EnvVars, report: &mut C
     }
 }
 
-/// A plain number with the unit that these variables mean.
+/// The value of a variable in seconds: a plain number gets the unit `s`.
 fn append_seconds_unit(value: &str) -> String {
     let plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     if plain { format!("{value}s") } else { value.to_owned() }
 }
 
+/// A variable and the value that it sets.
 struct VariableOverride<'a> {
     variable_name: &'a str,
+    /// The value for the key.
     value: &'a str,
-    /// The value as the variable has it.
+    /// The value of the variable, without an added unit.
     raw_value: &'a str,
 }
 
@@ -113,7 +115,7 @@ impl VariableOverride<'_> {
         ValueOrigin::FromVariable(self.variable_name.to_owned())
     }
 
-    /// `NAME=value`; of what may hold a password, the name.
+    /// `NAME=value` for a message; only `NAME` where the value may hold a password.
     fn describe_for_field(&self, field: &str) -> String {
         let secret =
             matches!(field, "admin" | "admin.token" | "admin.read_token" | "store" | "store.url")
@@ -127,7 +129,8 @@ impl VariableOverride<'_> {
     }
 }
 
-/// Sets the value at `path`, with the sections on the way that the file does not have.
+/// Sets the value at `path`, and adds sections that the file does not have. A value that another
+/// variable has set is kept; one of the file that differs is reported as a warning.
 fn override_value(
     root: &mut YamlNode,
     path: &[&str],
@@ -158,16 +161,16 @@ fn override_value(
     }
     if differs_from_file(&node.value, setting.value) {
         let field = field.join(".");
-        let message = format!("{} wins over this line", setting.describe_for_field(&field));
+        let message = format!("{} overrides this line", setting.describe_for_field(&field));
         let warning =
-            ConfigProblem::new(message, "unset it for the file to count").with_field(field);
+            ConfigProblem::new(message, "unset the variable to use the file").with_field(field);
         report.warnings.push(warning.with_origin(Some(&node.origin)));
     }
     *node = YamlNode { origin: setting.origin(), value: YamlValue::Text(setting.value.to_owned()) };
 }
 
-/// The index of `key` in the section at `field`, where it may be new. An error is a message and a
-/// hint.
+/// The index of `key` in `entries`, the section at `field`; an absent key is added, except below
+/// `routes` and `topics`. An error is a message and a hint.
 fn find_or_add_key(
     entries: &mut Vec<YamlEntry>,
     key: &str,
@@ -183,7 +186,7 @@ fn find_or_add_key(
     if let Some(index) = find_key(entries, key).map_err(several)? {
         return Ok(index);
     }
-    // Routes and topics are the file's: a variable changes one, it does not invent one.
+    // Routes and topics are defined by the file: a variable can change one, but not add one.
     if let [section @ ("routes" | "topics")] =
         field.iter().map(String::as_str).collect::<Vec<_>>()[..]
     {
@@ -197,8 +200,8 @@ fn find_or_add_key(
     Ok(entries.len() - 1)
 }
 
-/// The key that is meant: as written, else without regard to case, else with `_` for what is not a
-/// letter or digit. An error lists several.
+/// The index of the entry that `key` matches: exactly, else without regard to case, else with `_`
+/// for each character that is no letter or digit. An error lists the keys when several match.
 fn find_key(entries: &[YamlEntry], key: &str) -> Result<Option<usize>, String> {
     let exact = entries.iter().position(|entry| entry.key == key);
     if let Some(index) =
@@ -221,6 +224,7 @@ fn find_key(entries: &[YamlEntry], key: &str) -> Result<Option<usize>, String> {
     }
 }
 
+/// The hint of an unknown route or topic: the names that the file has.
 fn render_known_keys(entries: &[YamlEntry]) -> String {
     if entries.is_empty() {
         return "add it to the file".into();
@@ -231,7 +235,7 @@ fn render_known_keys(entries: &[YamlEntry]) -> String {
     )
 }
 
-/// Whether the file says something else than `value`.
+/// Whether the value of the file differs from `value`; equal durations in other units do not.
 fn differs_from_file(old: &YamlValue, value: &str) -> bool {
     match old {
         YamlValue::Null | YamlValue::Invalid => false,
@@ -284,7 +288,7 @@ topics:
     }
 
     #[test]
-    fn overrides_beat_the_short_names_and_these_beat_the_file() {
+    fn overrides_win_over_short_names_and_short_names_win_over_the_file() {
         let (node, _) = apply_to_test_config(&[
             ("WORKER_COUNT", "7"),
             ("OMNIDAEMON_MAX_RETRIES", "9"),
@@ -305,7 +309,7 @@ topics:
     }
 
     #[test]
-    fn a_variable_may_set_what_the_file_leaves_out_and_is_its_origin() {
+    fn a_variable_may_set_an_absent_key_and_is_its_origin() {
         let (node, report) = apply_to_test_config(&[
             ("OMNIDAEMON__ADMIN__LISTEN", "127.0.0.1:1"),
             ("OMNIDAEMON_ADMIN_TOKEN", "t"),
@@ -333,21 +337,21 @@ topics:
         assert_eq!(
             warnings(&[("OMNIDAEMON_RESULT_TTL", "60"), ("OMNIDAEMON_MAX_RETRIES", "4")]),
             [
-                "f:4:16: results.ttl: OMNIDAEMON_RESULT_TTL=60 wins over this line: unset it for \
-                    the file to count",
-                "f:6:25: topics.genesis.qa.retries: OMNIDAEMON_MAX_RETRIES=4 wins over this line: \
-                 unset it for the file to count"
+                "f:4:16: results.ttl: OMNIDAEMON_RESULT_TTL=60 overrides this line: unset the \
+                    variable to use the file",
+                "f:6:25: topics.genesis.qa.retries: OMNIDAEMON_MAX_RETRIES=4 overrides this line: \
+                 unset the variable to use the file"
             ]
         );
         let secret = warnings(&[("OMNIDAEMON__STORE__URL", "redis://:canary-secret@h")]);
         assert!(
-            secret.len() == 1 && secret[0].contains("OMNIDAEMON__STORE__URL wins over this line"),
+            secret.len() == 1 && secret[0].contains("OMNIDAEMON__STORE__URL overrides this line"),
             "{secret:?}"
         );
     }
 
     #[test]
-    fn a_variable_that_names_no_topic_or_several_is_a_problem_of_that_name() {
+    fn a_variable_that_matches_no_topic_or_several_is_a_problem() {
         for (name, message) in [
             (
                 "OMNIDAEMON__TOPICS__NONE__RETRIES",

@@ -1,4 +1,5 @@
-//! The types of gates: the words of `gates.type`, each spelled once.
+//! The types of gates with their names: the values of `gates.type`, which are also used in the API
+//! and in stored reports.
 
 /// The type of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl GateType {
         Self::Prometheus,
     ];
 
-    /// The word in the file, in the API and in stored reports.
+    /// The name of the type in the file, in the API and in stored reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +52,7 @@ impl GateType {
         }
     }
 
-    /// The type of a word; none for a word that is no type.
+    /// The type with this name; none for an unknown name.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|gate_type| gate_type.as_str() == word)

@@ -1,4 +1,7 @@
-//! The checked configuration: data with its defaults and small getters.
+//! The types of the configuration, one file per section, with defaults and small getters.
+//!
+//! They hold values that `parse/` has read and `check/` has checked, and do no I/O, except that a
+//! secret can read its `${file:…}` references again.
 
 pub(crate) mod gate_type;
 pub(crate) mod network;

@@ -1,4 +1,4 @@
-//! A network of IP addresses.
+//! A network of IP addresses, as in `proxy.trusted`.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 pub struct Cidr {
     /// The network's address.
     pub network_address: IpAddr,
-    /// Leading bits that count.
+    /// The number of leading bits that all addresses of the network share.
     pub prefix_length: u8,
 }
 

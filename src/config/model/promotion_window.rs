@@ -1,25 +1,26 @@
-//! `rollout.windows`: the days and hours of a time zone in which a weight may be raised. Pure:
-//! `now` is an argument.
+//! `rollout.windows`: the days and hours of a time zone in which a weight may be raised.
 //!
-//! A window is open at an instant whose wall-clock time is in it, whatever the clock does: an hour
-//! that daylight saving skips never comes, and one that it repeats is open twice.
+//! Pure: the current time is an argument. A window is open at every instant whose wall-clock time
+//! in its zone lies inside the window. So a window in an hour that daylight saving skips does not
+//! open that day, and one in an hour that is repeated opens twice.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// The days that a search for the next opening looks at: more than a week, should a zone skip a
+/// How many days the search for the next opening covers: more than a week, since a zone may skip a
 /// day.
 const OPENING_SEARCH_DAYS: usize = 15;
 
 /// One of `rollout.windows`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromotionWindow {
-    /// Monday is 0; in order.
+    /// The days on which the window opens, from 0 for Monday, in order.
     pub weekdays: Vec<u8>,
-    /// Minutes of the day: from, and up to but without. A window over midnight has `from` after
-    /// `to`, and belongs to the day that it begins on.
+    /// Minutes of the day: the first one inside the window and the first one after it. A window
+    /// over midnight has the first value above the second, and belongs to the day that it begins
+    /// on.
     pub minutes_of_day: (u16, u16),
-    /// The time zone.
+    /// The time zone of days and hours.
     pub time_zone: TimeZone,
 }
 
@@ -29,7 +30,7 @@ pub fn is_promotion_allowed(windows: &[PromotionWindow], now: Timestamp) -> bool
     windows.is_empty() || windows.iter().any(|window| window.is_open_at(now))
 }
 
-/// When a weight may be raised next; none while it may.
+/// The next time at which a weight may be raised; none when it may be raised now.
 #[must_use]
 pub fn next_promotion_opening(windows: &[PromotionWindow], now: Timestamp) -> Option<Timestamp> {
     if is_promotion_allowed(windows, now) {
@@ -38,7 +39,7 @@ pub fn next_promotion_opening(windows: &[PromotionWindow], now: Timestamp) -> Op
     windows.iter().filter_map(|window| window.next_opening_after(now)).min()
 }
 
-// === impl Window ===
+// === impl PromotionWindow ===
 
 impl PromotionWindow {
     fn is_open_at(&self, now: Timestamp) -> bool {
@@ -55,7 +56,8 @@ impl PromotionWindow {
             || (minute < to && self.weekdays.contains(&day_before))
     }
 
-    /// It opens when the clock shows `from`, or when the clock is set to a time in it.
+    /// The next opening: the wall clock reaches the window's first minute, or is set to a time
+    /// inside the window.
     fn next_opening_after(&self, now: Timestamp) -> Option<Timestamp> {
         let clock_set = self.time_zone.following(now).take(2).map(|change| change.timestamp());
         let today = self.time_zone.to_datetime(now).date();
@@ -115,7 +117,7 @@ mod tests {
             ("2026-11-27T17:00:00+01:00", false),
             ("2026-11-27T08:59:59+01:00", false),
             ("2026-11-28T12:00:00+01:00", false),
-            // The same hour of UTC is in it in summer, and before it in winter.
+            // The same hour of UTC is inside the window in summer, and before it in winter.
             ("2026-07-01T07:30:00Z", true),
             ("2026-12-01T07:30:00Z", false),
         ] {
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn an_hour_that_the_clock_skips_never_comes_and_one_that_it_repeats_comes_twice() {
         let sunday = |hours| [test_window(&[6], hours, "Europe/Berlin")];
-        // 2027-03-28: 02:00 is 03:00 at once.
+        // 2027-03-28: the clock goes from 02:00 to 03:00.
         let skipped = sunday((2 * 60, 3 * 60));
         assert_eq!(
             next_promotion_opening(&skipped, parse_time("2027-03-27T12:00:00Z")),
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_windows_counts() {
+    fn the_window_that_opens_first_is_the_next_one() {
         let windows =
             [test_window(&[0], (600, 660), "UTC"), test_window(&[5], (600, 660), "Asia/Tokyo")];
         let friday = parse_time("2026-11-27T12:00:00Z");
@@ -192,7 +194,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Held against looking at every minute; the transitions of these zones are on whole
+        /// Compared with a search over every minute; the transitions of these zones are at whole
         /// minutes.
         #[test]
         fn the_next_opening_is_the_first_minute_that_is_open(

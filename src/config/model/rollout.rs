@@ -1,8 +1,8 @@
-//! `rollout:` of a route: how much traffic may move, by which steps, and what must hold for each of
-//! them.
+//! The section `rollout` of a route: the share of traffic that goes async, the steps to it and the
+//! gates of each step.
 //!
-//! Ratios are shares from 0 to 1, however the file writes them. What the gates mean is in
-//! `rollout/`.
+//! Ratios are shares from 0 to 1, also where the file writes percentages. How gates are evaluated
+//! is in `src/rollout/gate/`.
 
 use std::time::Duration;
 
@@ -15,78 +15,81 @@ use crate::config::{PromotionWindow, Secret, ShadowConfig};
 /// `rollout:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct RolloutConfig {
-    /// The share that the operator allows.
+    /// The largest share of requests that may go async.
     pub percent: Weight,
-    /// Phases on the way to it, rising.
+    /// The weights on the way to `percent`, rising.
     pub steps: Vec<StepConfig>,
-    /// Whether gates must pass first.
+    /// Whether gates must pass before the weight is raised.
     pub mode: RolloutMode,
-    /// Keeps the cohorts of two rollouts apart; the route's name by default.
+    /// Hashed with the sticky key, so that rollouts have independent cohorts; by default the name
+    /// of the route.
     pub salt: String,
-    /// What makes a client sticky, first present wins; none is random per request.
+    /// The headers and cookies that identify a client; the first one present is used. When the list
+    /// is empty, each request is assigned at random.
     pub sticky_keys: Vec<StickyKey>,
-    /// Clients that are on one path whatever the weight, while it is not 0.
+    /// Clients that take one path at every weight above 0.
     pub pin: PinConfig,
-    /// How often the gates are looked at.
+    /// The time between two evaluations of the gates.
     pub evaluation_interval: Duration,
-    /// How long a step is watched before its gates may pass; steps may say their own.
+    /// How long a step runs before its gates may pass; a step may have its own soak.
     pub soak: Duration,
-    /// Requests of a step below which its gates cannot pass.
+    /// The number of requests that a step needs before its gates may pass.
     pub min_samples: MinSamples,
-    /// The share of a cohort's tasks that must have ended before its gates may pass.
+    /// The share of the async cohort's tasks that must have ended before the gates may pass.
     pub min_ended_ratio: f64,
-    /// How long a step may be undecided before the rollout pauses.
+    /// How long the gates of a step may stay undecided before the rollout pauses.
     pub max_step_wait: Duration,
     /// How long replicas may take to run a new weight before the rollout pauses.
     pub converge_timeout: Duration,
-    /// FAILs in a row that turn the rollout back.
+    /// Failed evaluations in a row after which `on_fail` is applied.
     pub failure_limit: u32,
-    /// PASSes in a row that complete a step.
+    /// Passed evaluations in a row that complete a step.
     pub success_streak: u32,
-    /// What FAIL does.
+    /// The reaction to failed gates.
     pub on_fail: GateFailureAction,
-    /// What must hold; never empty: the default gates where the file has none.
+    /// The gates of every step; never empty, since a file without gates has the default ones.
     pub gates: Vec<GateConfig>,
-    /// What turns back at once.
+    /// The limit at which the rollout is rolled back at once, without waiting for the gates.
     pub breaker: BreakerConfig,
-    /// Where the queries of `prometheus` gates are asked.
+    /// The server that gates of type `prometheus` query.
     pub prometheus: Option<PrometheusConfig>,
-    /// When a weight may be raised; empty is always.
+    /// The times at which a weight may be raised; an empty list allows every time.
     pub promotion_windows: Vec<PromotionWindow>,
-    /// Who is told.
+    /// The webhooks that events of the rollout are posted to.
     pub notifications: Vec<NotificationConfig>,
-    /// What of the sync path is copied to the async one; none where nothing is.
+    /// Shadow traffic; none when no request is copied.
     pub shadow: Option<ShadowConfig>,
 }
 
 /// `rollout.mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolloutMode {
-    /// Climbs the steps as their gates pass.
+    /// The weight is raised from step to step as the gates pass.
     Gated,
-    /// Jumps to `percent`; the gates are evaluated and shown.
+    /// The weight is `percent` at once; the gates are evaluated and shown, but decide nothing.
     Manual,
 }
 
 /// One of `rollout.steps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepConfig {
-    /// The weight that it runs at.
+    /// The weight of the step.
     pub weight: Weight,
-    /// Its own soak, where it has one.
+    /// The soak of this step, instead of the rollout's.
     pub soak: Option<Duration>,
-    /// Whether a person must say that it may be left (`approval: manual`).
+    /// Whether an operator must promote the rollout past this step (`approval: manual`).
     pub needs_approval: bool,
-    /// What its async path is compared with.
+    /// The sync traffic that the async path is compared with.
     pub baseline: BaselineMode,
 }
 
 /// `steps.baseline`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaselineMode {
-    /// The sync path of the same time (`live`).
+    /// The sync path during the step (`live`).
     Live,
-    /// The sync path of the step before, as it was (`frozen`): at 100 % there is no other.
+    /// The counts of the sync path in the step before (`frozen`), since no request is sync at
+    /// 100 %.
     Frozen,
 }
 
@@ -102,93 +105,94 @@ pub enum StickyKey {
 /// `rollout.pin`: values of the sticky keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PinConfig {
-    /// Kept out.
+    /// Values of clients that always take the sync path.
     pub sync_key_values: Vec<String>,
-    /// Sent first: async as soon as the weight is not 0.
+    /// Values of clients that take the async path as soon as the weight is above 0.
     pub async_key_values: Vec<String>,
 }
 
 /// `rollout.min_samples`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinSamples {
-    /// Canaried requests with an outcome.
+    /// Canaried requests whose outcome is known.
     pub async_requests: u64,
-    /// Requests on the sync path; 0 asks for no comparison.
+    /// Requests on the sync path; 0 requires none.
     pub sync_requests: u64,
 }
 
 /// `rollout.on_fail`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateFailureAction {
-    /// To weight 0, until somebody says `retry`.
+    /// Sets the weight to 0 until an operator sends `retry`.
     Rollback,
-    /// Stays, until somebody decides.
+    /// Keeps the weight until an operator sends a command.
     Pause,
 }
 
 /// One of `rollout.gates`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateConfig {
-    /// Its name; the `gate` label.
+    /// The name of the gate; the `gate` label of metrics.
     pub name: String,
-    /// What it asks.
+    /// The type of the gate with its limits.
     pub kind: GateKind,
 }
 
-/// `gates.type`, with what belongs to it.
+/// `gates.type`, with the settings of that type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GateKind {
-    /// `error_ratio`: the share that failed.
+    /// `error_ratio`: the share of requests that failed.
     ErrorRatio(RatioLimits),
-    /// `client_error_ratio`: the share answered with a 4xx.
+    /// `client_error_ratio`: the share of requests that were answered with a 4xx.
     ClientErrorRatio(RatioLimits),
-    /// `deferred_ratio`: the share whose client was told to poll. The sync path defers nobody.
+    /// `deferred_ratio`: the share of canaried requests that were answered with 202. There is no
+    /// such share on the sync path to compare with.
     DeferredRatio(RatioLimits),
-    /// `slow_ratio`: the share that took longer.
+    /// `slow_ratio`: the share of requests that took longer than `threshold`.
     SlowRatio {
-        /// Than this: exactly one of [`crate::task::DURATION_BUCKET_BOUNDS`].
+        /// One of [`crate::task::DURATION_BUCKET_BOUNDS`].
         threshold: Duration,
-        /// Which latency.
+        /// The latency that is compared with the threshold.
         measure: LatencyMeasure,
-        /// Of how many it may be true.
+        /// The limits of the share.
         limits: RatioLimits,
     },
-    /// `shadow_mismatch`: the share of shadow traffic's copies that were answered otherwise. It
-    /// stands by itself where there is shadow traffic.
+    /// `shadow_mismatch`: the share of copies whose answer differed from the original's. The gate
+    /// is added to every rollout with shadow traffic; the file cannot configure it.
     ShadowMismatch(RatioLimits),
     /// `queue_oldest`: the age of the oldest waiting task of the route's topic.
     QueueOldest {
-        /// The highest that passes.
+        /// The highest age that passes.
         max: Duration,
     },
-    /// `queue_depth`: the tasks of the route's topic that wait.
+    /// `queue_depth`: the number of waiting tasks of the route's topic.
     QueueDepth {
-        /// The highest that passes.
+        /// The highest number that passes.
         max: u64,
     },
     /// `prometheus`: the value of an instant query.
     PrometheusQuery {
-        /// The query, which gives one value.
+        /// A PromQL query that gives one value.
         query: String,
-        /// The lowest that passes.
+        /// The lowest value that passes.
         min: Option<f64>,
-        /// The highest that passes.
+        /// The highest value that passes.
         max: Option<f64>,
-        /// What an empty answer is.
+        /// The verdict when the result is empty.
         on_empty_result: EmptyResultPolicy,
     },
 }
 
-/// What a ratio of the async path is held against. At least one of `max` and `margin` is there.
+/// The limits of a ratio gate. At least one of `max` and `margin` is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RatioLimits {
-    /// The highest share, whatever the sync path does.
+    /// The highest share of the async path, independent of the sync path.
     pub max: Option<f64>,
-    /// By how much it may exceed the sync path's share.
+    /// By how much the share of the async path may exceed the share of the sync path.
     pub margin: Option<f64>,
-    /// How many times the sync path's share is not yet worth turning back for.
+    /// The multiple of the sync path's share up to which the gate does not fail.
     pub tolerated_ratio: f64,
-    /// The chance of a false rollback over all looks.
+    /// The probability of a false rollback over all evaluations together.
     pub alpha: f64,
 }
 
@@ -197,50 +201,50 @@ pub struct RatioLimits {
 pub enum LatencyMeasure {
     /// From the request to the end of its task (`end_to_end`).
     EndToEnd,
-    /// From the request to its answer, which may be 202 (`acknowledgement`).
+    /// From the request to its response, which may be a 202 (`acknowledgement`).
     Acknowledgement,
 }
 
 /// `on_empty`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyResultPolicy {
-    /// Nothing is known.
+    /// The gate is inconclusive.
     Inconclusive,
-    /// As if it passed: for queries that are empty when all is well.
+    /// The gate passes: for queries whose result is empty when there is no fault.
     Pass,
 }
 
 /// `rollout.breaker`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerConfig {
-    /// The time that is looked at.
+    /// How far back outcomes are counted.
     pub window: Duration,
-    /// Outcomes in it below which nothing is decided.
+    /// The number of outcomes in the window that the breaker needs before it can trip.
     pub min_requests: u64,
-    /// The share of failures that turns back at once.
+    /// The share of failures at which the rollout is rolled back.
     pub max_error_ratio: f64,
 }
 
 /// `rollout.prometheus`
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrometheusConfig {
-    /// Its base URL, without a slash at the end; may carry user info.
+    /// The base URL of the server, without a slash at the end; may carry user info.
     pub url: Secret,
-    /// The longest that a query may take.
+    /// The longest time that a query may take.
     pub query_timeout: Duration,
-    /// The oldest sample that counts.
+    /// The age above which a sample is ignored.
     pub max_sample_age: Duration,
-    /// How long it may be unavailable before the rollout pauses.
+    /// How long the server may be unavailable before the rollout pauses.
     pub unavailable_grace: Duration,
 }
 
 /// One of `rollout.notify`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotificationConfig {
-    /// Names of events.
+    /// The events that are posted.
     pub triggers: Vec<NotificationTrigger>,
-    /// The URL that is told. Whoever writes the file may tell whom they like: it is not held to
-    /// `webhooks.hosts`.
+    /// The URL that events are posted to. `webhooks.hosts` does not restrict it: that list limits
+    /// the URLs of callers, and this one is written by the operator.
     pub webhook_url: Secret,
 }
 
@@ -249,19 +253,18 @@ pub struct NotificationConfig {
 pub enum NotificationTrigger {
     /// A step was completed.
     StepCompleted,
-    /// It turned back.
+    /// The rollout was rolled back.
     RolledBack,
-    /// It paused, by itself or by somebody.
+    /// The rollout was paused by the controller or by an operator.
     Paused,
-    /// `percent` is reached.
+    /// The weight has reached `percent`, and the gates have passed there.
     TargetReached,
 }
 
-// === impl Rollout ===
+// === impl RolloutConfig ===
 
 impl RolloutConfig {
-    /// What a file that says `percent` and `mode`, and nothing else, means for a route of that
-    /// name.
+    /// The rollout of a file that sets only `percent` and `mode` for the route named `route`.
     #[must_use]
     pub fn new(route: &str, percent: Weight, mode: RolloutMode) -> Self {
         let step = |points| StepConfig::new(Weight::from_basis_points(points));
@@ -294,25 +297,25 @@ impl RolloutConfig {
         }
     }
 
-    /// How long a rollout at `weight` is watched before its gates may pass.
+    /// The soak at `weight`: that of its step, or else the rollout's.
     #[must_use]
     pub fn soak_at(&self, weight: Weight) -> Duration {
         self.step_at(weight).and_then(|step| step.soak).unwrap_or(self.soak)
     }
 
-    /// The step of `weight`; none for a weight between the steps.
+    /// The step at `weight`; none for a weight between two steps.
     #[must_use]
     pub fn step_at(&self, weight: Weight) -> Option<&StepConfig> {
         self.steps.iter().find(|step| step.weight == weight)
     }
 
-    /// What the async path is compared with at `weight`.
+    /// The sync traffic that the async path is compared with at `weight`.
     #[must_use]
     pub fn baseline_at(&self, weight: Weight) -> BaselineMode {
         self.step_at(weight).copied().unwrap_or_else(|| StepConfig::new(weight)).baseline
     }
 
-    /// The next weight on the way from `weight` to `percent`; none when it is reached.
+    /// The weight after `weight` on the way to `percent`; none when `percent` is reached.
     #[must_use]
     pub fn next_weight_after(&self, weight: Weight) -> Option<Weight> {
         let next = self.steps.iter().map(|step| step.weight).find(|step| *step > weight);
@@ -323,7 +326,7 @@ impl RolloutConfig {
 // === impl RolloutMode ===
 
 impl RolloutMode {
-    /// The word in the file.
+    /// The name in the file.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -333,10 +336,11 @@ impl RolloutMode {
     }
 }
 
-// === impl Step ===
+// === impl StepConfig ===
 
 impl StepConfig {
-    /// A step that says its weight and nothing else. At 100 % nothing live is left to compare with.
+    /// The step of a file that sets only its weight. At 100 % the baseline is frozen, since no
+    /// request is sync.
     #[must_use]
     pub fn new(weight: Weight) -> Self {
         let baseline =
@@ -363,13 +367,13 @@ impl GateKind {
         }
     }
 
-    /// The word in the file.
+    /// The name in the file.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         self.gate_type().as_str()
     }
 
-    /// The limits of one that looks at a share.
+    /// The limits of a gate on a share; none for the other types.
     #[must_use]
     pub fn ratio_limits(&self) -> Option<&RatioLimits> {
         match self {
@@ -384,7 +388,7 @@ impl GateKind {
     }
 }
 
-// === impl Limits ===
+// === impl RatioLimits ===
 
 impl Default for RatioLimits {
     fn default() -> Self {
@@ -392,7 +396,7 @@ impl Default for RatioLimits {
     }
 }
 
-/// The type of the gate of shadow traffic, and its name.
+/// The type of the gate that shadow traffic adds, which is also its name.
 pub const SHADOW_MISMATCH_GATE: &str = GateType::ShadowMismatch.as_str();
 
 /// The gates of a rollout whose file has none.
@@ -407,13 +411,14 @@ pub fn default_gates() -> Vec<GateConfig> {
     ]
 }
 
-/// Requests without a single failure that show, at one-sided 95 %, a share of failures of at most
-/// `max`: the least `n` whose upper bound `z²/(n + z²)` is no higher (Wilson 1927, with 0 of `n`).
+/// The number of requests without a failure that certify a share of failures of at most `max` at
+/// one-sided 95 % confidence: the least `n` with `z²/(n + z²) ≤ max`, where the left side is the
+/// upper bound of Wilson's interval (1927) for 0 failures of `n`.
 #[must_use]
 pub fn min_samples_to_certify(max: f64) -> u64 {
     const Z_SQUARED: f64 = 1.645 * 1.645;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    // saturates, and is never below 0
+    // the cast saturates, and the value is never below 0
     let samples = (Z_SQUARED * (1.0 - max) / max).ceil() as u64;
     samples
 }
@@ -423,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_requests_without_a_failure_certify_a_share() {
+    fn the_number_of_requests_that_certify_a_share_follows_wilson() {
         assert_eq!(
             [0.05, 0.01, 0.005, 0.001, 1.0].map(min_samples_to_certify),
             [52, 268, 539, 2_704, 0]
@@ -431,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn at_a_hundred_percent_the_baseline_is_frozen_unless_the_step_says_otherwise() {
+    fn at_a_hundred_percent_the_baseline_is_frozen_unless_the_step_sets_it() {
         let mut rollout = RolloutConfig::new("r", Weight::FULL, RolloutMode::Gated);
         let baselines = |rollout: &RolloutConfig| {
             [5_000, 7_500, 10_000].map(|at| rollout.baseline_at(Weight::from_basis_points(at)))

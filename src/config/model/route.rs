@@ -1,4 +1,5 @@
-//! The section `routes`: the calls that are moved, where they go and how they are deprecated.
+//! The section `routes`: the paths whose calls are moved to the queue, each with its topic, its
+//! rollout and its deprecation.
 
 use std::time::Duration;
 
@@ -10,50 +11,51 @@ use crate::task::Topic;
 /// One entry of `routes:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
-    /// Its key in the file; the `route` label.
+    /// The route's key in the file; the `route` label of metrics.
     pub name: String,
-    /// The path it answers for.
+    /// The path of the requests that belong to the route.
     pub path: PathPattern,
-    /// The methods it answers for.
+    /// The methods of the requests that belong to the route.
     pub methods: Vec<Method>,
-    /// The topic of its tasks.
+    /// The topic of the tasks that are made from canaried requests.
     pub topic: Topic,
-    /// How long a canaried request waits for its result.
+    /// How long a canaried request waits for the result of its task.
     pub client_wait: Duration,
-    /// What happens then.
+    /// What happens after `client_wait`.
     pub on_wait_timeout: WaitTimeoutAction,
     /// The longest expected start at which a canaried request becomes a task; none: a tenth of the
     /// sync path's median.
     pub max_start_delay: Option<Duration>,
     /// What happens to a canaried request whose task is expected to start later.
     pub on_saturation: SaturationAction,
-    /// What happens when the store died before it said whether the task is durable.
+    /// What happens when the store fails before it confirms or refuses a task.
     pub on_unknown_enqueue: UnknownEnqueueAction,
-    /// Whether a canaried request may be tried more than once.
+    /// Whether the task of a canaried request may have more than one attempt.
     pub retry_canaried: bool,
-    /// Headers that are not captured.
+    /// Headers that are not captured in tasks.
     pub drop_headers: Vec<HeaderName>,
-    /// Who goes async.
+    /// The share of requests that goes async, and the way to it.
     pub rollout: RolloutConfig,
-    /// How clients are told to move on.
+    /// How clients learn that the route is deprecated.
     pub deprecation: DeprecationConfig,
 }
 
 /// A path of literal and `{named}` segments, such as `/agents/{agent}/invoke`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPattern {
-    /// As written.
+    /// The pattern as it is written in the file.
     pub source_text: String,
-    /// The segments after the first slash; none is a `{named}` one, which any one segment matches.
+    /// The segments after the first slash: a literal text, or none for a `{named}` segment, which
+    /// matches any one segment.
     pub segments: Vec<Option<String>>,
 }
 
 /// `on_wait_timeout`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitTimeoutAction {
-    /// 202 with a poll URL.
+    /// The client gets 202 with a URL to poll.
     Accepted,
-    /// Waits on, as the sync path would.
+    /// The request waits until the task ends, as on the sync path.
     KeepWaiting,
 }
 
@@ -69,44 +71,44 @@ pub enum SaturationAction {
 /// `on_unknown`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownEnqueueAction {
-    /// Serves the request sync and cancels the task when the store is back.
+    /// Serves the request on the sync path, and cancels the task when the store is back.
     ServeSync,
-    /// 503.
+    /// Answers with 503.
     Refuse,
 }
 
 /// `deprecation:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeprecationConfig {
-    /// What legacy clients get.
+    /// How requests to the deprecated route are answered.
     pub mode: DeprecationMode,
-    /// Since when, for the `Deprecation` header (RFC 9745).
+    /// The time since which the route is deprecated, for the `Deprecation` header (RFC 9745).
     pub deprecated_at: Option<jiff::Timestamp>,
-    /// When it ends, for the `Sunset` header (RFC 8594).
+    /// The time at which the route is switched off, for the `Sunset` header (RFC 8594).
     pub sunset_at: Option<jiff::Timestamp>,
-    /// Where to go instead, a path or URL without the query.
+    /// The path or URL to call instead, without a query.
     pub successor: Option<String>,
-    /// The page that explains it.
+    /// A page about the deprecation, for the `Link` header.
     pub link: Option<String>,
-    /// Whether `redirect` is 308 rather than 307.
+    /// Whether mode `redirect` answers with 308 instead of 307.
     pub permanent_redirect: bool,
 }
 
 /// `deprecation.mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeprecationMode {
-    /// Nothing.
+    /// The route is not deprecated.
     None,
-    /// Headers on the answers.
+    /// Responses have header fields that announce the deprecation.
     Announce,
-    /// 307 or 308 to the successor.
+    /// Requests are redirected to the successor with 307 or 308.
     Redirect,
-    /// 410.
+    /// Requests are answered with 410.
     Gone,
 }
 
 impl DeprecationMode {
-    /// The word in the file; the `mode` label.
+    /// The name of the mode in the file, and the `mode` label of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

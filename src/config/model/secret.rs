@@ -1,15 +1,18 @@
-//! A secret text, which is never shown, and the masking of URLs that carry one.
+//! A secret text, such as a password or token, and the masking of URLs that contain one.
+//!
+//! `Debug` prints `***`. A secret that was read from a file also keeps the text of the
+//! configuration with its `${file:…}` references, so that a rotated secret can be read again.
 
 use std::fmt;
 
 use crate::config::environment::expand::expand_file_references;
 
-/// A text that is not shown: passwords, tokens. Two of the same source are equal, whatever its
-/// files say by now.
+/// A text that is never shown. Two secrets with the same `${file:…}` template are equal, even when
+/// the files had different contents.
 #[derive(Clone)]
 pub struct Secret {
     text: String,
-    /// The text as it was written, where it refers to files.
+    /// The text of the configuration with its `${file:…}` references; none without references.
     file_template: Option<String>,
 }
 
@@ -19,12 +22,12 @@ impl Secret {
         Self { text: text.into(), file_template: None }
     }
 
-    /// The text as it was written, where it refers to files.
+    /// The text of the configuration with its `${file:…}` references; none without references.
     pub(crate) fn file_template(&self) -> Option<&str> {
         self.file_template.as_deref()
     }
 
-    /// Keeps the text as it was written, where it refers to files.
+    /// Sets the text of the configuration with its `${file:…}` references.
     pub(crate) fn set_file_template(&mut self, template: String) {
         self.file_template = Some(template);
     }
@@ -35,16 +38,16 @@ impl Secret {
         &self.text
     }
 
-    /// A URL with its user info masked.
+    /// The secret as a URL, with its user info masked.
     #[must_use]
     pub fn masked_url(&self) -> String {
         mask_user_info(&self.text)
     }
 
-    /// The secret with its `${file:…}` references read anew, for what has rotated since.
+    /// The secret with its `${file:…}` references read again, since the files may have rotated.
     ///
     /// # Errors
-    /// Which file cannot be read, and why.
+    /// The name of a file that cannot be read, and the reason.
     pub fn read_current(&self) -> Result<String, String> {
         self.file_template.as_deref().map_or_else(|| Ok(self.text.clone()), expand_file_references)
     }
@@ -67,7 +70,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URL with what stands between `//` and the last `@` of the authority masked.
+/// A URL with the user info, up to the last `@` of the authority, replaced by `***`.
 pub(crate) fn mask_user_info(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

@@ -1,4 +1,5 @@
-//! The sections `proxy`, `admin` and `upstream`: who listens where, and the servers behind it.
+//! The sections `proxy`, `admin` and `upstream`: the two listeners of the process, and the legacy
+//! servers behind the proxy.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,65 +11,69 @@ use crate::config::model::secret::Secret;
 /// `proxy:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxyConfig {
-    /// The data port. Restart-only.
+    /// The address that clients call. Needs a restart to change.
     pub listen: SocketAddr,
-    /// Data-plane threads; 0 is one per core. Restart-only.
+    /// The number of data-plane threads; 0 is one per core. Needs a restart to change.
     pub threads: usize,
-    /// Largest body of a task, bytes.
+    /// The largest request body that can become a task, in bytes.
     pub max_body_bytes: usize,
-    /// Where `/task/<id>` is served, without a slash at the end.
+    /// The path under which tasks are read, such as `/task`, without a slash at the end.
     pub task_path: String,
-    /// Peers whose `X-Forwarded-*` and `x-omnidaemon-path` count; empty is nobody.
+    /// Peers whose `X-Forwarded-*` and `x-omnidaemon-path` headers are accepted; empty trusts no
+    /// peer.
     pub trusted_networks: Vec<Cidr>,
-    /// The longest a shutdown takes.
+    /// The longest time that a shutdown takes.
     pub drain_timeout: Duration,
-    /// How long `/readyz` says 503 before the proxy stops accepting.
+    /// How long `/readyz` answers 503 before the proxy stops accepting connections.
     pub drain_delay: Duration,
     /// Whether `/metrics` is also served on the data port (`expose: [metrics]`).
     pub expose_metrics: bool,
-    /// Origins that browsers may call the own paths from (`cors: {origins: […]}`); `*` is any.
+    /// Origins from which browsers may call the proxy's task endpoints (`cors: {origins: […]}`);
+    /// `*` is any origin.
     pub cors_origins: Vec<String>,
-    /// Where handlers reach this proxy, to say how far they have come; none tells them no address.
+    /// The base URL at which handlers reach this proxy to report progress; without one they get no
+    /// address to report to.
     pub public_url: Option<UpstreamUrl>,
 }
 
 /// `admin:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
-    /// The admin port. Restart-only.
+    /// The address of health, metrics and API. Needs a restart to change.
     pub listen: SocketAddr,
-    /// The bearer token of `/admin/v1`; without one the listener must be loopback.
+    /// The bearer token of `/admin/v1`; without one the listener must be on loopback.
     pub token: Option<Secret>,
-    /// A bearer token that may look, and change nothing.
+    /// A bearer token that allows only reading.
     pub read_token: Option<Secret>,
-    /// Host names accepted beside the listener's own.
+    /// Values of the Host header that are accepted beside the listener's own address.
     pub allowed_hosts: Vec<String>,
 }
 
 /// `upstream:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
-    /// One or several servers, tried in turn.
+    /// One or several servers, tried in turn until one is reached.
     pub urls: Vec<UpstreamUrl>,
-    /// The longest a connect may take.
+    /// The longest time that opening a connection may take.
     pub connect_timeout: Duration,
-    /// The longest until the first byte of an answer; none waits.
+    /// The longest time until the first byte of a response; none waits without a limit.
     pub timeout: Option<Duration>,
 }
 
 /// The base of an HTTP server: scheme, host and port, no path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamUrl {
-    /// Whether it is `https`.
+    /// Whether the scheme is `https`.
     pub tls: bool,
-    /// Host name or address, IPv6 without brackets.
+    /// The host name or address, IPv6 without brackets.
     pub host: String,
-    /// The port.
+    /// The port; the default of the scheme when the URL has none.
     pub port: u16,
 }
 
 impl UpstreamUrl {
-    /// `host` or `host:port`, as it goes into a Host header.
+    /// The value of the Host header: `host`, or `host:port` for a port that is not the scheme's
+    /// default.
     #[must_use]
     pub fn authority(&self) -> String {
         let host =

@@ -9,34 +9,36 @@ use crate::config::model::secret::{Secret, mask_user_info};
 /// `store:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
-    /// Which store. Restart-only.
+    /// The store that is used. Needs a restart to change.
     pub url: StoreUrl,
-    /// How long a store call may take before the store counts as unreachable.
+    /// How long a store call may take before the store counts as unreachable. Needs a restart to
+    /// change.
     pub timeout: Duration,
-    /// What a 202 waits for beyond the store's own acknowledgement.
+    /// What a task's acceptance waits for beyond the store's own acknowledgement. Needs a restart
+    /// to change.
     pub durability: StoreDurability,
-    /// Partitions of a topic on a Redis Cluster.
+    /// The number of partitions on a Redis Cluster. Needs a restart to change.
     pub partitions: u16,
 }
 
 /// `store.url`
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// `sqlite:PATH`: one process, no other server.
+    /// `sqlite:PATH`: a file that one process uses.
     Sqlite(PathBuf),
-    /// `redis://` or `rediss://`.
+    /// `redis://` or `rediss://`: one Redis server.
     Redis(Secret),
-    /// `redis+sentinel://` or `rediss+sentinel://`.
+    /// `redis+sentinel://` or `rediss+sentinel://`: a master that Sentinels name.
     Sentinel(Secret),
-    /// `redis+cluster://` or `rediss+cluster://`.
+    /// `redis+cluster://` or `rediss+cluster://`: a Redis Cluster.
     Cluster(Secret),
 }
 
 impl StoreUrl {
-    /// Keeps what the URL was read from.
-    pub(crate) fn set_file_template(&mut self, source: String) {
+    /// Sets the text of the configuration with its `${file:…}` references.
+    pub(crate) fn set_file_template(&mut self, template: String) {
         if let Self::Redis(url) | Self::Sentinel(url) | Self::Cluster(url) = self {
-            url.set_file_template(source);
+            url.set_file_template(template);
         }
     }
 }
@@ -62,8 +64,8 @@ impl fmt::Display for StoreUrl {
 /// `store.durability`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreDurability {
-    /// As the store persists.
+    /// The store's acknowledgement is enough.
     Default,
-    /// Redis: also WAIT for a replica, and WAITAOF where the server has it.
+    /// On Redis, also WAIT for a replica, and WAITAOF where the server supports it.
     WaitForReplica,
 }

@@ -1,4 +1,5 @@
-//! How long a task may take: what its topic allows for all attempts and the pauses between them.
+//! The longest time that a task may take: all attempts that its topic allows, and the pauses
+//! between them.
 
 use std::time::Duration;
 
@@ -8,15 +9,15 @@ use crate::config::TopicConfig;
 /// The longest pause before another attempt.
 pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
 
-/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each, at
-/// most [`MAX_BACKOFF`].
+/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each
+/// attempt, at most [`MAX_BACKOFF`].
 #[must_use]
 pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
     BackoffPolicy::new(retry_delay, MAX_BACKOFF).delay_for(attempt)
 }
 
-/// From a canaried request to the latest end of its task: the `timeout` of each attempt and the
-/// pauses between them. It is tried once, unless its route sets `retry_canaried`.
+/// The time from a canaried request to the latest end of its task: the `timeout` of each attempt
+/// and the pauses between them. There is one attempt, unless the route sets `retry_canaried`.
 #[must_use]
 pub fn max_task_duration(topic: &TopicConfig, retry_canaried: bool) -> Duration {
     let retries = if retry_canaried { topic.retries } else { 0 };
@@ -31,7 +32,7 @@ mod tests {
     use crate::config::{ContentForm, GroupStartPosition, HandlerConfig};
 
     #[test]
-    fn a_deadline_is_all_attempts_and_the_pauses_between_them() {
+    fn a_task_takes_all_attempts_and_the_pauses_between_them() {
         let topic = |timeout, retries, retry_delay| TopicConfig {
             handler: HandlerConfig::Upstream,
             timeout: Duration::from_secs(timeout),

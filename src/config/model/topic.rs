@@ -5,28 +5,28 @@ use std::time::Duration;
 /// One entry of `topics:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicConfig {
-    /// What runs its tasks.
+    /// The handler that runs the topic's tasks.
     pub handler: HandlerConfig,
-    /// The longest one attempt may take.
+    /// The longest time that one attempt may take.
     pub timeout: Duration,
-    /// Attempts after the first.
+    /// The number of attempts after the first.
     pub retries: u32,
-    /// The base of the backoff.
+    /// The delay before the first retry; later delays grow from it.
     pub retry_delay: Duration,
     /// How many of its tasks one worker runs at a time.
     pub concurrency: usize,
     /// How many tasks one consumer of another program runs at a time.
     pub external_slots: u32,
-    /// The consumer group's name on Redis.
+    /// The agent in the name of the consumer group on Redis, `group:<topic>:<agent>`.
     pub agent: String,
-    /// How `content` is written on Redis.
+    /// How the field `content` of an entry is written on Redis.
     pub content_form: ContentForm,
-    /// Waiting tasks over which new ones are refused.
+    /// The number of waiting tasks above which new ones are refused.
     pub max_backlog: u64,
-    /// The `reclaim_idle_ms` of Python agents in the same group: before it, a task that one of
-    /// them runs is its own.
+    /// The `reclaim_idle_ms` of Python agents in the same group. An entry that such an agent has
+    /// held for less time is not taken from it.
     pub reclaim_idle: Duration,
-    /// Where the consumer group begins on Redis.
+    /// Where in the stream the consumer group begins on Redis.
     pub group_start: GroupStartPosition,
 }
 
@@ -37,9 +37,10 @@ pub enum HandlerConfig {
     Upstream,
     /// POSTs the payload to a URL.
     Http(String),
-    /// Runs a program: task on stdin, result on stdout. Never empty.
+    /// Runs a program with the task on stdin and the result on stdout; the list has the program
+    /// and its arguments, and is never empty.
     Command(Vec<String>),
-    /// Left to other consumers.
+    /// Other programs consume the topic; no worker of omnidaemon runs its tasks.
     External,
 }
 
@@ -60,15 +61,15 @@ impl HandlerConfig {
 pub enum ContentForm {
     /// The payload as a JSON string, which the Genesis bridge expects.
     String,
-    /// The payload as it is.
+    /// The payload as a JSON value.
     Object,
 }
 
-/// `start:`: where a consumer group begins in a stream that others have read before it.
+/// `start:`: where a new consumer group begins in a stream that has entries already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupStartPosition {
-    /// At the first entry: nothing is skipped.
+    /// At the first entry: the group gets all entries.
     FirstEntry,
-    /// After what was there when the group was first made: others have done that.
+    /// After the entries that exist when the group is created, which other groups have processed.
     NewEntries,
 }

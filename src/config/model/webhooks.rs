@@ -1,7 +1,7 @@
-//! `webhooks:`: where the ends of tasks may be posted to, and how.
+//! The section `webhooks`: the hosts that task ends may be posted to, and how they are posted.
 //!
-//! Nothing is by default. A host is listed by name, and its addresses are looked at too: one that
-//! is not public is connected to only where the entry says `private:`.
+//! By default no host is allowed. A host is listed by name, and the addresses that it resolves to
+//! are checked too: an address that is not public is used only for an entry with `private:`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use crate::config::Secret;
 
-/// The section.
+/// `webhooks:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhooksConfig {
-    /// Whom a task may name; nobody where it is empty.
+    /// The hosts that the webhook of a task may have; an empty list allows no webhooks.
     pub allowed_hosts: Vec<AllowedWebhookHost>,
-    /// The longest one delivery may take.
+    /// The longest time that one try of a delivery may take.
     pub timeout: Duration,
-    /// Deliveries after the first that may fail.
+    /// The number of tries after the first.
     pub retries: u32,
-    /// What deliveries are signed with.
+    /// The key that deliveries are signed with.
     pub signing_secret: Option<Secret>,
 }
 
@@ -33,14 +33,15 @@ impl Default for WebhooksConfig {
     }
 }
 
-/// `hooks.example.com`, `hooks.example.com:8443` or `private:hooks.internal:8080`.
+/// One of `webhooks.hosts`: `hooks.example.com`, `hooks.example.com:8443` or
+/// `private:hooks.internal:8080`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedWebhookHost {
-    /// Name or address in lower case, IPv6 without brackets.
+    /// The name or address in lower case, IPv6 without brackets.
     pub host: String,
-    /// The one port; none is that of the scheme.
+    /// The only port that is allowed; none allows the default port of the scheme.
     pub port: Option<u16>,
-    /// Whether its addresses may be loopback, link-local or of a private network.
+    /// Whether the host's addresses may be loopback, link-local or of a private network.
     pub allow_private: bool,
 }
 
@@ -52,8 +53,8 @@ impl fmt::Display for AllowedWebhookHost {
     }
 }
 
-/// Whether an address is one of the public internet: not of this machine, its networks or the
-/// cloud's metadata. IPv6 addresses that carry an IPv4 one are judged by that.
+/// Whether an address is of the public internet: not of this machine, of a private network or of a
+/// cloud's metadata service. An IPv6 address that embeds an IPv4 address is judged by the latter.
 #[must_use]
 pub fn is_public_address(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -64,7 +65,7 @@ pub fn is_public_address(address: IpAddr) -> bool {
                 || ip.is_loopback()
                 || ip.is_link_local()
                 || ip.is_documentation()
-                // carriers' own, and metadata at some clouds
+                // carrier-grade NAT, and the metadata service of some clouds
                 || (a == 100 && (64..128).contains(&b))
                 || (a == 192 && b == 0 && c == 0) // protocol assignments
                 || (a == 198 && (b == 18 || b == 19)) // benchmarks
@@ -72,11 +73,11 @@ pub fn is_public_address(address: IpAddr) -> bool {
             !special
         }
         IpAddr::V6(ip) => match ip.segments() {
-            // translated (64:ff9b::/96) and 6to4 (2002::/16) addresses reach an IPv4 one
+            // NAT64 (64:ff9b::/96) and 6to4 (2002::/16) addresses reach the embedded IPv4 address
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
                 is_public_address(embedded_ipv4(high, low))
             }
-            // global unicast is 2000::/3, less Teredo, benchmarks and documentation
+            // global unicast is 2000::/3, without Teredo, benchmarks and documentation
             [0x2001, 0 | 2 | 0xdb8, ..] => false,
             [first, ..] => first & 0xe000 == 0x2000,
         },
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_public_addresses_are_public_however_they_are_spelled() {
+    fn addresses_are_public_or_not_in_every_notation() {
         for public in [
             "1.1.1.1",
             "203.0.114.1",

@@ -1,7 +1,7 @@
-//! Addresses, URLs and paths: where to listen, whom to call, what to answer for.
+//! Parsers of addresses, URLs, hosts, paths and header names.
 //!
-//! URLs can carry passwords, so a message shows one only when it has no user info, and a store's
-//! never.
+//! A URL can carry a password. So a message quotes a URL only when it has no user info, and never
+//! quotes the URL of a store or webhook.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::config::{
     AllowedWebhookHost, Cidr, PathPattern, Secret, StickyKey, StoreUrl, UpstreamUrl,
 };
 
-/// `127.0.0.1:8000`, `[::1]:8000` or `localhost:8000`.
+/// Parses an address to listen on: `127.0.0.1:8000`, `[::1]:8000` or `localhost:8000`.
 pub(crate) fn parse_listen_address(text: &str) -> Result<SocketAddr, FieldError> {
     let local =
         text.strip_prefix("localhost:").map(|port| format!("{}:{port}", Ipv4Addr::LOCALHOST));
@@ -27,7 +27,7 @@ pub(crate) fn parse_listen_address(text: &str) -> Result<SocketAddr, FieldError>
     local.as_deref().unwrap_or(text).parse().map_err(wrong)
 }
 
-/// `10.0.0.0/8`, or an address, which is a network of one.
+/// Parses a network such as `10.0.0.0/8`; an address alone is a network of one address.
 pub(crate) fn parse_cidr(text: &str) -> Result<Cidr, FieldError> {
     let wrong = || {
         FieldError::new(
@@ -47,13 +47,16 @@ pub(crate) fn parse_cidr(text: &str) -> Result<Cidr, FieldError> {
     }
 }
 
-/// The base of an HTTP server.
+/// Parses the base URL of an HTTP server: scheme, host and port, without a path.
 pub(crate) fn parse_upstream_url(text: &str) -> Result<UpstreamUrl, FieldError> {
     let hint = "write scheme, host and port, such as `http://127.0.0.1:9000`";
     let uri = parse_http_uri(text, hint)?;
     if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
         return Err(FieldError::new(
-            format!("{} has a path: a request keeps its own", quote_for_message(text)),
+            format!(
+                "{} has a path: the path of each request is used instead",
+                quote_for_message(text)
+            ),
             hint,
         ));
     }
@@ -62,7 +65,7 @@ pub(crate) fn parse_upstream_url(text: &str) -> Result<UpstreamUrl, FieldError> 
     Ok(UpstreamUrl { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
 }
 
-/// An HTTP URL that tasks are posted to.
+/// Parses the HTTP URL of an `http` handler.
 pub(crate) fn parse_http_url(text: &str) -> Result<String, FieldError> {
     parse_http_uri(text, "write a URL such as `http://127.0.0.1:9000/build`")
         .map(|_| text.to_owned())
@@ -77,7 +80,7 @@ fn parse_http_uri(text: &str, hint: &str) -> Result<Uri, FieldError> {
     })
 }
 
-/// An HTTP URL that may carry a password or a token, and so is never shown.
+/// Parses an HTTP URL that may carry a password or a token; messages do not quote it.
 pub(crate) fn parse_secret_url(text: &str) -> Result<Secret, FieldError> {
     let hint = "write a URL such as `https://hooks.example.com/rollout`";
     parse_absolute_uri(text)
@@ -85,23 +88,24 @@ pub(crate) fn parse_secret_url(text: &str) -> Result<Secret, FieldError> {
         .ok_or_else(|| FieldError::new("is not an http or https URL", hint))
 }
 
-/// The URL, where it has all that a request needs.
+/// The URL when it has scheme `http` or `https`, a host, and no port or a valid one.
 fn parse_absolute_uri(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?;
-    let bare = authority.as_str().rsplit('@').next().unwrap_or_default();
-    let port_is_read = uri.port_u16().is_some_and(|port| port > 0) || bare == authority.host();
-    let ipv6_is_read = authority
+    let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let is_port_valid =
+        uri.port_u16().is_some_and(|port| port > 0) || host_and_port == authority.host();
+    let is_ipv6_valid = authority
         .host()
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .is_none_or(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
     let is_http =
         matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty();
-    (is_http && port_is_read && ipv6_is_read).then_some(uri)
+    (is_http && is_port_valid && is_ipv6_valid).then_some(uri)
 }
 
-/// `sqlite:PATH` or one of the Redis schemes.
+/// Parses the URL of a store: `sqlite:PATH`, or a URL with one of the Redis schemes.
 pub(crate) fn parse_store_url(text: &str) -> Result<StoreUrl, FieldError> {
     let hint = "write `redis://host:6379/0`, `rediss://…`, \
         `redis+sentinel://a:26379,b:26379/master`, \
@@ -129,18 +133,18 @@ pub(crate) fn parse_store_url(text: &str) -> Result<StoreUrl, FieldError> {
             "its host or port cannot be read; percent-encode `/`, `@`, `?` and `#` in the password",
         ));
     }
-    let number = |db: &str| db.is_empty() || db.parse::<u16>().is_ok();
+    let is_database = |db: &str| db.is_empty() || db.parse::<u16>().is_ok();
     let secret = Secret::new(text);
     match scheme {
         "redis" | "rediss" if hosts.contains(',') => Err(malformed("it has several hosts")),
-        "redis" | "rediss" if !number(path) => Err(malformed("its database is not a number")),
+        "redis" | "rediss" if !is_database(path) => Err(malformed("its database is not a number")),
         "redis" | "rediss" if text.into_connection_info().is_err() => {
             Err(malformed("the client cannot read it"))
         }
         "redis" | "rediss" => Ok(StoreUrl::Redis(secret)),
         "redis+sentinel" | "rediss+sentinel" => match path.split_once('/').unwrap_or((path, "")) {
             ("", _) => Err(malformed("it names no master")),
-            (_, db) if !number(db) => Err(malformed("its database is not a number")),
+            (_, db) if !is_database(db) => Err(malformed("its database is not a number")),
             _ => Ok(StoreUrl::Sentinel(secret)),
         },
         "redis+cluster" | "rediss+cluster" if matches!(path, "" | "0") => {
@@ -154,8 +158,9 @@ pub(crate) fn parse_store_url(text: &str) -> Result<StoreUrl, FieldError> {
     }
 }
 
+/// Whether the text is a host name or address with an optional port; IPv6 in brackets.
 fn is_host_and_port(text: &str) -> bool {
-    let name = |host: &str| {
+    let is_host_name = |host: &str| {
         !host.is_empty()
             && host
                 .bytes()
@@ -169,13 +174,13 @@ fn is_host_and_port(text: &str) -> bool {
             (Some(&text[..at]), &text[at..])
         }
     };
-    let port_is_read = port
+    let is_port_valid = port
         .strip_prefix(':')
         .map_or(port.is_empty(), |port| port.parse::<u16>().is_ok_and(|port| port > 0));
-    host.is_none_or(name) && port_is_read
+    host.is_none_or(is_host_name) && is_port_valid
 }
 
-/// A route's path, of literal and `{named}` segments.
+/// Parses a route's path of literal and `{named}` segments.
 pub(crate) fn parse_path_pattern(text: &str) -> Result<PathPattern, FieldError> {
     let wrong = |message: &str| {
         FieldError::new(
@@ -199,7 +204,7 @@ pub(crate) fn parse_path_pattern(text: &str) -> Result<PathPattern, FieldError> 
             (None, "." | "..") => return Err(wrong("has a dot segment")),
             (None, segment) if !is_path_text(segment) => {
                 return Err(wrong(
-                    "has a character that is not of a path, or a brace that is not a whole segment",
+                    "has a character that paths cannot have, or braces around part of a segment",
                 ));
             }
             (None, segment) => segments.push(Some(segment.to_owned())),
@@ -212,7 +217,8 @@ fn is_identifier(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Whether the text is of RFC 3986 path characters, `;` aside, which proxies do not agree on.
+/// Whether the text has only path characters of RFC 3986. `;` is refused, since servers differ in
+/// whether it ends the path.
 fn is_path_text(text: &str) -> bool {
     let encoded = text
         .split('%')
@@ -224,7 +230,7 @@ fn is_path_text(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@%".contains(&byte))
 }
 
-/// A path of the proxy's own, without a slash at the end.
+/// Parses `proxy.task_path`: a path without named segments and without a slash at the end.
 pub(crate) fn parse_task_path(text: &str) -> Result<String, FieldError> {
     let wrong = || {
         FieldError::new(
@@ -240,18 +246,18 @@ pub(crate) fn parse_task_path(text: &str) -> Result<String, FieldError> {
     if literal { Ok(pattern.source_text) } else { Err(wrong()) }
 }
 
-/// A path or URL that clients are sent to, without a query.
+/// Parses the successor of a deprecated route: a path or URL without a query, for redirects.
 pub(crate) fn parse_successor(text: &str) -> Result<String, FieldError> {
     if text.contains(['?', '#']) {
         return Err(FieldError::new(
             format!("{} has a query or fragment", quote_for_message(text)),
-            "write it without: the request's query is kept",
+            "write it without one: the query of the request is kept",
         ));
     }
     parse_link(text)
 }
 
-/// A path or URL that goes into a header.
+/// Parses a path or URL that is sent in a header field.
 pub(crate) fn parse_link(text: &str) -> Result<String, FieldError> {
     let hint = "write a path such as `/invoke/async`, or an http or https URL";
     if text.bytes().any(|byte| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte)) {
@@ -264,7 +270,7 @@ pub(crate) fn parse_link(text: &str) -> Result<String, FieldError> {
     if path { Ok(text.to_owned()) } else { parse_http_uri(text, hint).map(|_| text.to_owned()) }
 }
 
-/// A header's name.
+/// Parses the name of a header field.
 pub(crate) fn parse_header_name(text: &str) -> Result<HeaderName, FieldError> {
     let wrong = |_| {
         FieldError::new(
@@ -275,7 +281,7 @@ pub(crate) fn parse_header_name(text: &str) -> Result<HeaderName, FieldError> {
     text.parse().map_err(wrong)
 }
 
-/// A method that can be canaried.
+/// Parses a request method that a route may have.
 pub(crate) fn parse_method(text: &str) -> Result<Method, FieldError> {
     let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::GET];
     let wrong = || {
@@ -287,7 +293,7 @@ pub(crate) fn parse_method(text: &str) -> Result<Method, FieldError> {
     known.into_iter().find(|method| method.as_str().eq_ignore_ascii_case(text)).ok_or_else(wrong)
 }
 
-/// `header:NAME` or `cookie:NAME`.
+/// Parses `header:NAME` or `cookie:NAME`.
 pub(crate) fn parse_sticky_key(text: &str) -> Result<StickyKey, FieldError> {
     let wrong = || {
         FieldError::new(
@@ -299,7 +305,7 @@ pub(crate) fn parse_sticky_key(text: &str) -> Result<StickyKey, FieldError> {
         Some(("header", name)) => {
             parse_header_name(name).map(StickyKey::Header).map_err(|_| wrong())
         }
-        // A cookie's name is a token, as a header's is.
+        // The names of cookies and header fields have the same syntax: a token of RFC 9110.
         Some(("cookie", name)) if parse_header_name(name).is_ok() => {
             Ok(StickyKey::Cookie(name.to_owned()))
         }
@@ -307,7 +313,7 @@ pub(crate) fn parse_sticky_key(text: &str) -> Result<StickyKey, FieldError> {
     }
 }
 
-/// An origin of browsers, or `*`.
+/// Parses an origin for CORS, such as `https://app.example.com`, or `*`.
 pub(crate) fn parse_cors_origin(text: &str) -> Result<String, FieldError> {
     let hint = "write one such as `https://app.example.com`, or `*` for any";
     if text == "*" {
@@ -318,7 +324,7 @@ pub(crate) fn parse_cors_origin(text: &str) -> Result<String, FieldError> {
     Ok(url.to_string().to_ascii_lowercase())
 }
 
-/// A host name, with or without a port, as it comes in a Host header.
+/// Parses a host with or without a port, as in a Host header.
 pub(crate) fn parse_host(text: &str) -> Result<String, FieldError> {
     let wrong = || {
         FieldError::new(
@@ -329,20 +335,20 @@ pub(crate) fn parse_host(text: &str) -> Result<String, FieldError> {
     if is_host_and_port(text) { Ok(text.to_ascii_lowercase()) } else { Err(wrong()) }
 }
 
-/// A host that webhooks may go to, with or without a port; `private:` before one that is not of the
-/// internet.
+/// Parses a host that webhooks may be posted to, with or without a port. The prefix `private:`
+/// allows addresses that are not public.
 pub(crate) fn parse_webhook_host(text: &str) -> Result<AllowedWebhookHost, FieldError> {
     let hint = "write a host such as `hooks.example.com` or `hooks.example.com:8443`; \
                 `private:hooks.internal:8080` for one of your own network";
-    let (private, named) =
-        text.strip_prefix("private:").map_or((false, text), |named| (true, named));
+    let (allow_private, host_and_port) =
+        text.strip_prefix("private:").map_or((false, text), |host| (true, host));
     let bad = || FieldError::new(format!("{} is not a host", quote_for_message(text)), hint);
-    if !is_host_and_port(named) || named.is_empty() {
+    if !is_host_and_port(host_and_port) || host_and_port.is_empty() {
         return Err(bad());
     }
-    let authority: http::uri::Authority = named.parse().map_err(|_| bad())?;
+    let authority: http::uri::Authority = host_and_port.parse().map_err(|_| bad())?;
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
-    Ok(AllowedWebhookHost { host, port: authority.port_u16(), allow_private: private })
+    Ok(AllowedWebhookHost { host, port: authority.port_u16(), allow_private })
 }
 
 #[cfg(test)]
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_are_known_by_their_scheme() {
+    fn the_scheme_of_a_store_url_selects_the_store() {
         for (text, expected) in [
             ("sqlite:data/o.db", "sqlite:data/o.db"),
             ("sqlite:///abs/o.db", "sqlite:/abs/o.db"),
@@ -511,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn webhook_hosts_are_names_with_a_port_and_a_mark() {
+    fn webhook_hosts_are_names_with_a_port_and_a_prefix() {
         let entry = |host: &str, port, private| {
             Ok(AllowedWebhookHost { host: host.into(), port, allow_private: private })
         };

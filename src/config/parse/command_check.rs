@@ -1,7 +1,8 @@
-//! Whether what a `command` handler names is there: said when the file is read rather than by every
-//! task.
+//! Finds programs and scripts of `command` handlers that do not exist, so that loading the
+//! configuration reports them and not only the first task that fails.
 //!
-//! Only a warning: the file may be checked on another machine than the one that runs it.
+//! They are warnings and not problems: a file may be checked on another machine than the one that
+//! runs its commands.
 
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,10 +11,10 @@ use std::path::Path;
 use crate::config::diagnostics::quote_for_message;
 use crate::config::parse::field_error::FieldError;
 
-/// What arguments that are scripts end with.
+/// File name endings of arguments that are checked as scripts.
 const SCRIPT_SUFFIXES: [&str; 3] = [".py", ".sh", ".js"];
 
-/// What of a command is missing, each as a message and the way out.
+/// The program and scripts of a command that do not exist, each with a message and a hint.
 pub(crate) fn find_missing_programs(words: &[String]) -> Vec<FieldError> {
     let Some((program, arguments)) = words.split_first() else { return Vec::new() };
     let mut missing = Vec::new();
@@ -32,18 +33,18 @@ pub(crate) fn find_missing_programs(words: &[String]) -> Vec<FieldError> {
         .filter(|word| looks_like_script(word))
         .filter(|script| !Path::new(script).exists())
     {
-        let here = env::current_dir()
+        let place = env::current_dir()
             .map_or_else(|_| "here".into(), |dir| format!("in {}", dir.display()));
-        let message = format!("{} does not exist {here}", quote_for_message(script));
+        let message = format!("{} does not exist {place}", quote_for_message(script));
         missing.push(FieldError::new(
             message,
-            "write its path from there, or start omnidaemon where it is",
+            "write a path relative to that directory, or start omnidaemon in another one",
         ));
     }
     missing
 }
 
-/// Whether an argument looks like the relative path of a script, rather than an option, a URL or a
+/// Whether an argument is probably the relative path of a script, and not an option, a URL or a
 /// line of shell.
 fn looks_like_script(word: &str) -> bool {
     SCRIPT_SUFFIXES.iter().any(|end| word.ends_with(end))

@@ -1,6 +1,6 @@
-//! Why a value of the configuration is refused, and the suggestion of a similar word.
+//! The error of a value in the configuration, and suggestions for misspelled words.
 
-/// Why a value is refused.
+/// What is wrong with a value (`message`), and what to write instead (`hint`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FieldError {
     pub(crate) message: String,
@@ -13,7 +13,7 @@ impl FieldError {
     }
 }
 
-/// `did you mean …`, or all there is to choose from.
+/// A hint for an unknown `word`: the most similar of the `known` words, or else all of them.
 pub(crate) fn suggest(word: &str, known: &[&str]) -> String {
     let distance = |other: &str| strsim::damerau_levenshtein(&word.to_lowercase(), other);
     let nearest = known.iter().map(|other| (distance(other), other)).min();

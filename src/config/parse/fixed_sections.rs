@@ -1,5 +1,5 @@
-//! The sections whose keys are fixed: `proxy`, `admin`, `upstream`, `store`, `workers`, `results`
-//! and `webhooks`.
+//! Parses the sections with fixed keys: `proxy`, `admin`, `upstream`, `store`, `workers`,
+//! `results` and `webhooks`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::config::{
 
 const HOUR_SECS: u64 = 3600;
 const YEAR_SECS: u64 = 366 * 24 * HOUR_SECS;
-/// What Redis keeps in one value.
+/// The largest value of a Redis key.
 const MAX_REDIS_VALUE_BYTES: usize = 512 << 20;
 
 fn loopback_address(port: u16) -> SocketAddr {

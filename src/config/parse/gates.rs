@@ -1,7 +1,7 @@
-//! `rollout.gates`, and what judges beside them: `breaker` and `prometheus`.
+//! Parses `rollout.gates`, `rollout.breaker` and `rollout.prometheus`.
 //!
-//! Each type of gate has its keys; one of another type is refused by name, since a limit that
-//! nobody looks at is worse than none.
+//! Each type of gate has its own keys. A key of another type is refused with the name of that type,
+//! since a limit that is silently ignored would be worse than no limit.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use crate::task::DURATION_BUCKET_BOUNDS;
 const HOUR_SECS: u64 = 3600;
 const DAY_SECS: u64 = 24 * HOUR_SECS;
 
-/// A type of gates.
+/// The keys of one type of gates.
 struct GateSchema {
-    /// `type`
+    /// The value of `type`.
     type_name: &'static str,
-    /// Its keys beside `name` and `type`.
+    /// The keys beside `name` and `type`.
     keys: &'static [&'static str],
-    /// Reads them.
+    /// Parses these keys.
     parse_keys: fn(&mut ConfigSection<'_>) -> Option<GateKind>,
 }
 
@@ -59,7 +59,7 @@ static GATE_SCHEMAS: [GateSchema; 7] = [
     },
 ];
 
-/// The gates of the file; none where it has none.
+/// The gates of the file; none when it does not have the key `gates`.
 pub(crate) fn parse_gates(rollout: &mut ConfigSection<'_>) -> Option<Vec<GateConfig>> {
     let mut gates: Vec<GateConfig> = Vec::new();
     for mut section in rollout.read_sections("gates") {
@@ -75,7 +75,7 @@ pub(crate) fn parse_gates(rollout: &mut ConfigSection<'_>) -> Option<Vec<GateCon
         rollout.add_problem(
             "gates",
             "is empty",
-            "write what must hold, or delete the line for the default gates",
+            "write at least one gate, or delete the line for the default gates",
         );
     }
     rollout.has_key("gates").then_some(gates)
@@ -83,19 +83,19 @@ pub(crate) fn parse_gates(rollout: &mut ConfigSection<'_>) -> Option<Vec<GateCon
 
 fn parse_gate(gate: &mut ConfigSection<'_>) -> Option<GateConfig> {
     let hint = format!("write one of {}", list_type_names(&GATE_SCHEMAS.each_ref()));
-    let kind = gate.read_required("type", &hint, parse_gate_type);
-    let named = gate.read_optional("name", parse_name);
-    let Some(kind) = kind else {
-        // Nobody can tell which of the other keys are right.
+    let schema = gate.read_required("type", &hint, parse_gate_type);
+    let name = gate.read_optional("name", parse_name);
+    let Some(schema) = schema else {
+        // Without a type, no other key can be called unknown.
         for key in GATE_SCHEMAS.iter().flat_map(|kind| kind.keys).copied() {
             gate.find_node(key);
         }
         return None;
     };
-    refuse_foreign_keys(gate, kind);
-    let read = (kind.parse_keys)(gate);
-    let name = named.unwrap_or_else(|| kind.type_name.to_owned());
-    read.map(|kind| GateConfig { name, kind })
+    refuse_foreign_keys(gate, schema);
+    let kind = (schema.parse_keys)(gate);
+    let name = name.unwrap_or_else(|| schema.type_name.to_owned());
+    kind.map(|kind| GateConfig { name, kind })
 }
 
 fn parse_gate_type(text: &str) -> Result<&'static GateSchema, FieldError> {
@@ -109,7 +109,7 @@ fn parse_gate_type(text: &str) -> Result<&'static GateSchema, FieldError> {
     GATE_SCHEMAS.iter().find(|kind| kind.type_name == text).ok_or_else(wrong)
 }
 
-/// Reports keys that gates of another type have.
+/// Reports keys that belong to gates of another type.
 fn refuse_foreign_keys(gate: &mut ConfigSection<'_>, kind: &GateSchema) {
     let mut others: Vec<&'static str> =
         GATE_SCHEMAS.iter().flat_map(|other| other.keys).copied().collect();
@@ -117,9 +117,9 @@ fn refuse_foreign_keys(gate: &mut ConfigSection<'_>, kind: &GateSchema) {
     others.sort_unstable();
     others.dedup();
     for key in others {
-        let of: Vec<&GateSchema> =
+        let owners: Vec<&GateSchema> =
             GATE_SCHEMAS.iter().filter(|other| other.keys.contains(&key)).collect();
-        let message = format!("is of {}, not of `{}`", list_type_names(&of), kind.type_name);
+        let message = format!("is of {}, not of `{}`", list_type_names(&owners), kind.type_name);
         gate.refuse_keys(&[key], &message, "delete it, or write another `type`");
     }
 }
@@ -139,7 +139,7 @@ fn parse_ratio_limits(gate: &mut ConfigSection<'_>) -> RatioLimits {
     RatioLimits {
         max: gate.read_optional("max", share_up_to(1.0)),
         margin: gate.read_optional("margin", share_up_to(1.0)),
-        // The alternatives that are tested against it begin at 2.
+        // Below 2, the smallest ratio that the gates' tests take as the alternative hypothesis.
         tolerated_ratio: gate.read_or_default(
             "tolerated_ratio",
             default.tolerated_ratio,
@@ -158,34 +158,34 @@ fn parse_deferred_ratio(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
 fn parse_slow_ratio(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
     let threshold = gate.read_required(
         "threshold",
-        "write what is slow, such as `threshold: 2s`",
+        "write the duration above which a request is slow, such as `threshold: 2s`",
         parse_bucket_bound,
     );
-    let of = one_of_words(&[
+    let measures = one_of_words(&[
         ("end_to_end", LatencyMeasure::EndToEnd),
         ("acknowledgement", LatencyMeasure::Acknowledgement),
     ]);
-    let (of, limits) =
-        (gate.read_or_default("of", LatencyMeasure::EndToEnd, of), parse_ratio_limits(gate));
-    threshold.map(|threshold| GateKind::SlowRatio { threshold, measure: of, limits })
+    let measure = gate.read_or_default("of", LatencyMeasure::EndToEnd, measures);
+    let limits = parse_ratio_limits(gate);
+    threshold.map(|threshold| GateKind::SlowRatio { threshold, measure, limits })
 }
 
-/// A duration that requests can be told to have exceeded: they are counted in buckets.
+/// Parses a bound of the histogram buckets: only for these is known how many requests took longer.
 fn parse_bucket_bound(text: &str) -> Result<Duration, FieldError> {
-    let asked = duration_between(1, DAY_SECS)(text)?;
+    let duration = duration_between(1, DAY_SECS)(text)?;
     let bounds = DURATION_BUCKET_BOUNDS.map(Duration::from_secs_f64);
-    if bounds.contains(&asked) {
-        return Ok(asked);
+    if bounds.contains(&duration) {
+        return Ok(duration);
     }
-    let above = bounds.partition_point(|bound| *bound < asked);
-    let near = bounds[above.saturating_sub(1)..].iter().take(if above == 0 { 1 } else { 2 });
-    let near: Vec<String> =
-        near.map(|bound| format!("`{}`", humantime::format_duration(*bound))).collect();
+    let above = bounds.partition_point(|bound| *bound < duration);
+    let nearest = bounds[above.saturating_sub(1)..].iter().take(if above == 0 { 1 } else { 2 });
+    let nearest: Vec<String> =
+        nearest.map(|bound| format!("`{}`", humantime::format_duration(*bound))).collect();
     let message = format!(
         "{} is no bound of the buckets that durations are counted in",
         quote_for_message(text)
     );
-    Err(FieldError::new(message, format!("write {}", near.join(" or "))))
+    Err(FieldError::new(message, format!("write {}", nearest.join(" or "))))
 }
 
 fn parse_queue_oldest(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
@@ -256,6 +256,7 @@ pub(crate) fn parse_breaker(
     }
 }
 
+/// Parses the section `rollout.prometheus`; none when it is absent or its `url` is invalid.
 pub(crate) fn parse_prometheus(rollout: &mut ConfigSection<'_>) -> Option<PrometheusConfig> {
     let mut section = rollout.subsection("prometheus");
     if !rollout.has_key("prometheus") {
@@ -286,7 +287,7 @@ pub(crate) fn parse_prometheus(rollout: &mut ConfigSection<'_>) -> Option<Promet
     })
 }
 
-/// A URL that paths are put behind.
+/// Parses a base URL, without query and fragment, since paths are appended to it.
 fn parse_base_url(text: &str) -> Result<Secret, FieldError> {
     let hint = "write its address, such as `http://127.0.0.1:9090`";
     if text.contains(['?', '#']) {

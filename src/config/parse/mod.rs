@@ -1,8 +1,8 @@
-//! The tree of a file → what it means. Each section's reader reads like the section.
+//! Parses the tree of a file into a [`Config`]; one parser per section.
 //!
-//! Readers never stop at a problem: what is wrong has its default, what cannot have one is left
-//! out, and the configuration that comes out is whole, though only to be used when no problem was
-//! reported.
+//! Parsers do not stop at a problem: an invalid value gets its default, and an entry without a
+//! possible default, such as a route without a path, is left out. So a parsed configuration is
+//! always complete, but it must only be used when no problem was reported.
 
 pub(crate) mod addresses;
 pub(crate) mod command_check;
@@ -26,7 +26,7 @@ use crate::config::diagnostics::ConfigDiagnostics;
 use crate::config::parse::section::ConfigSection;
 use crate::config::yaml::YamlNode;
 
-/// Reads the whole tree, adding to `report`.
+/// Parses and checks the whole tree; adds problems and warnings to `report`.
 pub(crate) fn parse_config(root: &YamlNode, report: &mut ConfigDiagnostics) -> Config {
     let cell = RefCell::new(std::mem::take(report));
     let config = parse_sections(root, &cell);

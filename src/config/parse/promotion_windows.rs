@@ -1,4 +1,5 @@
-//! `rollout.windows`: `{days: mon-fri, hours: "09:00-17:00", tz: Europe/Berlin}`.
+//! Parses `rollout.windows`, a list of entries such as
+//! `{days: mon-fri, hours: "09:00-17:00", tz: Europe/Berlin}`.
 
 use jiff::tz::TimeZone;
 
@@ -17,20 +18,19 @@ pub(crate) fn parse_windows(rollout: &mut ConfigSection<'_>) -> Vec<PromotionWin
 }
 
 fn parse_window(mut window: ConfigSection<'_>) -> Option<PromotionWindow> {
-    let all = || (0..7).collect();
-    let several =
+    let is_list =
         window.find_node("days").is_some_and(|node| matches!(node.value, YamlValue::List(_)));
-    let mut days: Vec<u8> = if several {
+    let mut days: Vec<u8> = if is_list {
         if window.is_empty_list("days") {
             window.add_problem(
                 "days",
-                "is empty: it would never open",
+                "is empty: the window would never open",
                 "write `mon-fri`, or delete the line for every day",
             );
         }
         window.read_list("days", Vec::new(), parse_weekdays).concat()
     } else {
-        window.read_or_default("days", all(), parse_weekdays)
+        window.read_or_default("days", (0..7).collect(), parse_weekdays)
     };
     days.sort_unstable();
     days.dedup();
@@ -47,7 +47,7 @@ fn parse_window(mut window: ConfigSection<'_>) -> Option<PromotionWindow> {
     zone.map(|zone| PromotionWindow { weekdays: days, minutes_of_day: hours, time_zone: zone })
 }
 
-/// `mon-fri`, `sat-mon` or `sat`; Monday is 0.
+/// Parses `mon-fri`, `sat-mon` or `sat` into weekdays; Monday is 0.
 fn parse_weekdays(text: &str) -> Result<Vec<u8>, FieldError> {
     let wrong = || {
         let hint =
@@ -62,10 +62,10 @@ fn parse_weekdays(text: &str) -> Result<Vec<u8>, FieldError> {
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (day(first).ok_or_else(wrong)?, day(last).ok_or_else(wrong)?);
-    Ok((0..=(last + 7 - first) % 7).map(|more| (first + more) % 7).collect())
+    Ok((0..=(last + 7 - first) % 7).map(|offset| (first + offset) % 7).collect())
 }
 
-/// `09:00-17:00`, or `22:00-06:00` over midnight, in minutes.
+/// Parses `09:00-17:00`, or `22:00-06:00` over midnight, into minutes of the day.
 fn parse_hours(text: &str) -> Result<(u16, u16), FieldError> {
     let hint = "write them as `09:00-17:00`, or `22:00-06:00` over midnight";
     let wrong = || FieldError::new(format!("{} are no hours", quote_for_message(text)), hint);
@@ -80,20 +80,20 @@ fn parse_hours(text: &str) -> Result<(u16, u16), FieldError> {
             format!("{} never opens", quote_for_message(text)),
             "write `00:00-24:00` for the whole day",
         )),
-        // Up to midnight is no later than the day's end.
+        // A window that ends at 00:00 ends with the day that it begins on.
         (from, 0) => Ok((from, END_OF_DAY_MINUTE)),
         hours => Ok(hours),
     }
 }
 
-/// The minute of the day; `24:00` is its end.
+/// Parses `HH:MM` into a minute of the day; `24:00` is the end of the day.
 fn parse_minute_of_day(text: &str) -> Option<u16> {
     let (hour, minute) = text.split_once(':')?;
-    let part = |text: &str, length: std::ops::RangeInclusive<usize>| {
+    let parse_digits = |text: &str, length: std::ops::RangeInclusive<usize>| {
         let digits = length.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse::<u16>().ok()).flatten()
     };
-    let (hour, minute) = (part(hour, 1..=2)?, part(minute, 2..=2)?);
+    let (hour, minute) = (parse_digits(hour, 1..=2)?, parse_digits(minute, 2..=2)?);
     (minute < 60 && hour * 60 + minute <= END_OF_DAY_MINUTE).then_some(hour * 60 + minute)
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_named_alone_or_from_one_to_another() {
+    fn days_are_a_weekday_or_a_range_of_weekdays() {
         for (text, expected) in [
             ("mon-fri", &[0, 1, 2, 3, 4][..]),
             ("sat-mon", &[5, 6, 0]),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_are_of_a_clock() {
+    fn hours_are_times_of_a_day() {
         for (text, expected) in [
             ("09:00-17:00", (540, 1020)),
             ("9:00 - 17:30", (540, 1050)),

@@ -1,5 +1,8 @@
-//! `rollout:` of a route, gates and windows aside (`gates.rs`, `windows.rs`). What it has to do
-//! with the route and its topic is looked at in `plan.rs`.
+//! Parses the section `rollout` of a route. Gates are parsed in `gates.rs`, promotion windows in
+//! `promotion_windows.rs`, shadow traffic in `shadow.rs`.
+//!
+//! This file checks what concerns the section alone; `check/rollout_plan.rs` and
+//! `check/shadow.rs` compare it with the route and its topic.
 
 use crate::cohort::Weight;
 use crate::config::parse::addresses::{parse_secret_url, parse_sticky_key};
@@ -20,10 +23,10 @@ use crate::config::{
 
 const HOUR_SECS: u64 = 3600;
 const DAY_SECS: u64 = 24 * HOUR_SECS;
-/// More requests, or gates in a row, than anybody waits for.
+/// The upper limit of `min_samples`: more requests than any step gets.
 const MAX_COUNT: u64 = 1_000_000_000;
 
-/// Reads the section of the route with that name.
+/// Parses the section of the route that is named `route`.
 pub(crate) fn parse_rollout(mut section: ConfigSection<'_>, route: &str) -> RolloutConfig {
     let modes = one_of_words(&[("gated", RolloutMode::Gated), ("manual", RolloutMode::Manual)]);
     let mode = section.read_or_default("mode", RolloutMode::Gated, modes);
@@ -95,7 +98,7 @@ fn parse_allowed_percent(rollout: &mut ConfigSection<'_>) -> Weight {
         && (1..100).contains(&weight.basis_points())
         && !written.ends_with('%')
     {
-        let hint = format!("write `{written}%` where it is meant so, or {}", weight.basis_points());
+        let hint = format!("write `{written}%` if that is intended, or {}", weight.basis_points());
         rollout.add_warning("percent", format!("{written} is less than one percent"), hint);
     }
     weight
@@ -125,7 +128,7 @@ fn parse_step(mut step: ConfigSection<'_>) -> Option<StepConfig> {
         parse_percent,
     );
     let default = StepConfig::new(weight.unwrap_or_default());
-    let read = StepConfig {
+    let step_config = StepConfig {
         soak: step.read_optional("soak", soak_duration()),
         needs_approval: step.read_or_default(
             "approval",
@@ -139,7 +142,7 @@ fn parse_step(mut step: ConfigSection<'_>) -> Option<StepConfig> {
         ),
         ..default
     };
-    weight.map(|_| read)
+    weight.map(|_| step_config)
 }
 
 fn soak_duration() -> impl Fn(&str) -> Result<std::time::Duration, FieldError> {
@@ -181,7 +184,8 @@ fn parse_min_samples(mut samples: ConfigSection<'_>, default: MinSamples) -> Min
     }
 }
 
-/// Those of the file or the default ones, and after them that of shadow traffic.
+/// The gates of the file, or the default ones, followed by the gate of shadow traffic if there is
+/// shadow traffic.
 fn parse_all_gates(
     rollout: &mut ConfigSection<'_>,
     default: Vec<GateConfig>,
@@ -191,7 +195,7 @@ fn parse_all_gates(
     if let Some(shadow) = shadow {
         if all.iter().any(|gate| gate.name == SHADOW_MISMATCH_GATE) {
             let message = format!(
-                "has a gate `{SHADOW_MISMATCH_GATE}`: one of that name stands there by itself"
+                "has a gate `{SHADOW_MISMATCH_GATE}`: shadow traffic adds a gate of that name"
             );
             rollout.add_problem(
                 "gates",
@@ -215,40 +219,36 @@ fn parse_notifications(rollout: &mut ConfigSection<'_>) -> Vec<NotificationConfi
         ("paused", NotificationTrigger::Paused),
         ("healthy", NotificationTrigger::TargetReached),
     ];
-    let one = |mut notify: ConfigSection<'_>| {
-        let on =
-            notify.read_list("on", WORDS.map(|(_, notice)| notice).to_vec(), one_of_words(&WORDS));
+    let parse_one = |mut notify: ConfigSection<'_>| {
+        let all = WORDS.map(|(_, trigger)| trigger).to_vec();
+        let triggers = notify.read_list("on", all, one_of_words(&WORDS));
         if notify.is_empty_list("on") {
             let hint = "write some of `step`, `rollback`, `paused` and `healthy`, or delete the \
                 line for all";
             notify.add_problem("on", "is empty", hint);
         }
-        let webhook =
-            notify.read_required("webhook", "write the URL that is told", parse_secret_url);
-        webhook.map(|webhook| NotificationConfig { triggers: on, webhook_url: webhook })
+        let hint = "write the URL that notifications are posted to";
+        let webhook = notify.read_required("webhook", hint, parse_secret_url);
+        webhook.map(|webhook_url| NotificationConfig { triggers, webhook_url })
     };
-    rollout.read_sections("notify").into_iter().filter_map(one).collect()
+    rollout.read_sections("notify").into_iter().filter_map(parse_one).collect()
 }
 
-/// What cannot be.
+/// Reports pins and gates that cannot work.
 fn check_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
     let PinConfig { sync_key_values: sync, async_key_values: asynchronous } = &rollout.pin;
     if rollout.sticky_keys.is_empty() && !(sync.is_empty() && asynchronous.is_empty()) {
-        let hint = "write what tells clients apart, such as `sticky: {keys: [header:x-client-id]}`";
-        section.add_problem(
-            "pin",
-            "has nothing to go by: pins are values of the sticky keys",
-            hint,
-        );
+        let hint = "write a sticky key, such as `sticky: {keys: [header:x-client-id]}`";
+        section.add_problem("pin", "needs `sticky.keys`: pins are values of the sticky keys", hint);
     }
-    // A key may be a secret: it is not shown.
+    // The value of a key may be a secret: the message names its position instead.
     if let Some(at) = sync.iter().position(|key| asynchronous.contains(key)) {
         let message = format!("has number {} of `sync` also in `async`", at + 1);
         section.add_problem("pin", message, "keep one of them");
     }
-    let asks =
+    let query_gate =
         rollout.gates.iter().find(|gate| matches!(gate.kind, GateKind::PrometheusQuery { .. }));
-    if let Some(gate) = asks.filter(|_| !section.has_key("prometheus")) {
+    if let Some(gate) = query_gate.filter(|_| !section.has_key("prometheus")) {
         let message = format!("is missing, which the gate `{}` needs", gate.name);
         section.add_problem(
             "prometheus",
@@ -258,20 +258,22 @@ fn check_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
     }
 }
 
-/// What is odd in a plan that is climbed.
+/// Warns of settings of a gated rollout that are probably mistakes.
 fn warn_about_gated_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
-    let counted =
+    // Shadow traffic is not counted in `min_samples`.
+    let sampled_gates =
         rollout.gates.iter().rev().filter(|gate| !matches!(gate.kind, GateKind::ShadowMismatch(_)));
-    let strictest = counted.filter_map(|gate| Some((gate, gate.kind.ratio_limits()?.max?)));
-    let needed = strictest
+    let with_max = sampled_gates.filter_map(|gate| Some((gate, gate.kind.ratio_limits()?.max?)));
+    let strictest = with_max
         .map(|(gate, max)| (min_samples_to_certify(max), &gate.name, max))
-        .max_by_key(|most| most.0);
+        .max_by_key(|(needed, ..)| *needed);
     if let Some((needed, gate, max)) =
-        needed.filter(|most| most.0 > rollout.min_samples.async_requests)
+        strictest.filter(|(needed, ..)| *needed > rollout.min_samples.async_requests)
     {
         let max = (max * 1e6).round() / 1e4;
         let message = format!(
-            "cannot show `{gate}`, at most {max} %: without a single failure that takes {needed}"
+            "is too low for the gate `{gate}`: to show at most {max} % takes {needed} requests \
+                without a failure"
         );
         section.add_warning(
             "min_samples",
@@ -285,14 +287,14 @@ fn warn_about_gated_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig
         section.add_warning(
             "interval",
             message,
-            "write a shorter one: a step ends at a look, and not between two",
+            "write a shorter one: a step can only end at an evaluation",
         );
     }
-    let compared =
+    let has_margin_only =
         |gate: &&GateConfig| gate.kind.ratio_limits().is_some_and(|limits| limits.max.is_none());
-    let live =
+    let is_full_step_live =
         rollout.step_at(Weight::FULL).is_some_and(|step| step.baseline == BaselineMode::Live);
-    if let Some(gate) = rollout.gates.iter().find(compared).filter(|_| live) {
+    if let Some(gate) = rollout.gates.iter().find(has_margin_only).filter(|_| is_full_step_live) {
         let message = format!(
             "leaves no sync path at 100 %, and the gate `{}` has only a margin over it",
             gate.name

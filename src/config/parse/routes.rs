@@ -1,4 +1,7 @@
-//! `routes:`, with their deprecation; their rollout is in `rollout.rs`.
+//! Parses the section `routes` and the deprecation of each route; `rollout.rs` parses its rollout.
+//!
+//! Two routes must not answer the same path and method, and no route may have the path at which
+//! another one accepts tasks: its own path with `/async` appended.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +26,7 @@ use crate::config::{
 
 const DAY_SECS: u64 = 24 * 3600;
 
-/// Reads all routes; `topics` is that section of the file.
+/// Parses all routes; `topics` is the node of the section `topics`, to check their topics.
 pub(crate) fn parse_routes(
     file: &mut ConfigSection<'_>,
     topics: Option<&YamlNode>,
@@ -32,11 +35,11 @@ pub(crate) fn parse_routes(
         Some(YamlValue::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
         _ => Vec::new(),
     };
-    let mut taken = RoutePathRegistry::default();
+    let mut registry = RoutePathRegistry::default();
     let mut routes = Vec::new();
     for (key, mut section) in file.keyed_sections("routes") {
         let Some(route) = parse_route(key, &mut section, &topics) else { continue };
-        taken.register_route(&route, &section);
+        registry.register_route(&route, &section);
         routes.push(route);
     }
     routes
@@ -125,7 +128,7 @@ fn parse_deprecation(mut section: ConfigSection<'_>, path: Option<&str>) -> Depr
             ("announce", DeprecationMode::Announce),
             ("redirect", DeprecationMode::Redirect),
             ("gone", DeprecationMode::Gone),
-            // What YAML 1.1 makes of `off` is what is meant.
+            // YAML 1.1 tools write `off` as `false`: both mean `none`.
             ("off", DeprecationMode::None),
             ("false", DeprecationMode::None),
         ]),
@@ -158,7 +161,7 @@ fn check_deprecation(
         );
     }
     if *mode == DeprecationMode::Redirect && !section.has_key("successor") {
-        let hint = "write where to go, such as `successor: /invoke/async`";
+        let hint = "write the target of the redirect, such as `successor: /invoke/async`";
         section.add_problem("successor", "is missing, which `mode: redirect` needs", hint);
     }
     if *mode == DeprecationMode::Redirect && successor.is_some() && successor.as_deref() == path {
@@ -170,14 +173,15 @@ fn check_deprecation(
     }
     if *mode == DeprecationMode::Announce && deprecated_at.is_none() && sunset_at.is_none() {
         let hint = "write `deprecated_at` and `sunset_at`";
-        section.add_warning("mode", "announces neither since when nor until when", hint);
+        let message = "announces neither the deprecation date nor the sunset date";
+        section.add_warning("mode", message, hint);
     }
 }
 
 /// Segments of a path, as in [`crate::config::PathPattern`].
 type PatternSegments = Vec<Option<String>>;
 
-/// The names of the routes that have a path already.
+/// The paths of the routes so far, each with the name of its route.
 #[derive(Default)]
 struct RoutePathRegistry {
     by_path_and_method: HashMap<(PatternSegments, Method), String>,
@@ -186,8 +190,8 @@ struct RoutePathRegistry {
 }
 
 impl RoutePathRegistry {
-    /// Refuses a route whose requests an earlier one answers, or takes as tasks, and the other way
-    /// round.
+    /// Reports a route with the path and method of an earlier one, and a route whose path is the
+    /// `/async` path of an earlier one or the other way round; then adds the route.
     fn register_route(&mut self, route: &RouteConfig, section: &ConfigSection<'_>) {
         let path = &route.path.segments;
         let mut tasks: PatternSegments =
@@ -220,8 +224,8 @@ impl RoutePathRegistry {
                 "write another path",
             );
         }
-        let keep = |method: &Method| ((path.clone(), method.clone()), route.name.clone());
-        self.by_path_and_method.extend(route.methods.iter().map(keep));
+        let entry = |method: &Method| ((path.clone(), method.clone()), route.name.clone());
+        self.by_path_and_method.extend(route.methods.iter().map(entry));
         self.route_paths.insert(path.clone(), route.name.clone());
         self.task_paths.insert(tasks, route.name.clone());
     }

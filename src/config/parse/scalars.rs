@@ -1,7 +1,8 @@
-//! Scalars: the text of a value → what it means, or what is wrong and what to write.
+//! Parsers of scalar values: numbers, durations, sizes, shares, names, times and tokens.
 //!
-//! Each parser takes the text alone. One that is given nothing says in its hint what it would like
-//! to have.
+//! A parser takes only the text of the value, and returns the value or a [`FieldError`]. For an
+//! empty text its hint must describe the values that it accepts: `section.rs` shows that hint when
+//! a value is missing.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use crate::config::diagnostics::quote_for_message;
 use crate::config::parse::field_error::{FieldError, suggest};
 use crate::task::Topic;
 
-/// A whole number from `low` to `high`.
+/// Parses a whole number from `low` to `high`.
 pub(crate) fn count_between<T>(low: T, high: T) -> impl Fn(&str) -> Result<T, FieldError>
 where
     T: FromStr + PartialOrd + Display + Copy,
@@ -36,7 +37,7 @@ where
     }
 }
 
-/// A duration with its unit, from `low` milliseconds to `high` seconds.
+/// Parses a duration with a unit, from `low` milliseconds to `high` seconds.
 pub(crate) fn duration_between(
     low: u64,
     high: u64,
@@ -70,7 +71,7 @@ pub(crate) fn duration_between(
     }
 }
 
-/// The same, or `none`.
+/// Parses a duration as `duration_between` does, or `none`.
 pub(crate) fn duration_or_none(
     low: u64,
     high: u64,
@@ -83,7 +84,7 @@ pub(crate) fn duration_or_none(
     }
 }
 
-/// Bytes, such as `8MiB`, `64KB` or a plain number, from `low` to `high`.
+/// Parses a number of bytes, such as `8MiB`, `64KB` or a plain number, from `low` to `high` bytes.
 pub(crate) fn size_between(low: usize, high: usize) -> impl Fn(&str) -> Result<usize, FieldError> {
     const UNITS: [(&str, usize); 7] = [
         ("", 1),
@@ -119,7 +120,7 @@ pub(crate) fn size_between(low: usize, high: usize) -> impl Fn(&str) -> Result<u
     }
 }
 
-/// A share of traffic: `10`, `12.5` or `10%`.
+/// Parses a share of traffic in percent: `10`, `12.5` or `10%`.
 pub(crate) fn parse_percent(text: &str) -> Result<Weight, FieldError> {
     const HINT: &str = "write a number from 0 to 100, to the hundredth";
     let number = text.strip_suffix('%').unwrap_or(text).trim_end();
@@ -143,14 +144,14 @@ pub(crate) fn parse_percent(text: &str) -> Result<Weight, FieldError> {
     Err(FieldError::new(message, HINT))
 }
 
-/// A part of a whole, such as `1%` or `0.01`: over 0, and at most `high`, which is from 0 to 1.
+/// Parses a share such as `1%` or `0.01`: over 0 and at most `high`, which is from 0 to 1.
 pub(crate) fn share_up_to(high: f64) -> impl Fn(&str) -> Result<f64, FieldError> {
     move |text| {
         let hint = format!("write a share such as `1%` or `0.01`, at most {}%", high * 100.0);
         let (number, exponent) =
             text.strip_suffix('%').map_or((text, 0), |number| (number.trim_end(), -2));
         let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        // Read in one go, so that `0.1%` and `0.001` are the same number.
+        // Parsed with the exponent, not divided by 100: `0.1%` and `0.001` must give the same f64.
         let value = format!("{number}e{exponent}").parse::<f64>().ok().filter(|_| plain);
         match value {
             None => {
@@ -171,7 +172,7 @@ pub(crate) fn share_up_to(high: f64) -> impl Fn(&str) -> Result<f64, FieldError>
     }
 }
 
-/// A finite number.
+/// Parses a finite number.
 pub(crate) fn parse_number(text: &str) -> Result<f64, FieldError> {
     let wrong = || {
         FieldError::new(
@@ -182,7 +183,7 @@ pub(crate) fn parse_number(text: &str) -> Result<f64, FieldError> {
     text.parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(wrong)
 }
 
-/// A number from `low` to `high`.
+/// Parses a number from `low` to `high`.
 pub(crate) fn number_between(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, FieldError> {
     move |text| {
         let hint = format!("write a number from {low} to {high}");
@@ -198,7 +199,7 @@ pub(crate) fn number_between(low: f64, high: f64) -> impl Fn(&str) -> Result<f64
     }
 }
 
-/// One of several words.
+/// Parses one of several words.
 pub(crate) fn one_of_words<T: Copy>(
     words: &'static [(&'static str, T)],
 ) -> impl Fn(&str) -> Result<T, FieldError> {
@@ -214,24 +215,24 @@ pub(crate) fn one_of_words<T: Copy>(
     }
 }
 
-/// `true` or `false`.
+/// Parses `true` or `false`.
 pub(crate) fn parse_bool(text: &str) -> Result<bool, FieldError> {
     text.parse().map_err(|_| {
         FieldError::new(
-            format!("{} is not a yes or no", quote_for_message(text)),
+            format!("{} is not a boolean", quote_for_message(text)),
             "write `true` or `false`",
         )
     })
 }
 
-/// A topic's name.
+/// Parses the name of a topic.
 pub(crate) fn parse_topic_name(text: &str) -> Result<Topic, FieldError> {
-    Topic::parse(text).map_err(|why| {
-        FieldError::new(format!("{} is no topic", quote_for_message(text)), why.to_string())
+    Topic::parse(text).map_err(|error| {
+        FieldError::new(format!("{} is no topic", quote_for_message(text)), error.to_string())
     })
 }
 
-/// A name that goes into keys, labels and paths.
+/// Parses a name that is used in store keys, metric labels and paths.
 pub(crate) fn parse_name(text: &str) -> Result<String, FieldError> {
     let fits = (1..=100).contains(&text.len())
         && text
@@ -246,7 +247,7 @@ pub(crate) fn parse_name(text: &str) -> Result<String, FieldError> {
     if fits { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
-/// Any text that is not empty.
+/// Parses any text that is not empty.
 pub(crate) fn parse_text(text: &str) -> Result<String, FieldError> {
     if text.is_empty() {
         Err(FieldError::new("is empty", "write a text"))
@@ -255,14 +256,14 @@ pub(crate) fn parse_text(text: &str) -> Result<String, FieldError> {
     }
 }
 
-/// A time as in RFC 3339.
+/// Parses a time of RFC 3339.
 pub(crate) fn parse_timestamp(text: &str) -> Result<jiff::Timestamp, FieldError> {
     let hint = "write a time with its zone, such as `2027-06-01T00:00:00Z`";
     text.parse()
         .map_err(|_| FieldError::new(format!("{} is not a time", quote_for_message(text)), hint))
 }
 
-/// A bearer token; nothing is none. It is never shown.
+/// Parses a bearer token; an empty text is no token. Messages do not quote it.
 pub(crate) fn parse_token(text: &str) -> Result<Option<Secret>, FieldError> {
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok((!text.is_empty()).then(|| Secret::new(text)));
@@ -277,7 +278,7 @@ pub(crate) fn parse_token(text: &str) -> Result<Option<Secret>, FieldError> {
 mod tests {
     use super::*;
 
-    /// What the parser makes of each text: the value, or the problem.
+    /// Asserts the value or the problem that `parse` returns for each text.
     fn assert_parses<T: std::fmt::Debug>(
         parse: impl Fn(&str) -> Result<T, FieldError>,
         cases: &[(&str, &str)],

@@ -1,8 +1,8 @@
-//! A map of the file that hands out its fields by key, each with the parser of its type.
+//! A section of the file: reads fields by key, each with the parser of its type.
 //!
-//! A field that is missing has its default; one that is wrong is reported and has its default too,
-//! so that the reading goes on and finds the rest. When a section is dropped, keys that nobody
-//! asked for are reported: a reader cannot forget to.
+//! An absent field has its default. An invalid field is reported and has its default too, so that
+//! parsing goes on and finds further problems. The section records which keys were requested and,
+//! when it is dropped, reports all other keys as unknown: a parser cannot forget that check.
 
 use std::cell::RefCell;
 
@@ -14,19 +14,19 @@ use crate::config::yaml::{YamlEntry, YamlNode, YamlValue};
 
 /// A section, possibly absent from the file.
 pub(crate) struct ConfigSection<'a> {
-    /// The path of its key; empty for the file.
+    /// The path of the section's key; empty for the whole file.
     field_path: String,
     origin: Option<&'a ValueOrigin>,
     entries: &'a [YamlEntry],
-    /// Keys that were asked for.
+    /// Keys that a parser has requested, present or not.
     requested_keys: Vec<&'static str>,
-    /// Keys that have a meaning elsewhere, and were reported.
+    /// Keys that were reported by `refuse_keys`, and are not reported again as unknown.
     refused_keys: Vec<&'static str>,
     report: &'a RefCell<ConfigDiagnostics>,
 }
 
 impl<'a> ConfigSection<'a> {
-    /// The file itself.
+    /// The section that is the whole file.
     pub(crate) fn from_root(node: &'a YamlNode, report: &'a RefCell<ConfigDiagnostics>) -> Self {
         Self::from_node(String::new(), None, Some(node), report)
     }
@@ -59,7 +59,7 @@ impl<'a> ConfigSection<'a> {
         section
     }
 
-    /// A section below this one.
+    /// The section at `key`; an empty one when the file does not have it.
     pub(crate) fn subsection(&mut self, key: &'static str) -> ConfigSection<'a> {
         let entry = self.find_entry(key);
         ConfigSection::from_node(
@@ -70,14 +70,15 @@ impl<'a> ConfigSection<'a> {
         )
     }
 
-    /// The sections of a map whose keys the operator chooses, with these keys.
+    /// The entries of a map whose keys the operator chooses, such as `routes`: each key with its
+    /// section.
     pub(crate) fn keyed_sections(
         &mut self,
         key: &'static str,
     ) -> Vec<(&'a str, ConfigSection<'a>)> {
         let mut all = self.subsection(key);
         let entries = std::mem::take(&mut all.entries);
-        let of = |entry: &'a YamlEntry| {
+        let keyed_section = |entry: &'a YamlEntry| {
             let field = all.path_of_key(&entry.key);
             (
                 entry.key.as_str(),
@@ -89,10 +90,10 @@ impl<'a> ConfigSection<'a> {
                 ),
             )
         };
-        entries.iter().map(of).collect()
+        entries.iter().map(keyed_section).collect()
     }
 
-    /// The field, or `default` when it is absent or wrong.
+    /// The field, or `default` when it is absent or invalid.
     pub(crate) fn read_or_default<T>(
         &mut self,
         key: &'static str,
@@ -102,7 +103,7 @@ impl<'a> ConfigSection<'a> {
         self.read_optional(key, parse).unwrap_or(default)
     }
 
-    /// The field; none when it is absent or wrong.
+    /// The field; none when it is absent or invalid.
     pub(crate) fn read_optional<T>(
         &mut self,
         key: &'static str,
@@ -112,7 +113,7 @@ impl<'a> ConfigSection<'a> {
         self.parse_scalar(key, node, parse)
     }
 
-    /// The field; being absent is a problem, mended by `hint`.
+    /// The field; none when it is absent or invalid. An absent field is a problem with this `hint`.
     pub(crate) fn read_required<T>(
         &mut self,
         key: &'static str,
@@ -125,8 +126,8 @@ impl<'a> ConfigSection<'a> {
         self.read_optional(key, parse)
     }
 
-    /// A list of scalars, or `default` when it is absent. From a variable, which cannot hold a
-    /// list, it may also be a text with commas.
+    /// A list of scalars, or `default` when it is absent or no list. The text of an environment
+    /// variable, which cannot hold a list, is split at commas.
     pub(crate) fn read_list<T>(
         &mut self,
         key: &'static str,
@@ -178,8 +179,8 @@ impl<'a> ConfigSection<'a> {
         items.iter().enumerate().filter_map(item).collect()
     }
 
-    /// The sections of a list; none when it is absent or no list. An item that is no section is
-    /// reported.
+    /// The sections of a list; empty when it is absent or no list. An item that is no section is
+    /// reported and left out.
     pub(crate) fn read_sections(&mut self, key: &'static str) -> Vec<ConfigSection<'a>> {
         let Some(node) = self.find_node(key) else { return Vec::new() };
         let items = match &node.value {
@@ -208,7 +209,7 @@ impl<'a> ConfigSection<'a> {
         items.iter().enumerate().filter_map(section).collect()
     }
 
-    /// The section that is the item number `at` of a list, from 0.
+    /// The section that is item `at` of a list, counted from 0.
     fn item_section(&self, key: &str, at: usize, item: &'a YamlNode) -> ConfigSection<'a> {
         ConfigSection::from_node(
             format!("{}[{at}]", self.path_of_key(key)),
@@ -218,7 +219,8 @@ impl<'a> ConfigSection<'a> {
         )
     }
 
-    /// Reports keys that have no meaning here.
+    /// Reports those of `keys` that the section has, with a message of the caller instead of the
+    /// one for unknown keys.
     pub(crate) fn refuse_keys(&mut self, keys: &[&'static str], message: &str, hint: &str) {
         for key in keys {
             if let Some(entry) = self.entries.iter().find(|entry| entry.key == *key) {
@@ -228,17 +230,17 @@ impl<'a> ConfigSection<'a> {
         }
     }
 
-    /// The node under `key`, which counts as asked for.
+    /// The node at `key`; records the key as requested.
     pub(crate) fn find_node(&mut self, key: &'static str) -> Option<&'a YamlNode> {
         self.find_entry(key).map(|entry| &entry.node)
     }
 
-    /// Whether the file has the key.
+    /// Whether the section has the key; does not record it as requested.
     pub(crate) fn has_key(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
-    /// Whether the key is there as a list of nothing.
+    /// Whether the section has the key with an empty list or without a value.
     pub(crate) fn is_empty_list(&self, key: &str) -> bool {
         let value =
             self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node.value);
@@ -246,7 +248,7 @@ impl<'a> ConfigSection<'a> {
             || matches!(value, Some(YamlValue::List(items)) if items.is_empty())
     }
 
-    /// What `parse` makes of a node that must be one value.
+    /// The result of `parse` for a node that must be one value; problems are reported.
     pub(crate) fn parse_scalar<T>(
         &self,
         key: &str,
@@ -259,9 +261,9 @@ impl<'a> ConfigSection<'a> {
             YamlValue::Null => "is empty".to_owned(),
             value => format!("is {}, not one value", describe_value(value)),
         };
-        // What a parser says of nothing is what it would like to have.
+        // A parser's hint for an empty text describes the values that it accepts.
         match parse("") {
-            Ok(nothing) if node.value == YamlValue::Null => Some(nothing),
+            Ok(empty) if node.value == YamlValue::Null => Some(empty),
             Ok(_) => {
                 self.value_or_report(key, node, Err(FieldError::new(message, "write one value")))
             }
@@ -271,7 +273,8 @@ impl<'a> ConfigSection<'a> {
         }
     }
 
-    /// Adds a problem of a field, at its value where it has one.
+    /// Adds a problem of a field, at the position of its value, or of the section when the field is
+    /// absent.
     pub(crate) fn add_problem(
         &self,
         key: &str,
@@ -281,7 +284,7 @@ impl<'a> ConfigSection<'a> {
         self.push_problem(self.find_origin(key), Some(key), FieldError::new(message, hint));
     }
 
-    /// Adds a warning of a field.
+    /// Adds a warning of a field, with a position as in `add_problem`.
     pub(crate) fn add_warning(
         &self,
         key: &str,
@@ -342,9 +345,9 @@ impl<'a> ConfigSection<'a> {
 
 impl Drop for ConfigSection<'_> {
     fn drop(&mut self) {
-        let asked =
+        let is_known =
             |key: &str| self.requested_keys.contains(&key) || self.refused_keys.contains(&key);
-        for entry in self.entries.iter().filter(|entry| !asked(&entry.key)) {
+        for entry in self.entries.iter().filter(|entry| !is_known(&entry.key)) {
             let hint = suggest(&entry.key, &self.requested_keys);
             self.push_problem(
                 Some(&entry.origin),
@@ -355,7 +358,7 @@ impl Drop for ConfigSection<'_> {
     }
 }
 
-/// What a value is, for a message.
+/// The kind of a value for a message, such as `a list`.
 pub(crate) fn describe_value(value: &YamlValue) -> String {
     match value {
         YamlValue::Null | YamlValue::Invalid => "nothing".into(),
@@ -381,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_reported_with_what_was_meant() {
+    fn unknown_keys_are_reported_with_a_suggestion() {
         let read = |section: &mut ConfigSection<'_>| {
             let mut workers = section.subsection("workers");
             assert_eq!(workers.read_or_default("count", 5, count_between(0, 9)), 5);
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_kinds_say_what_belongs_there() {
+    fn a_value_of_the_wrong_kind_has_a_hint() {
         let read = |section: &mut ConfigSection<'_>| {
             section.read_or_default("a", Duration::ZERO, duration_between(0, 60));
             section.read_or_default("b", Duration::ZERO, duration_between(0, 60));

@@ -1,4 +1,4 @@
-//! What a file means as a whole, and every semantic check with its message.
+//! Tests of whole files: the configuration that comes of one, and the message of every check.
 
 pub(crate) mod rollout;
 
@@ -27,7 +27,7 @@ fn parse_config_text(text: &str) -> (Config, Vec<String>, Vec<String>) {
     (config, lines(report.problems), lines(report.warnings))
 }
 
-/// A file that is right, to which `more` is added.
+/// A valid file with the lines `more` added.
 fn config_with(more: &str) -> String {
     format!(
         "upstream: {{url: 'http://127.0.0.1:9000'}}\ntopics: {{t: {{handler: upstream}}}}\n{more}\n"
@@ -219,7 +219,7 @@ workers:
 
 #[test]
 #[allow(clippy::too_many_lines)] // a table
-fn every_check_says_what_is_wrong_and_the_way_out() {
+fn every_check_says_what_is_wrong_and_what_to_write() {
     let deprecation = |what: &str| config_with_route(&format!("deprecation: {{{what}}}"));
     let rollout = |what: &str| config_with_route(&format!("rollout: {{{what}}}"));
     let cases = [
@@ -261,11 +261,11 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
         ),
         (
             config_with("admin: {read_token: a}"),
-            "admin.read_token: is for those who may not do what `admin.token` allows",
+            "admin.read_token: allows less than `admin.token`, but `admin.token` is absent",
         ),
         (
             config_with("admin: {token: a, read_token: a}"),
-            "admin.read_token: is for those who may not do what",
+            "admin.read_token: allows less than `admin.token`, but",
         ),
         (config_with("store: {url: 'sqlite:'}"), "store.url: names no SQLite file"),
         (config_with("store: {url: 'redis://h:x'}"), "store.url: is a malformed Redis URL"),
@@ -391,16 +391,16 @@ fn every_check_says_what_is_wrong_and_the_way_out() {
 }
 
 #[test]
-fn what_is_odd_but_possible_is_a_warning() {
+fn unusual_but_valid_settings_are_warnings() {
     for (text, expected) in [
         (
             config_with_route("rollout: {percent: 0.1}"),
-            "rollout.percent: 0.1 is less than one percent: write `0.1%` where it is meant so, or \
+            "rollout.percent: 0.1 is less than one percent: write `0.1%` if that is intended, or \
                 10",
         ),
         (
             config_with_route("deprecation: {mode: announce}"),
-            "deprecation.mode: announces neither since when nor until when",
+            "deprecation.mode: announces neither the deprecation date nor the sunset date",
         ),
         (
             config_with("workers: {drain: 20s}"),

@@ -1,4 +1,4 @@
-//! `topics:` and the handlers of their tasks.
+//! Parses the section `topics`: the limits of each topic and the handler of its tasks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +19,7 @@ const HANDLER_HINT: &str =
     "write `upstream`, `external`, `{http: URL}` or `{command: [program, argument]}`";
 const DAY_SECS: u64 = 24 * 3600;
 
+/// Parses all topics; one with an invalid name or handler is reported and left out.
 pub(crate) fn parse_topics(file: &mut ConfigSection<'_>) -> BTreeMap<Topic, TopicConfig> {
     let mut topics = BTreeMap::new();
     for (key, section) in file.keyed_sections("topics") {

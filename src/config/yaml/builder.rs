@@ -1,7 +1,8 @@
-//! Parser events → the tree, bounded in depth and in size.
+//! Builds the tree from the events of the YAML parser, with limits on depth and memory.
 //!
-//! An alias is a copy of its anchor's node, paid for like any other: cost and height are known of
-//! every anchored node before it is copied, so a bomb is refused without being built.
+//! An alias copies the node of its anchor, and the copy counts toward both limits. Height and cost
+//! of every anchored node are stored, so that an alias that would exceed a limit is refused before
+//! its node is copied.
 
 use std::collections::HashMap;
 
@@ -11,20 +12,20 @@ use super::mask::unmask_text;
 use super::tree::{YamlEntry, YamlNode, YamlValue, origin_of_marker};
 use crate::config::diagnostics::{ConfigProblem, ValueOrigin, quote_for_message};
 
-/// The deepest nesting, aliases followed.
+/// The deepest nesting, with aliases replaced by their nodes.
 const MAX_DEPTH: usize = 64;
-/// The most memory that a tree may take, roughly, in bytes.
+/// The estimated memory that a tree may take, in bytes.
 const MAX_TREE_COST: usize = 16 << 20;
-/// What a node costs beside its text.
+/// The estimated memory of a node without its text, in bytes.
 const NODE_COST: usize = 64;
 
-/// A list or map whose end has not come yet.
+/// A list or map whose end event has not been read yet.
 struct OpenCollection {
     origin: ValueOrigin,
     anchor: usize,
-    /// Levels of nodes below it.
+    /// The number of levels of nodes below the collection.
     height: usize,
-    /// The cost of the tree when it began.
+    /// The cost of the whole tree before the collection was opened.
     cost_before: usize,
     content: CollectionContent,
 }
@@ -33,20 +34,20 @@ enum CollectionContent {
     List(Vec<YamlNode>),
     Map {
         entries: Vec<YamlEntry>,
-        /// Where each key was written first.
+        /// The position at which each key was first written.
         key_origins: HashMap<String, ValueOrigin>,
         pending_key: Option<(String, ValueOrigin)>,
     },
 }
 
-/// What an alias copies.
+/// A node that aliases can copy.
 struct AnchoredNode {
     node: YamlNode,
     height: usize,
     cost: usize,
 }
 
-/// Why the reading ends.
+/// A problem after which the document cannot be read further.
 pub(super) struct YamlFault {
     marker: Marker,
     message: String,
@@ -74,7 +75,7 @@ impl From<ScanError> for YamlFault {
     }
 }
 
-/// The tree so far.
+/// Builds the tree from one event after the other.
 pub(super) struct YamlTreeBuilder<'p> {
     pub(super) problems: &'p mut Vec<ConfigProblem>,
     open_collections: Vec<OpenCollection>,
@@ -85,7 +86,7 @@ pub(super) struct YamlTreeBuilder<'p> {
 }
 
 impl<'p> YamlTreeBuilder<'p> {
-    /// Nothing so far; keys that are refused go to `problems`.
+    /// A builder of an empty document; refused keys and tags are reported to `problems`.
     pub(super) fn new(problems: &'p mut Vec<ConfigProblem>) -> Self {
         Self {
             problems,
@@ -97,12 +98,12 @@ impl<'p> YamlTreeBuilder<'p> {
         }
     }
 
-    /// The document; none when there was nothing in it.
+    /// The root of the document; none for an empty document.
     pub(super) fn finish(self) -> Option<YamlNode> {
         self.root
     }
 
-    /// Takes one event; an error ends the reading.
+    /// Adds one event of the parser to the tree.
     pub(super) fn handle_event(
         &mut self,
         event: Event<'_>,
@@ -160,7 +161,7 @@ impl<'p> YamlTreeBuilder<'p> {
 
     fn open_collection(
         &mut self,
-        inside: CollectionContent,
+        content: CollectionContent,
         anchor: usize,
         marker: Marker,
     ) -> Result<(), YamlFault> {
@@ -172,18 +173,18 @@ impl<'p> YamlTreeBuilder<'p> {
             anchor,
             height: 0,
             cost_before,
-            content: inside,
+            content,
         });
         Ok(())
     }
 
     fn close_collection(&mut self, marker: Marker) -> Result<(), YamlFault> {
-        let Some(OpenCollection { origin, anchor, height, cost_before, content: inside }) =
+        let Some(OpenCollection { origin, anchor, height, cost_before, content }) =
             self.open_collections.pop()
         else {
             return Ok(());
         };
-        let value = match inside {
+        let value = match content {
             CollectionContent::List(nodes) => YamlValue::List(nodes),
             CollectionContent::Map { entries, .. } => YamlValue::Map(entries),
         };
@@ -197,7 +198,7 @@ impl<'p> YamlTreeBuilder<'p> {
     }
 
     fn copy_alias(&mut self, anchor: usize, marker: Marker) -> Result<(), YamlFault> {
-        // An anchor is known once its node has ended.
+        // An anchor is registered when its node has ended, so that a node cannot contain itself.
         let Some(&AnchoredNode { ref node, height, cost }) = self.anchors.get(&anchor) else {
             return Err(yaml_fault(
                 marker,
@@ -217,7 +218,8 @@ impl<'p> YamlTreeBuilder<'p> {
         check_cost(self.cost_so_far, marker)
     }
 
-    /// Puts a finished node where it belongs.
+    /// Adds a finished node to the collection that is open, as an item, a key or a value; without
+    /// an open collection the node is the root.
     fn attach_node(
         &mut self,
         node: YamlNode,
@@ -303,7 +305,8 @@ fn node_into_key(node: YamlNode, marker: Marker) -> Result<(String, ValueOrigin)
     }
 }
 
-/// Why an entry is not kept; else remembers its key.
+/// Records the key of an entry. Returns a problem when the entry is refused: its key is a merge key
+/// or has been written before.
 fn register_key(
     key: &str,
     at: &ValueOrigin,

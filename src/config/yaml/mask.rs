@@ -1,19 +1,21 @@
-//! Masks the brackets of `${…}` while YAML is read, where they would end a scalar.
+//! Masks the brackets and commas inside `${…}` before the text is parsed as YAML, where they would
+//! end a scalar.
 
 use std::borrow::Cow;
 
-/// Characters that end a plain scalar in flow style, and what stands for them inside `${…}`.
+/// Characters that end a plain scalar in flow style, each with the private character that replaces
+/// it inside `${…}`.
 const MASKED_CHARS: [(char, char); 5] =
     [('{', '\u{e0d0}'), ('}', '\u{e0d1}'), ('[', '\u{e0d2}'), (']', '\u{e0d3}'), (',', '\u{e0d4}')];
 
-/// `text` with the flow characters of each `${…}` masked; one that does not end on its line is left
-/// alone.
+/// The text with the flow characters of each `${…}` masked. A reference that does not end on its
+/// line is not changed.
 pub(super) fn mask_references(text: &str) -> Cow<'_, str> {
     if !text.contains("${") {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 64);
-    // Where the brace of the open reference is.
+    // The position in `out` of the open reference's brace.
     let mut open: Option<usize> = None;
     for c in text.chars() {
         match (open, c) {
@@ -33,16 +35,19 @@ pub(super) fn mask_references(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Restores the masked characters from byte `from` on.
 pub(super) fn unmask_from(masked: &mut String, from: usize) {
     let plain = unmask_text(&masked[from..]);
     masked.truncate(from);
     masked.push_str(&plain);
 }
 
+/// The text with its masked characters restored.
 pub(super) fn unmask_text(text: &str) -> String {
     text.chars().map(|c| swap_masked_char(c, true)).collect()
 }
 
+/// Masks a character, or restores it when `back` is set; other characters are returned as they are.
 pub(super) fn swap_masked_char(c: char, back: bool) -> char {
     MASKED_CHARS
         .iter()

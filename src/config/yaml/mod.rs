@@ -1,13 +1,13 @@
-//! YAML text → a tree that knows the line and column of every key and value.
+//! Parses YAML text into a tree with the line and column of every key and value.
 //!
-//! Hardened against files that were not written by a friend: size, nesting and the work that
-//! aliases cause are bounded, and nothing here recurses over input. Keys must be texts and must not
-//! repeat; merge keys, tags and a second document are refused by name. Scalars stay text: what one
-//! means is decided by who reads it, so `off` and `1.10` arrive as written.
+//! Hostile files are harmless: size, nesting and the memory that aliases take are bounded, and
+//! nothing here recurses over input. Keys must be texts and must not repeat; merge keys, tags and a
+//! second document are refused. Scalars stay text, so that `off` and `1.10` reach the parsers of
+//! fields as they were written.
 //!
-//! `${…}` may be written bare even inside `{…}` and `[…]`, where YAML would end the scalar at the
-//! brace: its brackets are masked by private characters while YAML is read, one for one, so columns
-//! hold.
+//! `${…}` may be written without quotes even inside `{…}` and `[…]`, where YAML would end the
+//! scalar at the brace. For that, `mask.rs` replaces its brackets by private characters, one for
+//! one, so that columns stay the same.
 
 mod builder;
 mod mask;
@@ -20,10 +20,11 @@ use self::mask::mask_references;
 pub(super) use self::tree::{YamlEntry, YamlNode, YamlValue};
 use crate::config::diagnostics::{ConfigProblem, ValueOrigin};
 
-/// The largest file, bytes.
+/// The largest configuration file, in bytes.
 pub(super) const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Reads one document. Problems go to `problems`; none when no tree came of it.
+/// Parses one document, and adds problems to `problems`. Returns no tree when the text cannot be
+/// read as YAML.
 pub(super) fn parse_document(bytes: &[u8], problems: &mut Vec<ConfigProblem>) -> Option<YamlNode> {
     if bytes.len() > MAX_FILE_BYTES {
         problems.push(ConfigProblem::new(
@@ -44,7 +45,8 @@ pub(super) fn parse_document(bytes: &[u8], problems: &mut Vec<ConfigProblem>) ->
             return None;
         }
     };
-    // The parser takes a NUL for the end, and a file cut by a crash is full of them.
+    // The parser takes a NUL for the end of the text, and would accept the first part of a file
+    // that a crash has filled up with NULs.
     if let Some(at) = text.find(|c: char| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r'))
     {
         problems.push(invalid_byte_problem(
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_know_their_place() {
+    fn keys_and_values_have_their_position() {
         let (node, problems) = parse_text("a:\n  b: [x, {c: 1.10}]\n  \"d\": off\n");
         let node = node.expect("a tree");
         assert!(problems.is_empty());
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_followed_as_far_as_they_are_harmless() {
+    fn aliases_are_followed_up_to_the_limits() {
         let (node, problems) = parse_text("a: &x {k: v}\nb: *x\n");
         assert!(problems.is_empty());
         assert_eq!(
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_configuration_is_refused_by_name() {
+    fn a_text_that_is_no_configuration_is_refused_with_the_reason() {
         let deep_block = (0..500).map(|n| " ".repeat(n) + "a:\n").collect::<String>();
         for (text, message) in [
             ("a: 1\n---\nb: 2\n", "f:2:1: is a second document"),
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_null_and_a_mark_or_an_empty_file_is_fine() {
+    fn absent_values_are_null_and_byte_order_marks_and_empty_files_are_valid() {
         assert_eq!(
             parse_text("\u{feff}a: 1\n").0.expect("a tree").get("a").map(|a| a.value.clone()),
             Some(YamlValue::Text("1".into()))

@@ -1,10 +1,10 @@
-//! The tree of a YAML document: each key and value with its line and column.
+//! The tree of a YAML document: each key and value with its position.
 
 use saphyr_parser::Marker;
 
 use crate::config::diagnostics::ValueOrigin;
 
-/// A value and where it was written.
+/// A value with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct YamlNode {
     pub(crate) origin: ValueOrigin,
@@ -14,9 +14,9 @@ pub(crate) struct YamlNode {
 /// A scalar, a list or a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum YamlValue {
-    /// `~`, `null`, or nothing at all.
+    /// `~`, `null`, or no value.
     Null,
-    /// What has no meaning, which was reported already.
+    /// A value with a problem that has been reported already.
     Invalid,
     Text(String),
     List(Vec<YamlNode>),
@@ -32,19 +32,19 @@ pub(crate) struct YamlEntry {
 }
 
 impl YamlNode {
-    /// The node under `key`; none when this is no map or has no such key.
+    /// The node at `key`; none when this node is no map or has no such key.
     pub(crate) fn get(&self, key: &str) -> Option<&YamlNode> {
         let YamlValue::Map(entries) = &self.value else { return None };
         entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node)
     }
 
-    /// The node at the end of `path`.
+    /// The node at the end of a path of keys.
     pub(crate) fn find_path(&self, path: &[&str]) -> Option<&YamlNode> {
         path.iter().try_fold(self, |node, key| node.get(key))
     }
 }
 
-/// The place that a marker of the parser names.
+/// The position of a marker of the YAML parser.
 pub(super) fn origin_of_marker(marker: Marker) -> ValueOrigin {
     ValueOrigin::InFile { line: marker.line(), column: marker.col() + 1 }
 }

@@ -189,7 +189,7 @@ async fn the_environment_counts_at_start() {
         })
         .await;
         assert!(
-            omni.logs().contains(&format!("{name}={value} wins over this line")),
+            omni.logs().contains(&format!("{name}={value} overrides this line")),
             "{}",
             omni.logs().to_text()
         );

@@ -1,4 +1,4 @@
-//! All of `rollout:`: what it means, and what is refused or odd about it.
+//! Tests of the section `rollout`: its values and defaults, and each problem and warning.
 
 use crate::cohort::Weight;
 use crate::config::parse::tests::*;
@@ -16,14 +16,14 @@ fn config_with_gates(what: &str) -> String {
     config_with_rollout(&format!("gates: [{what}]"))
 }
 
-/// The rollout of a file that is right in every respect.
+/// The rollout of a file without problems and warnings.
 fn parse_valid_rollout(text: &str) -> RolloutConfig {
     let (config, problems, warnings) = parse_config_text(text);
     assert_eq!((problems, warnings), (vec![], vec![]), "{text}");
     config.routes[0].rollout.clone()
 }
 
-/// The first example of `docs/rollout-config.md`: every key.
+/// The first example of `docs/rollout-config.md`, which has every key.
 fn documented_example() -> String {
     let page = include_str!("../../../../docs/rollout-config.md");
     let (_, rest) = page.split_once("```yaml\n").expect("an example");
@@ -131,7 +131,7 @@ fn the_documented_example_is_read_whole() {
 }
 
 #[test]
-fn what_is_left_out_is_gated_with_the_default_gates() {
+fn a_rollout_with_only_a_percent_is_gated_with_the_default_gates() {
     let expected = RolloutConfig::new("r", Weight::from_basis_points(1_000), RolloutMode::Gated);
     assert_eq!(parse_valid_rollout(&config_with_rollout("percent: 10")), expected);
     assert_eq!(
@@ -141,7 +141,7 @@ fn what_is_left_out_is_gated_with_the_default_gates() {
 }
 
 #[test]
-fn the_same_file_means_an_equal_plan() {
+fn the_same_file_gives_an_equal_plan() {
     assert_eq!(
         parse_valid_rollout(&documented_example()),
         parse_valid_rollout(&documented_example())
@@ -155,7 +155,7 @@ fn the_same_file_means_an_equal_plan() {
 }
 
 #[test]
-fn gates_and_notices_have_names_and_events_of_their_own_where_the_file_has_none() {
+fn gates_have_a_default_name_and_notifications_have_all_triggers() {
     let rollout = parse_valid_rollout(&config_with_rollout(
         "gates: [{type: queue_depth, max: 5}, {type: slow_ratio, threshold: 500ms, of: \
             acknowledgement, margin: 1%, alpha: 0.02}], \
@@ -171,7 +171,7 @@ fn gates_and_notices_have_names_and_events_of_their_own_where_the_file_has_none(
 
 #[test]
 #[allow(clippy::too_many_lines)] // a table
-fn what_cannot_be_is_refused_with_the_way_out() {
+fn an_invalid_rollout_is_refused_with_a_hint() {
     let ratio = "type: error_ratio, max: 1%";
     for (text, expected) in [
         (
@@ -206,7 +206,7 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_rollout("pin: {async: [qa]}"),
-            "rollout.pin: has nothing to go by: pins are values of the sticky keys: write",
+            "rollout.pin: needs `sticky.keys`: pins are values of the sticky keys: write",
         ),
         (
             config_with_rollout(
@@ -216,7 +216,7 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_gates(""),
-            "rollout.gates: is empty: write what must hold, or delete the line for the default \
+            "rollout.gates: is empty: write at least one gate, or delete the line for the default \
                 gates",
         ),
         (
@@ -289,7 +289,7 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_gates("{type: slow_ratio, max: 5%}"),
-            "gates[0].threshold: is missing: write what is slow",
+            "gates[0].threshold: is missing: write the duration above which a request is slow",
         ),
         (
             config_with_gates("{type: queue_oldest, max: 30}"),
@@ -345,7 +345,7 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         (config_with_rollout("windows: [{tz: UTC}]"), "windows[0]: has neither `days` nor `hours`"),
         (
             config_with_rollout("windows: [{days: [], tz: UTC}]"),
-            "windows[0].days: is empty: it would never open",
+            "windows[0].days: is empty: the window would never open",
         ),
         (
             config_with_rollout("windows: [{days: weekdays, tz: UTC}]"),
@@ -361,7 +361,7 @@ fn what_cannot_be_is_refused_with_the_way_out() {
         ),
         (
             config_with_rollout("notify: [{on: [step]}]"),
-            "notify[0].webhook: is missing: write the URL that is told",
+            "notify[0].webhook: is missing: write the URL that notifications are posted to",
         ),
         (
             config_with_rollout("notify: [{webhook: 'ftp://canary'}]"),
@@ -386,19 +386,19 @@ fn what_cannot_be_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn a_plan_that_can_be_but_is_odd_is_warned_about_only_where_it_is_climbed() {
+fn likely_mistakes_of_a_plan_are_warnings_in_gated_mode_only() {
     for (more, what, expected) in [
         (
             "",
             "min_samples: {async: 100}",
-            "rollout.min_samples: cannot show `errors`, at most 1 %: without a single failure \
-                that takes 268: write `async: 268`",
+            "rollout.min_samples: is too low for the gate `errors`: to show at most 1 % takes 268 \
+                requests without a failure: write `async: 268`",
         ),
         (
             "",
             "gates: [{type: error_ratio, max: 0.1%}]",
-            "rollout.min_samples: cannot show `error_ratio`, at most 0.1 %: without a single \
-                failure that takes 2704",
+            "rollout.min_samples: is too low for the gate `error_ratio`: to show at most 0.1 % \
+                takes 2704 requests",
         ),
         ("", "interval: 1h", "rollout.interval: is longer than a soak of 30m: write a shorter one"),
         (
@@ -452,7 +452,8 @@ fn a_plan_that_can_be_but_is_odd_is_warned_about_only_where_it_is_climbed() {
     ));
 }
 
-/// A route whose topic's handler is a program, and its `shadow`.
+/// A file with shadow traffic: `route` has keys of the route, `shadow` those of its section, and
+/// the handler of the topic is a program.
 fn config_with_shadow(route: &str, shadow: &str) -> String {
     config_with_route(&format!("{route}rollout: {{shadow: {{{shadow}}}}}"))
         .replace("handler: upstream", "handler: {command: [/bin/cat]}")
@@ -502,7 +503,7 @@ fn a_share_of_the_sync_path_is_copied_and_none_is_the_default() {
     assert_eq!(
         names,
         ["errors", "client_errors", "deferred", "shadow_mismatch"],
-        "its gate stands at the end"
+        "the gate of shadow traffic is the last one"
     );
     assert_eq!(
         gated.gates[3].kind,
@@ -511,7 +512,7 @@ fn a_share_of_the_sync_path_is_copied_and_none_is_the_default() {
 }
 
 #[test]
-fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
+fn shadow_traffic_that_would_do_harm_or_copy_nothing_is_refused_with_a_hint() {
     let upstream = config_with_rollout("shadow: {percent: 5, side_effects: allowed}");
     let post = config_with_shadow("", "percent: 5");
     for (text, expected) in [
@@ -523,7 +524,8 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
         ),
         (
             post,
-            "shadow.percent: runs a copy of POST requests, which may do what they do twice: write \
+            "shadow.percent: runs a copy of POST requests, so that their side effects may happen \
+                twice: write \
                 `side_effects: allowed`",
         ),
         (
@@ -541,8 +543,8 @@ fn a_copy_that_would_do_harm_or_never_be_made_is_refused_with_the_way_out() {
                 "percent: 5, side_effects: allowed}, gates: [{name: shadow_mismatch, type: \
                     queue_depth, max: 1}], pin: {",
             ),
-            "rollout.gates: has a gate `shadow_mismatch`: one of that name stands there by \
-                itself: write another `name`",
+            "rollout.gates: has a gate `shadow_mismatch`: shadow traffic adds a gate of that \
+                name: write another `name`",
         ),
         (config_with_rollout("shadow: {percent: 101}"), "shadow.percent: 101 is over 100"),
         (

@@ -1,4 +1,4 @@
--- Makes tasks durable. Each task stands alone: an error of one is the reply for that one.
+-- Makes tasks durable. Each task is handled alone: an error of one task is the reply for that task.
 --@keys per queue: stream delayed_index deadline_index scheduled_tasks group_start_key
 --@keys per task: record_key result_key
 --@keys per tally: declared_tally
@@ -62,7 +62,7 @@ local function prepare_queue(queue)
   queue.is_ready = true
 end
 
--- Usually no task of the call exists yet, and one command for all of them says so.
+-- Usually no task of the call exists yet, and one command for all tasks shows that.
 local any_exists = redis.call('EXISTS', all_keys(record_key, result_key)) > 0
 
 local function enqueue(i)

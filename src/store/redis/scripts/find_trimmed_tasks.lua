@@ -1,4 +1,4 @@
--- Finds tasks that have lost their entries although no consumer runs them: somebody else trimmed
+-- Finds tasks that have lost their entries although no consumer runs them: another program trimmed
 -- the stream. Tasks that an external consumer has ended are ended here.
 --@keys per task: record_key result_key
 --@args stream_prefix group_prefix tally_prefix renewal_ttl_ms queue_count

@@ -1,5 +1,5 @@
--- Ends leased tasks as completed or failed. Each task stands alone: an error of one is the reply
--- for that one. Commands that can serve many tasks at once are called once for all of them.
+-- Ends leased tasks as completed or failed. Each task is handled alone: an error of one task is
+-- the reply for that task. Commands that can serve many tasks at once are called once for all.
 --@keys results_index outbox
 --@keys per queue: stream dead_letters retry_counts
 --@keys per task: record_key
@@ -20,7 +20,7 @@ local replies, first_positions, repeats = {}, {}, {}
 -- the tasks that are to end: positions and entries by queue, records and deliveries by position
 local ending, entries, records, deliveries = {}, {}, {}, {}
 
--- Usually no task of the call has ended yet, and one command for all of them says so.
+-- Usually no task of the call has ended yet, and one command for all tasks shows that.
 local none_has_result = redis.call('EXISTS', all_keys(result_key)) == 0
 local packed = redis.call('MGET', all_keys(record_key))
 

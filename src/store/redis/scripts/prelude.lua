@@ -1,7 +1,7 @@
 -- Definitions that several scripts use. Each script is sent with those that it uses (compose.rs).
 --
 -- THE RECORD OF A TASK
--- The record (omni:task:<id>) holds what the task's stream entry does not say; read_record reads
+-- The record (omni:task:<id>) holds what the task's stream entry lacks; read_record reads
 -- it. It has one of two forms:
 --
 -- Packed: one string, so that the records of many new tasks cost the server little more than one.
@@ -16,7 +16,7 @@
 --              entry    the id of the stream entry, or '-' without one
 --              created  ms
 --              retries  how many attempts after the first may fail; '' for a task of a foreign
---                       publisher, which does not say so
+--                       publisher, whose messages have no such number
 --              notify   the process that enqueued the task and is notified of its end, or ''
 --   owner, route, epoch, secret
 --            where the task has them: epoch is the epoch of the route's rollout, followed by a dot
@@ -30,7 +30,7 @@
 --   progress what the current attempt reported last, with its `turn`
 --   state    completed, failed or cancelled; absent while the task is unfinished
 --   ended    ms
---   renewed  ms, for a running task whose entry was removed from the stream by somebody else:
+--   renewed  ms, for a running task whose entry another program removed from the stream:
 --            nothing else in Redis shows that it runs
 --
 -- A record with a state and no queue is a cancellation that arrived before its task.
@@ -176,7 +176,7 @@ local function pairs_to_table(info)
   return fields
 end
 
--- Counts an event of a canaried task, in the same script that changes the task. script.rs puts
+-- Counts an event of a canaried task, in the same script that changes the task. runner.rs puts
 -- DURATION_BOUNDS_MS and TALLY_TTL_S before this file. An error of the tally does not stop the
 -- task.
 local function increment_tally(tally, field, n)
@@ -370,8 +370,8 @@ local function ack_and_delete(stream, group, entry)
   delete_if_single_group(stream, entry)
 end
 
--- A lease as scripts reply it (ScriptLeaseRow in row.rs): queue position, entry, data or false,
--- task id or '' for an entry that is no task, attempt, lease number, packed record.
+-- A lease in the replies of scripts (ScriptLeaseRow in lease_row.rs): queue position, entry, data or
+-- false, task id or '' for an entry that is no task, attempt, lease number, packed record.
 local function lease_row(queue_position, entry, data, id, record)
   if not id then return { queue_position, entry, data or false, '', 0, 0, '' } end
   local packed = record.packed

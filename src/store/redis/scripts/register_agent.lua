@@ -1,5 +1,5 @@
--- Lists a queue's agent where the Python program looks for agents. An agent that is listed already
--- stays as it is: it may be a Python agent.
+-- Registers a queue's agent in the keys where the Python program reads its agents. An agent that is
+-- registered already is not changed: it may be a Python agent.
 --@keys agent topic_agents agent_topics
 --@args name topic description created_at_s
 if redis.call('EXISTS', agent) == 0 then

@@ -1,5 +1,5 @@
--- Removes this program's consumers from a group that have been idle for long: their processes are
--- gone. A consumer with pending entries stays, because they would be removed as well.
+-- Removes this program's consumers from a group that have been idle for long: their processes have
+-- ended. A consumer with pending entries stays, because they would be removed as well.
 --@keys stream
 --@args group consumer_mark min_idle_ms
 -- consumer_mark: the part of the name by which a consumer is this program's

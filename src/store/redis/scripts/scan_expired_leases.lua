@@ -1,6 +1,6 @@
 -- Finds expired leases: reads one page of the pending entries that have been idle for as long as a
 -- lease, and maintains the delayed entries among them. With `consumer`, only its entries are
--- read: its process is gone, and they need not have been idle for that long.
+-- read: its process has ended, and they need not have been idle for that long.
 --@keys stream delayed_index
 --@args record_prefix result_prefix tally_prefix topic agent group
 --@args our_min_idle_ms external_min_idle_ms range_start page_size consumer

@@ -53,7 +53,7 @@ local function scan_dead_letters(dead_letters, last)
 end
 
 -- The tasks with a result among the next ones of the index, and the position to go on at. In most
--- scans none has a result, and one command says so.
+-- scans none has a result, and one command shows that.
 local function find_with_result(deadline_index, first)
   local ids = redis.call('ZRANGE', deadline_index, first, first + max_checked_tasks - 1)
   local result_keys, found = {}, {}
