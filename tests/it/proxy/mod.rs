@@ -2,6 +2,7 @@
 //! store or the upstream fails.
 
 mod admission;
+mod admission_simulation;
 mod answers;
 mod canary;
 mod cancel;
