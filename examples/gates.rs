@@ -34,6 +34,7 @@ fn main() {
     false_promotions();
     promotions();
     detection();
+    one_client();
     alarms();
     after_a_million();
 }
@@ -235,6 +236,53 @@ fn detection() {
             }
         }
         println!("| {requests} | {} | {} |", percent(weight), cells.join(" | "));
+    }
+}
+
+fn one_client() {
+    const RUNS: u64 = 300;
+    println!(
+        "\n### Who fails: rolled back within 120 looks, and the look in the middle (`max: 1%`, \
+            `margin: 0.5%`, 0.5 % of the rest fail, {RUNS} runs)\n"
+    );
+    println!(
+        "| clients | requests a look | weight | by client | by request |\n|---|---|---|---|---|"
+    );
+    let healthy = |requests, weight| TrafficModel::healthy(requests, weight, 0.005);
+    let noisy = |model| TrafficModel { noisy_requests: 30, ..model };
+    let large = |model| TrafficModel { large_client_requests: 800, ..model };
+    let five = |model| TrafficModel { clients: 5, ..model };
+    let cases = [
+        ("one of 400 fails once a second", noisy(healthy(500, 0.1))),
+        ("one of 400 fails once a second", noisy(healthy(500, 0.5))),
+        ("one of 400 fails once a second", noisy(healthy(2_000, 1.0))),
+        ("one with 80 % of the traffic, none worse", large(healthy(200, 0.1))),
+        (
+            "one with 80 % of the traffic, all fail 5×",
+            large(healthy(200, 0.1)).with_failures_times(5.0),
+        ),
+        ("one of 5 fails once a second", noisy(five(healthy(200, 0.5)))),
+        ("5 equal ones, all fail 5×", five(healthy(200, 0.5)).with_failures_times(5.0)),
+        ("400, all fail 5×", healthy(200, 0.5).with_failures_times(5.0)),
+    ];
+    let gate = errors(Some(0.01), Some(0.005));
+    for (clients, truth) in cases {
+        let found = |truth| {
+            found_at(&each(RUNS, |seed| {
+                let world = &mut SimulatedTraffic::new(truth, seed);
+                run_step(&gate, MIN, world, EVALUATIONS_PER_HOUR, |step| {
+                    step.rolled_back_at.is_some()
+                })
+                .rolled_back_at
+            }))
+        };
+        println!(
+            "| {clients} | {} | {} | {} | {} |",
+            truth.requests_per_evaluation + truth.large_client_requests + truth.noisy_requests,
+            percent(truth.weight),
+            found(truth),
+            found(TrafficModel { clients: 0, ..truth })
+        );
     }
 }
 

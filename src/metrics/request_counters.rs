@@ -50,6 +50,8 @@ pub struct PathTotals {
     pub client_errors_by_group: [u64; CLIENT_GROUPS],
     /// Requests answered with a 5xx, by client group where that is known.
     pub server_errors_by_group: [u64; CLIENT_GROUPS],
+    /// Requests that count for gates, by client group where that is known.
+    pub requests_by_group: [u64; CLIENT_GROUPS],
 }
 
 /// The counters of one thread, route and path.
@@ -61,6 +63,7 @@ pub(super) struct PathCounters {
     pub(super) duration_micros_sum: AtomicU64,
     client_errors_by_group: [AtomicU64; CLIENT_GROUPS],
     server_errors_by_group: [AtomicU64; CLIENT_GROUPS],
+    requests_by_group: [AtomicU64; CLIENT_GROUPS],
     pub(super) unkeyed_requests: AtomicU64,
 }
 
@@ -127,6 +130,14 @@ impl RouteCounters {
         add_single_writer(&by_group[usize::from(group) % CLIENT_GROUPS], 1);
     }
 
+    /// Counts a request of the client group `group`, if it is known: on the sync path one that was
+    /// answered, on the async path one that became a task or was refused.
+    pub fn count_request_by_group(&self, thread: usize, path: RequestPath, group: Option<u8>) {
+        let Some(group) = group else { return };
+        let by_group = &self.path_counters(thread, path).requests_by_group;
+        add_single_writer(&by_group[usize::from(group) % CLIENT_GROUPS], 1);
+    }
+
     /// Counts a request that was assigned at random because it has no sticky key.
     pub fn count_unkeyed_request(&self, thread: usize) {
         add_single_writer(&self.path_counters(thread, RequestPath::Sync).unkeyed_requests, 1);
@@ -163,6 +174,9 @@ impl RouteCounters {
             server_errors_by_group: std::array::from_fn(|group| {
                 self.sum_threads(path, |counters| &counters.server_errors_by_group[group])
             }),
+            requests_by_group: std::array::from_fn(|group| {
+                self.sum_threads(path, |counters| &counters.requests_by_group[group])
+            }),
         }
     }
 
@@ -195,6 +209,7 @@ impl Default for PathCounters {
             duration_micros_sum: AtomicU64::new(0),
             client_errors_by_group: Default::default(),
             server_errors_by_group: Default::default(),
+            requests_by_group: Default::default(),
             unkeyed_requests: AtomicU64::new(0),
         }
     }

@@ -59,6 +59,10 @@ pub struct RolloutEvidence {
     pub shadow_compared: u64,
     /// Compared copies whose answer differed.
     pub shadow_mismatched: u64,
+    /// The requests of `sync_counts`, by group of clients.
+    pub sync_requests_by_group: ClientGroupCounts,
+    /// Canaried requests, by group of clients.
+    pub canaried_by_group: ClientGroupCounts,
 }
 
 // === impl EvidenceCounts ===
@@ -108,6 +112,8 @@ impl RolloutEvidence {
         self.shadow_copied += other.shadow_copied;
         self.shadow_compared += other.shadow_compared;
         self.shadow_mismatched += other.shadow_mismatched;
+        add_elementwise(&mut self.sync_requests_by_group, &other.sync_requests_by_group);
+        add_elementwise(&mut self.canaried_by_group, &other.canaried_by_group);
     }
 
     /// The evidence since `earlier`; zero where the store lost counts.
@@ -129,6 +135,14 @@ impl RolloutEvidence {
             shadow_copied: self.shadow_copied.saturating_sub(earlier.shadow_copied),
             shadow_compared: self.shadow_compared.saturating_sub(earlier.shadow_compared),
             shadow_mismatched: self.shadow_mismatched.saturating_sub(earlier.shadow_mismatched),
+            sync_requests_by_group: subtract_elementwise(
+                &self.sync_requests_by_group,
+                &earlier.sync_requests_by_group,
+            ),
+            canaried_by_group: subtract_elementwise(
+                &self.canaried_by_group,
+                &earlier.canaried_by_group,
+            ),
         }
     }
 

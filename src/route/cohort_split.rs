@@ -13,8 +13,8 @@ use crate::config::{PinConfig, RolloutConfig, StickyKey};
 pub struct CohortAssignment {
     /// The assigned path.
     pub path: RequestPath,
-    /// The [group](cohort::client_group) of the client; known for a request with a sticky key
-    /// while both paths can have requests.
+    /// The [group](cohort::client_group) of the client; known for a request whose sticky key was
+    /// read for the assignment.
     pub client_group: Option<u8>,
     /// Whether the request lacks the sticky key that its route expects, and is assigned at random.
     pub lacks_sticky_key: bool,

@@ -7,6 +7,7 @@
 
 mod admission;
 mod canonical_path;
+mod client_identity;
 mod cohort_split;
 mod eligibility;
 mod envelope;
@@ -25,6 +26,7 @@ pub use self::admission::{
     Admission, AdmissionTiming, MIN_RECENT_RUNS, TopicCapacity, decide_admission, expected_start,
 };
 pub use self::canonical_path::{PathError, canonicalize_path};
+pub use self::client_identity::find_client_group;
 pub use self::cohort_split::{CohortAssignment, assign_cohort, find_sticky_key, is_pinned_sync};
 pub use self::eligibility::{check_capturable, is_json_request};
 pub use self::envelope::{BodyError, ParsedBody, parse_body};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PlanDocument;
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
+use crate::rollout::gate::{ClientBasis, NoisyGroup};
 
 /// A rollout in a list: `rollouts` of the status document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -210,6 +211,12 @@ pub struct EvidenceDocument {
     pub compared: u64,
     /// Of them those with another answer.
     pub mismatched: u64,
+    /// What failures are counted by: `clients`, or `requests`; empty without canaried requests.
+    pub counted_by: String,
+    /// Why they are counted by request, where they are.
+    pub counted_why: Option<String>,
+    /// Which client group has most of the failures, where these do not count for that reason.
+    pub noisy_client: Option<String>,
 }
 
 /// Counts of one path.
@@ -299,6 +306,23 @@ impl From<&RolloutEvidence> for EvidenceDocument {
             copied: evidence.shadow_copied,
             compared: evidence.shadow_compared,
             mismatched: evidence.shadow_mismatched,
+            ..Self::describe_clients(evidence)
+        }
+    }
+}
+
+impl EvidenceDocument {
+    /// The fields that say which clients the failures are of.
+    fn describe_clients(evidence: &RolloutEvidence) -> Self {
+        if evidence.canaried_requests() == 0 {
+            return Self::default();
+        }
+        let counted_why = ClientBasis::from_evidence(evidence).explain();
+        Self {
+            counted_by: if counted_why.is_some() { "requests" } else { "clients" }.to_owned(),
+            counted_why,
+            noisy_client: NoisyGroup::from_evidence(evidence).map(|noisy| noisy.to_string()),
+            ..Self::default()
         }
     }
 }

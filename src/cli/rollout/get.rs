@@ -171,6 +171,12 @@ fn exception_rows(details: &RolloutDetailsDocument) -> Vec<(&'static str, String
             format!("{compared} of {copied} compared, {mismatched} with another answer"),
         ));
     }
+    if let Some(evidence) = &details.evidence {
+        let warning = evidence.noisy_client.as_ref();
+        rows.extend(warning.map(|noisy| ("warning", format!("of the failures {noisy}"))));
+        let by_request = evidence.counted_why.as_ref();
+        rows.extend(by_request.map(|why| ("failures", format!("count by request: {why}"))));
+    }
     if details.held {
         rows.push(("held", "true".to_owned()));
     }
@@ -306,14 +312,22 @@ mod tests {
         let weights = "10 % runs here, 10 % desired, 50 % allowed, next 25 %";
         assert!(has(&rows, "weight", weights), "{rows:?}");
         assert!(has(&rows, "soak", "1 min of 30 min"), "{rows:?}");
-        let exceptions = ["held", "saved", "store answers", "blocked", "copies"];
+        let exceptions =
+            ["held", "saved", "store answers", "blocked", "copies", "failures", "warning"];
         assert!(!rows.iter().any(|(name, _)| exceptions.contains(name)), "{rows:?}");
         let details = rollout.details.as_mut().expect("the details");
         (details.held, details.saved) = (true, false);
-        details.evidence =
-            from_value(json!({"copied": 23, "compared": 21, "mismatched": 2})).expect("evidence");
+        details.evidence = from_value(json!({
+            "copied": 23, "compared": 21, "mismatched": 2,
+            "counted_why": "client group 3 makes more than half of the requests",
+            "noisy_client": "60 of 61 are of client group 17: one client alone turns nothing back",
+        }))
+        .expect("evidence");
         let rows = rollout_rows(&rollout);
         assert!(has(&rows, "copies", "21 of 23 compared, 2 with another answer"), "{rows:?}");
+        let by_request = "count by request: client group 3 makes more than half of the requests";
+        assert!(has(&rows, "failures", by_request), "{rows:?}");
+        assert!(rows.iter().any(|(name, _)| *name == "warning"), "{rows:?}");
         assert!(has(&rows, "held", "true") && has(&rows, "saved", "false"), "{rows:?}");
     }
 }

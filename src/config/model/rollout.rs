@@ -172,7 +172,7 @@ pub enum GateKind {
     },
     /// `prometheus`: the value of an instant query.
     PrometheusQuery {
-        /// A PromQL query that gives one value.
+        /// A `PromQL` query that gives one value.
         query: String,
         /// The lowest value that passes.
         min: Option<f64>,

@@ -90,6 +90,9 @@ impl Controller {
         let Some(evidence) = watch.evidence_of(&state.evidence_epochs()) else { return };
         let elapsed = watch.start_evaluation(Instant::now());
         watch.record_judged_evidence(state.cohort);
+        if let Some(noisy) = watch.find_new_noisy_group() {
+            tracing::warn!(route = route.name, group = noisy.group, "of the failures {noisy}");
+        }
         let lagging_replicas = watch.lagging_replicas.clone();
         let observation = RolloutObservation {
             // the time that a suspended machine slept was not observed

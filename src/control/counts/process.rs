@@ -43,7 +43,12 @@ impl ProcessCounts {
         let now = read_process_counts(route, metrics);
         let added = now.delta_since(&std::mem::replace(&mut self.last_reported, now));
         if is_store_gone || added.store_unavailable > 0 {
-            self.uncounted.sync_counts.add(&added.sync_counts);
+            let sync = RolloutEvidence {
+                sync_counts: added.sync_counts,
+                sync_requests_by_group: added.sync_requests_by_group,
+                ..RolloutEvidence::default()
+            };
+            self.uncounted.add(&sync);
         }
         let since_epoch = now.delta_since(&self.uncounted);
         (self.epoch, ReportedCounts::from(since_epoch).to_json())
@@ -61,16 +66,20 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
             duration_counts,
             client_errors_by_group,
             server_errors_by_group,
+            requests_by_group,
         } = counters.path_totals(path);
-        EvidenceCounts {
+        let counts = EvidenceCounts {
             total: responses,
             failed: server_errors,
             client_errors,
             durations: duration_counts,
             failed_by_group: server_errors_by_group,
             client_errors_by_group,
-        }
+        };
+        (counts, requests_by_group)
     };
+    let (sync_counts, sync_requests_by_group) = path_counts(RequestPath::Sync);
+    let (async_counts, canaried_by_group) = path_counts(RequestPath::Async);
     // of the async path, a process knows how long its clients waited, and which requests it
     // refused or rejected; the store counts how the tasks ended
     let EvidenceCounts {
@@ -78,11 +87,11 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
         failed_by_group,
         client_errors_by_group,
         ..
-    } = path_counts(RequestPath::Async);
+    } = async_counts;
     let unavailable = [FallbackReason::StoreUnavailable, FallbackReason::EnqueueUnknown];
     let mismatched = metrics.read_shadow_outcomes(route, ShadowOutcome::Mismatch);
     RolloutEvidence {
-        sync_counts: path_counts(RequestPath::Sync),
+        sync_counts,
         async_counts: EvidenceCounts {
             failed_by_group,
             client_errors_by_group,
@@ -99,6 +108,8 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
         shadow_copied: metrics.read_shadow_outcomes(route, ShadowOutcome::Queued),
         shadow_compared: metrics.read_shadow_outcomes(route, ShadowOutcome::Match) + mismatched,
         shadow_mismatched: mismatched,
+        sync_requests_by_group,
+        canaried_by_group,
         ..RolloutEvidence::default()
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct ReportedCounts {
     /// Shadow copies: queued, compared, mismatched.
     #[serde(default)]
     shadow: [u64; 3],
+    /// By group of clients: sync requests, canaried requests.
+    #[serde(default)]
+    requests_by: [Vec<u64>; 2],
 }
 
 // === impl ReportedCounts ===
@@ -58,6 +61,8 @@ impl From<RolloutEvidence> for ReportedCounts {
             unavailable: counted.store_unavailable,
             by: by.map(|counts| trim_trailing_zeros(&counts)),
             shadow: [counted.shadow_copied, counted.shadow_compared, counted.shadow_mismatched],
+            requests_by: [counted.sync_requests_by_group, counted.canaried_by_group]
+                .map(|counts| trim_trailing_zeros(&counts)),
         }
     }
 }
@@ -69,6 +74,8 @@ impl From<ReportedCounts> for RolloutEvidence {
         let [shadow_copied, shadow_compared, shadow_mismatched] = reported.shadow;
         let [failed_by_group, client_errors_by_group, refused_by_group, rejected_by_group] =
             reported.by.map(|counts| pad_with_zeros(&counts));
+        let [sync_requests_by_group, canaried_by_group] =
+            reported.requests_by.map(|counts| pad_with_zeros(&counts));
         let sync_counts = EvidenceCounts {
             total,
             failed,
@@ -97,6 +104,8 @@ impl From<ReportedCounts> for RolloutEvidence {
             shadow_copied,
             shadow_compared,
             shadow_mismatched,
+            sync_requests_by_group,
+            canaried_by_group,
             ..Self::default()
         }
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::rollout::EpochRange;
 use crate::rollout::evidence::RolloutEvidence;
+use crate::rollout::gate::NoisyGroup;
 
 /// How much recent evidence is kept: for the request rate, and for the longest breaker window.
 const RECENT_WINDOW: Duration = Duration::from_mins(5);
@@ -20,6 +21,8 @@ pub(crate) struct LeaderWatch {
     pub(crate) lagging_replicas: Vec<String>,
     /// The evidence of the last gate evaluation.
     pub(crate) judged_evidence: Option<RolloutEvidence>,
+    /// The group of clients that the last evaluation found to have most of the failures.
+    noisy_group: Option<u8>,
     /// Whether Prometheus queries of this route's gates are under way.
     pub(crate) is_sampling: bool,
     last_tick_at: Option<Instant>,
@@ -93,6 +96,15 @@ impl LeaderWatch {
         let range = epochs.from_epoch..=epochs.to_epoch.max(epochs.from_epoch);
         let judged = self.evidence_by_epoch.range(range);
         self.judged_evidence = Some(judged.map(|(_, evidence)| evidence).sum());
+    }
+
+    /// The group of clients that has most of the judged failures, where another one or none had at
+    /// the evaluation before.
+    pub(crate) fn find_new_noisy_group(&mut self) -> Option<NoisyGroup> {
+        let noisy = self.judged_evidence.as_ref().and_then(NoisyGroup::from_evidence);
+        let group = noisy.map(|noisy| noisy.group);
+        let before = std::mem::replace(&mut self.noisy_group, group);
+        noisy.filter(|_| before != group)
     }
 
     /// The evidence that was added in the last `window`.

@@ -22,6 +22,13 @@ pub(super) struct SeenEvidenceRecord {
     /// Copied, compared, mismatched.
     #[serde(default)]
     shadow: [u64; 3],
+    /// By group of clients: sync requests, canaried requests.
+    #[serde(default, skip_serializing_if = "has_no_groups")]
+    requests_by: [Vec<u64>; 2],
+}
+
+fn has_no_groups(requests_by: &[Vec<u64>; 2]) -> bool {
+    requests_by.iter().all(Vec::is_empty)
 }
 
 pub(super) fn counts_to_stored(counts: &EvidenceCounts) -> StoredCounts {
@@ -65,6 +72,8 @@ impl From<&RolloutEvidence> for SeenEvidenceRecord {
             shadow_copied,
             shadow_compared,
             shadow_mismatched,
+            sync_requests_by_group,
+            canaried_by_group,
         } = *evidence;
         Self {
             sync: counts_to_stored(&sync_counts),
@@ -79,6 +88,8 @@ impl From<&RolloutEvidence> for SeenEvidenceRecord {
             ],
             rejected: rejected_requests,
             shadow: [shadow_copied, shadow_compared, shadow_mismatched],
+            requests_by: [sync_requests_by_group, canaried_by_group]
+                .map(|counts| trim_trailing_zeros(&counts)),
         }
     }
 }
@@ -87,6 +98,8 @@ impl From<SeenEvidenceRecord> for RolloutEvidence {
     fn from(stored: SeenEvidenceRecord) -> Self {
         let [accepted, cancelled, refused, deferred, unavailable] = stored.rest;
         let [copied, compared, mismatched] = stored.shadow;
+        let [sync_requests_by_group, canaried_by_group] =
+            stored.requests_by.map(|counts| pad_with_zeros(&counts));
         Self {
             sync_counts: counts_from_stored(&stored.sync),
             async_counts: counts_from_stored(&stored.asynchronous),
@@ -100,6 +113,8 @@ impl From<SeenEvidenceRecord> for RolloutEvidence {
             shadow_copied: copied,
             shadow_compared: compared,
             shadow_mismatched: mismatched,
+            sync_requests_by_group,
+            canaried_by_group,
         }
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn enqueue_request(
             if let Some(id) = task_id {
                 captured.task.id = id.clone();
             }
-            enqueue_captured(context, route, captured).await
+            enqueue_captured(context, snapshot_route, captured).await
         }
         Err(error) => EnqueueOutcome::Refused(ProxyProblem::InvalidTask(error)),
     }
@@ -70,9 +70,10 @@ pub(crate) async fn enqueue_request(
 
 async fn enqueue_captured(
     context: &RequestContext<'_>,
-    route: &RouteConfig,
+    snapshot_route: &SnapshotRoute,
     captured: CapturedTask<'_>,
 ) -> EnqueueOutcome {
+    let route = context.snapshot.route_config(snapshot_route);
     let CapturedTask { task, mut queue, topic_config } = captured;
     match limit_open_tasks(context, route, &task, topic_config) {
         Ok(limit) => queue.max_open_tasks = limit,
@@ -109,6 +110,10 @@ async fn enqueue_captured(
         }
     }
     metrics.count_task_received(task.topic.as_str());
+    if counts_for_gates {
+        let (thread, path) = (context.thread().index, RequestPath::Async);
+        snapshot_route.counters.count_request_by_group(thread, path, task.client_group);
+    }
     EnqueueOutcome::Durable(CanariedTask { id: task.id, end_waiter, counts_for_gates })
 }
 
@@ -176,12 +181,9 @@ pub(crate) fn count_refused(
 ) {
     let metrics = &context.services().metrics;
     metrics.count_task_outcome(&route.name, outcome);
-    let (cells, thread) =
-        (metrics.request_counters.route_counters(&route.name), context.connection.thread.index);
-    cells.count_error_by_group(
-        thread,
-        RequestPath::Async,
-        status.as_u16(),
-        context.client_group.get(),
-    );
+    let counters = metrics.request_counters.route_counters(&route.name);
+    let (thread, path, group) =
+        (context.thread().index, RequestPath::Async, context.client_group.get());
+    counters.count_request_by_group(thread, path, group);
+    counters.count_error_by_group(thread, path, status.as_u16(), group);
 }

@@ -67,9 +67,12 @@ impl CountedResponse {
         let status = response.status();
         counters.count_response(thread_index, path, status.as_u16());
         // On the async path the outcome of the task counts, not the status.
-        if is_route_call && path == RequestPath::Sync && is_error(status) {
+        if is_route_call && path == RequestPath::Sync {
             let group = context.client_group.get();
-            counters.count_error_by_group(thread_index, path, status.as_u16(), group);
+            counters.count_request_by_group(thread_index, path, group);
+            if is_error(status) {
+                counters.count_error_by_group(thread_index, path, status.as_u16(), group);
+            }
         }
         let headers = response.headers_mut();
         if is_route_call {
@@ -114,6 +117,7 @@ impl Drop for ClientDisconnectGuard<'_> {
         counters.count_response(thread_index, path, CLIENT_CLOSED_REQUEST);
         if path == RequestPath::Sync {
             let group = context.client_group.get();
+            counters.count_request_by_group(thread_index, path, group);
             counters.count_error_by_group(thread_index, path, CLIENT_CLOSED_REQUEST, group);
         }
         counters.observe_duration(thread_index, path, context.started_at.elapsed());

@@ -7,7 +7,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
-use crate::cohort::RequestPath;
+use crate::cohort::{RequestPath, Weight};
 use crate::config::RouteConfig;
 use crate::proxy::answer::response::respond_with_metrics;
 use crate::proxy::answer::response_body::ResponseBody;
@@ -25,7 +25,7 @@ use crate::proxy::queueing::claim::idempotency_key;
 use crate::proxy::server::accounting::{ClientDisconnectGuard, CountedResponse};
 use crate::proxy::server::admit::{admit_request, new_context};
 use crate::proxy::tasks::{handle_task_request, submit_task};
-use crate::route::{CohortAssignment, RouteTarget, assign_cohort};
+use crate::route::{CohortAssignment, RouteTarget, assign_cohort, find_client_group};
 use crate::snapshot::SnapshotRoute;
 
 /// Answers one request. Tells the check of the connection's bytes how an upgrade was answered, so
@@ -111,7 +111,7 @@ async fn handle_invoke(
         }
     }
     let assignment = assign_path(context, snapshot_route, &request);
-    context.client_group.set(assignment.client_group);
+    context.client_group.set(client_group_of(context, snapshot_route, &request, assignment));
     if assignment.lacks_sticky_key {
         snapshot_route.counters.count_unkeyed_request(context.thread().index);
     }
@@ -151,6 +151,22 @@ fn assign_path(
     }
     let rollout = &context.snapshot.route_config(snapshot_route).rollout;
     assign_cohort(rollout, snapshot_route.weight, headers, rand::random)
+}
+
+/// The group of the client that sent a legacy call; none while the whole route is sync, when no
+/// gate counts by group.
+fn client_group_of(
+    context: &RequestContext<'_>,
+    snapshot_route: &SnapshotRoute,
+    request: &Request<Incoming>,
+    assignment: CohortAssignment,
+) -> Option<u8> {
+    if assignment.client_group.is_some()
+        || (snapshot_route.weight == Weight::ZERO && assignment.path == RequestPath::Sync)
+    {
+        return assignment.client_group;
+    }
+    find_client_group(&context.snapshot.route_config(snapshot_route).rollout, request.headers())
 }
 
 /// Serves a legacy call by the path that it is assigned to. A call with an idempotency key is never

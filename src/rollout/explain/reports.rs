@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::input::ExplanationInput;
+use crate::cohort::Weight;
 use crate::rollout::format::format_span;
-use crate::rollout::gate::GateReport;
+use crate::rollout::gate::{ClientBasis, GateReport, NoisyGroup};
 
 // === impl ExplanationInput ===
 
@@ -15,6 +16,22 @@ impl ExplanationInput<'_> {
         let is_configured =
             |report: &&GateReport| gates.iter().any(|gate| gate.name == report.gate_name);
         self.state.gate_reports.iter().filter(is_configured)
+    }
+
+    /// What else to know of the evidence, unless `text` says it already: a client whose failures do
+    /// not count, and why failures are counted by request.
+    pub(super) fn format_evidence_notes(&self, text: &str) -> String {
+        let evidence = self.cohort_evidence.filter(|evidence| evidence.canaried_requests() > 0);
+        let Some(evidence) = evidence.filter(|_| self.state.weight > Weight::ZERO) else {
+            return String::new();
+        };
+        let noisy = NoisyGroup::from_evidence(evidence)
+            .map(|noisy| format!("of the failures {noisy}"))
+            .filter(|_| !text.contains(NoisyGroup::CONSEQUENCE));
+        let basis = ClientBasis::from_evidence(evidence).explain();
+        let basis = basis.map(|why| format!("failures count by request, since {why}"));
+        let notes: Vec<String> = noisy.into_iter().chain(basis).collect();
+        if notes.is_empty() { String::new() } else { format!("; {}", notes.join("; ")) }
     }
 
     /// The explanations of the reports that `filter` picks, with the time until the outcomes that

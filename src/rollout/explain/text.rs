@@ -25,7 +25,12 @@ pub struct RolloutExplanation {
 pub fn explain_rollout(input: &ExplanationInput<'_>) -> RolloutExplanation {
     let reason = input.find_wait_reason();
     let next_action = input.format_next_action(reason.next_action);
-    let text = format!("{}: {}. Next: {next_action}", input.format_headline(), reason.text);
+    let text = format!(
+        "{}: {}{}. Next: {next_action}",
+        input.format_headline(),
+        reason.text,
+        input.format_evidence_notes(&reason.text)
+    );
     let WaitReason { waiting_for, continues_in, pauses_in, .. } = reason;
     RolloutExplanation { waiting_for, text, next_action, continues_in, pauses_in }
 }

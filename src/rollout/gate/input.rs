@@ -12,6 +12,9 @@ pub struct Evaluation<'a> {
     /// The evidence that PASS rests on: that of the step's cohort, or of the last hour of a healthy
     /// rollout.
     pub cohort_evidence: &'a RolloutEvidence,
+    /// All evidence of the current weight, that of `new_evidence` included; of a healthy rollout,
+    /// of its last hour.
+    pub step_evidence: &'a RolloutEvidence,
     /// New evidence of the current weight since the last evaluation, for the sequential tests.
     pub new_evidence: &'a RolloutEvidence,
     /// New evidence of earlier epochs, which may have had another weight.

@@ -7,6 +7,7 @@
 //! the restarting scores count. PASS always needs `min_samples` and a mature cohort.
 
 mod breaker;
+mod client_basis;
 mod evaluate;
 mod format;
 mod guardrail;
@@ -17,6 +18,7 @@ mod report;
 mod tests;
 
 pub use self::breaker::trips_breaker;
+pub use self::client_basis::{ClientBasis, NoisyGroup, RequestBasisReason};
 pub use self::evaluate::evaluate_gate;
 pub use self::input::{Evaluation, GateMemory, LateEvidence, PrometheusSample};
 pub use self::report::{GateReport, ReportedGateKind, UnreadGateReport, Verdict};

@@ -122,9 +122,12 @@ impl RolloutTransition<'_> {
             .zip(observation.epoch_evidence)
             .map(|(new, total)| LateEvidence { new_evidence: *new, total_evidence: *total })
             .collect();
+        let step_evidence: RolloutEvidence =
+            observation.epoch_evidence.get(shift..).unwrap_or_default().iter().sum();
         let is_frozen = config.baseline_at(self.state.weight) == BaselineMode::Frozen;
         let evaluation = Evaluation {
             cohort_evidence: cohort,
+            step_evidence: &step_evidence,
             new_evidence: &current.iter().sum(),
             late_evidence: &late,
             frozen_baseline: self.state.sync_baseline.as_ref().filter(|_| is_frozen),

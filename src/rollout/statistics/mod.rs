@@ -11,5 +11,5 @@ pub(super) use self::numeric::{count_as_float, find_least, share_of};
 pub use self::sequential::{
     FALSE_PASS_CHANCE, SequentialScores, add_restarted_scores, add_scores, clean_events_needed,
     log_e_against_at_least, log_e_against_at_most, log_e_value, lower_bound, rejection_threshold,
-    restarted_threshold, score_events, upper_bound,
+    restarted_threshold, score_events, score_weighted_events, upper_bound,
 };

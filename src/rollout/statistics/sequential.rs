@@ -54,6 +54,12 @@ pub fn restarted_threshold(alpha: f64) -> f64 {
 /// What events add to scores: `hits` of `of` events, with `tolerated` as the tolerated ratio.
 #[must_use]
 pub fn score_events(hits: u64, of: u64, share: f64, tolerated: f64) -> SequentialScores {
+    score_weighted_events(count_as_float(hits), count_as_float(of.max(hits)), share, tolerated)
+}
+
+/// As [`score_events`], where events may count in part.
+#[must_use]
+pub fn score_weighted_events(hits: f64, of: f64, share: f64, tolerated: f64) -> SequentialScores {
     ALTERNATIVE_RATIOS
         .map(|factor| log_likelihood_ratio(hits, of, share, factor * tolerated, tolerated))
 }
@@ -128,11 +134,10 @@ pub fn clean_events_needed(limit: f64, hits: u64, of: u64, chance: f64) -> Optio
 /// The log likelihood ratio of odds multiplied by `ratio` to odds multiplied by `null`. With q(r) =
 /// r·w/(r·w + 1 − w) and w the share, it is hits·ln(q(r)/q(r₀)) + (of − hits)·ln((1 − q(r))/(1 −
 /// q(r₀))), arranged so that w may be 0 or 1.
-fn log_likelihood_ratio(hits: u64, of: u64, share: f64, ratio: f64, null: f64) -> f64 {
+fn log_likelihood_ratio(hits: f64, of: f64, share: f64, ratio: f64, null: f64) -> f64 {
     let share = share.clamp(0.0, 1.0);
     let norm = |ratio: f64| (share * (ratio - 1.0)).ln_1p();
-    count_as_float(hits) * (ratio / null).ln()
-        - count_as_float(of.max(hits)) * (norm(ratio) - norm(null))
+    hits * (ratio / null).ln() - of.max(hits) * (norm(ratio) - norm(null))
 }
 
 /// The logarithm of a weighted sum of exponentials.
@@ -147,11 +152,12 @@ fn log_weighted_sum(terms: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
 
 /// The logarithm of E of a mixture of ratios against `limit`, and its derivative by `limit`.
 fn mixture_log_e(mixture: &[(f64, f64)], limit: f64, hits: u64, of: u64) -> (f64, f64) {
+    let (hits, of) = (count_as_float(hits), count_as_float(of));
     let terms = mixture
         .iter()
         .map(|(ratio, weight)| (*weight, log_likelihood_ratio(hits, of, limit, *ratio, 1.0)));
     let log = log_weighted_sum(terms.clone());
-    let slope_of = |ratio: f64| -count_as_float(of) * (ratio - 1.0) / (1.0 + limit * (ratio - 1.0));
+    let slope_of = |ratio: f64| -of * (ratio - 1.0) / (1.0 + limit * (ratio - 1.0));
     let slopes = mixture
         .iter()
         .zip(terms)

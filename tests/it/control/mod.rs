@@ -5,6 +5,7 @@
 //! traffic.rs   clients who call all the time, and are counted
 //! counts.rs    which calls the gates hear of
 //! clients.rs   whose they are
+//! one_client.rs  one client alone rolls nothing back
 //! clocks.rs    three processes whose clocks are hours apart
 //! climb.rs     one process: steps, gates, orders
 //! prometheus.rs  what a real Prometheus answers
@@ -17,6 +18,7 @@ mod clients;
 mod climb;
 mod clocks;
 mod counts;
+mod one_client;
 mod prometheus;
 mod replicas;
 mod shadow;

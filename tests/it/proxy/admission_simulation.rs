@@ -4,6 +4,13 @@
 //! tasks exactly. `docs/sizing.md` shows the printed figures:
 //! `cargo nextest run --features failpoints admission_simulation --no-capture`.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "times are positive and far below 2^52 microseconds"
+)]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -72,7 +79,7 @@ fn simulate(policy: Policy, slots: u64, rate: f64, max_start_delay: Duration) ->
     let unknown = TopicCapacity { slots, ..TopicCapacity::default() };
     let mut views = [(f64::NEG_INFINITY, unknown); PROXIES];
     while now < SIMULATED_SECONDS {
-        let is_burst = now as u64 % 10 == 0;
+        let is_burst = (now as u64).is_multiple_of(10);
         now += exponential(&mut random, 1.0 / if is_burst { rate * 5.0 } else { rate });
         figures.calls += 1;
         let micros = (now * 1e6) as u64;

@@ -14,6 +14,7 @@ use self::changes::describe_changes;
 use self::deprecation::gone_warning;
 use self::latency::latency_note;
 use super::lookup::fetch_rollouts;
+use crate::admin::views::RolloutDocument;
 use crate::cli::client::AdminClient;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
@@ -50,6 +51,7 @@ pub(in crate::cli) async fn run(
         let running = running.find(|rollout| rollout.summary.route == route.name);
         let mut changes = describe_changes(route, running);
         changes.extend(latency_note(route, &scrape));
+        changes.extend(running.and_then(client_note));
         changes.extend(gone_warning(route, running, &client).await?);
         plans.push(RoutePlan { route: route.name.clone(), changes });
     }
@@ -57,6 +59,13 @@ pub(in crate::cli) async fn run(
     let warnings = loaded.warnings.iter().map(|warning| warning.render_line(&name));
     print_plans(&plans, &warnings.collect::<Vec<_>>(), global.format);
     Ok(CliExit::Ok)
+}
+
+/// Why one client of a running rollout can turn it back, where it can.
+fn client_note(running: &RolloutDocument) -> Option<String> {
+    let evidence = running.details.as_ref()?.evidence.as_ref()?;
+    let why = evidence.counted_why.as_ref()?;
+    Some(format!("failures count by request, so that one client can turn it back: {why}"))
 }
 
 fn print_plans(plans: &[RoutePlan], warnings: &[String], format: OutputFormat) {

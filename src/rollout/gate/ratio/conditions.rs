@@ -1,7 +1,8 @@
 //! What makes a ratio gate fail, and what it needs to pass.
 
-use super::counts::RatioCounts;
+use super::counts::{RatioCounts, bad_by_client_group};
 use super::evaluation::{RatioBaseline, RatioEvaluation};
+use crate::rollout::gate::client_basis::{ClientBasis, NoisyGroup};
 use crate::rollout::gate::format;
 use crate::rollout::gate::input::GateMemory;
 use crate::rollout::statistics::{
@@ -22,8 +23,10 @@ pub(super) struct PassCondition {
 impl RatioEvaluation<'_> {
     /// What the gate fails by, for people; empty where it does not fail.
     pub(super) fn find_violations(&self, memory: &GateMemory) -> Vec<String> {
-        let (alpha, RatioCounts { async_bad, async_expected, .. }) =
-            (self.limits.alpha, self.counts);
+        let alpha = self.limits.alpha;
+        let RatioCounts { async_bad, async_expected, async_uncounted, .. } = self.counts;
+        let (async_bad, async_expected) =
+            (async_bad - async_uncounted, async_expected - async_uncounted);
         let mut violations = Vec::new();
         if let Some(ceiling) = self.fail_ceiling {
             let log_e = statistics::log_e_against_at_most(ceiling, async_bad, async_expected);
@@ -44,6 +47,13 @@ impl RatioEvaluation<'_> {
             }
         }
         violations
+    }
+
+    /// Which client has most of the bad requests, where these do not count.
+    pub(super) fn find_noisy_group(&self) -> Option<NoisyGroup> {
+        let cohort = self.evaluation.cohort_evidence;
+        let by_group = bad_by_client_group(&self.gate.kind, &cohort.async_counts)?;
+        NoisyGroup::find(ClientBasis::from_evidence(cohort), self.counts.async_bad, by_group)
     }
 
     /// Whether evidence from the start of the step fails the gate; a healthy rollout has no start.

@@ -6,6 +6,8 @@ use crate::config::{GateKind, LatencyMeasure};
 use crate::rollout::evidence::{
     ClientGroupCounts, EvidenceCounts, RolloutEvidence, count_slower_than, estimate_clients,
 };
+use crate::rollout::gate::client_basis::ClientBasis;
+use crate::rollout::statistics::count_as_float;
 use crate::task::DurationCounts;
 
 /// What a ratio gate counts.
@@ -17,6 +19,9 @@ pub(super) struct RatioCounts {
     pub(super) async_ended: u64,
     /// Async requests that have an outcome or may still get one.
     pub(super) async_expected: u64,
+    /// Bad async requests that do not count, since one or two clients have them alone
+    /// ([`ClientBasis`]).
+    pub(super) async_uncounted: u64,
     /// The sync path: bad requests, of how many.
     pub(super) sync_bad_of_total: (u64, u64),
 }
@@ -53,9 +58,27 @@ impl RatioCounts {
             async_bad,
             async_ended: ended.max(async_bad),
             async_expected: expected.max(ended).max(async_bad),
+            async_uncounted: bad_by_client_group(kind, async_counts).map_or(0, |by_group| {
+                ClientBasis::from_evidence(evidence).uncounted_failures(by_group).min(async_bad)
+            }),
             sync_bad_of_total: count_bad_on_path(kind, &evidence.sync_counts),
         }
     }
+}
+
+/// The bad async requests of `new` that count, where `total` contains `new`: of a client group that
+/// has more of them in `total` than the third-worst group, as large a part as of all its bad ones.
+pub(super) fn count_new_bad(
+    kind: &GateKind,
+    new: &RolloutEvidence,
+    total: &RolloutEvidence,
+) -> f64 {
+    let bad = RatioCounts::from_evidence(kind, new).async_bad;
+    let by_group = bad_by_client_group(kind, &new.async_counts)
+        .zip(bad_by_client_group(kind, &total.async_counts));
+    let Some((new_by_group, total_by_group)) = by_group else { return count_as_float(bad) };
+    let uncounted = ClientBasis::from_evidence(total).uncounted_part(new_by_group, total_by_group);
+    (count_as_float(bad) - uncounted).max(0.0)
 }
 
 /// The bad outcomes of a path, and of how many.

@@ -23,10 +23,12 @@ pub(in crate::rollout::gate) fn evaluate_ratio(
     };
     let needed = conditions.iter().filter_map(|condition| condition.needed_outcomes).max();
     let needed = needed.filter(|needed| *needed > 0 && verdict == Verdict::Inconclusive);
-    let findings = if violations.is_empty() {
+    let noisy = ratio.find_noisy_group().map(|noisy| noisy.to_string());
+    let findings: Vec<String> = if violations.is_empty() {
         conditions.into_iter().map(|condition| condition.text).collect()
     } else {
         violations
     };
+    let findings = noisy.into_iter().chain(findings).collect();
     ratio.build_report(verdict, needed, findings)
 }

@@ -1,6 +1,8 @@
 //! The sequential scores of a ratio gate: what new evidence adds to its memory.
 
-use super::counts::{CountedClients, RatioCounts, bad_by_client_group, count_once_per_client};
+use super::counts::{
+    CountedClients, RatioCounts, bad_by_client_group, count_new_bad, count_once_per_client,
+};
 use super::evaluation::{RatioBaseline, RatioEvaluation};
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::input::{Evaluation, GateMemory, LateEvidence};
@@ -22,23 +24,30 @@ impl RatioEvaluation<'_> {
             statistics::add_restarted_scores(&mut memory.restarting_scores, &more);
         }
         if let Some(ceiling) = self.fail_ceiling {
-            let Evaluation { new_evidence, late_evidence, .. } = *self.evaluation;
+            let Evaluation { new_evidence, late_evidence, step_evidence, .. } = *self.evaluation;
+            let kind = &self.gate.kind;
+            let late = late_evidence.iter().map(|late| (&late.new_evidence, &late.total_evidence));
+            let bad: f64 = late
+                .chain([(new_evidence, step_evidence)])
+                .map(|(new, total)| count_new_bad(kind, new, total))
+                .sum();
             let late = late_evidence.iter().map(|late| &late.new_evidence);
             let new: RolloutEvidence = late.chain([new_evidence]).sum();
             let RatioCounts { async_bad, async_expected, .. } =
-                RatioCounts::from_evidence(&self.gate.kind, &new);
-            let more = statistics::score_events(async_bad, async_expected, ceiling, 1.0);
+                RatioCounts::from_evidence(kind, &new);
+            let expected = count_as_float(async_expected) - (count_as_float(async_bad) - bad);
+            let more = statistics::score_weighted_events(bad, expected, ceiling, 1.0);
             statistics::add_restarted_scores(&mut memory.ceiling_scores, &more);
         }
     }
 
     /// The scores of all new failures against those of the sync path, late ones included.
     fn score_against_sync(&self) -> SequentialScores {
-        let Evaluation { new_evidence, late_evidence, .. } = *self.evaluation;
+        let Evaluation { new_evidence, late_evidence, step_evidence, .. } = *self.evaluation;
         let share_now =
             self.estimate_async_share(&RatioCounts::from_evidence(&self.gate.kind, new_evidence));
         let mut counted = CountedClients::default();
-        let mut scores = self.score_failures(new_evidence, share_now, &mut counted);
+        let mut scores = self.score_failures(new_evidence, step_evidence, share_now, &mut counted);
         for LateEvidence { new_evidence, total_evidence } in late_evidence.iter().rev() {
             // The async share of that epoch is known. Where it is higher now, late async failures
             // meet fewer sync failures, so the higher share counts.
@@ -46,29 +55,32 @@ impl RatioEvaluation<'_> {
             let share =
                 share_of(total.async_expected, total.async_expected + total.sync_bad_of_total.1)
                     .max(share_now);
-            let more = self.score_failures(new_evidence, share, &mut counted);
+            let more = self.score_failures(new_evidence, total_evidence, share, &mut counted);
             statistics::add_scores(&mut scores, &more);
         }
         scores
     }
 
-    /// The scores of the failures of both paths, where `share` of the requests was async: of all
-    /// failures, or of one per client, whichever is lower. So a client that retries again and again
-    /// rolls nothing back, and neither does a client that makes most of the sync path's requests,
-    /// which the share is of.
+    /// The scores of the new failures of both paths, where `share` of the requests was async: of
+    /// those that count, or of one per client, whichever is lower. So a client that retries again
+    /// and again rolls nothing back, and neither does a client that makes most of the sync path's
+    /// requests, which the share is of.
     fn score_failures(
         &self,
         new_evidence: &RolloutEvidence,
+        total_evidence: &RolloutEvidence,
         share: f64,
         counted: &mut CountedClients,
     ) -> SequentialScores {
         let RatioCounts { async_bad, sync_bad_of_total: (sync_bad, _), .. } =
             RatioCounts::from_evidence(&self.gate.kind, new_evidence);
-        let score = |async_bad, sync_bad| {
-            let tolerated = self.limits.tolerated_ratio;
-            statistics::score_events(async_bad, async_bad + sync_bad, share, tolerated)
+        let score = |async_bad: f64, sync_bad: u64| {
+            let (of, tolerated) =
+                (async_bad + count_as_float(sync_bad), self.limits.tolerated_ratio);
+            statistics::score_weighted_events(async_bad, of, share, tolerated)
         };
-        let scores_of_all = score(async_bad, sync_bad);
+        let counted_bad = count_new_bad(&self.gate.kind, new_evidence, total_evidence);
+        let scores_of_all = score(counted_bad, sync_bad);
         let by_group = bad_by_client_group(&self.gate.kind, &new_evidence.async_counts)
             .zip(bad_by_client_group(&self.gate.kind, &new_evidence.sync_counts));
         let once_per_client = by_group.and_then(|(async_by_group, sync_by_group)| {
@@ -78,7 +90,7 @@ impl RatioEvaluation<'_> {
             ))
         });
         let Some((async_bad, sync_bad)) = once_per_client else { return scores_of_all };
-        let scores_of_clients = score(async_bad, sync_bad);
+        let scores_of_clients = score(count_as_float(async_bad), sync_bad);
         std::array::from_fn(|at| scores_of_all[at].min(scores_of_clients[at]))
     }
 

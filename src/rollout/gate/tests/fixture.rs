@@ -41,6 +41,7 @@ pub(super) fn make_evaluation<'a>(
 ) -> Evaluation<'a> {
     Evaluation {
         cohort_evidence: cohort,
+        step_evidence: cohort,
         new_evidence: new,
         late_evidence: &[],
         frozen_baseline: None,

@@ -1,3 +1,4 @@
+mod clients;
 mod fixture;
 mod guardrails;
 mod properties;

@@ -2,6 +2,7 @@
 //! right. Seeds are fixed, so the counts are; `cargo run --example gates` asks the same of more
 //! runs, for the table in `docs/gates.md`.
 
+mod clients;
 pub(crate) mod simulation;
 
 use std::collections::BTreeMap;
@@ -136,6 +137,7 @@ fn a_million_healthy_requests_do_not_blind_it() {
         let look = Evaluation {
             late_evidence: &[],
             cohort_evidence: &hour,
+            step_evidence: &hour,
             new_evidence: &news,
             frozen_baseline: baseline,
             is_mature: true,

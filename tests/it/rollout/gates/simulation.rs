@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use omnidaemon::cohort::CLIENT_GROUPS;
 use omnidaemon::config::{GateConfig, MinSamples};
-use omnidaemon::rollout::evidence::RolloutEvidence;
+use omnidaemon::rollout::evidence::{ClientGroupCounts, RolloutEvidence};
 use omnidaemon::rollout::gate::{Evaluation, GateMemory, GateReport, Verdict, evaluate_gate};
 use omnidaemon::rollout::statistics::{self, SequentialScores};
 
@@ -77,6 +78,14 @@ pub(crate) struct TrafficModel {
     pub(crate) evaluations_until_success: usize,
     /// Looks until a task that fails has.
     pub(crate) evaluations_until_failure: usize,
+    /// So many clients make the requests, each as many as the others; 0 where nothing tells clients
+    /// apart.
+    pub(crate) clients: u64,
+    /// Requests a look of one further client, all async and all failing. It is counted as client 0.
+    pub(crate) noisy_requests: u64,
+    /// Requests a look, on both paths alike, of one further client that fails like all others. It
+    /// is counted as client 0.
+    pub(crate) large_client_requests: u64,
 }
 
 impl TrafficModel {
@@ -89,6 +98,9 @@ impl TrafficModel {
             async_failure_share: base,
             evaluations_until_success: 0,
             evaluations_until_failure: 0,
+            clients: 400,
+            noisy_requests: 0,
+            large_client_requests: 0,
         }
     }
 
@@ -104,14 +116,13 @@ pub(crate) struct SimulatedTraffic {
     pub(crate) model: TrafficModel,
     random: SeededRandom,
     pending_successes: VecDeque<u64>,
-    pending_failures: VecDeque<u64>,
+    pending_failures: VecDeque<(u64, u64)>,
 }
 
 impl SimulatedTraffic {
     pub(crate) fn new(model: TrafficModel, seed: u64) -> Self {
-        let late = |looks: usize| VecDeque::from(vec![0; looks]);
-        let (pending_successes, pending_failures) =
-            (late(model.evaluations_until_success), late(model.evaluations_until_failure));
+        let pending_successes = VecDeque::from(vec![0; model.evaluations_until_success]);
+        let pending_failures = VecDeque::from(vec![(0, 0); model.evaluations_until_failure]);
         Self { model, random: SeededRandom::new(seed), pending_successes, pending_failures }
     }
 
@@ -124,19 +135,67 @@ impl SimulatedTraffic {
             async_failure_share: asynchronous,
             ..
         } = self.model;
+        let canaried = self.random.binomial_draw(requests, weight);
+        let large = self.random.binomial_draw(self.model.large_client_requests, weight);
         let mut news = RolloutEvidence {
-            accepted_tasks: self.random.binomial_draw(requests, weight),
+            accepted_tasks: canaried + large,
+            canaried_by_group: self.spread_evenly(canaried, large),
             ..RolloutEvidence::default()
         };
-        news.sync_counts.total = requests - news.accepted_tasks;
-        news.sync_counts.failed = self.random.binomial_draw(news.sync_counts.total, sync);
-        let failing = self.random.binomial_draw(news.accepted_tasks, asynchronous);
-        self.pending_failures.push_back(failing);
-        self.pending_successes.push_back(news.accepted_tasks - failing);
-        news.async_counts.failed = self.pending_failures.pop_front().unwrap_or_default();
-        news.async_counts.total =
-            self.pending_successes.pop_front().unwrap_or_default() + news.async_counts.failed;
+        let (others, of_large) = (requests - canaried, self.model.large_client_requests - large);
+        news.sync_counts.total = others + of_large;
+        news.sync_requests_by_group = self.spread_evenly(others, of_large);
+        let failed = self.random.binomial_draw(others, sync);
+        let failed_of_large = self.random.binomial_draw(of_large, sync);
+        news.sync_counts.failed = failed + failed_of_large;
+        news.sync_counts.failed_by_group = self.draw_groups(failed, failed_of_large);
+        let failing = self.random.binomial_draw(canaried, asynchronous);
+        let failing_of_large = self.random.binomial_draw(large, asynchronous);
+        self.pending_failures.push_back((failing, failing_of_large));
+        self.pending_successes.push_back(canaried + large - failing - failing_of_large);
+        self.end_tasks(&mut news);
         news
+    }
+
+    /// Counts what ends until the next look, and the failures of the noisy client.
+    fn end_tasks(&mut self, news: &mut RolloutEvidence) {
+        let (failed, failed_of_large) = self.pending_failures.pop_front().unwrap_or_default();
+        let noisy = self.model.noisy_requests;
+        let counts = &mut news.async_counts;
+        counts.failed = failed + failed_of_large + noisy;
+        counts.total = self.pending_successes.pop_front().unwrap_or_default() + counts.failed;
+        counts.failed_by_group = self.draw_groups(failed, failed_of_large + noisy);
+        news.accepted_tasks += noisy;
+        news.canaried_by_group[0] += noisy;
+    }
+
+    /// Requests of all clients alike, and `more` of client 0.
+    fn spread_evenly(&self, requests: u64, more: u64) -> ClientGroupCounts {
+        let mut by_group = ClientGroupCounts::default();
+        if self.model.clients == 0 {
+            return by_group;
+        }
+        let groups = self.model.clients.min(CLIENT_GROUPS as u64);
+        for (at, count) in (0..groups).zip(&mut by_group) {
+            *count = requests / groups + u64::from(at < requests % groups);
+        }
+        by_group[0] += more;
+        by_group
+    }
+
+    /// Failures of clients drawn at random, and `more` of client 0.
+    fn draw_groups(&mut self, failures: u64, more: u64) -> ClientGroupCounts {
+        let mut by_group = ClientGroupCounts::default();
+        if self.model.clients == 0 {
+            return by_group;
+        }
+        for _ in 0..failures {
+            let client = self.random.next_bits() % self.model.clients;
+            let group = usize::try_from(client).unwrap_or_default() % CLIENT_GROUPS;
+            by_group[group] += 1;
+        }
+        by_group[0] += more;
+        by_group
     }
 }
 
@@ -188,6 +247,7 @@ pub(crate) fn evaluate_without_late_evidence(
 ) -> GateReport {
     let look = Evaluation {
         cohort_evidence: evidence,
+        step_evidence: evidence,
         new_evidence: news,
         late_evidence: &[],
         frozen_baseline: None,
