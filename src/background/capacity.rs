@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::recent_durations::RecentDurations;
 use crate::capacity::{CapacityHandle, FleetCapacity, heartbeat_capacity};
 use crate::cohort::{RequestPath, Weight};
-use crate::config::{Config, RouteConfig};
+use crate::config::{Config, RouteConfig, TopicConfig};
 use crate::metrics::{FallbackReason, Metrics};
 use crate::route::TopicCapacity;
 use crate::snapshot::SnapshotHandle;
@@ -76,6 +76,7 @@ impl CapacityRefresher {
     /// Refreshes every second until `shutdown`. While the store is unreachable, the last known
     /// consumers stay.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // `periodic::every` cannot lend `self` to each round
         let mut ticks = interval(REFRESH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -206,10 +207,7 @@ fn allows_async(route: &RouteConfig) -> bool {
 }
 
 /// What the live consumers of other programs can run.
-fn external_capacity(
-    consumers: &QueueConsumers,
-    topic: &crate::config::TopicConfig,
-) -> TopicCapacity {
+fn external_capacity(consumers: &QueueConsumers, topic: &TopicConfig) -> TopicCapacity {
     let live = consumers.external.iter().filter(|consumer| consumer.is_live(topic.timeout)).count();
     let slots = u64::try_from(live).unwrap_or(u64::MAX).saturating_mul(topic.external_slots.into());
     TopicCapacity { slots, ..TopicCapacity::default() }

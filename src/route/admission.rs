@@ -98,17 +98,6 @@ pub fn decide_admission(capacity: &TopicCapacity, timing: &AdmissionTiming) -> A
     Admission::BelowOpenTasks(capacity.slots.saturating_add(waiting))
 }
 
-/// When a call is expected to start if the topic has `open` waiting and running tasks.
-#[must_use]
-pub fn expected_start(open: u64, slots: u64, run_time: Duration) -> Duration {
-    if open < slots {
-        return Duration::ZERO;
-    }
-    let ahead = u128::from(open - slots) + 1;
-    let nanos = ahead * run_time.as_nanos() / u128::from(slots.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
 /// The default of `max_start_delay`: a tenth of the sync path's median, within limits.
 fn default_delay(sync_median: Option<Duration>) -> Duration {
     let delay = sync_median.map_or(MIN_START_DELAY, |median| median / START_DELAY_DIVISOR);
@@ -123,6 +112,16 @@ mod tests {
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    /// When a call is expected to start if the topic has `open` waiting and running tasks.
+    fn expected_start(open: u64, slots: u64, run_time: Duration) -> Duration {
+        if open < slots {
+            return Duration::ZERO;
+        }
+        let ahead = u128::from(open - slots) + 1;
+        let nanos = ahead * run_time.as_nanos() / u128::from(slots.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     fn capacity(slots: u64, recent_runs: u64, mean: Duration) -> TopicCapacity {

@@ -23,7 +23,7 @@ mod wait_param;
 mod webhook_url;
 
 pub use self::admission::{
-    Admission, AdmissionTiming, MIN_RECENT_RUNS, TopicCapacity, decide_admission, expected_start,
+    Admission, AdmissionTiming, MIN_RECENT_RUNS, TopicCapacity, decide_admission,
 };
 pub use self::canonical_path::{PathError, canonicalize_path};
 pub use self::client_identity::find_client_group;

@@ -35,6 +35,7 @@ pub(super) async fn run_maintenance(context: &WorkerContext, done: &Cancellation
     let (mut due, mut outages) =
         (MaintenanceSchedule::all_due_now(), context.circuit.outage_count());
     while done.run_until_cancelled(ticks.tick()).await.is_some() {
+        context.publish_load();
         // The count also shows an outage that began and ended between two ticks.
         let outages_now = context.circuit.outage_count();
         if std::mem::replace(&mut outages, outages_now) != outages_now {

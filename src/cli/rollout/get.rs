@@ -173,7 +173,7 @@ fn exception_rows(details: &RolloutDetailsDocument) -> Vec<(&'static str, String
     }
     if let Some(evidence) = &details.evidence {
         let warning = evidence.noisy_client.as_ref();
-        rows.extend(warning.map(|noisy| ("warning", format!("of the failures {noisy}"))));
+        rows.extend(warning.map(|noisy| ("warning", format!("failures: {noisy}"))));
         let by_request = evidence.counted_why.as_ref();
         rows.extend(by_request.map(|why| ("failures", format!("count by request: {why}"))));
     }
@@ -320,7 +320,7 @@ mod tests {
         details.evidence = from_value(json!({
             "copied": 23, "compared": 21, "mismatched": 2,
             "counted_why": "client group 3 makes more than half of the requests",
-            "noisy_client": "60 of 61 are of client group 17: one client alone turns nothing back",
+            "noisy_client": "60 of 61 come from client group 17",
         }))
         .expect("evidence");
         let rows = rollout_rows(&rollout);

@@ -10,7 +10,8 @@ use crate::config::parse::addresses::{
     parse_task_path, parse_upstream_url as upstream_url, parse_webhook_host,
 };
 use crate::config::parse::scalars::{
-    count_between, duration_between, duration_or_none, one_of_words, parse_token, size_between,
+    count_between, count_or_none, duration_between, duration_or_none, one_of_words, parse_token,
+    size_between,
 };
 use crate::config::parse::section::ConfigSection;
 use crate::config::{
@@ -113,10 +114,7 @@ pub(crate) fn parse_store(mut store: ConfigSection<'_>) -> StoreConfig {
 pub(crate) fn parse_workers(mut workers: ConfigSection<'_>) -> WorkersConfig {
     WorkersConfig {
         count: workers.read_or_default("count", 5, count_between(0, 1024)),
-        concurrency: workers.read_or_default("concurrency", None, |text| match text {
-            "none" => Ok(None),
-            text => count_between(1, 1024)(text).map(Some),
-        }),
+        concurrency: workers.read_or_default("concurrency", None, count_or_none(1, 1024)),
         drain_timeout: workers.read_or_default(
             "drain",
             Duration::from_secs(10),

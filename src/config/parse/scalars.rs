@@ -71,6 +71,19 @@ pub(crate) fn duration_between(
     }
 }
 
+/// A whole number from `low` to `high`, or `none`.
+pub(crate) fn count_or_none<T>(low: T, high: T) -> impl Fn(&str) -> Result<Option<T>, FieldError>
+where
+    T: FromStr + PartialOrd + Display + Copy,
+{
+    move |text| match text {
+        "none" => Ok(None),
+        text => count_between(low, high)(text)
+            .map(Some)
+            .map_err(|wrong| FieldError { hint: wrong.hint + ", or `none`", ..wrong }),
+    }
+}
+
 /// Parses a duration as `duration_between` does, or `none`.
 pub(crate) fn duration_or_none(
     low: u64,

@@ -91,7 +91,7 @@ impl Controller {
         let elapsed = watch.start_evaluation(Instant::now());
         watch.record_judged_evidence(state.cohort);
         if let Some(noisy) = watch.find_new_noisy_group() {
-            tracing::warn!(route = route.name, group = noisy.group, "of the failures {noisy}");
+            tracing::warn!(route = route.name, group = noisy.group, "failures: {noisy}");
         }
         let lagging_replicas = watch.lagging_replicas.clone();
         let observation = RolloutObservation {

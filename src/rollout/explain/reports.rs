@@ -26,7 +26,7 @@ impl ExplanationInput<'_> {
             return String::new();
         };
         let noisy = NoisyGroup::from_evidence(evidence)
-            .map(|noisy| format!("of the failures {noisy}"))
+            .map(|noisy| format!("failures: {noisy}"))
             .filter(|_| !text.contains(NoisyGroup::CONSEQUENCE));
         let basis = ClientBasis::from_evidence(evidence).explain();
         let basis = basis.map(|why| format!("failures count by request, since {why}"));

@@ -124,8 +124,8 @@ impl ClientBasis {
 // === impl NoisyGroup ===
 
 impl NoisyGroup {
-    /// What follows for the rollout: the end of the text.
-    pub const CONSEQUENCE: &str = "one client alone turns nothing back";
+    /// The consequence for the rollout, at the end of the text.
+    pub const CONSEQUENCE: &str = "one client alone causes no rollback";
 
     /// The group that has most of `failures`, where most of them do not count.
     #[must_use]
@@ -154,11 +154,11 @@ impl NoisyGroup {
 }
 
 impl fmt::Display for NoisyGroup {
-    /// `60 of 61 are of client group 17: one client alone turns nothing back`
+    /// `60 of 61 come from client group 17; one client alone causes no rollback`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { group, failures, all_failures } = self;
         let consequence = Self::CONSEQUENCE;
-        write!(f, "{failures} of {all_failures} are of client group {group}: {consequence}")
+        write!(f, "{failures} of {all_failures} come from client group {group}; {consequence}")
     }
 }
 

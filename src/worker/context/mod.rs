@@ -8,7 +8,7 @@ mod run_window;
 mod served_topics;
 mod topic_slots;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct WorkerContext {
     pub(super) slots: Arc<TopicSlots>,
     /// The slots of this process, as its own proxy sees them.
     pub(super) capacity: Arc<CapacityHandle>,
+    /// The generation of the snapshot whose slots are adopted.
+    adopted_generation: AtomicU64,
     /// Whether the process has stopped starting tasks.
     is_draining: AtomicBool,
     /// The number of workers, if it does not follow `workers.count`.
@@ -76,6 +78,7 @@ impl WorkerContext {
             held_leases: HeldLeases::default(),
             slots: Arc::new(TopicSlots::new()),
             capacity,
+            adopted_generation: AtomicU64::new(u64::MAX),
             is_draining: AtomicBool::new(false),
             fixed_worker_count,
             served_topics: Mutex::default(),
@@ -87,20 +90,27 @@ impl WorkerContext {
         self.fixed_worker_count.unwrap_or(self.snapshots.load().config.workers.count)
     }
 
-    /// Adopts the slots of the current snapshot, and tells the gauges and the process's own proxy
-    /// of them.
-    pub(super) fn apply_slot_limits(&self) {
-        let (snapshot, workers) = (self.snapshots.load(), self.worker_count());
-        let limits = if self.is_draining.load(Ordering::Relaxed) {
-            SlotLimits { by_topic: self.lock_served_topics().topic_concurrency(0), total: Some(0) }
-        } else {
-            let concurrency = snapshot.config.workers.concurrency;
-            SlotLimits {
-                by_topic: self.lock_served_topics().topic_concurrency(workers),
-                total: concurrency.map(|limit| limit.saturating_mul(workers)),
-            }
-        };
-        self.slots.set_limits(limits);
+    /// Adopts the slots of the current snapshot, unless they are adopted already.
+    pub(super) fn adopt_slot_limits(&self) {
+        let generation = self.snapshots.load().generation;
+        if self.adopted_generation.swap(generation, Ordering::Relaxed) != generation {
+            self.set_slot_limits();
+        }
+    }
+
+    fn set_slot_limits(&self) {
+        let draining = self.is_draining.load(Ordering::Relaxed);
+        let workers = if draining { 0 } else { self.worker_count() };
+        let limit_per_worker = self.snapshots.load().config.workers.concurrency;
+        self.slots.set_limits(SlotLimits {
+            by_topic: self.lock_served_topics().topic_concurrency(workers),
+            total: limit_per_worker.map(|limit| limit.saturating_mul(workers)),
+        });
+        self.publish_load();
+    }
+
+    /// Shows the load of this process in the gauges, and to its own proxy.
+    pub(super) fn publish_load(&self) {
         let heartbeat = self.build_heartbeat();
         self.metrics.workers_active.set(heartbeat.active_workers.into());
         self.metrics.workers_busy.set(heartbeat.busy_workers.into());
@@ -116,7 +126,7 @@ impl WorkerContext {
     /// Takes all slots away: tasks that run go on, and no more are started.
     pub(super) fn begin_drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
-        self.apply_slot_limits();
+        self.set_slot_limits();
     }
 
     /// What this process reports of itself now.

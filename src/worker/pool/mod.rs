@@ -52,7 +52,7 @@ impl WorkerPool {
     ) -> Self {
         let context =
             WorkerContext::new(process, circuit, snapshots, metrics, handlers, capacity, workers);
-        context.apply_slot_limits();
+        context.adopt_slot_limits();
         Self { context: Arc::new(context) }
     }
 
@@ -95,7 +95,7 @@ async fn pull_tasks(
         while let Some(joined) = running.try_join_next() {
             report_panic(joined);
         }
-        context.apply_slot_limits();
+        context.adopt_slot_limits();
         let (queues, max) = context.slots.find_free(context.served_queues());
         if queues.is_empty() || !context.circuit.is_clear_to_run() {
             tokio::select! {

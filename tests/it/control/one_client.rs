@@ -1,5 +1,5 @@
 //! One client whose calls fail again and again, known by its `Authorization` alone: nothing is
-//! turned back for it, and it is named. What all clients meet turns back.
+//! rolled back for it, and it is named. A fault that all clients meet is rolled back.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ topics:
 workers: {count: 4, concurrency: 4}
 ";
 
-on_both_stores!(one_client_that_fails_again_and_again_turns_nothing_back_and_is_named);
+on_both_stores!(one_client_that_fails_again_and_again_causes_no_rollback_and_is_named);
 
 /// Calls as `client`; replayed by a worker, the upstream answers with `status`.
 async fn call(omni: &Omnidaemon, client: Option<&str>, status: u16) {
@@ -39,7 +39,7 @@ async fn call(omni: &Omnidaemon, client: Option<&str>, status: u16) {
     HttpResponse::from_request(request).await;
 }
 
-async fn one_client_that_fails_again_and_again_turns_nothing_back_and_is_named(store: Store) {
+async fn one_client_that_fails_again_and_again_causes_no_rollback_and_is_named(store: Store) {
     let upstream = TestUpstream::start().await;
     let omni = Omnidaemon::with_config(CONFIG)
         .with_upstream(&upstream)
@@ -61,10 +61,10 @@ async fn one_client_that_fails_again_and_again_turns_nothing_back_and_is_named(s
     assert_eq!(judged["phase"], "soaking", "{judged:#}");
     assert_eq!(judged["evidence"]["counted_by"], "clients", "{judged:#}");
     let group = judged["evidence"]["noisy_client"].as_str().expect("it is named").to_owned();
-    assert!(group.contains("are of client group"), "{group}");
+    assert!(group.contains("come from client group"), "{group}");
     for text in [&judged["explain"], &judged["gates"][0]["why"]] {
         let text = text.as_str().expect("a text");
-        assert!(text.contains("one client alone turns nothing back"), "{text}");
+        assert!(text.contains("one client alone causes no rollback"), "{text}");
     }
 
     for n in 0..60 {

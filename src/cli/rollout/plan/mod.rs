@@ -61,11 +61,11 @@ pub(in crate::cli) async fn run(
     Ok(CliExit::Ok)
 }
 
-/// Why one client of a running rollout can turn it back, where it can.
+/// Why failures of one client alone can roll a running rollout back, if they can.
 fn client_note(running: &RolloutDocument) -> Option<String> {
     let evidence = running.details.as_ref()?.evidence.as_ref()?;
     let why = evidence.counted_why.as_ref()?;
-    Some(format!("failures count by request, so that one client can turn it back: {why}"))
+    Some(format!("failures count by request, so one client alone can cause a rollback: {why}"))
 }
 
 fn print_plans(plans: &[RoutePlan], warnings: &[String], format: OutputFormat) {

@@ -43,7 +43,7 @@ fn one_of_400_clients_that_fails_once_a_second_is_held_and_named() {
     let evidence = evidence_of_clients(&clients);
     let report = evaluate_fresh(&error_gate(Some(0.01), Some(0.005)), USUAL_MIN_SAMPLES, &evidence);
     assert_eq!(report.verdict, Verdict::Inconclusive, "{}", report.explanation);
-    let warning = "60 of 60 are of client group 17: one client alone turns nothing back";
+    let warning = "60 of 60 come from client group 17; one client alone causes no rollback";
     assert!(report.explanation.contains(warning), "{}", report.explanation);
     assert!(!trips_breaker(&default_breaker(), &evidence));
 
