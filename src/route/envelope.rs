@@ -1,7 +1,9 @@
 //! Parses a request body: an envelope that names its topic, or the payload itself.
 //!
 //! An envelope is an object with `topic`, `payload` and no key outside of [`ENVELOPE_KEYS`]. Any
-//! other body, including an object with one unknown key, is the payload for the route's topic.
+//! other body, including an object with one unknown key, is the payload for the route's topic. A
+//! legacy call can have such keys by chance, so its body is an envelope only if it names a topic of
+//! its route; a body that does not is never refused for its shape.
 
 use std::time::Duration;
 
@@ -59,8 +61,24 @@ pub enum BodyError {
     },
 }
 
-/// Parses a body. Whether its topic exists is checked by `build_task`.
+/// Parses the body of a submitted task. Whether its topic exists is checked by `build_task`.
 pub fn parse_body(body: &Bytes) -> Result<ParsedBody, BodyError> {
+    parse_body_if(body, |_| true)
+}
+
+/// Parses the body of a legacy call, which is an envelope only if `names_topic` accepts the text of
+/// its `topic`.
+pub fn parse_legacy_call(
+    body: &Bytes,
+    names_topic: impl Fn(&str) -> bool,
+) -> Result<ParsedBody, BodyError> {
+    parse_body_if(body, |topic| parse_string(topic).is_some_and(|topic| names_topic(&topic)))
+}
+
+fn parse_body_if(
+    body: &Bytes,
+    is_envelope_topic: impl Fn(&RawValue) -> bool,
+) -> Result<ParsedBody, BodyError> {
     check_depth(body)?;
     let json: &RawValue =
         serde_json::from_slice(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
@@ -71,9 +89,10 @@ pub fn parse_body(body: &Bytes) -> Result<ParsedBody, BodyError> {
     }
     let fields = parse_top_level(json)?;
     let has = |key| fields.iter().any(|(name, _)| name == key);
-    let envelope = has("topic")
-        && has("payload")
-        && fields.iter().all(|(name, _)| ENVELOPE_KEYS.contains(&name.as_str()));
+    let topic = fields.iter().find(|(name, _)| name == "topic").map(|(_, value)| *value);
+    let envelope = has("payload")
+        && fields.iter().all(|(name, _)| ENVELOPE_KEYS.contains(&name.as_str()))
+        && topic.is_some_and(is_envelope_topic);
     if envelope { parse_envelope(body, &fields) } else { Ok(bare) }
 }
 
@@ -211,6 +230,30 @@ mod tests {
                 "{bare}"
             );
         }
+    }
+
+    #[test]
+    fn a_legacy_body_that_looks_like_an_envelope_is_a_payload() {
+        let parse = |text: &str| {
+            parse_legacy_call(&Bytes::copy_from_slice(text.as_bytes()), |topic| topic == "own")
+        };
+        for body in [
+            r#"{"topic":"sports","payload":"news"}"#,
+            r#"{"topic":"sports","payload":"news","delay":"soon","webhook":7}"#,
+            r#"{"topic":"a/b c","payload":{}}"#,
+            r#"{"topic":7,"payload":{}}"#,
+            r#"{"topic":"own"}"#,
+            r#"{"topic":"own","payload":1,"more":2}"#,
+        ] {
+            let parsed = parse(body).expect("a payload");
+            let bare = ParsedBody { payload: body.to_owned().into(), ..ParsedBody::default() };
+            assert_eq!(parsed, bare, "{body}");
+        }
+        let own = parse(r#"{"topic":"own","payload":1,"delay":2}"#).expect("an envelope");
+        assert_eq!(
+            (own.topic.as_ref().map(Topic::as_str), own.delay),
+            (Some("own"), Some(Duration::from_secs(2)))
+        );
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub enum TaskRequestError {
     /// The topic is not in the configuration.
     #[error("there is no topic {0} in the configuration")]
     UnknownTopic(Topic),
+    /// The topic is not among those that the route lists.
+    #[error("topic {0} cannot be named here: the route does not list it")]
+    TopicOfOtherRoute(Topic),
     /// The reply topic is not in the configuration.
     #[error("reply_to: there is no topic {0} in the configuration")]
     UnknownReplyTopic(Topic),

@@ -14,8 +14,8 @@ pub struct TaskAnswer {
     pub headers: HeaderMap,
     /// The body: any bytes when `verbatim`, else JSON text.
     pub body: Bytes,
-    /// Whether a waiting client gets status, headers and body unchanged; otherwise it gets 200 and
-    /// the body as JSON.
+    /// Whether a waiting client gets headers and body unchanged; otherwise it gets the body as
+    /// JSON. The status is `status` in either case, and 200 without one.
     pub verbatim: bool,
 }
 

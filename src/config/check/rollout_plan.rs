@@ -78,7 +78,7 @@ fn find_written_soaks<'n>(
 /// Warns where `wait` of a route decides a gate: clients get 202 after `wait`, so a `wait` of 0
 /// fails each gate on deferred requests, and no acknowledgement takes longer than `wait`.
 fn check_client_waits(route: &RouteConfig, root: &YamlNode, report: &mut ConfigDiagnostics) {
-    if route.on_wait_timeout != WaitTimeoutAction::Accepted {
+    if route.on_wait_timeout == WaitTimeoutAction::KeepWaiting {
         return;
     }
     let mut warn = |path: &[&str], message: String, hint: &str| {

@@ -19,6 +19,9 @@ pub struct RouteConfig {
     pub methods: Vec<Method>,
     /// The topic of the tasks that are made from canaried requests.
     pub topic: Topic,
+    /// The further topics that an envelope may name. `None`: an envelope that is submitted to
+    /// `<route>/async` may name any topic, and a legacy call only the route's own topic.
+    pub further_topics: Option<Vec<Topic>>,
     /// How long a canaried request waits for the result of its task.
     pub client_wait: Duration,
     /// What happens after `client_wait`.
@@ -32,12 +35,30 @@ pub struct RouteConfig {
     pub on_unknown_enqueue: UnknownEnqueueAction,
     /// Whether the task of a canaried request may have more than one attempt.
     pub retry_canaried: bool,
+    /// The cookies that identify a caller in the scope of an idempotency key; `None`: all cookies.
+    pub idempotency_cookies: Option<Vec<String>>,
     /// Headers that are not captured in tasks.
     pub drop_headers: Vec<HeaderName>,
     /// The share of requests that goes async, and the way to it.
     pub rollout: RolloutConfig,
     /// How clients learn that the route is deprecated.
     pub deprecation: DeprecationConfig,
+}
+
+impl RouteConfig {
+    /// Whether `topic` is the route's own or one of its further topics: a legacy call that names it
+    /// is an envelope.
+    #[must_use]
+    pub fn has_topic(&self, topic: &str) -> bool {
+        self.topic.as_str() == topic
+            || self.further_topics.iter().flatten().any(|further| further.as_str() == topic)
+    }
+
+    /// Whether a task that is submitted may name `topic`.
+    #[must_use]
+    pub fn accepts_submission(&self, topic: &Topic) -> bool {
+        self.further_topics.is_none() || self.has_topic(topic.as_str())
+    }
 }
 
 /// A path of literal and `{named}` segments, such as `/agents/{agent}/invoke`.
@@ -55,6 +76,8 @@ pub struct PathPattern {
 pub enum WaitTimeoutAction {
     /// The client gets 202 with a URL to poll.
     Accepted,
+    /// The client gets 303 to a URL that waits for the legacy response and returns it.
+    Redirect,
     /// The request waits until the task ends, as on the sync path.
     KeepWaiting,
 }

@@ -313,6 +313,15 @@ pub(crate) fn parse_sticky_key(text: &str) -> Result<StickyKey, FieldError> {
     }
 }
 
+/// Parses the name of a cookie: a token, as the name of a header is.
+pub(crate) fn parse_cookie_name(text: &str) -> Result<String, FieldError> {
+    let wrong = |_| {
+        let message = format!("{} is not the name of a cookie", quote_for_message(text));
+        FieldError::new(message, "write the name alone, such as `sid`")
+    };
+    parse_header_name(text).map(|_| text.to_owned()).map_err(wrong)
+}
+
 /// Parses an origin for CORS, such as `https://app.example.com`, or `*`.
 pub(crate) fn parse_cors_origin(text: &str) -> Result<String, FieldError> {
     let hint = "write one such as `https://app.example.com`, or `*` for any";

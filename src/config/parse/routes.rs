@@ -10,7 +10,8 @@ use http::Method;
 
 use crate::config::diagnostics::quote_for_message;
 use crate::config::parse::addresses::{
-    parse_header_name, parse_link, parse_method, parse_path_pattern, parse_successor,
+    parse_cookie_name, parse_header_name, parse_link, parse_method, parse_path_pattern,
+    parse_successor,
 };
 use crate::config::parse::field_error::suggest;
 use crate::config::parse::rollout::parse_rollout;
@@ -23,6 +24,7 @@ use crate::config::{
     DeprecationConfig, DeprecationMode, RouteConfig, SaturationAction, UnknownEnqueueAction,
     WaitTimeoutAction,
 };
+use crate::task::Topic;
 
 const DAY_SECS: u64 = 24 * 3600;
 
@@ -35,10 +37,14 @@ pub(crate) fn parse_routes(
         Some(YamlValue::Map(entries)) => entries.iter().map(|entry| entry.key.as_str()).collect(),
         _ => Vec::new(),
     };
+    let cookies = parse_idempotency_cookies(file.subsection("idempotency"));
     let mut registry = RoutePathRegistry::default();
     let mut routes = Vec::new();
     for (key, mut section) in file.keyed_sections("routes") {
-        let Some(route) = parse_route(key, &mut section, &topics) else { continue };
+        let Some(mut route) = parse_route(key, &mut section, &topics) else { continue };
+        if route.idempotency_cookies.is_none() {
+            route.idempotency_cookies.clone_from(&cookies);
+        }
         registry.register_route(&route, &section);
         routes.push(route);
     }
@@ -54,18 +60,8 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
     );
     let topic =
         route.read_required("topic", "write one of the names under `topics`", parse_topic_name);
-    if let Some(topic) = topic.as_ref().filter(|topic| !topics.contains(&topic.as_str())) {
-        let hint = if topics.is_empty() {
-            "add it there".to_owned()
-        } else {
-            suggest(topic.as_str(), topics)
-        };
-        route.add_problem(
-            "topic",
-            format!("{} is not under `topics`", quote_for_message(topic.as_str())),
-            hint,
-        );
-    }
+    refuse_unknown_topics(route, "topic", topic.as_slice(), topics);
+    let further_topics = parse_further_topics(route, topics);
     let methods = route.read_list("methods", vec![Method::POST], parse_method);
     if route.is_empty_list("methods") {
         route.add_problem("methods", "is empty", "write `[POST]`, or delete the line");
@@ -77,6 +73,7 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
         WaitTimeoutAction::Accepted,
         one_of_words(&[
             ("accepted", WaitTimeoutAction::Accepted),
+            ("redirect", WaitTimeoutAction::Redirect),
             ("hold", WaitTimeoutAction::KeepWaiting),
         ]),
     );
@@ -97,6 +94,7 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
     let retry_canaried = route.read_or_default("retry_canaried", false, parse_bool);
     let drop_headers =
         route.subsection("capture").read_list("drop_headers", Vec::new(), parse_header_name);
+    let idempotency_cookies = parse_idempotency_cookies(route.subsection("idempotency"));
     let rollout = parse_rollout(route.subsection("rollout"), key);
     let deprecation = parse_deprecation(
         route.subsection("deprecation"),
@@ -106,6 +104,7 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
         name: name?,
         path: path?,
         topic: topic?,
+        further_topics,
         methods,
         client_wait: wait,
         on_wait_timeout,
@@ -113,10 +112,42 @@ fn parse_route(key: &str, route: &mut ConfigSection<'_>, topics: &[&str]) -> Opt
         on_saturation,
         on_unknown_enqueue: on_unknown,
         retry_canaried,
+        idempotency_cookies,
         drop_headers,
         rollout,
         deprecation,
     })
+}
+
+/// `idempotency.cookies`, of the file or of a route; `None` if it does not say.
+fn parse_idempotency_cookies(mut section: ConfigSection<'_>) -> Option<Vec<String>> {
+    section.find_node("cookies")?;
+    Some(section.read_list("cookies", Vec::new(), parse_cookie_name))
+}
+
+/// The topics that an envelope may name beside the route's own; `None` if the file does not say.
+fn parse_further_topics(route: &mut ConfigSection<'_>, topics: &[&str]) -> Option<Vec<Topic>> {
+    route.find_node("topics")?;
+    let further = route.read_list("topics", Vec::new(), parse_topic_name);
+    refuse_unknown_topics(route, "topics", &further, topics);
+    Some(further)
+}
+
+fn refuse_unknown_topics(
+    route: &ConfigSection<'_>,
+    key: &'static str,
+    named: &[Topic],
+    topics: &[&str],
+) {
+    for topic in named.iter().filter(|topic| !topics.contains(&topic.as_str())) {
+        let hint = if topics.is_empty() {
+            "add it there".to_owned()
+        } else {
+            suggest(topic.as_str(), topics)
+        };
+        let message = format!("{} is not under `topics`", quote_for_message(topic.as_str()));
+        route.add_problem(key, message, hint);
+    }
 }
 
 fn parse_deprecation(mut section: ConfigSection<'_>, path: Option<&str>) -> DeprecationConfig {

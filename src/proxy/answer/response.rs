@@ -15,12 +15,19 @@ use crate::proxy::answer::response_body::ResponseBody;
 use crate::proxy::answer::task_failure::explain_failure;
 use crate::task::{TaskAnswer, TaskFailure, TaskId, TaskProgress, TaskRecord, TaskStatus, UnixMs};
 
-/// 202 with the URL to poll: the task is durable.
-pub(crate) fn respond_accepted(id: &TaskId, task_path: &str) -> Response<ResponseBody> {
+/// `x-omnidaemon-task`: the task of a legacy call that took the async path.
+static TASK_ID_HEADER: HeaderName = HeaderName::from_static("x-omnidaemon-task");
+
+/// 202 with the URL to poll: the task is durable, and `status` is its state.
+pub(crate) fn respond_accepted(
+    id: &TaskId,
+    status: TaskStatus,
+    task_path: &str,
+) -> Response<ResponseBody> {
     let poll_url = format!("{task_path}/{id}");
     let document = json!({
         "task_id": id.as_str(),
-        "status": TaskStatus::Queued.as_str(),
+        "status": status.as_str(),
         "poll_url": poll_url,
     });
     let mut response = respond_json(StatusCode::ACCEPTED, &document);
@@ -31,6 +38,30 @@ pub(crate) fn respond_accepted(id: &TaskId, task_path: &str) -> Response<Respons
         headers.insert(header::LOCATION, location);
     }
     response
+}
+
+/// 303 with the relative URL at which the legacy answer of a task is waited for, in request number
+/// `hop`.
+pub(crate) fn respond_see_response(
+    id: &TaskId,
+    task_path: &str,
+    hop: u32,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from_bytes(""));
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(url) = HeaderValue::from_str(&format!("{task_path}/{id}/response?hop={hop}")) {
+        headers.insert(header::LOCATION, url);
+    }
+    response
+}
+
+/// Names the task of a legacy call in its response.
+pub(crate) fn add_task_id(response: &mut Response<ResponseBody>, id: &TaskId) {
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(&TASK_ID_HEADER, id);
+    }
 }
 
 /// The response for a canaried request whose task has ended: what the legacy endpoint would have
@@ -50,11 +81,13 @@ pub(crate) fn respond_with_outcome(record: &TaskRecord) -> Response<ResponseBody
     }
 }
 
-/// A stored answer: verbatim with its status and headers, else its body as JSON.
+/// A stored answer: verbatim with its status and headers, else with its status and its body as
+/// JSON.
 pub(crate) fn respond_with_answer(answer: &TaskAnswer) -> Response<ResponseBody> {
     if !answer.verbatim {
         let mut response =
             Response::new(ResponseBody::from_bytes(crate::store::body_as_json(&answer.body)));
+        *response.status_mut() = answer.status.unwrap_or(StatusCode::OK);
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

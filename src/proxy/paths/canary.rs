@@ -3,25 +3,24 @@
 //! become a task is served by the sync path: the path fails open.
 //!
 //! A request whose task is durable stays with that task. If the store is unreachable when the
-//! client's wait ends, the client still gets 202 and is counted as `deferred`: the task runs, and
-//! can be polled, once the store is back.
+//! client's wait ends, the client is still told where to ask again, and is counted as `deferred`:
+//! the task runs, and can be polled, once the store is back.
 
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
 
-use crate::config::{RouteConfig, UnknownEnqueueAction, WaitTimeoutAction};
+use crate::config::{RouteConfig, UnknownEnqueueAction};
 use crate::metrics::{FallbackReason, TaskOutcome};
 use crate::proxy::answer::problem::ProxyProblem;
-use crate::proxy::answer::response::{respond_accepted, respond_with_outcome};
+use crate::proxy::answer::response::add_task_id;
 use crate::proxy::context::RequestContext;
 use crate::proxy::http::collect::{CollectedBody, collect_body};
 use crate::proxy::http::request_body::RequestBody;
 use crate::proxy::paths::path_response::PathResponse;
 use crate::proxy::paths::sync::serve_sync;
-use crate::proxy::queueing::await_task::add_preference_applied;
+use crate::proxy::queueing::await_task::{WaitResult, await_task, respond_ended};
 use crate::proxy::queueing::eligibility::fallback_reason;
 use crate::proxy::queueing::enqueue::{
     CanariedTask, EnqueueOutcome, count_refused, count_unknown_enqueue, enqueue_request,
@@ -109,26 +108,20 @@ pub(crate) async fn wait_for_outcome(
 ) -> PathResponse {
     let CanariedTask { id, end_waiter, counts_for_gates } = task;
     let preferences = ClientPreferences::from_headers(&head.headers);
-    let client_wait = preferences.preferred_wait();
-    let mut end_waiter = std::pin::pin!(end_waiter);
-    let ended = match timeout(client_wait.unwrap_or(route.client_wait), end_waiter.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_)
-            if route.on_wait_timeout == WaitTimeoutAction::KeepWaiting && client_wait.is_none() =>
-        {
-            end_waiter.await
+    match await_task(context, route, &id, end_waiter, preferences).await {
+        WaitResult::Ended(record) => {
+            let mut response = respond_ended(&record, preferences);
+            add_task_id(&mut response, &id);
+            return PathResponse::from_async(response);
         }
-        Err(_) => {
-            if counts_for_gates && client_wait.is_none() {
+        WaitResult::Deferred(mut response) => {
+            if counts_for_gates && preferences.preferred_wait().is_none() {
                 context.services().metrics.count_task_outcome(&route.name, TaskOutcome::Deferred);
             }
-            let accepted = respond_accepted(&id, &context.snapshot.config.proxy.task_path);
-            return PathResponse::from_async(add_preference_applied(preferences, accepted));
+            add_task_id(&mut response, &id);
+            return PathResponse::from_async(*response);
         }
-    };
-    if let Some(record) = ended {
-        let response = respond_with_outcome(&record);
-        return PathResponse::from_async(add_preference_applied(preferences, response));
+        WaitResult::Lost => {}
     }
     // The store lost the task, in a crash that its persistence did not cover.
     context.services().circuit.cancel_on_recovery(id);

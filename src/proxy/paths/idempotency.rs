@@ -14,7 +14,7 @@ use crate::cohort::RequestPath;
 use crate::config::RouteConfig;
 use crate::metrics::FallbackReason;
 use crate::proxy::answer::problem::ProxyProblem;
-use crate::proxy::answer::response::respond_with_answer;
+use crate::proxy::answer::response::{add_task_id, respond_with_answer};
 use crate::proxy::answer::response_body::{ResponseBody, ResponseObserver};
 use crate::proxy::context::RequestContext;
 use crate::proxy::http::collect::{CollectedBody, collect_body};
@@ -134,7 +134,8 @@ async fn replay_task(
     id: &TaskId,
     head: &Parts,
 ) -> Option<PathResponse> {
-    let response = await_existing_task(context, route, id, head).await?;
+    let mut response = await_existing_task(context, route, id, head).await?;
+    add_task_id(&mut response, id);
     Some(PathResponse::from_async(mark_replayed(context, route, response)))
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method};
 use crate::config::{HandlerConfig, RouteConfig};
 use crate::metrics::FallbackReason;
 use crate::proxy::context::RequestContext;
-use crate::route::{BodyError, ParsedBody, check_capturable, parse_body};
+use crate::route::{BodyError, ParsedBody, check_capturable, parse_legacy_call};
 
 /// Why a request is served by the upstream instead of a task, as far as its head and the circuit
 /// breaker of the store tell; `None` if it can be captured. `length` is that of its body, if known.
@@ -29,8 +29,12 @@ pub(crate) fn fallback_reason(
 /// Parses the body of a legacy call for its topic's `handler`; `None` if no task can be made of it.
 /// A body that is not JSON becomes a string payload if the upstream runs the task: the upstream
 /// decides what such a body means.
-pub(crate) fn parse_legacy_body(handler: &HandlerConfig, body: &Bytes) -> Option<ParsedBody> {
-    match parse_body(body) {
+pub(crate) fn parse_legacy_body(
+    route: &RouteConfig,
+    handler: &HandlerConfig,
+    body: &Bytes,
+) -> Option<ParsedBody> {
+    match parse_legacy_call(body, |topic| route.has_topic(topic)) {
         Ok(parsed) => Some(parsed),
         Err(BodyError::NotJson(_) | BodyError::DuplicateKey(_))
             if *handler == HandlerConfig::Upstream =>

@@ -53,7 +53,7 @@ pub(crate) async fn enqueue_request(
     let Some(topic) = context.snapshot.config.topics.get(&route.topic) else {
         return EnqueueOutcome::FallBack(FallbackReason::Ineligible);
     };
-    let Some(parsed) = parse_legacy_body(&topic.handler, body) else {
+    let Some(parsed) = parse_legacy_body(route, &topic.handler, body) else {
         return EnqueueOutcome::FallBack(FallbackReason::Ineligible);
     };
     let input = CaptureInput::legacy_call(route, head, body, parsed);

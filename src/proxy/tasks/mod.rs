@@ -1,5 +1,5 @@
-//! The endpoints of this proxy: `POST <route>/async`, and `/task/<id>` with `/events` and
-//! `/progress` below it.
+//! The endpoints of this proxy: `POST <route>/async`, and `/task/<id>` with `/events`,
+//! `/progress` and `/response` below it.
 //!
 //! A task is visible to the API key that submitted it, and to no other: an unknown task, an expired
 //! one and that of another key give the same answer.
@@ -11,6 +11,7 @@ mod lookup;
 mod poll;
 mod progress;
 mod read_body;
+mod response;
 mod route;
 mod submit;
 

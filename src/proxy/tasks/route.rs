@@ -12,6 +12,7 @@ use crate::proxy::tasks::cors::{add_cors_headers, is_cors_preflight};
 use crate::proxy::tasks::events::open_task_events;
 use crate::proxy::tasks::poll::long_poll_task;
 use crate::proxy::tasks::progress::accept_progress_report;
+use crate::proxy::tasks::response::give_legacy_response;
 use crate::task::TaskId;
 
 /// Answers a request below `/task/`; `rest` is the part of the path after it.
@@ -40,6 +41,12 @@ async fn route_task_request(
     match view {
         None => {}
         Some("events") => return open_task_events(context, &request, id).await,
+        Some("response") => {
+            return match *request.method() {
+                Method::GET | Method::HEAD => give_legacy_response(context, &request, &id).await,
+                _ => Err(ProxyProblem::MethodNotAllowed("GET, HEAD")),
+            };
+        }
         Some("progress") => return accept_progress_report(context, request, id).await,
         Some(_) => return Err(ProxyProblem::NoSuchTask),
     }

@@ -17,10 +17,10 @@ use crate::proxy::queueing::claim::{
 };
 use crate::proxy::tasks::cors::{add_cors_headers, is_cors_preflight};
 use crate::proxy::tasks::read_body::read_body;
-use crate::route::{is_json_request, parse_body};
+use crate::route::{TaskRequestError, is_json_request, parse_body};
 use crate::snapshot::SnapshotRoute;
 use crate::store::ClaimConclusion;
-use crate::task::TaskId;
+use crate::task::{TaskId, TaskStatus};
 
 /// The claim of a task that is submitted with an idempotency key.
 enum SubmitClaim {
@@ -69,7 +69,7 @@ async fn try_submit_task(
     let claim = match claim_submission(context, route, &head, &body).await? {
         SubmitClaim::Enqueue(claim) => claim,
         SubmitClaim::AlreadySubmitted(id) => {
-            let accepted = respond_accepted(&id, &config.proxy.task_path);
+            let accepted = respond_accepted(&id, TaskStatus::Queued, &config.proxy.task_path);
             return Ok(mark_replayed(context, route, accepted));
         }
     };
@@ -83,7 +83,7 @@ async fn try_submit_task(
         claim.conclude(ClaimConclusion::Task(captured.task.id.clone()));
     }
     context.services().metrics.count_task_received(captured.task.topic.as_str());
-    Ok(respond_accepted(&captured.task.id, &config.proxy.task_path))
+    Ok(respond_accepted(&captured.task.id, TaskStatus::Queued, &config.proxy.task_path))
 }
 
 fn check_submit_head(head: &Parts, body: &Incoming, limit: usize) -> Result<(), ProxyProblem> {
@@ -108,6 +108,12 @@ fn capture_submission<'c>(
     body: &Bytes,
 ) -> Result<CapturedTask<'c>, ProxyProblem> {
     let parsed = parse_body(body).map_err(ProxyProblem::InvalidBody)?;
+    if let Some(topic) = parsed.topic.as_ref().filter(|topic| !route.accepts_submission(topic))
+        && context.snapshot.config.topics.contains_key(topic)
+    {
+        let error = TaskRequestError::TopicOfOtherRoute(topic.clone());
+        return Err(ProxyProblem::InvalidTask(error));
+    }
     let path = head.uri.path();
     let mut target = path.strip_suffix("/async").unwrap_or(path).to_owned();
     if let Some(query) = head.uri.query() {

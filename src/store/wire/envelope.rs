@@ -186,9 +186,13 @@ impl StoredAnswer {
     }
 }
 
-/// A body as a JSON value: the body itself where it is JSON, else a JSON string of it.
+/// A body as a JSON value: the body itself where it is JSON, null where it is blank, else a JSON
+/// string of it.
 #[must_use]
 pub(crate) fn encode_result_json(body: &[u8]) -> Box<RawValue> {
+    if body.trim_ascii().is_empty() {
+        return RawValue::NULL.to_owned();
+    }
     if let Ok(json) = serde_json::from_slice::<&RawValue>(body) {
         return json.to_owned();
     }
@@ -196,7 +200,8 @@ pub(crate) fn encode_result_json(body: &[u8]) -> Box<RawValue> {
     serde_json::value::to_raw_value(&text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// A body as JSON text: the body itself where it is JSON, else a JSON string of it.
+/// A body as JSON text: the body itself where it is JSON, null where it is blank, else a JSON
+/// string of it.
 #[must_use]
 pub fn body_as_json(body: &Bytes) -> Bytes {
     let json = encode_result_json(body);

@@ -1,16 +1,27 @@
-//! The `http` handler: posts the payload to a URL, and returns the answer as JSON.
+//! The `http` handler: posts the payload to a URL, and returns the answer with its status and the
+//! headers that describe its content.
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri, header};
+use http::header::{self, HeaderName};
+use http::{Method, Request, Uri};
 use http_body_util::Full;
 
 use super::Handler;
 use super::attempt::{ATTEMPT_HEADER, IDEMPOTENCY_KEY_HEADER, TaskAttempt};
 use super::http_answer::read_answer;
 use super::http_client::{ExchangeError, HandlerHttpClient, send_request};
-use super::result::to_json_body;
 use crate::task::{FailureKind, SHADOW_HEADER, TaskAnswer, TaskFailure};
+
+/// The headers of an answer that describe its content, and reach the client with it. All others
+/// concern the exchange between worker and handler.
+const CONTENT_HEADERS: [HeaderName; 5] = [
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_TYPE,
+];
 
 /// The `http` handler of one attempt.
 pub(super) struct HttpHandler {
@@ -57,9 +68,7 @@ impl HttpHandler {
 
     async fn send_payload(&self, request: Request<Full<Bytes>>) -> Result<TaskAnswer, TaskFailure> {
         match send_request(&self.client, request, None).await {
-            Ok(response) => {
-                read_answer(response, self.max_result, |head, body| json_answer(head, &body)).await
-            }
+            Ok(response) => read_answer(response, self.max_result, content_answer).await,
             Err(ExchangeError::Failed(failure)) => Err(failure),
             Err(ExchangeError::NotSent(reason)) => Err(TaskFailure::new(
                 FailureKind::Unreachable,
@@ -85,12 +94,15 @@ impl HttpHandler {
     }
 }
 
-fn json_answer(head: &http::response::Parts, body: &Bytes) -> TaskAnswer {
+/// The answer with its status, its body, and its [`CONTENT_HEADERS`].
+fn content_answer(head: &http::response::Parts, body: Bytes) -> TaskAnswer {
+    let is_content = |(name, _): &(&HeaderName, _)| CONTENT_HEADERS.contains(name);
+    let content = head.headers.iter().filter(is_content);
     TaskAnswer {
         status: Some(head.status),
-        headers: HeaderMap::new(),
-        body: to_json_body(body),
-        verbatim: false,
+        headers: content.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        body,
+        verbatim: true,
     }
 }
 
@@ -100,7 +112,7 @@ mod tests {
     use crate::worker::handler::http_client::HandlerClientCache;
     use crate::worker::testing::{RecordingServer, closed_port, test_attempt, test_task};
     use axum::response::{IntoResponse, Response};
-    use http::StatusCode;
+    use http::{HeaderMap, HeaderValue, StatusCode};
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
@@ -121,13 +133,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_payload_is_posted_and_the_answer_is_json_with_its_status() {
+    async fn the_payload_is_posted_and_the_answer_keeps_its_status_and_content_headers() {
         let (server, handler) = start_answering_server(201, "{\"n\": 1.0}\n").await;
         let attempt = test_attempt(test_task(1, "t", "{\"a\": [1]}"));
         let answer = handler.handle(&attempt).await.expect("completed");
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
         let expected = TaskAnswer {
             status: Some(StatusCode::CREATED),
-            ..TaskAnswer::from_json("{\"n\": 1.0}")
+            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, text)]),
+            verbatim: true,
+            ..TaskAnswer::from_json("{\"n\": 1.0}\n")
         };
         assert_eq!(answer, expected);
         let seen = server.received_requests().remove(0);
@@ -144,16 +159,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn text_becomes_a_string_and_an_empty_body_becomes_null() {
-        for (body, kept) in [("done\n", "\"done\""), ("", "null")] {
-            let (_server, handler) = start_answering_server(200, body).await;
-            let answer =
-                handler.handle(&test_attempt(test_task(1, "t", "{}"))).await.expect("completed");
-            assert_eq!(answer.body, kept);
-        }
-    }
-
-    #[tokio::test]
     async fn failures_name_the_handler_and_hide_its_secrets() {
         let (server, _) = start_answering_server(429, "slow down").await;
         let busy =
@@ -162,7 +167,7 @@ mod tests {
             busy.handle(&test_attempt(test_task(1, "t", "{}"))).await.expect_err("failed");
         assert_eq!(failure.kind, FailureKind::FailedStatus);
         assert!(failure.message.contains("/b: answered 429"), "{}", failure.message);
-        assert_eq!(failure.answer.map(|answer| answer.body), Some(Bytes::from("\"slow down\"")));
+        assert_eq!(failure.answer.map(|answer| answer.body), Some(Bytes::from("slow down")));
         let gone =
             test_http_handler(&format!("http://user:pw@127.0.0.1:{}/b?key=s3cret", closed_port()));
         let failure =

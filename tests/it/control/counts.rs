@@ -13,6 +13,7 @@ routes:
   invoke:
     path: /invoke
     topic: t
+    topics: [other]
     wait: 10s
     rollout:
       percent: 100
@@ -67,7 +68,7 @@ async fn what_the_proxy_refuses_is_a_client_error_of_the_canary(store: Store) {
         assert_eq!(call(&omni, json!({"task": "t"})).await, 200);
     }
     let unlisted = json!({"topic": "t", "payload": {}, "webhook": "https://nobody.example/"});
-    for body in [json!({"topic": "nobody", "payload": {}}), unlisted] {
+    for body in [json!({"topic": "t", "payload": {}, "reply_to": "nobody"}), unlisted] {
         assert_eq!(call(&omni, body).await, 422);
     }
     let asynchronous = json!({"total": 10, "failed": 0, "client_errors": 2});
@@ -82,7 +83,7 @@ async fn a_canary_whose_envelopes_are_refused_is_turned_back(store: Store) {
     wait_until(TEST_DEADLINE, "three of ten are refused, and it is turned back", async || {
         for n in 0..10 {
             let body = if n < 3 {
-                json!({"topic": "nobody", "payload": {}})
+                json!({"topic": "t", "payload": {}, "reply_to": "nobody"})
             } else {
                 json!({"task": "t"})
             };

@@ -26,6 +26,7 @@ pub(super) fn latency_note(route: &RouteConfig, scrape: &MetricsScrape) -> Optio
     }
     let consequence = match route.on_wait_timeout {
         WaitTimeoutAction::Accepted => "would get a 202 and have to poll",
+        WaitTimeoutAction::Redirect => "would be redirected to wait on (on_wait_timeout: redirect)",
         WaitTimeoutAction::KeepWaiting => "would wait longer than that (on_wait_timeout: hold)",
     };
     Some(format!(

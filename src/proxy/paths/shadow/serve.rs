@@ -19,7 +19,7 @@ use crate::proxy::paths::shadow::outcome::{OutcomeGuard, outcome_of_fallback};
 use crate::proxy::paths::sync::serve_sync;
 use crate::proxy::queueing::capture::{CaptureInput, capture_request};
 use crate::proxy::queueing::eligibility::fallback_reason;
-use crate::route::{ParsedBody, parse_body};
+use crate::route::{ParsedBody, parse_legacy_call};
 use crate::snapshot::SnapshotRoute;
 use crate::store::TopicQueue;
 use crate::task::{SHADOW_HEADER, Task};
@@ -101,7 +101,7 @@ fn build_copy_task(
     head: &Parts,
     body: &Bytes,
 ) -> Option<(Task, TopicQueue, Duration)> {
-    let parsed = parse_body(body).ok()?;
+    let parsed = parse_legacy_call(body, |topic| route.has_topic(topic)).ok()?;
     if parsed.delay.is_some() || parsed.topic.as_ref().is_some_and(|topic| *topic != route.topic) {
         return None;
     }
