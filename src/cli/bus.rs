@@ -1,21 +1,21 @@
-//! `omnidaemon bus dlq`: the dead letters, tasks that failed for good.
+//! `omnidaemon bus dlq`: lists, counts, reprocesses and discards dead letters, the tasks that
+//! failed for good.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::backend::{CommandBackend, parse_task_id};
 use super::document::{ApiDocument, to_json_list};
 use super::exit::{CliError, CliExit};
 use super::format::format_utc_seconds;
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{name_value_table, print_json, print_line, print_table, table_with_headings};
-use super::source::{CommandBackend, parse_task_id};
+use super::paging::fetch_pages;
 use crate::admin::views::{DeadLetterChangeDocument, DeadLetterDocument, TopicDocument};
 use crate::task::Topic;
 
 /// Characters of an error that a table shows.
 const MAX_ERROR_CHARS: usize = 80;
-/// Dead letters of one request.
-const DEAD_LETTER_PAGE_SIZE: usize = 500;
 
 /// `omnidaemon bus …`
 #[derive(Subcommand)]
@@ -30,21 +30,21 @@ pub(super) enum BusCommand {
 pub(super) struct DlqArgs {
     #[command(subcommand)]
     command: Option<DlqCommand>,
-    /// The queue; all of them where none is named
+    /// Only dead letters of this topic; by default those of all topics
     #[arg(long)]
     topic: Option<String>,
-    /// Print only how many there are
+    /// Print only the number of dead letters
     #[arg(long)]
     count: bool,
-    /// The most to list of a queue, newest first
+    /// The most dead letters to list of each topic, newest first
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
 }
 
 #[derive(Subcommand)]
 enum DlqCommand {
-    /// Queue a failed task again, under its id and with all its retries; credentials of its request
-    /// are gone
+    /// Queue a failed task again, under its id and with all its retries, but without the
+    /// credentials of its request, which are not kept
     Reprocess(DeadLetterArgs),
     /// Delete a dead letter for good
     Discard(DeadLetterArgs),
@@ -53,15 +53,15 @@ enum DlqCommand {
 /// The arguments of a command about one dead letter.
 #[derive(Args)]
 struct DeadLetterArgs {
-    /// The task that failed
+    /// The id of the failed task
     #[arg(long, value_name = "ID")]
     task_id: String,
-    /// Its queue; all are searched where none is named
+    /// The topic of the task; by default all topics are searched
     #[arg(long, value_parser = parse_topic_name)]
     topic: Option<String>,
 }
 
-/// A valid topic name, which can be put into a URL.
+/// Checks a topic name, which needs no escaping in a URL when it is valid.
 fn parse_topic_name(text: &str) -> Result<String, String> {
     Topic::parse(text).map(|topic| topic.to_string()).map_err(|error| error.to_string())
 }
@@ -73,15 +73,15 @@ pub(super) async fn run(command: BusCommand, global: &GlobalArgs) -> Result<CliE
         None => print_dead_letters(args.topic.as_deref(), args.limit, global).await,
         Some(DlqCommand::Reprocess(letter)) => {
             let id = parse_task_id(&letter.task_id)?;
-            let source = CommandBackend::connect(global).await?;
-            let change = source.reprocess_dead_letter(letter.topic.as_deref(), &id).await?;
+            let backend = CommandBackend::connect(global).await?;
+            let change = backend.reprocess_dead_letter(letter.topic.as_deref(), &id).await?;
             print_change(&change, global.format);
             Ok(CliExit::Ok)
         }
         Some(DlqCommand::Discard(letter)) => {
             let id = parse_task_id(&letter.task_id)?;
-            let source = CommandBackend::connect(global).await?;
-            let change = source.discard_dead_letter(letter.topic.as_deref(), &id).await?;
+            let backend = CommandBackend::connect(global).await?;
+            let change = backend.discard_dead_letter(letter.topic.as_deref(), &id).await?;
             print_change(&change, global.format);
             Ok(CliExit::Ok)
         }
@@ -95,7 +95,7 @@ async fn print_counts(topic: Option<&str>, global: &GlobalArgs) -> Result<CliExi
     match (global.format, topic, &topics[..]) {
         (OutputFormat::Json, Some(_), [one]) => print_json(&count(one)),
         (OutputFormat::Json, ..) => print_json(&topics.iter().map(count).collect::<Value>()),
-        // The bare number, for a script to compare.
+        // Only the number, for scripts that compare it.
         (OutputFormat::Table, Some(_), [one]) => print_line(one.dead_letters),
         (OutputFormat::Table, ..) => {
             let rows = topics.iter().map(|one| (&one.topic, one.dead_letters.to_string()));
@@ -110,12 +110,12 @@ async fn print_dead_letters(
     limit: usize,
     global: &GlobalArgs,
 ) -> Result<CliExit, CliError> {
-    let source = CommandBackend::connect(global).await?;
+    let backend = CommandBackend::connect(global).await?;
     let mut letters = Vec::new();
     for TopicDocument { topic: name, dead_letters: total, .. } in
-        fetch_selected_topics(&source, topic).await?
+        fetch_selected_topics(&backend, topic).await?
     {
-        let fetched = fetch_dead_letters(&source, &name, limit).await?;
+        let fetched = fetch_dead_letters(&backend, &name, limit).await?;
         if (fetched.len() as u64) < total {
             let count = fetched.len();
             eprintln!("{name}: the newest {count} of {total}; --limit {total} lists all");
@@ -144,12 +144,12 @@ async fn print_dead_letters(
     Ok(CliExit::Ok)
 }
 
-/// The topic that was named, or all of them.
+/// The topic of the argument, or all topics without one.
 async fn fetch_selected_topics(
-    source: &CommandBackend,
+    backend: &CommandBackend,
     topic: Option<&str>,
 ) -> Result<Vec<TopicDocument>, CliError> {
-    let mut topics = source.fetch_topics().await?.view;
+    let mut topics = backend.fetch_topics().await?.view;
     if let Some(name) = topic {
         topics.retain(|known| known.topic == name);
         if topics.is_empty() {
@@ -161,24 +161,28 @@ async fn fetch_selected_topics(
     Ok(topics)
 }
 
-/// A topic's dead letters, newest first, page by page up to `limit`.
+/// The newest dead letters of a topic, up to `limit`.
 async fn fetch_dead_letters(
-    source: &CommandBackend,
+    backend: &CommandBackend,
     topic: &str,
     limit: usize,
 ) -> Result<Vec<ApiDocument<DeadLetterDocument>>, CliError> {
-    let mut letters: Vec<ApiDocument<DeadLetterDocument>> = Vec::new();
-    while letters.len() < limit {
-        let before = letters.last().map(|last| last.view.cursor.clone());
-        let page_size = DEAD_LETTER_PAGE_SIZE.min(limit - letters.len());
-        let page = source.list_dead_letters(topic, before.as_deref(), page_size).await?;
-        let page = page.into_items();
-        if page.is_empty() {
-            break;
-        }
-        letters.extend(page);
-    }
-    Ok(letters)
+    fetch_pages(limit, async |before: Option<String>, page_size: usize| {
+        fetch_dead_letter_page(backend, topic, before.as_deref(), page_size).await
+    })
+    .await
+}
+
+/// A page of dead letters, and the cursor of the next page; none after an empty page.
+async fn fetch_dead_letter_page(
+    backend: &CommandBackend,
+    topic: &str,
+    before: Option<&str>,
+    page_size: usize,
+) -> Result<(Vec<ApiDocument<DeadLetterDocument>>, Option<String>), CliError> {
+    let page = backend.list_dead_letters(topic, before, page_size).await?.into_items();
+    let next_cursor = page.last().map(|letter| letter.view.cursor.clone());
+    Ok((page, next_cursor))
 }
 
 fn print_change(change: &ApiDocument<DeadLetterChangeDocument>, format: OutputFormat) {

@@ -1,4 +1,8 @@
-//! A client of the admin plane: finds it, proves itself, and turns its problems into messages.
+//! An HTTP client of a server's admin API.
+//!
+//! The address and the token come from the arguments, the environment or the configuration file. A
+//! problem document of the server becomes a [`CliError`] with its detail; a response that the admin
+//! API of omnidaemon cannot have sent is an error of its own.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -19,24 +23,24 @@ use super::output::format_field;
 use crate::config::{self, EnvVars, LoadedConfig, Secret};
 use crate::outbound::{build_tls_config, format_root_cause, load_native_roots};
 
-/// Where the admin plane is when nothing says otherwise.
+/// The URL of the admin API without an argument, a variable and a configuration file.
 const DEFAULT_ADMIN_URL: &str = "http://127.0.0.1:8001";
-/// The longest that an answer may take.
+/// The longest time that a request and its response may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest that a connection may take.
+/// The longest time that opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What asks one server.
+/// A client of one server's admin API.
 pub(super) struct AdminClient {
     http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base_url: String,
     token: Option<Secret>,
 }
 
-/// Status, content type and body of an answer.
+/// Status, content type and body of a response.
 type RawAdminResponse = (StatusCode, Option<HeaderValue>, Bytes);
 
-// === impl Client ===
+// === impl AdminClient ===
 
 impl AdminClient {
     /// A client of the server that the arguments, the environment or the configuration file name,
@@ -45,11 +49,12 @@ impl AdminClient {
         let loaded = load_usable_config(global);
         let listen = loaded.as_ref().map(|loaded| loaded.config.admin.listen);
         let token = global.token.clone().filter(|token| !token.is_empty()).map(Secret::new);
-        let given = global.admin.clone().filter(|url| !url.is_empty());
+        let explicit_url = global.admin.clone().filter(|url| !url.is_empty());
+        let connector = build_connector(explicit_url.as_deref());
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(build_connector(given.as_deref())),
+            http: Http::builder(TokioExecutor::new()).build(connector),
             base_url: normalize_base_url(
-                given
+                explicit_url
                     .as_deref()
                     .unwrap_or(&listen.map_or(DEFAULT_ADMIN_URL.to_owned(), local_admin_url)),
             )?,
@@ -57,7 +62,7 @@ impl AdminClient {
         })
     }
 
-    /// Whether anything answers.
+    /// An error when no server answers at the address.
     pub(super) async fn check_reachable(&self) -> Result<(), CliError> {
         match self.request_json(Method::GET, "livez", Bytes::new()).await {
             Err(error @ CliError::Unreachable { .. }) => Err(error),
@@ -80,7 +85,7 @@ impl AdminClient {
         self.request_json(Method::DELETE, &format!("admin/v1/{path}"), Bytes::new()).await
     }
 
-    /// `GET /{path}`: a text, such as `/metrics`.
+    /// `GET /{path}` for a text document, such as `/metrics`.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, CliError> {
         let (status, _, body) = self.send_request(Method::GET, path, Bytes::new()).await?;
         if status.is_success() {
@@ -95,8 +100,8 @@ impl AdminClient {
         path: &str,
         body: Bytes,
     ) -> Result<Value, CliError> {
-        let (status, kind, body) = self.send_request(method, path, body).await?;
-        self.parse_response(status, kind.as_ref(), &body)
+        let (status, content_type, body) = self.send_request(method, path, body).await?;
+        self.parse_response(status, content_type.as_ref(), &body)
     }
 
     async fn send_request(
@@ -119,36 +124,39 @@ impl AdminClient {
                 self.base_url
             ))
         })?;
-        let answered = async {
+        let exchange = async {
             let response = self
                 .http
                 .request(request)
                 .await
                 .map_err(|error| self.unreachable_error(&format_root_cause(&error)))?;
-            let (status, kind) =
+            let (status, content_type) =
                 (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
             let body = response
                 .into_body()
                 .collect()
                 .await
                 .map_err(|error| self.unreachable_error(&format_root_cause(&error)))?;
-            Ok((status, kind, body.to_bytes()))
+            Ok((status, content_type, body.to_bytes()))
         };
-        let late = |_| Err(self.unreachable_error(&format!("nothing within {RESPONSE_TIMEOUT:?}")));
-        tokio::time::timeout(RESPONSE_TIMEOUT, answered).await.unwrap_or_else(late)
+        let timed_out = |_| {
+            let reason = format!("no response within {RESPONSE_TIMEOUT:?}");
+            Err(self.unreachable_error(&reason))
+        };
+        tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await.unwrap_or_else(timed_out)
     }
 
-    /// The answer's document; a refusal of ours is a problem document, so anything else is somebody
-    /// else's.
+    /// The document of a response. The admin API sends every error as a problem document, so
+    /// another kind of error response comes from another server.
     fn parse_response(
         &self,
         status: StatusCode,
-        kind: Option<&HeaderValue>,
+        content_type: Option<&HeaderValue>,
         body: &[u8],
     ) -> Result<Value, CliError> {
         let address = self.base_url.clone();
         let document: Option<Value> = serde_json::from_slice(body).ok();
-        let is_problem = kind.is_some_and(|kind| kind == "application/problem+json");
+        let is_problem = content_type.is_some_and(|value| value == "application/problem+json");
         match document {
             Some(document) if status.is_success() => Ok(document),
             Some(problem) if is_problem => Err(CliError::AdminRefused {
@@ -165,8 +173,8 @@ impl AdminClient {
     }
 }
 
-/// The configuration file, where it is there and right; a wrong one is named and not used, as a
-/// server may well run on what it said before.
+/// The configuration of the file; none when the file does not exist or has problems. An invalid
+/// file is only reported on stderr: a server may still be running with its previous content.
 pub(super) fn load_usable_config(global: &GlobalArgs) -> Option<LoadedConfig> {
     if !global.config.exists() {
         return None;
@@ -176,17 +184,19 @@ pub(super) fn load_usable_config(global: &GlobalArgs) -> Option<LoadedConfig> {
         .inspect_err(|problems| {
             let (file, count) = (&problems.file, problems.problems.len());
             eprintln!(
-                "{file} is not used, it has mistakes ({count}): `omnidaemon config check` \
-                shows them"
+                "{file} is not used, since it has problems ({count}): `omnidaemon config check` \
+                    shows them"
             );
         })
         .ok()
 }
 
+/// The URL without a slash at the end; an error when it has no host or another scheme than http and
+/// https.
 fn normalize_base_url(url: &str) -> Result<String, CliError> {
     let trimmed = url.trim_end_matches('/');
     let parsed = trimmed.parse::<Uri>().ok();
-    let usable = parsed.is_some_and(|uri| {
+    let is_usable = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
     });
     let wrong = || {
@@ -194,7 +204,7 @@ fn normalize_base_url(url: &str) -> Result<String, CliError> {
             "{url:?} is not an address of an admin plane: write it like {DEFAULT_ADMIN_URL}"
         ))
     };
-    if usable { Ok(trimmed.to_owned()) } else { Err(wrong()) }
+    if is_usable { Ok(trimmed.to_owned()) } else { Err(wrong()) }
 }
 
 /// The URL at which a listener of this machine can be called.
@@ -207,7 +217,7 @@ fn local_admin_url(listen: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, listen.port()))
 }
 
-/// Plain or TLS; the system's certificates are only read where they are needed.
+/// A connector for http and https. The system's certificates are read only for an https URL.
 fn build_connector(url: Option<&str>) -> HttpsConnector<HttpConnector> {
     let is_https = url.is_some_and(|url| url.starts_with("https:"));
     let roots = if is_https { load_native_roots() } else { RootCertStore::empty() };
@@ -226,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_on_every_address_is_called_on_loopback() {
+    fn a_listener_on_all_addresses_is_called_on_loopback() {
         let url = |listen: &str| local_admin_url(listen.parse().expect("an address"));
         assert_eq!(url("0.0.0.0:8001"), "http://127.0.0.1:8001");
         assert_eq!(url("[::]:8001"), "http://[::1]:8001");

@@ -1,4 +1,5 @@
-//! `config check` and `config init`.
+//! `config check`, which reports all problems of a file or summarizes it, and `config init`, which
+//! writes a template.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -19,7 +20,7 @@ use crate::config::{
 /// `omnidaemon config …`
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Say everything that is wrong with a configuration, or what it means
+    /// Report all problems of a configuration, or summarize a valid one
     Check(ConfigCheckArgs),
     /// Write a commented configuration to start from
     Init(ConfigInitArgs),
@@ -37,12 +38,12 @@ pub(super) struct ConfigCheckArgs {
 pub(super) struct ConfigInitArgs {
     /// The file; --config by default
     file: Option<PathBuf>,
-    /// Overwrite what is there
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
 }
 
-// Every command is called alike, also one that waits for nothing.
+// Commands share one signature, also those that await nothing.
 #[allow(clippy::unused_async)]
 pub(super) async fn run(command: ConfigCommand, global: &GlobalArgs) -> Result<CliExit, CliError> {
     match command {
@@ -55,7 +56,8 @@ pub(super) async fn run(command: ConfigCommand, global: &GlobalArgs) -> Result<C
     }
 }
 
-/// The findings are what was asked for: they go to stdout.
+/// Prints the summary or the problems of a file. Both are the result of the command, so both go to
+/// stdout.
 fn check_file(file: &Path, format: OutputFormat) -> CliExit {
     let env: EnvVars = std::env::vars().collect();
     let loaded = config::load_file(file, &env);
@@ -228,12 +230,13 @@ fn write_template(file: &Path, force: bool) -> Result<CliExit, CliError> {
     if let Some(parent) = file.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    // Looking first and writing then would race with an editor.
+    // `create_new` refuses an existing file without a check before, which another program could
+    // outrun.
     let opened =
         OpenOptions::new().write(true).create(force).truncate(force).create_new(!force).open(file);
     match opened {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(CliError::Failed(
-            format!("{} is there already: --force overwrites it", file.display()),
+            format!("{} exists already: --force overwrites it", file.display()),
         )),
         opened => {
             opened

@@ -1,6 +1,7 @@
-//! Documents of the admin API as the command line uses them: the JSON as it was received, which
-//! `--format json` prints with all fields of a newer server, and the typed view that tables and
-//! exit statuses are made from.
+//! Documents of the admin API in the two forms that the command line needs.
+//!
+//! `--format json` prints the JSON as it was received, also with fields that only a newer server
+//! has. Tables and exit statuses are made from the typed view.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,7 @@ pub(super) struct ApiDocument<T> {
 }
 
 impl<T: DeserializeOwned> ApiDocument<T> {
-    /// Reads a document of the server.
+    /// Parses a document that a server sent.
     pub(super) fn parse(raw: Value) -> Result<Self, CliError> {
         let view = T::deserialize(&raw).map_err(|error| unreadable(&error))?;
         Ok(Self { raw, view })
@@ -26,7 +27,7 @@ impl<T: DeserializeOwned> ApiDocument<T> {
 }
 
 impl<T: Serialize> ApiDocument<T> {
-    /// A document that was made here, without a server.
+    /// Makes a document from a view that this process built, without a server.
     pub(super) fn from_view(view: T) -> Result<Self, CliError> {
         let raw = serde_json::to_value(&view).map_err(|error| unreadable(&error))?;
         Ok(Self { raw, view })
@@ -34,7 +35,7 @@ impl<T: Serialize> ApiDocument<T> {
 }
 
 impl<T> ApiDocument<Vec<T>> {
-    /// The entries of a list.
+    /// The entries of a list as documents of their own.
     pub(super) fn into_items(self) -> Vec<ApiDocument<T>> {
         let Value::Array(raw) = self.raw else { return Vec::new() };
         let items = raw.into_iter().zip(self.view);
@@ -49,7 +50,7 @@ pub(super) fn to_json_list<T>(items: &[ApiDocument<T>]) -> Value {
 
 fn unreadable(error: &serde_json::Error) -> CliError {
     CliError::Failed(format!(
-        "the answer cannot be read ({error}): is the server of another version?"
+        "the server's response cannot be read ({error}): is the server of another version?"
     ))
 }
 

@@ -1,7 +1,7 @@
-//! How a command ends: its exit status, and what it says when it cannot do what was asked.
+//! How a command ends: its exit status, and the error when it fails.
 //!
-//! The codes are an interface, for scripts; `omnidaemon --help` lists them. What an error says goes
-//! to stderr, names the thing and says what to do.
+//! Scripts depend on the exit codes; `omnidaemon --help` lists them, and a test compares the list
+//! with [`CliExit`]. An error is printed on stderr; its text names the object and says what to do.
 
 use std::io;
 use std::process::ExitCode;
@@ -22,43 +22,43 @@ Exit codes:
   3    no such task, topic or route; for rollout status: paused
   4    the task has not ended yet
   5    no omnidaemon answers at the address
-  6    some tasks of a bulk were queued, and some were not
-  124  for rollout status --wait: the time was over
-  130  interrupted twice";
+  6    for task publish --bulk: some tasks were queued, others were not
+  124  for rollout status --wait: the timeout elapsed
+  130  a second interrupt ended the process before its shutdown was complete";
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CliExit {
-    /// It did what was asked.
+    /// The command succeeded.
     Ok = 0,
-    /// It, or what it asked about, failed.
+    /// The command failed, or the task or installation that it shows has failed.
     Failed = 1,
-    /// The arguments or the configuration are wrong.
+    /// The arguments or the configuration are invalid.
     Usage = 2,
-    /// What it was asked about is not there.
+    /// The task, topic or route does not exist.
     NotFound = 3,
-    /// What it waited for has not ended yet.
+    /// The task has not ended yet.
     Unfinished = 4,
-    /// There is no server to ask.
+    /// No server answers.
     Unreachable = 5,
-    /// Some of it was done.
+    /// The command succeeded for some of its tasks only.
     Partial = 6,
-    /// What it waited for did not come in time.
+    /// The goal was not reached before the timeout.
     TimedOut = 124,
-    /// Ended by a second signal, before the drain was over.
+    /// A second interrupt ended the process during its drain.
     Interrupted = 130,
 }
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
-    /// The configuration cannot be used.
+    /// The configuration has problems.
     #[error(transparent)]
     Config(#[from] ConfigProblems),
-    /// An argument cannot be used.
+    /// An argument is invalid.
     #[error("{0}")]
     Usage(String),
-    /// Nothing answers at the admin plane's address.
+    /// No server answers at the address of the admin API.
     #[error(
         "no answer from {address} ({reason}): is `omnidaemon serve` running? `--admin URL` (or \
             OMNIDAEMON_ADMIN_URL) \
@@ -67,60 +67,60 @@ pub(super) enum CliError {
     Unreachable {
         /// The URL that was tried.
         address: String,
-        /// What the system said.
+        /// The reason that the operating system gave, or a timeout.
         reason: String,
     },
-    /// What answers there is something else.
+    /// The server that answers is no omnidaemon.
     #[error("{address} answers, but is no omnidaemon admin plane: check --admin")]
     NotOmnidaemon {
         /// The URL that was tried.
         address: String,
     },
-    /// The admin plane said no.
+    /// The admin API refused the request.
     #[error("{address} says: {detail}")]
     AdminRefused {
         /// The URL of the server.
         address: String,
-        /// Its status.
+        /// The status of the response.
         status: StatusCode,
-        /// Its reason.
+        /// The detail of the problem document.
         detail: String,
     },
-    /// The thing asked about is not there.
+    /// The task, topic or route does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// It cannot be done as things are; the text says what to do.
+    /// The command cannot be carried out in the present state; the text says what to do.
     #[error("{0}")]
     Failed(String),
-    /// The store, asked without a server, failed.
+    /// The store failed, which the command used without a server.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The process cannot run.
+    /// The process cannot start or run.
     #[error(transparent)]
     App(#[from] AppError),
-    /// A file cannot be read or written.
+    /// A file cannot be read or written, or an address cannot be bound.
     #[error("{action}: {error}")]
     File {
-        /// What was tried, with the path.
+        /// What failed, with the path or address, such as `cannot write PATH`.
         action: String,
-        /// The system's reason.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Anything else that the system refused.
+    /// Another error of the operating system.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-// === impl Exit ===
+// === impl CliExit ===
 
 impl CliExit {
-    /// `rollout status` of a rollout that was rolled back. The codes of this command are its own: a
-    /// script that runs it expects no others.
+    /// The status of `rollout status` for a rollout that was rolled back. In that command the codes
+    /// 2 and 3 have this meaning of their own.
     pub(super) const ROLLED_BACK: Self = Self::Usage;
-    /// `rollout status` of a rollout that is paused.
+    /// The status of `rollout status` for a rollout that is paused.
     pub(super) const PAUSED: Self = Self::NotFound;
 
-    /// The number.
+    /// The exit code of the process.
     pub(super) fn code(self) -> i32 {
         self as i32
     }
@@ -149,7 +149,7 @@ impl From<DeadLetterError> for CliError {
 }
 
 impl CliError {
-    /// The exit status that goes with it.
+    /// The exit status of a command that ends with this error.
     pub(super) fn exit_status(&self) -> CliExit {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::App(AppError::Config(_)) => CliExit::Usage,
@@ -171,9 +171,9 @@ impl CliError {
     }
 }
 
-/// Says on stderr what went wrong, and returns the process's exit status.
-pub(super) fn report_outcome(ended: Result<CliExit, CliError>) -> ExitCode {
-    match ended {
+/// Prints an error on stderr, and returns the exit status of the process.
+pub(super) fn report_outcome(outcome: Result<CliExit, CliError>) -> ExitCode {
+    match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {error}");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_does_not_know_is_not_there_and_what_it_cannot_read_is_a_wrong_argument() {
+    fn status_404_is_not_found_and_422_is_a_wrong_argument() {
         let refused = |status| {
             CliError::AdminRefused { address: String::new(), status, detail: String::new() }
                 .exit_status()

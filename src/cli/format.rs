@@ -1,8 +1,8 @@
-//! Values of tables as text: numbers, times, and `-` for a value that is not there.
+//! Values of tables as text: numbers, times, and `-` for an absent value.
 
 use std::fmt::Display;
 
-/// A value as text; `-` without one.
+/// A value as text; `-` for none.
 pub(super) fn format_optional(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

@@ -1,4 +1,4 @@
-//! The arguments that every command takes, and how its output looks.
+//! The arguments that every command takes, and whether its output has colours.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 const GLOBAL_HEADING: &str = "Options of every command";
 
-/// What every command takes.
+/// The arguments of every command.
 #[derive(Args, Clone, Debug)]
 pub(super) struct GlobalArgs {
     /// The configuration file
@@ -20,16 +20,16 @@ pub(super) struct GlobalArgs {
         default_value = "config/omnidaemon.yaml"
     )]
     pub(super) config: PathBuf,
-    /// The admin plane to ask; by default the address in the configuration file
+    /// The URL of the server's admin API; by default its address in the configuration file
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "URL",
     env = "OMNIDAEMON_ADMIN_URL")]
     pub(super) admin: Option<String>,
-    /// The admin plane's token, where it has one; better set in the environment, which others
-    /// cannot read
+    /// The token of the admin API, if it has one; set it in the environment rather than here,
+    /// since other users can read the arguments of a process
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_name = "TOKEN",
     env = "OMNIDAEMON_ADMIN_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
-    /// How stdout is written: for people, or for programs
+    /// The form of the output: tables for people, JSON for programs
     #[arg(long, global = true, help_heading = GLOBAL_HEADING, value_enum,
     default_value_t = OutputFormat::Table)]
     pub(super) format: OutputFormat,
@@ -42,8 +42,8 @@ pub(super) enum OutputFormat {
     Json,
 }
 
-/// Whether stdout may be coloured: it is a terminal, and `NO_COLOR` (<https://no-color.org>) is not
-/// set.
+/// Whether output on stdout may have colours: stdout is a terminal, and `NO_COLOR`
+/// (<https://no-color.org>) is not set.
 pub(super) fn stdout_allows_colour() -> bool {
     std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -1,19 +1,16 @@
-//! `health`: one line for scripts, or all checks, queues, rollouts and workers.
-
-use std::io::{IsTerminal as _, stdout};
-use std::time::Duration;
+//! `omnidaemon health`: one line for scripts, or all checks, queues, rollouts and workers.
 
 use clap::Args;
 use comfy_table::Table;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
+use super::backend::CommandBackend;
 use super::document::ApiDocument;
 use super::exit::{CliError, CliExit};
 use super::format::format_decimal;
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{print_json, print_line, print_table, table_with_headings, verdict_cell};
-use super::source::CommandBackend;
+use super::watch::{WatchArgs, fetch_and_print};
 use crate::admin::views::{
     AdviceDocument, CheckDocuments, RolloutSummaryDocument, StatusDocument, TopicDocument,
     WorkerDocument,
@@ -28,17 +25,8 @@ pub(super) struct HealthArgs {
     /// Also show the checks, the queues, the rollouts and the workers
     #[arg(long)]
     detailed: bool,
-    /// Repeat until interrupted
-    #[arg(long)]
-    watch: bool,
-    /// Time between two repetitions of --watch
-    #[arg(
-        long,
-        value_name = "DURATION",
-        default_value = "2s",
-        value_parser = humantime::parse_duration
-    )]
-    interval: Duration,
+    #[command(flatten)]
+    watch_args: WatchArgs,
 }
 
 /// The health as it is shown: as JSON with the workers among its fields, and typed.
@@ -51,29 +39,18 @@ struct HealthView {
 }
 
 pub(super) async fn run(args: HealthArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
-    loop {
-        let health = fetch_health(&args, global).await;
-        if args.watch
-            && args.detailed
-            && global.format == OutputFormat::Table
-            && stdout().is_terminal()
-        {
-            print!("\x1b[2J\x1b[H"); // clears the screen
-        }
-        let exit = print_health(&args, global.format, health)?;
-        if !args.watch {
-            return Ok(exit);
-        }
-        sleep(args.interval.max(Duration::from_millis(100))).await;
-    }
+    let clears_screen = args.detailed && global.format == OutputFormat::Table;
+    let fetch = async || fetch_health(&args, global).await;
+    let print = |fetched| print_health(&args, global.format, fetched);
+    fetch_and_print(&args.watch_args, clears_screen, fetch, print).await
 }
 
 async fn fetch_health(args: &HealthArgs, global: &GlobalArgs) -> Result<HealthView, CliError> {
-    let source = CommandBackend::connect(global).await?;
-    let ApiDocument { mut raw, view } = source.fetch_status().await?;
+    let backend = CommandBackend::connect(global).await?;
+    let ApiDocument { mut raw, view } = backend.fetch_status().await?;
     let mut workers = Vec::new();
     if args.detailed {
-        raw["workers"] = match source.fetch_workers().await {
+        raw["workers"] = match backend.fetch_workers().await {
             Ok(fetched) => {
                 workers = fetched.view;
                 fetched.raw
@@ -93,7 +70,9 @@ fn print_health(
 ) -> Result<CliExit, CliError> {
     let health = match fetched {
         Ok(health) => health,
-        Err(error @ (CliError::Usage(_) | CliError::AdminRefused { .. })) if !args.watch => {
+        Err(error @ (CliError::Usage(_) | CliError::AdminRefused { .. }))
+            if !args.watch_args.watch =>
+        {
             return Err(error);
         }
         Err(error) => {
@@ -216,6 +195,8 @@ fn workers_table(workers: &[WorkerDocument]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn status_document(status: &str) -> StatusDocument {
@@ -244,7 +225,8 @@ mod tests {
 
     #[test]
     fn only_healthy_ends_with_status_0() {
-        let args = HealthArgs { detailed: false, watch: false, interval: Duration::from_secs(1) };
+        let watch_args = WatchArgs { watch: false, interval: Duration::from_secs(1) };
+        let args = HealthArgs { detailed: false, watch_args };
         let exit = |fetched| print_health(&args, OutputFormat::Table, fetched).ok();
         let exit_of = |status: &str| {
             let status = Some(status_document(status));

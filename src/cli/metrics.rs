@@ -1,63 +1,57 @@
-//! `omnidaemon metrics`: what the server has counted since it started, as lines to grep and tables
-//! to read.
+//! `omnidaemon metrics`: the server's counters since its start, as `name=value` lines for scripts
+//! and as tables by topic and by path.
+//!
+//! The numbers come from `/metrics`. They are collected in one JSON document, which `--format json`
+//! prints and the tables are made from.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, stdout};
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use super::client::AdminClient;
 use super::exit::{CliError, CliExit};
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{format_field, print_json, print_line, print_table, table_with_headings};
 use super::scrape::MetricsScrape;
+use super::watch::{WatchArgs, fetch_and_print};
 use crate::metrics::names;
 use crate::rollout::format::format_share;
 
 /// `omnidaemon metrics`
 #[derive(Args)]
 pub(super) struct MetricsArgs {
-    /// One topic alone
+    /// Only the numbers of this topic
     #[arg(long)]
     topic: Option<String>,
     /// Also show durations by path, and the workers
     #[arg(long)]
     detailed: bool,
-    /// Look again and again, until interrupted
-    #[arg(long)]
-    watch: bool,
-    /// How often --watch looks
-    #[arg(long, value_name = "DURATION", default_value = "2s",
-    value_parser = humantime::parse_duration)]
-    interval: Duration,
+    #[command(flatten)]
+    watch_args: WatchArgs,
 }
 
 pub(super) async fn run(args: MetricsArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let client = AdminClient::new(global)?;
-    loop {
-        let seen = fetch_metrics(&client, &args).await;
-        if args.watch && global.format == OutputFormat::Table && stdout().is_terminal() {
-            print!("\x1b[2J\x1b[H"); // a new page
-        }
-        match seen {
-            Ok(seen) => print_metrics(&seen, &args, global.format),
-            Err(error @ CliError::Unreachable { .. }) if args.watch => eprintln!("{error}"),
+    let clears_screen = global.format == OutputFormat::Table;
+    let fetch = async || fetch_metrics(&client, &args).await;
+    let print = |fetched: Result<Value, CliError>| {
+        match fetched {
+            Ok(counts) => print_metrics(&counts, &args, global.format),
+            Err(error @ CliError::Unreachable { .. }) if args.watch_args.watch => {
+                eprintln!("{error}");
+            }
             Err(error) => return Err(error),
         }
-        if !args.watch {
-            return Ok(CliExit::Ok);
-        }
-        sleep(args.interval.max(Duration::from_millis(100))).await;
-    }
+        Ok(CliExit::Ok)
+    };
+    fetch_and_print(&args.watch_args, clears_screen, fetch, print).await
 }
 
 async fn fetch_metrics(client: &AdminClient, args: &MetricsArgs) -> Result<Value, CliError> {
     let scrape = MetricsScrape::parse(&client.get_text("metrics").await?);
     let known = scrape.label_values(names::QUEUE_DEPTH, "topic");
-    let wanted: BTreeSet<String> = match &args.topic {
+    let selected: BTreeSet<String> = match &args.topic {
         Some(topic) if !known.contains(topic) => {
             return Err(CliError::NotFound(format!(
                 "there is no topic {topic:?} in the configuration"
@@ -66,66 +60,70 @@ async fn fetch_metrics(client: &AdminClient, args: &MetricsArgs) -> Result<Value
         Some(topic) => [topic.clone()].into(),
         None => known,
     };
-    let topics: Vec<Value> = wanted.iter().map(|topic| count_topics(&scrape, &[topic])).collect();
-    let all: Vec<&String> = wanted.iter().collect();
-    let mut seen = count_topics(&scrape, &all);
-    seen["topics"] = topics.into();
+    let topics: Vec<Value> = selected.iter().map(|topic| count_topics(&scrape, &[topic])).collect();
+    let all: Vec<&String> = selected.iter().collect();
+    let mut counts = count_topics(&scrape, &all);
+    counts["topics"] = topics.into();
     if args.topic.is_none() {
         let routes = scrape.label_values(names::ROLLOUT_WEIGHT, "route");
-        seen["routes"] = routes.iter().map(|route| count_route(&scrape, route)).collect();
+        counts["routes"] = routes.iter().map(|route| count_route(&scrape, route)).collect();
     }
     if args.detailed {
-        seen["workers"] = client.get("workers").await?;
+        counts["workers"] = client.get("workers").await?;
     }
-    Ok(seen)
+    Ok(counts)
 }
 
-/// What was counted of some topics together.
+/// The counts of the tasks of some topics, added up. For a single topic also its name and the age
+/// of its oldest waiting task.
 fn count_topics(scrape: &MetricsScrape, topics: &[&String]) -> Value {
     let sum = |name: &str| -> f64 {
         topics.iter().filter_map(|topic| scrape.sum(name, &[("topic", topic.as_str())])).sum()
     };
     let (processed, failed) = (sum(names::TASKS_PROCESSED), sum(names::TASKS_FAILED));
     let attempts = sum(&format!("{}_count", names::PROCESSING_DURATION));
-    let took = sum(&format!("{}_sum", names::PROCESSING_DURATION));
-    let mut counted = json!({
+    let duration_sum = sum(&format!("{}_sum", names::PROCESSING_DURATION));
+    let mut counts = json!({
         "received": whole_number(sum(names::TASKS_RECEIVED)),
         "processed": whole_number(processed),
         "failed": whole_number(failed),
         "failure_rate": divide_if_counted(failed, processed + failed),
         "queue_depth": whole_number(sum(names::QUEUE_DEPTH)),
-        "avg_duration_seconds": divide_if_counted(took, attempts),
+        "avg_duration_seconds": divide_if_counted(duration_sum, attempts),
     });
     if let [topic] = topics {
-        counted["topic"] = topic.as_str().into();
-        counted["oldest_seconds"] = sum(names::QUEUE_OLDEST).into();
+        counts["topic"] = topic.as_str().into();
+        counts["oldest_seconds"] = sum(names::QUEUE_OLDEST).into();
     }
-    counted
+    counts
 }
 
+/// The weight of a route, and the counts of its requests on each path.
 fn count_route(scrape: &MetricsScrape, route: &str) -> Value {
     let percent = |name| scrape.sum(name, &[("route", route)]);
     let paths = ["sync", "async"].map(|path| {
         let labels = [("route", route), ("path", path)];
-        let with_code = |first: char| {
-            scrape.sum_where(names::REQUESTS, |of| {
-                let is_it = labels
+        let with_code_class = |first_digit: char| {
+            scrape.sum_where(names::REQUESTS, |series| {
+                let is_of_path = labels
                     .iter()
-                    .all(|(label, value)| of.get(*label).is_some_and(|has| has == value));
-                is_it && of.get("code").is_some_and(|code| code.starts_with(first))
+                    .all(|(label, value)| series.get(*label).is_some_and(|own| own == value));
+                is_of_path && series.get("code").is_some_and(|code| code.starts_with(first_digit))
             })
         };
         let requests = scrape.sum(names::REQUESTS, &labels).unwrap_or_default();
-        let took =
+        let duration_sum =
             scrape.sum(&format!("{}_sum", names::REQUEST_DURATION), &labels).unwrap_or_default();
-        let timed =
+        let duration_count =
             scrape.sum(&format!("{}_count", names::REQUEST_DURATION), &labels).unwrap_or_default();
+        let server_errors = with_code_class('5').unwrap_or_default();
+        let client_errors = with_code_class('4').unwrap_or_default();
         json!({
             "path": path,
             "requests": whole_number(requests),
-            "error_rate": divide_if_counted(with_code('5').unwrap_or_default(), requests),
-            "client_error_rate": divide_if_counted(with_code('4').unwrap_or_default(), requests),
-            "avg_duration_seconds": divide_if_counted(took, timed),
+            "error_rate": divide_if_counted(server_errors, requests),
+            "client_error_rate": divide_if_counted(client_errors, requests),
+            "avg_duration_seconds": divide_if_counted(duration_sum, duration_count),
         })
     });
     json!({
@@ -136,24 +134,24 @@ fn count_route(scrape: &MetricsScrape, route: &str) -> Value {
     })
 }
 
-fn print_metrics(seen: &Value, args: &MetricsArgs, format: OutputFormat) {
+fn print_metrics(counts: &Value, args: &MetricsArgs, format: OutputFormat) {
     if format == OutputFormat::Json {
-        return print_json(seen);
+        return print_json(counts);
     }
-    // One name and number a line: `$(( $(omnidaemon metrics | grep processed) / 24 ))` is
-    // arithmetic in a shell.
+    // Each line is a shell assignment, so that a script can compute with it:
+    // `$(( $(omnidaemon metrics | grep processed) / 24 ))`.
     for field in ["received", "processed", "failed"] {
-        print_line(format_args!("{field}={}", format_field(&seen[field])));
+        print_line(format_args!("{field}={}", format_field(&counts[field])));
     }
-    print_line(format_args!("failure_rate={}", format_rate(&seen["failure_rate"])));
-    print_line(format_args!("queue_depth={}", format_field(&seen["queue_depth"])));
-    print_line(format_args!("avg_duration={}", format_seconds(&seen["avg_duration_seconds"])));
-    let mut tables = vec![topics_table(seen)];
+    print_line(format_args!("failure_rate={}", format_rate(&counts["failure_rate"])));
+    print_line(format_args!("queue_depth={}", format_field(&counts["queue_depth"])));
+    print_line(format_args!("avg_duration={}", format_seconds(&counts["avg_duration_seconds"])));
+    let mut tables = vec![topics_table(counts)];
     if args.topic.is_none() {
-        tables.push(paths_table(seen, args.detailed));
+        tables.push(paths_table(counts, args.detailed));
     }
     if args.detailed {
-        tables.push(workers_table(seen));
+        tables.push(workers_table(counts));
     }
     for table in tables.iter().filter(|table| !table.is_empty()) {
         print_line("");
@@ -161,7 +159,7 @@ fn print_metrics(seen: &Value, args: &MetricsArgs, format: OutputFormat) {
     }
 }
 
-fn topics_table(seen: &Value) -> comfy_table::Table {
+fn topics_table(counts: &Value) -> comfy_table::Table {
     let headings = [
         "topic",
         ">received",
@@ -173,11 +171,11 @@ fn topics_table(seen: &Value) -> comfy_table::Table {
         ">avg duration",
     ];
     let mut rows = table_with_headings(&headings);
-    for topic in seen["topics"].as_array().into_iter().flatten() {
+    for topic in counts["topics"].as_array().into_iter().flatten() {
         let [name, received, processed, failed, queued] =
             ["topic", "received", "processed", "failed", "queue_depth"]
                 .map(|field| format_field(&topic[field]));
-        let (oldest, took) = (
+        let (oldest, duration) = (
             format_seconds(&topic["oldest_seconds"]),
             format_seconds(&topic["avg_duration_seconds"]),
         );
@@ -189,19 +187,19 @@ fn topics_table(seen: &Value) -> comfy_table::Table {
             format_rate(&topic["failure_rate"]),
             queued,
             oldest,
-            took,
+            duration,
         ]);
     }
     rows
 }
 
-fn paths_table(seen: &Value, detailed: bool) -> comfy_table::Table {
+fn paths_table(counts: &Value, detailed: bool) -> comfy_table::Table {
     let mut headings = vec!["route", ">weight", "path", ">requests", ">5xx", ">4xx"];
     if detailed {
         headings.push(">avg duration");
     }
     let mut rows = table_with_headings(&headings);
-    for route in seen["routes"].as_array().into_iter().flatten() {
+    for route in counts["routes"].as_array().into_iter().flatten() {
         for path in route["paths"].as_array().into_iter().flatten() {
             let mut row = vec![
                 format_field(&route["route"]),
@@ -220,15 +218,15 @@ fn paths_table(seen: &Value, detailed: bool) -> comfy_table::Table {
     rows
 }
 
-fn workers_table(seen: &Value) -> comfy_table::Table {
+fn workers_table(counts: &Value) -> comfy_table::Table {
     let mut rows = table_with_headings(&["process", ">active", ">busy"]);
-    for worker in seen["workers"].as_array().into_iter().flatten() {
+    for worker in counts["workers"].as_array().into_iter().flatten() {
         rows.add_row(["process", "active", "busy"].map(|field| format_field(&worker[field])));
     }
     rows
 }
 
-/// A share, as people read it; nothing where nothing was counted.
+/// A share as a percentage; `-` when nothing was counted.
 fn format_rate(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), format_share)
 }
@@ -239,8 +237,9 @@ fn format_seconds(value: &Value) -> String {
         .map_or_else(|| "-".to_owned(), |seconds| format!("{}s", format_field(&seconds.into())))
 }
 
-fn divide_if_counted(part: f64, of: f64) -> Option<f64> {
-    (of > 0.0).then(|| part / of)
+/// The quotient; none when the total is 0.
+fn divide_if_counted(part: f64, total: f64) -> Option<f64> {
+    (total > 0.0).then(|| part / total)
 }
 
 /// A count as a whole number.

@@ -1,5 +1,10 @@
-//! The command line: parse, one call, render. What a command does is done by the floors below.
+//! The command line: parses arguments, makes one call and renders the result.
+//!
+//! Each command has a file or a folder. What a command does is implemented in lower floors
+//! (`app/`, `operations/`, the admin API); the files here hold arguments, output and exit statuses.
+//! Results go to stdout, notes and errors to stderr.
 
+mod backend;
 mod bus;
 mod client;
 mod config;
@@ -11,12 +16,13 @@ mod global;
 mod health;
 mod metrics;
 mod output;
+mod paging;
 mod rollout;
 mod scrape;
 mod serve;
-mod source;
 mod start;
 mod task;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -41,17 +47,17 @@ enum CliCommand {
     Worker(serve::WorkerArgs),
     Runner(serve::RunnerArgs),
     Demo(demo::DemoArgs),
-    /// Say whether all is well: status, workers, queue
+    /// Check the health of the installation: status, workers, queues
     Health(health::HealthArgs),
-    /// Show what the server has counted: tasks by topic, requests and errors by path
+    /// Show the server's counters: tasks by topic, requests and errors by path
     Metrics(metrics::MetricsArgs),
-    /// See how rollouts stand and why, and move them on
+    /// Show the state of rollouts and the reasons for it, and control them
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
-    /// Publish tasks, and read their results
+    /// Publish, list and cancel tasks, and read their results
     #[command(subcommand)]
     Task(task::TaskCommand),
-    /// Look after the queues: dead letters
+    /// Manage dead letters, the tasks that failed for good
     #[command(subcommand)]
     Bus(bus::BusCommand),
     /// Check a configuration file, or write one

@@ -1,5 +1,5 @@
-//! What commands write to stdout: JSON for programs; for people lines, and plain aligned columns
-//! that `grep` and `awk` can read too.
+//! Writing to stdout: JSON for programs, and lines and tables for people. Tables are plain aligned
+//! columns without borders, so that `grep` and `awk` can read them too.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -8,17 +8,19 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use serde_json::Value;
 
 use super::exit::CliExit;
+use super::format::format_decimal;
 use super::global::stdout_allows_colour;
 
-/// Writes a line. A reader that has seen enough, such as `head`, ends the command quietly.
+/// Writes a line. When the reader of a pipe has closed it, as `head` does, the process exits with
+/// status 0.
 pub(super) fn print_line(text: impl Display) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(CliExit::Ok.code());
     }
 }
 
-/// A table with these headings; those that begin with `>` are of numbers, which are set to the
-/// right.
+/// A table with these headings. A heading that begins with `>` is of a column of numbers, which is
+/// aligned to the right.
 pub(super) fn table_with_headings(headings: &[&str]) -> Table {
     let mut table = plain_table();
     let heading = |text: &&str| {
@@ -53,9 +55,9 @@ fn plain_table() -> Table {
     table
 }
 
-/// A cell that is green when all is well and red when it is not.
-pub(super) fn verdict_cell(text: &str, well: bool) -> Cell {
-    Cell::new(text).fg(if well { Color::Green } else { Color::Red })
+/// A cell in green for a passed check, or in red for a failed one.
+pub(super) fn verdict_cell(text: &str, has_passed: bool) -> Cell {
+    Cell::new(text).fg(if has_passed { Color::Green } else { Color::Red })
 }
 
 /// Writes a table to stdout.
@@ -70,11 +72,12 @@ pub(super) fn print_json(document: &Value) {
     print_line(format_args!("{document:#}"));
 }
 
-/// A field as people read it: strings bare, nothing as `-`, fractions to the hundredth.
+/// A field of a JSON document as text: strings without quotes, null as `-`, fractions to the
+/// hundredth.
 pub(super) fn format_field(value: &Value) -> String {
     match value {
         Value::Number(number) if number.is_f64() => {
-            ((number.as_f64().unwrap_or_default() * 100.0).round() / 100.0).to_string()
+            format_decimal(number.as_f64().unwrap_or_default())
         }
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),
@@ -89,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_written_as_people_read_them() {
+    fn fields_are_written_without_quotes_and_rounded() {
         let shown =
             [json!(null), json!("a b"), json!(10.0), json!(0.123_456), json!(7), json!(true)]
                 .map(|v| format_field(&v));
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_plain_aligned_columns_where_nobody_looks() {
+    fn tables_are_plain_aligned_columns_without_a_terminal() {
         let mut table = table_with_headings(&["topic", ">queued"]);
         table.add_row(["genesis.qa", "12"]).add_row(["t", "3"]);
         let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();

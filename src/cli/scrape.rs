@@ -1,4 +1,4 @@
-//! Reads the Prometheus text format: what `/metrics` says, as numbers.
+//! A parser of the Prometheus text format, to read the numbers of `/metrics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default)]
 pub(super) struct MetricsScrape(Vec<ScrapeSample>);
 
-/// A series' labels.
+/// The labels of a series, by name.
 pub(super) type SampleLabels = BTreeMap<String, String>;
 
 /// One series and its value.
@@ -17,10 +17,10 @@ struct ScrapeSample {
     value: f64,
 }
 
-// === impl Scrape ===
+// === impl MetricsScrape ===
 
 impl MetricsScrape {
-    /// Reads a text; lines that are no samples are passed over.
+    /// Parses an exposition; lines that are no samples are skipped.
     pub(super) fn parse(text: &str) -> Self {
         Self(
             text.lines()
@@ -30,31 +30,33 @@ impl MetricsScrape {
         )
     }
 
-    /// The sum of the series of `name` that have all of `labels`; none without any.
+    /// The sum of the series of `name` that have all of `labels`; none when there is no such
+    /// series.
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        self.sum_where(name, |of| {
-            labels.iter().all(|(label, value)| of.get(*label).is_some_and(|has| has == value))
+        self.sum_where(name, |series| {
+            labels.iter().all(|(label, value)| series.get(*label).is_some_and(|own| own == value))
         })
     }
 
-    /// The sum of the series of `name` whose labels please `filter`; none without any.
+    /// The sum of the series of `name` whose labels `filter` accepts; none when there is no such
+    /// series.
     pub(super) fn sum_where(
         &self,
         name: &str,
         filter: impl Fn(&SampleLabels) -> bool,
     ) -> Option<f64> {
-        let pleasing = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
-        pleasing.map(|sample| sample.value).reduce(|sum, value| sum + value)
+        let accepted = self.0.iter().filter(|sample| sample.name == name && filter(&sample.labels));
+        accepted.map(|sample| sample.value).reduce(|sum, value| sum + value)
     }
 
-    /// The values that `label` has among the series of `name`.
+    /// The values of `label` in the series of `name`.
     pub(super) fn label_values(&self, name: &str, label: &str) -> BTreeSet<String> {
         let series = self.0.iter().filter(|sample| sample.name == name);
         series.filter_map(|sample| sample.labels.get(label).cloned()).collect()
     }
 
-    /// The cumulative buckets of the histogram `name` with these labels: upper bound and count,
-    /// rising.
+    /// The cumulative buckets of the histogram `name` with these labels: upper bound and count, in
+    /// the order of the bounds.
     pub(super) fn histogram_buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
         let name = format!("{name}_bucket");
         let bounds = self.label_values(&name, "le");
@@ -68,10 +70,10 @@ impl MetricsScrape {
     }
 }
 
-// === impl Sample ===
+// === impl ScrapeSample ===
 
 impl ScrapeSample {
-    /// `name{label="value",…} value [timestamp]`
+    /// Parses `name{label="value",…} value [timestamp]`.
     fn parse(line: &str) -> Option<Self> {
         let (name, rest) = line.split_at(line.find(['{', ' '])?);
         let (labels, rest) = match rest.strip_prefix('{') {
@@ -83,7 +85,7 @@ impl ScrapeSample {
     }
 }
 
-/// The labels up to the closing brace, and what follows it.
+/// The labels up to the closing brace, and the text after it.
 fn parse_labels(mut text: &str) -> Option<(SampleLabels, &str)> {
     let mut labels = SampleLabels::new();
     loop {
@@ -98,7 +100,7 @@ fn parse_labels(mut text: &str) -> Option<(SampleLabels, &str)> {
     }
 }
 
-/// The text up to the closing quote, unescaped, and what follows it.
+/// The text up to the closing quote, unescaped, and the text after it.
 fn parse_quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -1,4 +1,5 @@
-//! `serve`, `worker` and `runner`: the long-running commands.
+//! The long-running commands: `serve` runs the proxy with workers, `worker` supervises worker
+//! processes, and `runner` is one such process.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,33 +16,33 @@ use crate::app::App;
 use crate::config::{self, EnvVars, LoadedConfig};
 use crate::worker::{Supervisor, terminate_with_parent};
 
-/// How much longer than its own drain a worker process may take before it is killed.
+/// How much longer than `workers.drain` a worker process may take before it is killed.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// How long after a Ctrl-C another one is meant as a second one.
+/// How long after the first SIGINT another one counts as a second Ctrl-C of a person.
 const SECOND_INTERRUPT_AFTER: Duration = Duration::from_secs(1);
 
 /// Run the proxy, with its workers.
 #[derive(Args)]
 pub(super) struct ServeArgs {
-    /// Do without a file: the legacy server to stand in front of, such as <http://127.0.0.1:9000>
+    /// The legacy server, such as <http://127.0.0.1:9000>; no configuration file is read then
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// With --upstream: the path that is moved
+    /// With --upstream: the path whose requests may go async; /invoke by default
     #[arg(long, value_name = "PATH", requires = "upstream")]
     path: Option<String>,
-    /// With --upstream: the share of requests that goes async, 0 to 100
+    /// With --upstream: the share of requests that goes async, 0 to 100; 0 by default
     #[arg(long, value_name = "N", requires = "upstream")]
     percent: Option<String>,
 }
 
-/// Run worker processes beside a `serve`, on a Redis that both reach.
+/// Run worker processes for a `serve` on the same Redis.
 #[derive(Args)]
 pub(super) struct WorkerArgs {
-    /// How many processes; by default `workers.count` of the file, also when that changes
+    /// The number of processes; by default workers.count of the file, also when it is edited
     #[arg(long, value_name = "N")]
     count: Option<usize>,
-    /// Serve the supervisor's health and metrics here
+    /// The address at which the supervisor serves health and metrics
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
 }
@@ -49,10 +50,10 @@ pub(super) struct WorkerArgs {
 /// Run one worker process; `worker` starts these.
 #[derive(Args)]
 pub(super) struct RunnerArgs {
-    /// Its name in process lists and logs
+    /// The name of the process in process lists and logs
     #[arg(long)]
     name: String,
-    /// Serve health and metrics here
+    /// The address at which the process serves health and metrics
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
 }
@@ -98,7 +99,7 @@ pub(super) async fn run_runner(args: RunnerArgs, global: &GlobalArgs) -> Result<
     Ok(CliExit::Ok)
 }
 
-/// The environment as a map.
+/// The environment variables by name.
 pub(super) fn read_environment() -> EnvVars {
     std::env::vars().collect()
 }
@@ -115,10 +116,13 @@ fn log_warnings(loaded: LoadedConfig, file: &str) -> LoadedConfig {
     loaded
 }
 
-/// A token that SIGTERM and SIGINT cancel. A further SIGTERM changes nothing: one shutdown sends a
-/// worker process several (the service manager, the supervisor, the kernel when the supervisor has
-/// ended). A person who repeats Ctrl-C after [`SECOND_INTERRUPT_AFTER`] ends the process at once.
-/// SIGHUP goes to `hang_up`; without one it is a SIGTERM, as a terminal that closes means it.
+/// A token that SIGTERM and SIGINT cancel.
+///
+/// Further SIGTERMs have no effect, since a worker process gets several during one shutdown: from
+/// the service manager, from the supervisor, and from the kernel when the supervisor has ended. A
+/// second SIGINT ends the process at once when it comes [`SECOND_INTERRUPT_AFTER`] or longer after
+/// the first. SIGHUP sends to `hang_up`, to reload; without `hang_up` it cancels the token too,
+/// since it then means that the terminal was closed.
 pub(super) fn shutdown_on_signals(
     hang_up: Option<mpsc::Sender<()>>,
 ) -> Result<CancellationToken, CliError> {
@@ -130,12 +134,12 @@ pub(super) fn shutdown_on_signals(
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
-        let mut interrupted: Option<Instant> = None;
+        let mut first_interrupt: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = term.recv() => {}
                 _ = int.recv() => {
-                    let since_first = interrupted.get_or_insert_with(Instant::now).elapsed();
+                    let since_first = first_interrupt.get_or_insert_with(Instant::now).elapsed();
                     if since_first >= SECOND_INTERRUPT_AFTER {
                         tracing::warn!("a second Ctrl-C: ending at once");
                         std::process::exit(CliExit::Interrupted.code());
@@ -143,7 +147,8 @@ pub(super) fn shutdown_on_signals(
                 }
                 _ = hup.recv() => {
                     if let Some(hang_up) = &hang_up {
-                        let _ = hang_up.try_send(()); // one that waits already is enough
+                        // When the channel is full, a reload is pending already.
+                        let _ = hang_up.try_send(());
                         continue;
                     }
                 }

@@ -1,5 +1,5 @@
-//! A sample of what people have: an agent service with a synchronous endpoint, slow, and now and
-//! then wrong.
+//! A sample legacy API: an agent service with a synchronous endpoint, which takes 50 to 800 ms and
+//! answers one request in fifty with an error.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The middle of the delays, and how far most are from it: seven in ten within a factor of e^0.6 =
-/// 1.8.
+/// The median of the delays.
 const MEDIAN_DELAY_MS: f64 = 180.0;
+/// The standard deviation of a delay's logarithm: seven delays in ten are within a factor of
+/// e^0.6 = 1.8 of the median.
 const DELAY_SPREAD: f64 = 0.6;
-/// No delay is shorter or longer.
+/// The shortest and the longest delay.
 const DELAY_LIMITS_MS: (f64, f64) = (50.0, 800.0);
 
-/// Serves it until `shutdown`.
+/// Serves the API until `shutdown`.
 pub(super) async fn run(listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
     let router =
         Router::new().route("/invoke", post(serve_invoke)).route("/health", get(serve_health));
@@ -34,8 +35,8 @@ async fn serve_health() -> Json<Value> {
 /// metadata}`
 async fn serve_invoke(body: Bytes) -> Response {
     let start = Instant::now();
-    let asked: Option<Value> = serde_json::from_slice(&body).ok();
-    let Some(task) = asked.as_ref().and_then(|asked| asked["task"].as_str()) else {
+    let request: Option<Value> = serde_json::from_slice(&body).ok();
+    let Some(task) = request.as_ref().and_then(|request| request["task"].as_str()) else {
         let detail = json!({"detail": [{"loc": ["body", "task"], "msg": "Field \
             required", "type": "missing"}]});
         return (StatusCode::UNPROCESSABLE_ENTITY, Json(detail)).into_response();
@@ -45,7 +46,7 @@ async fn serve_invoke(body: Bytes) -> Response {
         let detail = json!({"detail": error.canonical_reason()});
         return (error, [(header::RETRY_AFTER, "1")], Json(detail)).into_response();
     }
-    let agent = asked.as_ref().and_then(|asked| asked["agent"].as_str()).unwrap_or("meta");
+    let agent = request.as_ref().and_then(|request| request["agent"].as_str()).unwrap_or("meta");
     Json(json!({
         "result": format!("{agent} did it: {task}"),
         "agent": agent,
@@ -57,7 +58,7 @@ async fn serve_invoke(body: Bytes) -> Response {
     .into_response()
 }
 
-/// A log-normal delay, made of two uniform numbers from 0 to 1 (Box and Muller, 1958).
+/// A log-normal delay, computed from two uniform numbers from 0 to 1 (Box and Muller, 1958).
 fn log_normal_delay(first: f64, second: f64) -> Duration {
     let normal = (-2.0 * (1.0 - first).ln()).sqrt() * (std::f64::consts::TAU * second).cos();
     let millis = (MEDIAN_DELAY_MS * (DELAY_SPREAD * normal).exp())
@@ -65,9 +66,10 @@ fn log_normal_delay(first: f64, second: f64) -> Duration {
     Duration::from_secs_f64(millis / 1000.0)
 }
 
-/// What one request in fifty meets, by a uniform number from 0 to 1.
-fn injected_error(at: f64) -> Option<StatusCode> {
-    match at {
+/// The error that a request is answered with, chosen by a uniform number from 0 to 1; none for 49
+/// requests in fifty.
+fn injected_error(random: f64) -> Option<StatusCode> {
+    match random {
         ..0.01 => Some(StatusCode::INTERNAL_SERVER_ERROR),
         ..0.015 => Some(StatusCode::TOO_MANY_REQUESTS),
         ..0.02 => Some(StatusCode::SERVICE_UNAVAILABLE),
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_in_fifty_meets_an_error() {
+    fn one_request_in_fifty_gets_an_error() {
         let errors = (0..1000).filter(|n| injected_error(f64::from(*n) / 1000.0).is_some()).count();
         assert_eq!(errors, 20);
         assert_eq!(injected_error(0.012), Some(StatusCode::TOO_MANY_REQUESTS));

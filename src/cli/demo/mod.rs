@@ -1,18 +1,18 @@
-//! `demo`: everything at once, on the embedded store, with nothing else installed: the first thing
-//! to run.
+//! `omnidaemon demo`: a legacy API, the proxy with workers, and clients in one process, on the
+//! embedded store. It needs no other program and is the first command for a new user to run.
 //!
 //! ```text
-//! setup.rs     its directory, its configuration, its ports
+//! setup.rs     the demo's directory, configuration and ports
 //! legacy.rs    a sample legacy API
-//! traffic.rs   clients that call it
-//! say.rs       what is running, what to try, and a line that tells how it goes
+//! traffic.rs   clients that call the proxy
+//! display.rs   the introduction, the status line and the final summary
 //! ```
 //!
-//! The proxy in the middle is the real one, under a configuration file that the user edits.
+//! The proxy is the same as that of `serve`, with a configuration file that the user can edit.
 
 mod args;
+mod display;
 mod legacy;
-mod say;
 mod setup;
 mod traffic;
 
@@ -38,30 +38,30 @@ pub(super) async fn run(args: DemoArgs, _: &GlobalArgs) -> Result<CliExit, CliEr
         .bind()
         .await
         .map_err(explain_lock_error)?;
-    let addresses = say::DemoAddresses {
+    let addresses = display::DemoAddresses {
         legacy: legacy.local_addr()?,
         data: bound.data_address(),
         admin: bound.admin_address()?,
     };
-    say::print_welcome(&addresses, &args.dir, &file);
+    display::print_welcome(&addresses, &args.dir, &file);
 
     let (latencies, metrics) = (PathLatencies::default(), bound.metrics());
     // The legacy API ends last: requests that are being drained still need it.
     let stop_legacy = CancellationToken::new();
     let legacy = tokio::spawn(legacy::run(legacy, stop_legacy.clone()));
     let traffic = traffic::run(addresses.data, latencies.clone(), shutdown.clone());
-    let story = say::report_progress(&file, &metrics, &latencies, shutdown.clone());
+    let progress = display::report_progress(&file, &metrics, &latencies, shutdown.clone());
     let proxy = async {
-        let ran = bound.run(shutdown.clone()).await;
+        let result = bound.run(shutdown.clone()).await;
         shutdown.cancel();
-        ran
+        result
     };
     let timer = shutdown_after(args.time, &shutdown);
-    let (ran, took, (), ()) = tokio::join!(proxy, story, traffic, timer);
+    let (result, duration, (), ()) = tokio::join!(proxy, progress, traffic, timer);
     stop_legacy.cancel();
     let _ = legacy.await;
-    ran?;
-    say::print_farewell(took, &metrics, &args.dir);
+    result?;
+    display::print_summary(duration, &metrics, &args.dir);
     Ok(CliExit::Ok)
 }
 
@@ -72,7 +72,7 @@ async fn shutdown_after(time: Option<Duration>, shutdown: &CancellationToken) {
     }
 }
 
-/// The ways out that a demo has beside those of `serve`.
+/// For a store that another process has locked, an error that names the options of the demo.
 fn explain_lock_error(error: AppError) -> CliError {
     match error {
         AppError::Store(StoreError::Locked { path, pid }) => CliError::Failed(format!(

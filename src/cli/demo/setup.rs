@@ -1,8 +1,8 @@
 //! The demo's directory, configuration and ports.
 //!
-//! The file is written where there is none and is the user's from then on. Ports on the command
-//! line win over it without touching it, and nothing else does: what the shell has for real work
-//! (`REDIS_URL`) stays out.
+//! The configuration file is written when there is none, and is not changed afterwards, so that the
+//! user can edit it. Ports of the command line override it. The environment does not: a variable
+//! such as `REDIS_URL`, which is set for another installation, must not affect the demo.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,19 +20,20 @@ const DEFAULT_DATA_PORT: u16 = 8000;
 const DEFAULT_ADMIN_PORT: u16 = 8001;
 const DEFAULT_LEGACY_PORT: u16 = 9000;
 
-/// What the demo runs on.
+/// The prepared parts of a demo.
 pub(super) struct DemoSetup {
-    /// The sample legacy API's port, bound.
+    /// The bound listener of the sample legacy API.
     pub(super) legacy_listener: TcpListener,
     /// The configuration.
     pub(super) loaded: LoadedConfig,
-    /// Its file.
+    /// The configuration file.
     pub(super) config_file: PathBuf,
-    /// The environment that it was read, and is read again, with.
+    /// The variables that the file is loaded and reloaded with: only the ports of the command line.
     pub(super) env: EnvVars,
 }
 
-/// Makes what is missing, and says which port is taken before anything runs.
+/// Writes the configuration file if it is missing, and loads it. Returns an error that names the
+/// port and its option when a port is in use.
 pub(super) async fn prepare_demo(args: &DemoArgs) -> Result<DemoSetup, CliError> {
     let file = args.dir.join("omnidaemon.yaml");
     let mut env = EnvVars::new();
@@ -60,8 +61,8 @@ pub(super) async fn prepare_demo(args: &DemoArgs) -> Result<DemoSetup, CliError>
         env.insert("OMNIDAEMON__UPSTREAM__URL".into(), legacy_url);
     }
     let loaded = config::load_file(&file, &env)?;
-    // The data port is shared between threads, and would be with another process too: this asks for
-    // it alone.
+    // The proxy's threads share the data port with SO_REUSEPORT, so a second demo could bind it as
+    // well. This bind without that option fails when another process has the port.
     let listens =
         [(loaded.config.proxy.listen, "--port"), (loaded.config.admin.listen, "--admin-port")];
     for (address, flag) in listens.into_iter().filter(|(address, _)| address.port() != 0) {
@@ -92,7 +93,7 @@ fn write_config(file: &Path, args: &DemoArgs, legacy: &str) -> Result<(), CliErr
     fs::write(file, text).map_err(failed)
 }
 
-/// A YAML scalar that is `text`, with nothing to expand.
+/// `text` as a quoted YAML scalar, with `$` doubled so that no reference in it is expanded.
 fn quote_yaml(text: &str) -> String {
     serde_json::Value::from(text.replace('$', "$$")).to_string()
 }
@@ -100,19 +101,19 @@ fn quote_yaml(text: &str) -> String {
 fn bind_error(address: SocketAddr, flag: &str, error: std::io::Error) -> CliError {
     if error.kind() != ErrorKind::AddrInUse {
         return CliError::File {
-            action: format!("cannot listen on {address}; {flag} N takes another port"),
+            action: format!("cannot listen on {address}; {flag} N selects another port"),
             error,
         };
     }
     let port = address.port();
     CliError::Failed(format!(
-        "port {port} is in use, perhaps by another demo: stop that, or take another port with \
+        "port {port} is in use, perhaps by another demo: stop it, or select another port with \
             `{flag} N`; \
-         `ss -ltnp 'sport = :{port}'` shows who has it"
+         `ss -ltnp 'sport = :{port}'` shows the process"
     ))
 }
 
-/// The line of the file, from 1, on which the share stands, and what stands there.
+/// The number, from 1, and the text of the file's line that sets `percent`.
 pub(super) fn find_percent_line(text: &str) -> Option<(usize, &str)> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     lines
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_is_written_once_and_then_the_users() {
+    async fn the_file_is_written_once_and_then_left_to_the_user() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("a $HOME \"dir\"");
         let setup = prepare_demo(&demo_args(&dir)).await.expect("all is free");
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_port_is_named_with_the_way_out() {
+    async fn a_busy_port_is_named_with_its_option() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = taken.local_addr().expect("bound").port();
         let dir = tempfile::tempdir().expect("a directory");

@@ -1,5 +1,5 @@
-//! Gentle traffic: clients that call the endpoint as they always did, each under its own
-//! `x-client-id`.
+//! The demo's traffic: 100 legacy clients that call the endpoint, each with its own `x-client-id`,
+//! about five requests a second in total.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cohort::RequestPath;
 
-/// How many clients there are: enough for a share of 1 % to be one of them.
+/// The number of clients: enough for a share of 1 % to be one client.
 pub(super) const CLIENT_COUNT: u32 = 100;
-/// Between two requests, on average.
+/// The mean time between two requests.
 const MEAN_PAUSE: Duration = Duration::from_millis(200);
-/// How many answers of each path a median is taken of.
+/// The number of latest responses of each path that the median is computed from.
 const LATENCY_SAMPLES: usize = 100;
 
 const SAMPLE_TASKS: [(&str, &str); 4] = [
@@ -33,23 +33,23 @@ const SAMPLE_TASKS: [(&str, &str); 4] = [
     ("deploy", "deploy to staging"),
 ];
 
-/// How long the last answers of each path took, as the clients saw it.
+/// The latencies of the latest responses of each path, as the clients measured them.
 #[derive(Clone, Default)]
 pub(super) struct PathLatencies(Arc<Mutex<[VecDeque<Duration>; 2]>>);
 
-// === impl Latencies ===
+// === impl PathLatencies ===
 
 impl PathLatencies {
-    fn record(&self, path: RequestPath, took: Duration) {
+    fn record(&self, path: RequestPath, latency: Duration) {
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_path = &mut paths[path as usize];
-        of_path.push_back(took);
-        if of_path.len() > LATENCY_SAMPLES {
-            of_path.pop_front();
+        let latencies = &mut paths[path as usize];
+        latencies.push_back(latency);
+        if latencies.len() > LATENCY_SAMPLES {
+            latencies.pop_front();
         }
     }
 
-    /// The median; none before the first answer.
+    /// The median latency of a path; none before its first response.
     pub(super) fn median(&self, path: RequestPath) -> Option<Duration> {
         let mut sorted =
             Vec::from(self.0.lock().unwrap_or_else(PoisonError::into_inner)[path as usize].clone());
@@ -58,7 +58,7 @@ impl PathLatencies {
     }
 }
 
-/// Calls `POST /invoke` of the proxy at `data` until `shutdown`, and waits for the last answers.
+/// Calls `POST /invoke` of the proxy at `data` until `shutdown`, and waits for the last responses.
 pub(super) async fn run(data: SocketAddr, latencies: PathLatencies, shutdown: CancellationToken) {
     let http: Client<HttpConnector, Full<Bytes>> =
         Client::builder(TokioExecutor::new()).build_http();
@@ -74,7 +74,7 @@ pub(super) async fn run(data: SocketAddr, latencies: PathLatencies, shutdown: Ca
     calls.join_all().await;
 }
 
-/// One call. An answer that does not come shows in the proxy's own counts.
+/// Makes one call and records its latency. Errors are ignored, since the proxy counts them.
 async fn call_invoke(
     http: Client<HttpConnector, Full<Bytes>>,
     data: SocketAddr,
@@ -83,10 +83,10 @@ async fn call_invoke(
     let start = Instant::now();
     let Ok(request) = build_request(data, rand::random()) else { return };
     let Ok(response) = http.request(request).await else { return };
-    let by = response.headers().get("x-omnidaemon-path").cloned();
+    let path_header = response.headers().get("x-omnidaemon-path").cloned();
     let path = [RequestPath::Sync, RequestPath::Async]
         .into_iter()
-        .find(|path| by.as_ref().is_some_and(|by| by == path.as_str()));
+        .find(|path| path_header.as_ref().is_some_and(|value| value == path.as_str()));
     if let (Ok(_), Some(path)) = (response.into_body().collect().await, path) {
         latencies.record(path, start.elapsed());
     }
@@ -107,7 +107,7 @@ mod tests {
     use crate::cohort::{self, Weight};
 
     #[test]
-    fn a_median_is_of_the_last_answers_of_its_path() {
+    fn a_median_is_of_the_latest_responses_of_its_path() {
         let latencies = PathLatencies::default();
         assert_eq!(latencies.median(RequestPath::Sync), None);
         for millis in [900; 5] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_have_ids_that_a_tenth_of_the_weight_finds() {
+    fn a_weight_of_ten_percent_moves_about_ten_percent_of_the_clients() {
         let weight = Weight::from_percent(10.0).expect("in range");
         let ids = (0..CLIENT_COUNT).map(|n| format!("client-{n:03}"));
         let moved = ids

@@ -1,4 +1,4 @@
-//! `rollout clients`: who still calls a deprecated route.
+//! `rollout clients`: the clients that still call a deprecated route.
 
 use super::lookup::{RolloutRouteArgs, fetch_rollout};
 use crate::admin::views::ClientsDocument;
@@ -21,11 +21,11 @@ pub(super) async fn run(args: &RolloutRouteArgs, global: &GlobalArgs) -> Result<
         OutputFormat::Table if callers.view.clients.is_empty() && !is_deprecated => {
             eprintln!(
                 "{route} is not deprecated, so its callers are not recorded: \
-                 set deprecation.mode: announce to begin"
+                 set deprecation.mode: announce to record them"
             );
         }
         OutputFormat::Table if callers.view.clients.is_empty() => {
-            eprintln!("no client has called {route} lately");
+            eprintln!("no recent calls of {route} are recorded");
         }
         OutputFormat::Table => {
             let mut table = table_with_headings(&["client", ">calls", "last call"]);

@@ -1,4 +1,4 @@
-//! `rollout explain`: why a rollout is where it is, and what moves it on.
+//! `rollout explain`: why a rollout is in its present state, and what would change it.
 
 use serde_json::Value;
 

@@ -1,11 +1,9 @@
 //! `rollout get`: the state of a rollout on a page, or a table of all rollouts.
 
-use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{Cell, Color, Table};
-use tokio::time::sleep;
 
 use super::lookup::{fetch_rollout, fetch_rollouts};
 use crate::admin::views::{
@@ -19,28 +17,20 @@ use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{
     name_value_table, print_json, print_line, print_table, table_with_headings,
 };
+use crate::cli::watch::{WatchArgs, fetch_and_print};
 use crate::config::SHADOW_MISMATCH_GATE;
 use crate::rollout::format::{format_share, format_span};
 
 /// `omnidaemon rollout get`
 #[derive(Args)]
 pub(in crate::cli) struct RolloutGetArgs {
-    /// The route; without one all of them are listed, or the only one is shown
+    /// The route; by default all routes are listed, or the only one is shown
     route: Option<String>,
-    /// Repeat until interrupted
-    #[arg(long)]
-    watch: bool,
-    /// Time between two repetitions of --watch
-    #[arg(
-        long,
-        value_name = "DURATION",
-        default_value = "2s",
-        value_parser = humantime::parse_duration
-    )]
-    interval: Duration,
+    #[command(flatten)]
+    watch_args: WatchArgs,
 }
 
-/// What is shown: one rollout, or the list.
+/// The rollouts that the command shows: one as a page, or all as a list.
 enum ShownRollouts {
     One(Box<ApiDocument<RolloutDocument>>),
     All(Vec<ApiDocument<RolloutDocument>>),
@@ -48,24 +38,22 @@ enum ShownRollouts {
 
 pub(super) async fn run(args: RolloutGetArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let client = AdminClient::new(global)?;
-    loop {
-        let fetched = fetch_shown_rollouts(&client, args.route.as_deref()).await;
-        if args.watch && global.format == OutputFormat::Table && stdout().is_terminal() {
-            print!("\x1b[2J\x1b[H"); // clears the screen
-        }
+    let clears_screen = global.format == OutputFormat::Table;
+    let fetch = async || fetch_shown_rollouts(&client, args.route.as_deref()).await;
+    let print = |fetched: Result<ShownRollouts, CliError>| {
         match fetched {
             Ok(shown) => print_rollouts(&shown, global.format),
-            Err(error @ CliError::Unreachable { .. }) if args.watch => eprintln!("{error}"),
+            Err(error @ CliError::Unreachable { .. }) if args.watch_args.watch => {
+                eprintln!("{error}");
+            }
             Err(error) => return Err(error),
         }
-        if !args.watch {
-            return Ok(CliExit::Ok);
-        }
-        sleep(args.interval.max(Duration::from_millis(100))).await;
-    }
+        Ok(CliExit::Ok)
+    };
+    fetch_and_print(&args.watch_args, clears_screen, fetch, print).await
 }
 
-/// The route that was named, or the only one; else all.
+/// The rollout of the named route, or of the only one; else all rollouts.
 async fn fetch_shown_rollouts(
     client: &AdminClient,
     route: Option<&str>,
@@ -128,7 +116,8 @@ fn print_rollout(rollout: &RolloutDocument) {
     print_line(&details.explain);
 }
 
-/// Name and value of the page's head. Before the stored state is loaded, a default stands for it.
+/// The rows at the top of the page, each with name and value. Until the server has loaded the
+/// stored state of the rollout, empty details take its place.
 fn rollout_rows(rollout: &RolloutDocument) -> Vec<(&'static str, String)> {
     let (summary, unloaded) = (&rollout.summary, RolloutDetailsDocument::default());
     let details = rollout.details.as_ref().unwrap_or(&unloaded);
@@ -160,7 +149,7 @@ fn rollout_rows(rollout: &RolloutDocument) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// Rows for what is not as usual.
+/// Rows for exceptional states only, such as a weight that was set by hand.
 fn exception_rows(details: &RolloutDetailsDocument) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(evidence) = details.evidence.as_ref().filter(|evidence| evidence.copied > 0) {

@@ -1,4 +1,4 @@
-//! `rollout history`: what was done to a rollout, by whom and why.
+//! `rollout history`: the recorded events of a rollout, each with its actor and reason.
 
 use clap::Args;
 use serde_json::Value;
@@ -11,14 +11,12 @@ use crate::cli::exit::{CliError, CliExit};
 use crate::cli::format::{format_decimal, format_optional, format_utc_seconds};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{print_json, print_table, table_with_headings};
-
-/// Events of one request.
-const EVENT_PAGE_SIZE: usize = 500;
+use crate::cli::paging::fetch_pages;
 
 /// `omnidaemon rollout history`
 #[derive(Args)]
 pub(in crate::cli) struct RolloutHistoryArgs {
-    /// The route; may be left out where there is one
+    /// The route; not needed when there is only one
     route: Option<String>,
     /// The most events to list, newest first
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -42,23 +40,27 @@ pub(super) async fn run(
     Ok(CliExit::Ok)
 }
 
-/// The newest events, page by page up to `limit`.
+/// The newest events of a route, up to `limit`.
 async fn fetch_events(
     client: &AdminClient,
     route: &str,
     limit: usize,
 ) -> Result<Vec<Value>, CliError> {
-    let mut events: Vec<Value> = Vec::new();
-    let mut before = String::new();
-    while events.len() < limit {
-        let page_size = (limit - events.len()).min(EVENT_PAGE_SIZE);
+    fetch_pages(limit, async |before: Option<String>, page_size: usize| {
+        let before = before.map(|cursor| format!("&before={cursor}")).unwrap_or_default();
         let path = format!("rollouts/{route}/history?limit={page_size}{before}");
-        let page: ApiDocument<HistoryPageDocument> = ApiDocument::parse(client.get(&path).await?)?;
-        events.extend(page.view.events);
-        let Some(next) = page.view.next else { break };
-        before = format!("&before={next}");
-    }
-    Ok(events)
+        fetch_event_page(client, &path).await
+    })
+    .await
+}
+
+/// A page of events, and the cursor of the next page.
+async fn fetch_event_page(
+    client: &AdminClient,
+    path: &str,
+) -> Result<(Vec<Value>, Option<String>), CliError> {
+    let page: ApiDocument<HistoryPageDocument> = ApiDocument::parse(client.get(path).await?)?;
+    Ok((page.view.events, page.view.next))
 }
 
 fn print_events(events: Vec<Value>) -> Result<(), CliError> {

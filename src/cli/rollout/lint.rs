@@ -1,8 +1,8 @@
-//! `rollout lint`: every query of the file's prometheus gates, tried on the server that will be
-//! asked.
+//! `rollout lint`: runs the query of every prometheus gate in a file on the configured server.
 //!
-//! A name that is not there gives an empty answer, which a gate holds for no evidence: the rollout
-//! would wait for ever and nobody would know why.
+//! A query with a misspelled metric name has an empty result. A gate takes an empty result as no
+//! evidence, so the rollout would wait forever without an error. The command reports such names,
+//! other queries without a value, and values outside the gate's limits.
 
 use std::path::PathBuf;
 
@@ -11,17 +11,16 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 
 use crate::cli::exit::{CliError, CliExit};
+use crate::cli::format::{format_decimal, format_optional};
 use crate::cli::global::{GlobalArgs, OutputFormat};
-use crate::cli::output::{
-    format_field, print_json, print_table, table_with_headings, verdict_cell,
-};
+use crate::cli::output::{print_json, print_table, table_with_headings, verdict_cell};
 use crate::config::{
     self, Config, EmptyResultPolicy, EnvVars, GateConfig, GateKind, PrometheusConfig, RouteConfig,
 };
 use crate::control;
 use crate::rollout::gate::PrometheusSample;
 
-/// How alike a name must be to be the one that was meant.
+/// The similarity, from 0 to 1, from which on a known metric name is suggested for an unknown one.
 const SIMILARITY_THRESHOLD: f64 = 0.7;
 
 /// `omnidaemon rollout lint`
@@ -31,15 +30,15 @@ pub(in crate::cli) struct RolloutLintArgs {
     file: Option<PathBuf>,
 }
 
-/// What became of a query.
+/// The result of the query of one gate.
 struct QueryFinding {
     route: String,
     gate: String,
     query: String,
     value: Option<f64>,
-    /// What is wrong; none where nothing is.
+    /// Why the gate cannot use the query; none when it can.
     problem: Option<String>,
-    /// What there is to say of one that works.
+    /// A remark on a query without a problem; often empty.
     note: String,
 }
 
@@ -47,15 +46,15 @@ pub(super) async fn run(args: RolloutLintArgs, global: &GlobalArgs) -> Result<Cl
     let env: EnvVars = std::env::vars().collect();
     let config = config::load_file(args.file.as_deref().unwrap_or(&global.config), &env)?.config;
     let findings = lint_queries(&config).await;
-    let is_wrong = findings.iter().any(|finding| finding.problem.is_some());
+    let has_problem = findings.iter().any(|finding| finding.problem.is_some());
     match global.format {
         OutputFormat::Json => print_json(&findings.iter().map(QueryFinding::to_json).collect()),
         OutputFormat::Table if findings.is_empty() => {
-            eprintln!("no gate of this file asks Prometheus");
+            eprintln!("the file has no gate of type prometheus");
         }
         OutputFormat::Table => print_table(&findings_table(&findings)),
     }
-    Ok(if is_wrong { CliExit::Failed } else { CliExit::Ok })
+    Ok(if has_problem { CliExit::Failed } else { CliExit::Ok })
 }
 
 async fn lint_queries(config: &Config) -> Vec<QueryFinding> {
@@ -86,17 +85,17 @@ async fn lint_gate(
         .ok()
         .map(|names| describe_unknown_metrics(query, names))
         .filter(|unknown| !unknown.is_empty());
-    let (value, wrong) = match sample {
+    let (value, problem) = match sample {
         PrometheusSample::Value(value) => (Some(value), unknown),
         PrometheusSample::Empty => (None, unknown.or_else(|| empty_result_problem(*on_empty))),
         PrometheusSample::NotANumber => {
-            (None, Some("it gives no number: a division by 0, or no traffic".to_owned()))
+            (None, Some("the value is not a number: a division by 0, or no traffic".to_owned()))
         }
-        PrometheusSample::Unavailable(why) => {
-            (None, Some(format!("{}: {why}", server.url.masked_url())))
+        PrometheusSample::Unavailable(reason) => {
+            (None, Some(format!("{}: {reason}", server.url.masked_url())))
         }
     };
-    let note = match (value, &wrong) {
+    let note = match (value, &problem) {
         (Some(value), None)
             if min.is_some_and(|min| value < min) || max.is_some_and(|max| value > max) =>
         {
@@ -110,29 +109,30 @@ async fn lint_gate(
         gate: gate.name.clone(),
         query: query.clone(),
         value,
-        problem: wrong,
+        problem,
         note: note.to_owned(),
     })
 }
 
 fn empty_result_problem(on_empty: EmptyResultPolicy) -> Option<String> {
-    let says =
-        "nothing matches: the gate would never pass; look at the labels, or set `on_empty: pass`";
-    (on_empty == EmptyResultPolicy::Inconclusive).then(|| says.to_owned())
+    let problem = "the result is empty: the gate would never pass; check the labels, or set \
+        `on_empty: pass`";
+    (on_empty == EmptyResultPolicy::Inconclusive).then(|| problem.to_owned())
 }
 
-/// Names in the query that the server does not have, with what may be meant; nothing where it has
-/// all.
+/// A sentence for each metric name in the query that the server does not know, with the most
+/// similar known name; empty when the server knows all of them.
 fn describe_unknown_metrics(query: &str, names: &[String]) -> String {
     let missing =
         control::extract_metric_names(query).into_iter().filter(|name| !names.contains(name));
-    let say = |name: String| match closest_name(&name, names) {
-        Some(meant) => format!("there is no metric {name}: {meant} is meant?"),
+    let describe = |name: String| match closest_name(&name, names) {
+        Some(closest) => format!("there is no metric {name}: did you mean {closest}?"),
         None => format!("there is no metric {name}"),
     };
-    missing.map(say).collect::<Vec<_>>().join("; ")
+    missing.map(describe).collect::<Vec<_>>().join("; ")
 }
 
+/// The known name that is most similar to `name`; none when no name is similar enough.
 fn closest_name<'n>(name: &str, names: &'n [String]) -> Option<&'n str> {
     let scored = names
         .iter()
@@ -146,11 +146,10 @@ fn closest_name<'n>(name: &str, names: &'n [String]) -> Option<&'n str> {
 fn findings_table(findings: &[QueryFinding]) -> Table {
     let mut rows = table_with_headings(&["route", "gate", "result", ">value", "detail"]);
     for finding in findings {
-        let is_well = finding.problem.is_none();
-        let value =
-            finding.value.map_or_else(|| "-".to_owned(), |value| format_field(&value.into()));
+        let is_ok = finding.problem.is_none();
+        let value = format_optional(finding.value.map(format_decimal));
         let detail = finding.problem.as_ref().unwrap_or(&finding.note);
-        let result = verdict_cell(if is_well { "ok" } else { "wrong" }, is_well);
+        let result = verdict_cell(if is_ok { "ok" } else { "wrong" }, is_ok);
         rows.add_row([
             (&finding.route).into(),
             (&finding.gate).into(),
@@ -162,7 +161,7 @@ fn findings_table(findings: &[QueryFinding]) -> Table {
     rows
 }
 
-// === impl Finding ===
+// === impl QueryFinding ===
 
 impl QueryFinding {
     fn to_json(&self) -> Value {
@@ -182,22 +181,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_not_there_is_told_with_the_one_that_may_be_meant() {
+    fn an_unknown_metric_is_reported_with_the_most_similar_name() {
         let names =
             ["up", "omnidaemon_queue_oldest_seconds", "http_requests_total"].map(String::from);
         assert_eq!(describe_unknown_metrics("max(up)", &names), "");
-        let said = describe_unknown_metrics("max(omnidaemon_queue_oldest_second) + up", &names);
+        let problem = describe_unknown_metrics("max(omnidaemon_queue_oldest_second) + up", &names);
         assert_eq!(
-            said,
-            "there is no metric omnidaemon_queue_oldest_second: omnidaemon_queue_oldest_seconds \
-                is meant?"
+            problem,
+            "there is no metric omnidaemon_queue_oldest_second: did you mean \
+                omnidaemon_queue_oldest_seconds?"
         );
         assert_eq!(describe_unknown_metrics("zzz", &names), "there is no metric zzz");
-        let alike =
+        let similar =
             ["omnidaemon_fallback_total", "omnidaemon_tasks_failed_total"].map(String::from);
         assert!(
-            describe_unknown_metrics("omnidaemon_task_failed_total", &alike)
-                .contains("tasks_failed_total is meant")
+            describe_unknown_metrics("omnidaemon_task_failed_total", &similar)
+                .contains("did you mean omnidaemon_tasks_failed_total?")
         );
     }
 }

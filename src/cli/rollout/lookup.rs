@@ -1,4 +1,4 @@
-//! Finding the rollout that a command is about: the named route, or the only one.
+//! Fetches the rollout that a command is about: of the named route, or of the only route.
 
 use clap::Args;
 
@@ -10,7 +10,7 @@ use crate::cli::exit::CliError;
 /// The argument of a command about one route.
 #[derive(Args)]
 pub(in crate::cli) struct RolloutRouteArgs {
-    /// The route; may be left out where there is one
+    /// The route; not needed when there is only one
     pub(super) route: Option<String>,
 }
 
@@ -23,7 +23,7 @@ pub(super) async fn fetch_rollouts(
     Ok(rollouts.into_items())
 }
 
-/// The rollout of a route; without a name, of the only route.
+/// The rollout of a route; without a name, of the only route. An error names the routes that exist.
 pub(super) async fn fetch_rollout(
     client: &AdminClient,
     route: Option<&str>,
@@ -38,7 +38,7 @@ pub(super) async fn fetch_rollout(
             match rollouts.iter().position(|rollout| rollout.view.summary.route == name) {
                 Some(index) => Ok(rollouts.swap_remove(index)),
                 None => Err(CliError::NotFound(format!(
-                    "there is no route {name:?}, there are: {}",
+                    "there is no route {name:?}; the routes are: {}",
                     names(&rollouts)
                 ))),
             }
@@ -47,6 +47,6 @@ pub(super) async fn fetch_rollout(
         None if rollouts.is_empty() => {
             Err(CliError::NotFound("the configuration has no route".into()))
         }
-        None => Err(CliError::Usage(format!("which route? there are: {}", names(&rollouts)))),
+        None => Err(CliError::Usage(format!("name a route; the routes are: {}", names(&rollouts)))),
     }
 }

@@ -1,4 +1,5 @@
-//! `omnidaemon rollout …`: the state of rollouts and the reason for it, and an operator's commands.
+//! `omnidaemon rollout …`: shows the state of rollouts and the reason for it, checks a file against
+//! them, and sends an operator's commands to the controller.
 
 mod clients;
 mod explain;
@@ -37,15 +38,15 @@ pub(super) enum RolloutCommand {
     Retry(verbs::RolloutVerbArgs),
     /// Set the weight by hand, until resume; never over percent in the file
     SetWeight(verbs::RolloutSetWeightArgs),
-    /// Show who did what and when
+    /// Show the recorded events, each with time, actor and reason
     History(history::RolloutHistoryArgs),
-    /// Explain why a rollout is where it is, and what moves it on
+    /// Explain why a rollout is in its present state, and what would change it
     Explain(RolloutRouteArgs),
     /// Try the queries of the file's prometheus gates; status 1 when one is wrong
     Lint(lint::RolloutLintArgs),
     /// Show what a file would change about the running rollouts, before it is saved
     Plan(plan::RolloutPlanArgs),
-    /// Show who still calls a deprecated route
+    /// Show the clients that still call a deprecated route
     Clients(RolloutRouteArgs),
 }
 

@@ -1,4 +1,5 @@
-//! `rollout status`: a rollout's status for scripts; with `--wait`, once it has reached a goal.
+//! `rollout status`: the status of a rollout in a line, with an exit status for scripts. With
+//! `--wait` the command waits until the rollout reaches a goal, is rolled back or pauses.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::cli::exit::{CliError, CliExit};
 use crate::cli::format::{format_decimal, format_optional};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{print_json, print_line};
+use crate::cli::watch::MIN_INTERVAL;
 
 /// The exit codes, as `--help` shows them.
 pub(super) const STATUS_EXIT_CODES_HELP: &str = "\
@@ -25,7 +27,7 @@ Exit codes:
 /// `omnidaemon rollout status`
 #[derive(Args)]
 pub(in crate::cli) struct RolloutStatusArgs {
-    /// The route; may be left out where there is one
+    /// The route; not needed when there is only one
     route: Option<String>,
     /// Wait until it reaches the goal, is rolled back or is paused
     #[arg(long)]
@@ -92,7 +94,7 @@ pub(super) async fn run(args: RolloutStatusArgs, global: &GlobalArgs) -> Result<
             print_status(&rollout, global.format);
             return Ok(CliExit::TimedOut);
         }
-        sleep(args.interval.max(Duration::from_millis(100)).min(remaining)).await;
+        sleep(args.interval.max(MIN_INTERVAL).min(remaining)).await;
         // A server that does not answer may be restarting: keep waiting for it.
         match fetch_rollout(&client, args.route.as_deref()).await {
             Err(error @ CliError::Unreachable { .. }) => last_line = error.to_string(),

@@ -1,4 +1,5 @@
-//! The verbs: a command to a rollout, with its actor and reason, in one request.
+//! The commands of an operator to a rollout, such as `rollout pause`. Each is one request with the
+//! actor and a reason, which the server records in the history.
 
 use bytes::Bytes;
 use clap::Args;
@@ -16,7 +17,7 @@ use crate::rollout::RolloutEventKind;
 /// The arguments of a verb without a value.
 #[derive(Args)]
 pub(in crate::cli) struct RolloutVerbArgs {
-    /// The route; may be left out where there is one
+    /// The route; not needed when there is only one
     route: Option<String>,
     #[command(flatten)]
     reason_args: ReasonArgs,
@@ -25,7 +26,7 @@ pub(in crate::cli) struct RolloutVerbArgs {
 /// The argument that every verb takes.
 #[derive(Args)]
 struct ReasonArgs {
-    /// Why; recorded in the history
+    /// The reason, which is recorded in the history
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
@@ -43,7 +44,7 @@ pub(in crate::cli) struct RolloutPromoteArgs {
 /// `omnidaemon rollout set-weight`
 #[derive(Args)]
 pub(in crate::cli) struct RolloutSetWeightArgs {
-    /// The weight, percent; before it the route, which may be left out where there is one
+    /// The weight in percent; before it the route, which is not needed when there is only one
     #[arg(
         required = true,
         num_args = 1..=2,
@@ -79,7 +80,7 @@ pub(super) async fn set_weight(
     let (route, percent) = match &args.route_and_percent[..] {
         [route, percent] => (Some(route.as_str()), percent),
         [percent, ..] => (None, percent),
-        [] => return Err(CliError::Usage("a weight is needed, percent".into())),
+        [] => return Err(CliError::Usage("the weight is missing: write a percentage".into())),
     };
     let number = percent.trim_end_matches('%').trim().parse::<f64>();
     let weight = number.map_err(|_| {
@@ -120,7 +121,7 @@ async fn post_command(
     }
     if !result.view.saved {
         eprintln!(
-            "the store does not answer: the command holds in the process that took it, \
+            "the store does not answer: the command is in force in the process that received it, \
              and is saved when the store is back"
         );
     }

@@ -14,10 +14,10 @@ use serde_json::value::RawValue;
 
 use super::envelope::{EnvelopeOptions, build_envelope};
 use crate::admin::views::BulkItemDocument;
+use crate::cli::backend::CommandBackend;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::print_line;
-use crate::cli::source::CommandBackend;
 
 /// Lines of one request at most, and bytes, which a single line may exceed.
 const MAX_LINES_PER_REQUEST: usize = 100;
@@ -67,12 +67,12 @@ pub(super) async fn publish_bulk(
             Box::new(BufReader::new(file))
         }
     };
-    let source = CommandBackend::connect(global).await?;
+    let backend = CommandBackend::connect(global).await?;
     let stop = Cell::new(false);
     let mut tally = BulkTally { queued: 0, failed: 0, reported_at: Instant::now() };
     let batches = LineBatches { reader, topic, number: 0, stop: &stop };
     let mut published = stream::iter(batches)
-        .map(|batch| publish_batch(&source, batch, &stop))
+        .map(|batch| publish_batch(&backend, batch, &stop))
         .buffered(MAX_CONCURRENT_REQUESTS);
     while let Some(outcomes) = published.next().await {
         for outcome in outcomes {
@@ -80,7 +80,7 @@ pub(super) async fn publish_bulk(
         }
     }
     if stop.get() {
-        eprintln!("stopped there: the lines that follow were not read");
+        eprintln!("stopped after these lines: the rest of the input was not read");
     }
     eprintln!("{} queued, {} not", tally.queued, tally.failed);
     Ok(match (tally.queued, tally.failed) {
@@ -92,7 +92,7 @@ pub(super) async fn publish_bulk(
 
 /// Publishes the valid lines of a batch, and returns the outcome of each line.
 async fn publish_batch(
-    source: &CommandBackend,
+    backend: &CommandBackend,
     batch: Vec<BulkLine>,
     stop: &Cell<bool>,
 ) -> Vec<LineOutcome> {
@@ -101,11 +101,11 @@ async fn publish_batch(
     let results = if envelopes.is_empty() {
         Vec::new()
     } else {
-        publish_envelopes(source, envelopes, stop).await
+        publish_envelopes(backend, envelopes, stop).await
     };
     let mut results = results.into_iter();
     let outcome = |line: BulkLine| {
-        let no_result = || Err("the answer has no result for it".to_owned());
+        let no_result = || Err("the response has no result for this line".to_owned());
         let task_id = line.envelope.and_then(|_| results.next().unwrap_or_else(no_result));
         LineOutcome { number: line.number, task_id }
     };
@@ -115,24 +115,24 @@ async fn publish_batch(
 /// Publishes envelopes in one request; when the server refuses that as too large, each in a request
 /// of its own. Sets `stop` when the server cannot be reached.
 async fn publish_envelopes(
-    source: &CommandBackend,
+    backend: &CommandBackend,
     envelopes: Vec<Bytes>,
     stop: &Cell<bool>,
 ) -> Vec<Result<String, String>> {
     let (count, several) = (envelopes.len(), envelopes.len() > 1);
-    match source.publish_all(envelopes.clone()).await {
+    match backend.publish_all(envelopes.clone()).await {
         Ok(items) => items.into_iter().map(task_id_of).collect(),
         Err(CliError::AdminRefused { status: StatusCode::PAYLOAD_TOO_LARGE, .. }) if several => {
             let mut results = Vec::with_capacity(count);
             for envelope in envelopes {
                 results
-                    .append(&mut Box::pin(publish_envelopes(source, vec![envelope], stop)).await);
+                    .append(&mut Box::pin(publish_envelopes(backend, vec![envelope], stop)).await);
             }
             results
         }
         Err(error @ CliError::Unreachable { .. }) => {
             stop.set(true);
-            vec![Err(format!("{error} (it may be queued, if the connection broke)")); count]
+            vec![Err(format!("{error} (the task may be queued, if the connection broke)")); count]
         }
         Err(error) => vec![Err(error.to_string()); count],
     }
@@ -161,7 +161,7 @@ impl Iterator for LineBatches<'_> {
                 Ok(_) => self.parse_line(&read),
                 Err(error) => {
                     self.stop.set(true);
-                    Err(format!("it cannot be read: {error}"))
+                    Err(format!("the line cannot be read: {error}"))
                 }
             };
             self.number += 1;
@@ -177,7 +177,8 @@ impl Iterator for LineBatches<'_> {
 impl LineBatches<'_> {
     /// The envelope of a line. A line that is not JSON would make the whole request invalid.
     fn parse_line(&self, line: &[u8]) -> Result<Bytes, String> {
-        let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?.trim();
+        let text =
+            std::str::from_utf8(line).map_err(|_| "the line is not UTF-8".to_owned())?.trim();
         if text.is_empty() {
             return Ok(Bytes::new());
         }
@@ -186,7 +187,7 @@ impl LineBatches<'_> {
                 .map_err(|error| error.to_string());
         }
         let json: &RawValue =
-            serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+            serde_json::from_str(text).map_err(|error| format!("the line is not JSON: {error}"))?;
         Ok(Bytes::copy_from_slice(json.get().as_bytes()))
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::exit::CliError;
 /// The optional fields of an envelope.
 #[derive(Args, Default, serde::Serialize)]
 pub(super) struct EnvelopeOptions {
-    /// Your own id for the task
+    /// An id of your own, which is stored with the task
     #[arg(long, value_name = "ID")]
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
@@ -19,11 +19,11 @@ pub(super) struct EnvelopeOptions {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook: Option<String>,
-    /// A topic that its result is sent to, as a new task
+    /// A topic that the result is sent to, as a new task
     #[arg(long, value_name = "TOPIC")]
     #[serde(skip_serializing_if = "Option::is_none")]
     reply_to: Option<String>,
-    /// Do not begin before this time has passed, such as 10s
+    /// Do not run the task before this time has passed, such as 10s
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     delay: Option<String>,

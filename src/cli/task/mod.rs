@@ -9,10 +9,10 @@ mod show;
 
 use clap::{Args, Subcommand};
 
+use super::backend::{CommandBackend, parse_task_id};
 use super::exit::{CliError, CliExit};
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{print_json, print_line};
-use super::source::{CommandBackend, parse_task_id};
 
 /// `omnidaemon task …`
 #[derive(Subcommand)]
@@ -25,14 +25,14 @@ pub(super) enum TaskCommand {
     Show(TaskIdArgs),
     /// Show a task's status and its result
     Result(result::TaskResultArgs),
-    /// Cancel a task; one that runs is stopped
+    /// Cancel a task; a running handler is stopped
     Cancel(TaskIdArgs),
 }
 
 /// The argument of a command about one task.
 #[derive(Args)]
 pub(super) struct TaskIdArgs {
-    /// The task
+    /// The id of the task
     id: String,
 }
 

@@ -1,4 +1,4 @@
-//! `task result`: a task's status and result, at once or when it has ended.
+//! `task result`: the status and the result of a task, at once or when the task has ended.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::admin::views::{TaskDetailsDocument, TaskDocument};
 use crate::backoff::BackoffPolicy;
+use crate::cli::backend::{CommandBackend, parse_task_id};
 use crate::cli::document::ApiDocument;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{name_value_table, print_json, print_line, print_table};
-use crate::cli::source::{CommandBackend, parse_task_id};
 use crate::operations::parse_task_status;
 use crate::task::{TaskId, TaskStatus};
 
@@ -35,30 +35,30 @@ const RESULT_FIELDS: [&str; 9] = [
 /// `omnidaemon task result`
 #[derive(Args)]
 pub(in crate::cli) struct TaskResultArgs {
-    /// The task
+    /// The id of the task
     id: String,
-    /// Wait until it has ended, but no longer than this, such as 30s
+    /// Wait until the task has ended, but no longer than this, such as 30s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 }
 
 pub(super) async fn run(args: TaskResultArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     let id = parse_task_id(&args.id)?;
-    let source = CommandBackend::connect(global).await?;
-    let task = wait_for_end(&source, &id, args.wait.unwrap_or_default()).await?;
+    let backend = CommandBackend::connect(global).await?;
+    let task = wait_for_end(&backend, &id, args.wait.unwrap_or_default()).await?;
     Ok(print_task(&task, global.format))
 }
 
-/// The task once it has ended; after `wait`, the task as it is then.
+/// Waits until the task has ended, at most for `wait`, and returns it.
 pub(super) async fn wait_for_end(
-    source: &CommandBackend,
+    backend: &CommandBackend,
     id: &TaskId,
     wait: Duration,
 ) -> Result<ApiDocument<TaskDetailsDocument>, CliError> {
     let start = Instant::now();
     let mut delay = POLL_BACKOFF.first_delay();
     loop {
-        let task = source.fetch_task(id).await?;
+        let task = backend.fetch_task(id).await?;
         let remaining = wait.saturating_sub(start.elapsed());
         if has_ended(&task.view.task) || remaining.is_zero() {
             return Ok(task);
@@ -68,7 +68,7 @@ pub(super) async fn wait_for_end(
     }
 }
 
-/// Prints a task with its result, and tells by the exit status whether it completed.
+/// Prints a task with its result, and returns the exit status for the status of the task.
 pub(super) fn print_task(task: &ApiDocument<TaskDetailsDocument>, format: OutputFormat) -> CliExit {
     let view = &task.view.task;
     match format {
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exit_status_tells_the_status_of_the_task() {
+    fn the_exit_status_follows_from_the_status_of_the_task() {
         let exit = |status| {
             let task = ApiDocument::parse(json!({"task_id": "t", "status": status}));
             print_task(&task.expect("a task"), OutputFormat::Table)

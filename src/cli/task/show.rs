@@ -1,13 +1,13 @@
 //! `task show`: a task with its attempts and the notifications of its end.
 
 use crate::admin::views::{AttemptDocument, DeliveryDocument, TaskDetailsDocument};
+use crate::cli::backend::CommandBackend;
 use crate::cli::exit::{CliError, CliExit};
 use crate::cli::format::{format_optional, format_utc_millis};
 use crate::cli::global::{GlobalArgs, OutputFormat};
 use crate::cli::output::{
     name_value_table, print_json, print_line, print_table, table_with_headings,
 };
-use crate::cli::source::CommandBackend;
 use crate::task::TaskId;
 
 pub(super) async fn run(id: &TaskId, global: &GlobalArgs) -> Result<CliExit, CliError> {

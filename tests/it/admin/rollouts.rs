@@ -6,43 +6,31 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::{Scenario, route, scenario};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    rollout: {percent: 10, mode: manual, sticky: {keys: [header:x-client-id]}}
-    deprecation: {mode: none, successor: /invoke/async}
-topics:
-  t: {handler: upstream}
-";
-
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
-        .start()
-        .await
+async fn start(store: &Store) -> Scenario {
+    let route = route("invoke")
+        .percent(10)
+        .yaml("rollout.sticky", json!({"keys": ["header:x-client-id"]}))
+        .yaml("deprecation", json!({"mode": "none", "successor": "/invoke/async"}));
+    scenario().store(store).route(route).start().await
 }
 
-async fn rollout(omni: &Omnidaemon) -> Value {
+async fn fetch_rollout(omni: &Omnidaemon) -> Value {
     omni.admin_client().get("/admin/v1/rollouts/invoke").await.json()
 }
 
-async fn order(omni: &Omnidaemon, verb: &str, body: Value) -> (u16, Value) {
+async fn send_command(omni: &Omnidaemon, verb: &str, body: Value) -> (u16, Value) {
     let answer =
         omni.admin_client().post(&format!("/admin/v1/rollouts/invoke/{verb}"), &body).await;
     (answer.status.as_u16(), answer.json())
 }
 
-async fn until_weight(omni: &Omnidaemon, weight: f64) {
+async fn wait_for_weight(omni: &Omnidaemon, weight: f64) {
     wait_until(TEST_DEADLINE, "it runs the weight", async || {
-        rollout(omni).await["weight"] == weight
+        fetch_rollout(omni).await["weight"] == weight
     })
     .await;
 }
@@ -53,11 +41,10 @@ on_both_stores!(
 );
 
 async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
-    until_weight(&omni, 10.0).await;
+    let omni = start(&store).await;
+    wait_for_weight(&omni, 10.0).await;
 
-    let (status, done) = order(
+    let (status, done) = send_command(
         &omni,
         "set-weight",
         json!({"weight": 5, "reason": "half of it", "actor": "ada@ops"}),
@@ -68,8 +55,8 @@ async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store)
         (200, &json!(5.0), &json!("ada@ops"), &json!(true)),
         "{done}"
     );
-    until_weight(&omni, 5.0).await;
-    let held = rollout(&omni).await;
+    wait_for_weight(&omni, 5.0).await;
+    let held = fetch_rollout(&omni).await;
     assert_eq!((&held["waiting_for"], &held["held"]), (&json!("operator"), &json!(true)), "{held}");
     assert!(
         held["explain"]
@@ -87,7 +74,7 @@ async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store)
         ("retry", json!({}), 409, "not rolled back"),
         ("push", json!({}), 404, "set-weight"),
     ] {
-        let (status, problem) = order(&omni, verb, body).await;
+        let (status, problem) = send_command(&omni, verb, body).await;
         let detail = problem["detail"].as_str().unwrap_or_default();
         assert!(status == expected && detail.contains(way_out), "{verb}: {status} {problem}");
     }
@@ -104,15 +91,15 @@ async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store)
         (200, &json!("unknown")),
         "no body is needed"
     );
-    until_weight(&omni, 0.0).await;
-    let (status, problem) = order(&omni, "pause", json!({})).await;
+    wait_for_weight(&omni, 0.0).await;
+    let (status, problem) = send_command(&omni, "pause", json!({})).await;
     assert!(
         status == 409 && problem["detail"].as_str().is_some_and(|detail| detail.contains("retry")),
         "{problem}"
     );
-    let (status, done) = order(&omni, "retry", json!({"reason": "fixed"})).await;
+    let (status, done) = send_command(&omni, "retry", json!({"reason": "fixed"})).await;
     assert_eq!(status, 200, "{done}");
-    until_weight(&omni, 10.0).await;
+    wait_for_weight(&omni, 10.0).await;
 
     let history = async |query: &str| {
         let answer =
@@ -143,8 +130,7 @@ async fn orders_are_followed_recorded_and_refused_with_the_way_out(store: Store)
 }
 
 async fn who_still_calls_a_deprecated_route_is_known_and_gone_warns_of_them(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&store, &upstream).await;
+    let mut omni = start(&store).await;
     let call = async |omni: &Omnidaemon, header: &str, value: &str| {
         let request = omni
             .data_client()
@@ -154,8 +140,7 @@ async fn who_still_calls_a_deprecated_route_is_known_and_gone_warns_of_them(stor
         HttpResponse::from_request(request).await.status.as_u16()
     };
     assert_eq!(call(&omni, "x-client-id", "before").await, 200);
-    omni.edit_config(|yaml| yaml.replace("mode: none", "mode: announce"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.mode", "announce").await;
     for (header, value) in [
         ("x-client-id", "billing"),
         ("x-client-id", "billing"),
@@ -189,9 +174,9 @@ async fn who_still_calls_a_deprecated_route_is_known_and_gone_warns_of_them(stor
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("billing") && shown.contains("CALLS"), "{shown}");
     let gone = omni.dir().join("gone.yaml");
-    let yaml =
-        std::fs::read_to_string(omni.dir().join("config/omnidaemon.yaml")).expect("it is there");
-    std::fs::write(&gone, yaml.replace("mode: announce", "mode: gone")).expect("it can be written");
+    let mut config = omni.read_config();
+    config.set("routes.invoke.deprecation.mode", "gone");
+    std::fs::write(&gone, config.to_text()).expect("it can be written");
     let plan = omni.run_cli(&["rollout", "plan", gone.to_str().expect("UTF-8")]).await;
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(
@@ -200,7 +185,7 @@ async fn who_still_calls_a_deprecated_route_is_known_and_gone_warns_of_them(stor
     );
 
     let before = omni.logs().len();
-    omni.edit_config(|yaml| yaml.replace("mode: announce", "mode: gone"));
+    omni.save_setting("routes.invoke.deprecation.mode", "gone");
     let warned = omni
         .process()
         .wait_for_log("the warning", before, |line| {
@@ -220,10 +205,9 @@ async fn who_still_calls_a_deprecated_route_is_known_and_gone_warns_of_them(stor
 
 #[tokio::test]
 async fn a_rollout_is_shown_with_all_that_is_known_of_it() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&Store::Sqlite, &upstream).await;
-    until_weight(&omni, 10.0).await;
-    let told = rollout(&omni).await;
+    let omni = start(&Store::Sqlite).await;
+    wait_for_weight(&omni, 10.0).await;
+    let told = fetch_rollout(&omni).await;
     for (field, value) in [
         ("route", json!("invoke")),
         ("mode", json!("manual")),
@@ -249,7 +233,7 @@ async fn a_rollout_is_shown_with_all_that_is_known_of_it() {
     assert_eq!(gates, ["errors", "client_errors", "deferred"]);
     assert_eq!(told["plan"]["steps"].as_array().map(Vec::len), Some(4));
     wait_until(TEST_DEADLINE, "this process is a replica, and leads", async || {
-        let replicas = rollout(&omni).await["replicas"].clone();
+        let replicas = fetch_rollout(&omni).await["replicas"].clone();
         replicas
             .as_array()
             .is_some_and(|all| all.len() == 1 && all[0]["this"] == true && all[0]["leader"] == true)
@@ -326,9 +310,8 @@ async fn next(
 
 #[tokio::test]
 async fn changes_are_streamed_as_events_until_the_server_drains() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&Store::Sqlite, &upstream).await;
-    until_weight(&omni, 10.0).await;
+    let mut omni = start(&Store::Sqlite).await;
+    wait_for_weight(&omni, 10.0).await;
     let asked = omni.admin_client().request(Method::GET, "/admin/v1/rollouts/invoke/events");
     let response = asked.send().await.expect("an answer");
     assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -338,7 +321,10 @@ async fn changes_are_streamed_as_events_until_the_server_drains() {
         "invoke",
         "how it stands is told at first"
     );
-    assert_eq!(order(&omni, "set-weight", json!({"weight": 5, "actor": "ada"})).await.0, 200);
+    assert_eq!(
+        send_command(&omni, "set-weight", json!({"weight": 5, "actor": "ada"})).await.0,
+        200
+    );
     loop {
         let event = next(&mut stream, &mut text).await;
         if event["weight"] == 5.0 && event["by"] == "ada" {

@@ -1,48 +1,33 @@
 //! Tasks as operators see them: published in bulk, listed, and each one's life.
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::support::cli_output::{json_output, stderr, stdout};
+use crate::support::scenario::{Scenario, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, max_body: 2KiB}
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: echo, rollout: {percent: 0, mode: manual}}
-topics:
-  echo: {handler: {command: [cat]}}
-  flaky: {handler: {command: [sh, -c, '[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || { echo out of \
-  cheese >&2; exit 3; }']}, retries: 2, retry_delay: 20ms}
-  outside: {handler: external, max_backlog: 2}
-workers: {count: 2}
-";
+/// Fails at its first attempt.
+const FLAKY_SCRIPT: &str =
+    "[ $OMNIDAEMON_ATTEMPT = 2 ] && echo 1 || { echo out of cheese >&2; exit 3; }";
 
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
+async fn start(store: &Store) -> Scenario {
+    scenario()
+        .store(store)
+        .yaml("proxy.max_body", "2KiB")
+        .route(route("invoke").topic("echo"))
+        .topic(topic("echo").command(["cat"]))
+        .topic(topic("flaky").shell(FLAKY_SCRIPT).retries(2).retry_delay("20ms"))
+        .topic(topic("outside").external().max_backlog(2))
+        .workers(2)
         .start()
         .await
 }
 
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"))
-}
-
-async fn ended(omni: &Omnidaemon, id: &str) -> Value {
+async fn wait_for_task_end(omni: &Omnidaemon, id: &str) -> Value {
     omni.data_client().get(&format!("/task/{id}?wait=60s")).await.json()
 }
 
@@ -53,8 +38,7 @@ on_both_stores!(
 );
 
 async fn many_tasks_are_published_in_one_request_and_each_fate_is_told(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let good = |n: u32| json!({"topic": "echo", "payload": {"n": n}, "correlation_id": "c"});
     let all =
         omni.admin_client().post("/admin/v1/tasks", &json!({"tasks": [good(1), good(2)]})).await;
@@ -71,7 +55,7 @@ async fn many_tasks_are_published_in_one_request_and_each_fate_is_told(store: St
     let tasks = told["tasks"].as_array().expect("a list");
     assert!(tasks[1]["error"].as_str().is_some_and(|error| error.contains("nope")), "{told}");
     for (index, n) in [(0, 1), (3, 2)] {
-        let task = ended(&omni, tasks[index]["task_id"].as_str().expect("an id")).await;
+        let task = wait_for_task_end(&omni, tasks[index]["task_id"].as_str().expect("an id")).await;
         assert_eq!(task["result"]["payload"]["n"], n, "in their order");
     }
     let three = vec![json!({"topic": "outside", "payload": 1}); 3];
@@ -97,8 +81,7 @@ async fn many_tasks_are_published_in_one_request_and_each_fate_is_told(store: St
 }
 
 async fn a_file_of_tasks_is_published_line_by_line(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let file = omni.dir().join("tasks.jsonl");
     // More than one request may carry, by lines and by proxy.max_body.
     let lines: Vec<_> =
@@ -111,7 +94,7 @@ async fn a_file_of_tasks_is_published_line_by_line(store: Store) {
     assert_eq!(ids.len(), 250);
     assert!(stderr(&done).contains("250 queued, 0 not"), "{}", stderr(&done));
     assert_eq!(
-        ended(&omni, &ids[249]).await["result"]["payload"]["n"],
+        wait_for_task_end(&omni, &ids[249]).await["result"]["payload"]["n"],
         249,
         "ids come in the lines' order"
     );
@@ -144,7 +127,7 @@ async fn a_file_of_tasks_is_published_line_by_line(store: Store) {
         .expect("joined")
         .expect("ended");
     assert_eq!(
-        (failed.status.code(), &json_of(&failed)["line"]),
+        (failed.status.code(), &json_output(&failed)["line"]),
         (Some(1), &json!(1)),
         "{failed:?}"
     );
@@ -160,15 +143,14 @@ async fn a_file_of_tasks_is_published_line_by_line(store: Store) {
 }
 
 async fn tasks_are_listed_and_a_tasks_life_is_shown(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let publish = async |topic: &str| {
         let args =
             ["task", "publish", "--topic", topic, "--payload", "1", "--correlation-id", "order-7"];
         stdout(&omni.run_cli(&args).await).trim().to_owned()
     };
     let (flaky, waiting) = (publish("flaky").await, publish("outside").await);
-    assert_eq!(ended(&omni, &flaky).await["status"], "completed");
+    assert_eq!(wait_for_task_end(&omni, &flaky).await["status"], "completed");
 
     let life = omni.admin_client().get(&format!("/admin/v1/tasks/{flaky}")).await.json();
     assert_eq!(
@@ -196,7 +178,7 @@ async fn tasks_are_listed_and_a_tasks_life_is_shown(store: Store) {
     for part in ["completed", "order-7", "ATTEMPT", "out of cheese"] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
-    let result = json_of(&omni.run_cli(&["task", "result", &flaky, "--format", "json"]).await);
+    let result = json_output(&omni.run_cli(&["task", "result", &flaky, "--format", "json"]).await);
     assert_eq!(
         (&result["result"], result.get("history")),
         (&json!(1), None),
@@ -204,11 +186,13 @@ async fn tasks_are_listed_and_a_tasks_life_is_shown(store: Store) {
     );
 
     wait_until(TEST_DEADLINE, "both are listed", async || {
-        json_of(&omni.run_cli(&["task", "list", "--format", "json"]).await).as_array().map(Vec::len)
+        json_output(&omni.run_cli(&["task", "list", "--format", "json"]).await)
+            .as_array()
+            .map(Vec::len)
             == Some(2)
     })
     .await;
-    let completed = json_of(
+    let completed = json_output(
         &omni.run_cli(&["task", "list", "--status", "completed", "--format", "json"]).await,
     );
     assert_eq!(

@@ -5,4 +5,4 @@ mod ops;
 mod reload;
 mod smoke;
 mod start;
-pub(crate) mod worker_processes;
+mod worker_processes;

@@ -5,32 +5,28 @@ use http::Method;
 use serde_json::json;
 
 use crate::support::http::client::HttpResponse;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::scenario::{Scenario, ScenarioBuilder, scenario};
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, expose: [metrics], drain: 20s}
-admin: {listen: 127.0.0.1:0, token: <token>, read_token: canary-l00k}
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: 50, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 3}
-";
+/// A server with both tokens, half of whose calls go onto the queue.
+fn with_tokens() -> ScenarioBuilder {
+    scenario()
+        .yaml("proxy.expose", json!(["metrics"]))
+        .yaml("proxy.drain", "20s")
+        .yaml("admin.token", "canary-t0ken")
+        .yaml("admin.read_token", "canary-l00k")
+        .percent(50)
+        .wait("20s")
+        .workers(3)
+}
 
-async fn start(upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("token", "canary-t0ken")
-        .start()
-        .await
+async fn start() -> Scenario {
+    with_tokens().start().await
 }
 
 #[tokio::test]
 async fn every_metric_exists_from_the_start_on_both_ports() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let admin = omni.admin_client().get("/metrics").await.text();
     let data = omni.data_client().get("/metrics").await.text();
     for name in omnidaemon::metrics::names::ALL_METRICS {
@@ -47,8 +43,7 @@ async fn every_metric_exists_from_the_start_on_both_ports() {
 
 #[tokio::test]
 async fn labels_come_from_the_config_whatever_is_asked() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let series = async || omni.admin_client().get("/metrics").await.text().lines().count();
     omni.data_client().get("/warm-up").await;
     let before = series().await;
@@ -62,8 +57,7 @@ async fn labels_come_from_the_config_whatever_is_asked() {
 
 #[tokio::test]
 async fn the_admin_api_asks_for_its_token_and_knows_its_hosts() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let get = |path: &str| omni.admin_client().request(Method::GET, path);
     assert_eq!(HttpResponse::from_request(get("/livez")).await.status, 200);
     assert_eq!(HttpResponse::from_request(get("/admin/v1/status")).await.status, 401);
@@ -108,23 +102,21 @@ async fn the_admin_api_asks_for_its_token_and_knows_its_hosts() {
 
 #[tokio::test]
 async fn an_upstream_that_is_down_is_degraded_and_stays_in_the_balancer() {
-    let mut upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let mut omni = start().await;
     assert_eq!(omni.admin_client().get("/readyz").await.json()["status"], "ready");
-    upstream.stop();
+    omni.upstream_mut().stop();
     let ready = omni.admin_client().get("/readyz").await;
     assert_eq!((ready.status.as_u16(), ready.json()["status"].as_str()), (200, Some("degraded")));
     assert!(
         ready.json()["checks"]["upstream"]
             .as_str()
-            .is_some_and(|why| why.contains(&upstream.url()))
+            .is_some_and(|why| why.contains(&omni.upstream().url()))
     );
 }
 
 #[tokio::test]
 async fn sigterm_finishes_what_runs_and_refuses_what_is_new() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&upstream).await;
+    let mut omni = start().await;
     let slow: Vec<_> = (0..8)
         .map(|_| {
             let client = omni.data_client();
@@ -133,7 +125,7 @@ async fn sigterm_finishes_what_runs_and_refuses_what_is_new() {
         })
         .collect();
     wait_until(TEST_DEADLINE, "the upstream has them", async || {
-        upstream.fetch_requests().await.requests.len() >= 6
+        omni.upstream().fetch_requests().await.requests.len() >= 6
     })
     .await;
     omni.send_sigterm();
@@ -154,11 +146,10 @@ async fn sigterm_finishes_what_runs_and_refuses_what_is_new() {
 #[tokio::test]
 async fn a_task_that_outlives_the_drain_is_given_back_and_runs_again() {
     let upstream = TestUpstream::start().await;
-    let config =
-        CONFIG.replace("drain: 20s", "drain: 2s").replace("count: 3", "count: 3, drain: 500ms");
-    let mut omni = Omnidaemon::with_config(&config)
-        .with_upstream(&upstream)
-        .set_placeholder("token", "x")
+    let mut omni = with_tokens()
+        .upstream(&upstream)
+        .yaml("proxy.drain", "2s")
+        .yaml("workers.drain", "500ms")
         .start()
         .await;
     let call = json!({"task": "t", "arguments": {"sleep_ms": 4000}});
@@ -181,12 +172,11 @@ async fn a_task_that_outlives_the_drain_is_given_back_and_runs_again() {
 
 #[tokio::test]
 async fn no_secret_is_logged_or_counted() {
-    let upstream = TestUpstream::start().await;
-    let config = CONFIG.replace("percent: 50", "percent: 100");
-    let launch = Omnidaemon::with_config(&config)
-        .with_upstream(&upstream)
-        .set_placeholder("token", "canary-t0ken");
-    let omni = launch.with_env("RUST_LOG", "debug").start().await;
+    let omni = with_tokens()
+        .yaml("routes.invoke.rollout.percent", 100)
+        .env("RUST_LOG", "debug")
+        .start()
+        .await;
     let request = omni
         .data_client()
         .request(Method::POST, "/invoke")

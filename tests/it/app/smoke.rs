@@ -2,24 +2,19 @@
 
 use serde_json::json;
 
-use crate::support::{Omnidaemon, TestUpstream};
+use crate::support::scenario::{Scenario, route, scenario, topic};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke:
-    path: /invoke
-    topic: smoke.invoke
-    rollout: {percent: 0, mode: manual}
-topics:
-  smoke.invoke: {handler: upstream}
-";
+async fn start() -> Scenario {
+    scenario()
+        .route(route("invoke").topic("smoke.invoke"))
+        .topic(topic("smoke.invoke"))
+        .start()
+        .await
+}
 
 #[tokio::test]
 async fn a_post_passes_through_to_the_legacy_endpoint() {
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let omni = start().await;
 
     let answer =
         omni.data_client().post("/invoke", &json!({"task": "build", "agent": "meta"})).await;
@@ -28,21 +23,19 @@ async fn a_post_passes_through_to_the_legacy_endpoint() {
     assert_eq!(answer.header("x-omnidaemon-path"), Some("sync"));
     assert_eq!(answer.json()["result"], "build is done");
     assert_eq!(answer.json()["agent"], "meta");
-    assert_eq!(upstream.fetch_requests().await.requests.len(), 1);
+    assert_eq!(omni.upstream().fetch_requests().await.requests.len(), 1);
 }
 
 #[tokio::test]
 async fn the_admin_plane_says_that_the_process_lives() {
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let omni = start().await;
 
     assert_eq!(omni.admin_client().get("/livez").await.status, 200);
 }
 
 #[tokio::test]
 async fn sigterm_ends_it_with_status_0() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let mut omni = start().await;
 
     omni.send_sigterm();
 

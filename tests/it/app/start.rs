@@ -9,25 +9,20 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::commands::command;
+use crate::support::cli_output::cli_command;
 use crate::support::http::client::HttpClient;
 use crate::support::process::child::ChildProcess;
 use crate::support::redis::server::RedisServer;
-use crate::support::server::{ServerBuilder, parse_listen_address};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::scenario::{ScenarioBuilder, route, scenario, topic};
+use crate::support::server::parse_listen_address;
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: echo, rollout: {percent: 0, mode: manual}}
-topics:
-  echo: {handler: {command: [cat]}}
-workers: {count: 1, drain: 1s}
-";
-
-fn with_config() -> ServerBuilder {
-    Omnidaemon::with_config(CONFIG)
+fn echo_scenario() -> ScenarioBuilder {
+    scenario()
+        .route(route("invoke").topic("echo"))
+        .topic(topic("echo").command(["cat"]))
+        .workers(1)
+        .yaml("workers.drain", "1s")
 }
 
 fn new_dir() -> TempDir {
@@ -41,8 +36,8 @@ fn write(dir: &Path, yaml: &str) {
     fs::rename(beside, dir.join("o.yaml")).expect("the config can be replaced");
 }
 
-/// Runs a command that must end by itself; its status and all that it said.
-async fn ended(command: &mut Command) -> (Option<i32>, String) {
+/// Runs a command that must end by itself; its status and all that it printed.
+async fn run_to_exit(command: &mut Command) -> (Option<i32>, String) {
     let mut process = ChildProcess::spawn("omnidaemon", command);
     let status = process.wait_for_exit().await;
     // Its streams end with it, after the last line.
@@ -50,20 +45,20 @@ async fn ended(command: &mut Command) -> (Option<i32>, String) {
     (status.code(), process.logs().to_text())
 }
 
-fn contains(said: &str, parts: &[&str]) {
+fn assert_contains(printed: &str, parts: &[&str]) {
     for part in parts {
-        assert!(said.contains(part), "no {part} in {said}");
+        assert!(printed.contains(part), "no {part} in {printed}");
     }
 }
 
 #[tokio::test]
 async fn a_second_serve_on_one_sqlite_file_is_refused_with_the_holders_pid_and_the_way_out() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = with_config().with_upstream(&upstream).start().await;
+    let mut omni = echo_scenario().start().await;
     let config = omni.dir().join("config/omnidaemon.yaml").display().to_string();
-    let (code, said) = ended(&mut command(omni.dir(), &["serve", "--config", &config])).await;
+    let (code, printed) =
+        run_to_exit(&mut cli_command(omni.dir(), &["serve", "--config", &config])).await;
     assert_eq!(code, Some(1));
-    contains(&said, &[&omni.process().pid().to_string(), "omnidaemon.db", "REDIS_URL"]);
+    assert_contains(&printed, &[&omni.process().pid().to_string(), "omnidaemon.db", "REDIS_URL"]);
     assert!(omni.process().is_running());
 }
 
@@ -76,12 +71,12 @@ async fn a_busy_port_is_refused_by_its_key() {
     for (busy, free, key) in
         [("PROXY", "ADMIN", "proxy.listen"), ("ADMIN", "PROXY", "admin.listen")]
     {
-        let mut command = command(dir.path(), &serve);
+        let mut command = cli_command(dir.path(), &serve);
         command.env(format!("OMNIDAEMON__{busy}__LISTEN"), &taken);
         command.env(format!("OMNIDAEMON__{free}__LISTEN"), "127.0.0.1:0");
-        let (code, said) = ended(&mut command).await;
-        assert_eq!(code, Some(1), "{said}");
-        contains(&said, &[&taken, key, "another process has the port"]);
+        let (code, printed) = run_to_exit(&mut command).await;
+        assert_eq!(code, Some(1), "{printed}");
+        assert_contains(&printed, &[&taken, key, "another process has the port"]);
     }
 }
 
@@ -109,9 +104,10 @@ async fn a_config_that_is_missing_unreadable_or_wrong_ends_with_2_and_names_ever
         ),
     ] {
         for role in ["serve", "worker"] {
-            let (code, said) = ended(&mut command(dir.path(), &[role, "--config", file])).await;
-            assert_eq!(code, Some(2), "{said}");
-            contains(&said, parts);
+            let (code, printed) =
+                run_to_exit(&mut cli_command(dir.path(), &[role, "--config", file])).await;
+            assert_eq!(code, Some(2), "{printed}");
+            assert_contains(&printed, parts);
         }
     }
 }
@@ -129,10 +125,11 @@ async fn an_upstream_whose_name_is_this_machine_and_port_is_refused() {
         dir.path(),
         &format!("proxy: {{listen: '0.0.0.0:{port}'}}\nupstream: {{url: '{url}'}}\n"),
     );
-    let (code, said) = ended(&mut command(dir.path(), &["serve", "--config", "o.yaml"])).await;
-    assert_eq!(code, Some(2), "{said}");
-    contains(
-        &said,
+    let (code, printed) =
+        run_to_exit(&mut cli_command(dir.path(), &["serve", "--config", "o.yaml"])).await;
+    assert_eq!(code, Some(2), "{printed}");
+    assert_contains(
+        &printed,
         &[
             &format!("{url} is the proxy itself, which listens on 0.0.0.0:{port}"),
             "legacy endpoint",
@@ -143,7 +140,7 @@ async fn an_upstream_whose_name_is_this_machine_and_port_is_refused() {
 /// `serve` without a file on free ports, once it is ready: the process and a client of its data
 /// plane.
 async fn serve_without_a_file(dir: &Path, args: &[&str]) -> (ChildProcess, HttpClient) {
-    let mut command = command(dir, &[&["serve"], args].concat());
+    let mut command = cli_command(dir, &[&["serve"], args].concat());
     for plane in ["PROXY", "ADMIN"] {
         command.env(format!("OMNIDAEMON__{plane}__LISTEN"), "127.0.0.1:0");
     }
@@ -183,7 +180,7 @@ async fn the_environment_counts_at_start() {
     for (name, value, workers) in
         [("WORKER_COUNT", "3", 3.0), ("OMNIDAEMON__WORKERS__COUNT", "2", 2.0)]
     {
-        let omni = with_config().with_upstream(&upstream).with_env(name, value).start().await;
+        let omni = echo_scenario().upstream(&upstream).env(name, value).start().await;
         wait_until(TEST_DEADLINE, "the workers are counted", async || {
             omni.metric_value("omnidaemon_workers_active", &[]).await == workers
         })
@@ -194,8 +191,7 @@ async fn the_environment_counts_at_start() {
             omni.logs().to_text()
         );
     }
-    let omni =
-        with_config().with_upstream(&upstream).with_env("REDIS_URL", redis.url()).start().await;
+    let omni = echo_scenario().upstream(&upstream).env("REDIS_URL", redis.url()).start().await;
     assert_eq!(omni.admin_client().get("/admin/v1/status").await.json()["store"], redis.url());
 }
 
@@ -204,7 +200,7 @@ async fn a_redis_that_cannot_be_used_is_named_with_the_way_out_and_no_password()
     let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
     redis.run_command(&["CONFIG", "SET", "requirepass", "canary-right"]).await;
     let (addr, http) = (redis.addr(), upstream.addr());
-    for (url, said) in [
+    for (url, printed) in [
         (redis.url(), format!("Redis asks for a password: write redis://:PASSWORD@{addr}")),
         (
             format!("redis://:canary-wrong@{addr}"),
@@ -215,13 +211,10 @@ async fn a_redis_that_cannot_be_used_is_named_with_the_way_out_and_no_password()
             format!("{http} answers, but not as Redis does: check store.url"),
         ),
     ] {
-        let omni = with_config()
-            .with_upstream(&upstream)
-            .with_env("REDIS_URL", url)
-            .start_listening()
-            .await;
-        wait_until(TEST_DEADLINE, &said, async || {
-            omni.admin_client().get("/readyz").await.text().contains(&said)
+        let omni =
+            echo_scenario().upstream(&upstream).env("REDIS_URL", url).start_listening().await;
+        wait_until(TEST_DEADLINE, &printed, async || {
+            omni.admin_client().get("/readyz").await.text().contains(&printed)
         })
         .await;
         assert!(!omni.logs().to_text().contains("canary"), "{}", omni.logs().to_text());
@@ -231,17 +224,18 @@ async fn a_redis_that_cannot_be_used_is_named_with_the_way_out_and_no_password()
 #[tokio::test]
 async fn a_worker_on_sqlite_is_refused_with_the_way_out() {
     let dir = new_dir();
-    write(dir.path(), &CONFIG.replace("<upstream>", "http://127.0.0.1:9").replace("<dir>", "data"));
+    write(dir.path(), &echo_scenario().no_upstream().config_text());
     for args in [&["worker"][..], &["runner", "--name", "worker-1"]] {
-        let (code, said) =
-            ended(&mut command(dir.path(), &[args, &["--config", "o.yaml"]].concat())).await;
-        assert_eq!(code, Some(1), "{said}");
-        contains(&said, &["sqlite:data/omnidaemon.db", "REDIS_URL", "workers.count"]);
+        let (code, printed) =
+            run_to_exit(&mut cli_command(dir.path(), &[args, &["--config", "o.yaml"]].concat()))
+                .await;
+        assert_eq!(code, Some(1), "{printed}");
+        assert_contains(&printed, &["sqlite:data/omnidaemon.db", "REDIS_URL", "workers.count"]);
     }
 }
 
 /// The command lines of a process's children, such as `/path/omnidaemon runner --name worker-1 …`.
-fn children(parent: u32) -> Vec<String> {
+fn child_commands(parent: u32) -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("there is a /proc").filter_map(Result::ok);
     let child = |dir: &Path| {
         let status = fs::read_to_string(dir.join("status")).ok()?;
@@ -259,7 +253,7 @@ fn children(parent: u32) -> Vec<String> {
 async fn wait_for_runners(supervisor: &ChildProcess, names: &[&str]) {
     let what = format!("the runners are {names:?}");
     wait_until(TEST_DEADLINE, &what, async || {
-        let lines = children(supervisor.pid());
+        let lines = child_commands(supervisor.pid());
         lines.len() == names.len()
             && lines
                 .iter()
@@ -269,20 +263,21 @@ async fn wait_for_runners(supervisor: &ChildProcess, names: &[&str]) {
     .await;
 }
 
-fn on_redis(upstream: &str, redis: &RedisServer, count: u32) -> String {
-    let yaml =
-        CONFIG.replace("<upstream>", upstream).replace("sqlite:<dir>/omnidaemon.db", &redis.url());
-    yaml.replace("count: 1", &format!("count: {count}"))
+/// A configuration file without an upstream that answers.
+fn config_on_redis(redis: &RedisServer, workers: u32) -> String {
+    let scenario = echo_scenario().no_upstream().redis(redis);
+    let scenario = if workers == 1 { scenario } else { scenario.workers(workers) };
+    scenario.config_text()
 }
 
 #[tokio::test]
 async fn worker_processes_do_the_work_of_a_serve_that_has_none() {
-    let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
-    let omni = Omnidaemon::with_config(&on_redis(&upstream.url(), &redis, 0)).start().await;
+    let redis = RedisServer::start().await;
+    let omni = echo_scenario().redis(&redis).workers(0).start().await;
     let config = omni.dir().join("config/omnidaemon.yaml").display().to_string();
     let worker = ChildProcess::spawn(
         "worker",
-        &mut command(omni.dir(), &["worker", "--count", "2", "--config", &config]),
+        &mut cli_command(omni.dir(), &["worker", "--count", "2", "--config", &config]),
     );
     wait_for_runners(&worker, &["worker-1", "worker-2"]).await;
 
@@ -290,7 +285,7 @@ async fn worker_processes_do_the_work_of_a_serve_that_has_none() {
         let accepted = omni.data_client().post("/invoke/async", &json!({"n": n})).await;
         assert_eq!(accepted.status, 202, "{}", accepted.text());
         let poll = accepted.header("location").expect("where to poll").to_owned();
-        let task = completed(&omni.data_client(), &poll).await;
+        let task = wait_until_completed(&omni.data_client(), &poll).await;
         assert_eq!(task["result"]["payload"], json!({"n": n}));
     }
     wait_until(TEST_DEADLINE, "both workers are seen", async || {
@@ -303,11 +298,11 @@ async fn worker_processes_do_the_work_of_a_serve_that_has_none() {
 #[tokio::test]
 async fn a_worker_opens_its_admin_plane_to_the_network_only_with_a_token() {
     let (dir, redis) = (new_dir(), RedisServer::start().await);
-    write(dir.path(), &on_redis("http://127.0.0.1:9", &redis, 1));
+    write(dir.path(), &config_on_redis(&redis, 1));
     for command_of in ["worker", "runner"] {
         let mut args = vec![command_of, "--config", "o.yaml", "--admin-listen", "0.0.0.0:0"];
         args.extend((command_of == "runner").then_some(["--name", "r"]).into_iter().flatten());
-        let mut refused = ChildProcess::spawn(command_of, &mut command(dir.path(), &args));
+        let mut refused = ChildProcess::spawn(command_of, &mut cli_command(dir.path(), &args));
         assert_eq!(refused.wait_for_exit().await.code(), Some(1));
         assert!(refused.logs().contains("there is no token"), "{}", refused.logs().to_text());
     }
@@ -316,17 +311,19 @@ async fn a_worker_opens_its_admin_plane_to_the_network_only_with_a_token() {
 #[tokio::test]
 async fn a_worker_without_count_follows_the_configuration() {
     let (dir, redis) = (new_dir(), RedisServer::start().await);
-    let save = |count| write(dir.path(), &on_redis("http://127.0.0.1:9", &redis, count));
+    let save = |count| write(dir.path(), &config_on_redis(&redis, count));
     save(1);
-    let worker =
-        ChildProcess::spawn("worker", &mut command(dir.path(), &["worker", "--config", "o.yaml"]));
+    let worker = ChildProcess::spawn(
+        "worker",
+        &mut cli_command(dir.path(), &["worker", "--config", "o.yaml"]),
+    );
     wait_for_runners(&worker, &["worker-1"]).await;
     save(3);
     wait_for_runners(&worker, &["worker-1", "worker-2", "worker-3"]).await;
     save(1);
     wait_for_runners(&worker, &["worker-1"]).await;
     // The last line may come a moment after the process is gone.
-    wait_until(TEST_DEADLINE, "both are said to have ended", async || {
+    wait_until(TEST_DEADLINE, "both are printed to have ended", async || {
         worker.logs().to_text().matches("worker ended").count() == 2
     })
     .await;
@@ -334,7 +331,7 @@ async fn a_worker_without_count_follows_the_configuration() {
 }
 
 /// The task at `poll` once it has completed.
-async fn completed(client: &HttpClient, poll: &str) -> Value {
+async fn wait_until_completed(client: &HttpClient, poll: &str) -> Value {
     wait_for_some(TEST_DEADLINE, "the task completes", async || {
         let task = client.get(poll).await.json();
         (task["status"] == "completed").then_some(task)
@@ -364,5 +361,8 @@ async fn the_library_example_runs_a_task_by_its_own_function() {
 
     let accepted = client.post("/invoke/async", &json!({"name": "ada"})).await;
     let poll = accepted.header("location").expect("where to poll").to_owned();
-    assert_eq!(completed(&client, &poll).await["result"], json!({"greeting": "hello, ada"}));
+    assert_eq!(
+        wait_until_completed(&client, &poll).await["result"],
+        json!({"greeting": "hello, ada"})
+    );
 }

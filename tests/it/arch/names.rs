@@ -9,7 +9,7 @@ use omnidaemon::metrics::names::ALL_METRICS;
 use serde_json::Value;
 
 use crate::arch::source_tree::collect_sources;
-use crate::cli::commands::command;
+use crate::support::cli_output::cli_command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -67,7 +67,7 @@ fn the_configuration_of_the_kubernetes_manifest_is_valid() {
         .collect();
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("o.yaml"), &config).expect("it can be written");
-    let mut check = command(dir.path(), &["config", "check", "o.yaml"]);
+    let mut check = cli_command(dir.path(), &["config", "check", "o.yaml"]);
     let checked = check
         .env("REDIS_URL", "redis://h")
         .env("OMNIDAEMON_ADMIN_TOKEN", "t")

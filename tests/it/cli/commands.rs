@@ -5,57 +5,36 @@ use std::path::Path;
 use std::process::Output;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::support::cli_output::{cli_command, json_output, stderr};
 use crate::support::process::child::ChildProcess;
 use crate::support::redis::server::RedisServer;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::scenario::{Scenario, ScenarioBuilder, route, scenario, topic};
+use crate::support::{TEST_DEADLINE, TestUpstream, cli_output, wait_for_some, wait_until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_omnidaemon");
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: echo, rollout: {percent: 10, mode: manual}}
-topics:
-  echo: {handler: {command: [cat]}, retries: 0}
-  broken: {handler: {command: ['false']}, retries: 0}
-  slow: {handler: {command: [sleep, '600']}, retries: 0}
-workers: {count: 3, drain: 1s}
-";
-
-async fn serve(upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG).with_upstream(upstream).start().await
+fn three_topics() -> ScenarioBuilder {
+    scenario()
+        .route(route("invoke").topic("echo").percent(10))
+        .topic(topic("echo").command(["cat"]).retries(0))
+        .topic(topic("broken").command(["false"]).retries(0))
+        .topic(topic("slow").command(["sleep", "600"]).retries(0))
+        .workers(3)
+        .yaml("workers.drain", "1s")
 }
 
-/// A command in `dir`, without anything of the caller's environment but what finds programs.
-pub(crate) fn command(dir: &Path, args: &[&str]) -> std::process::Command {
-    let mut command = std::process::Command::new(BINARY);
-    command.current_dir(dir).env_clear().env("NO_COLOR", "1").args(args);
-    command.envs(
-        ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"]
-            .iter()
-            .filter_map(|n| Some((n, std::env::var_os(n)?))),
-    );
-    command
+async fn start() -> Scenario {
+    three_topics().start().await
 }
 
 fn run(dir: &Path, args: &[&str]) -> Output {
-    command(dir, args).output().expect("the binary can be run")
+    cli_command(dir, args).output().expect("the binary can be run")
 }
 
+/// What a command printed, without the end of its last line.
 fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8").trim().to_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"))
+    cli_output::stdout(output).trim().to_owned()
 }
 
 fn new_dir() -> TempDir {
@@ -78,7 +57,8 @@ fn what_config_init_writes_passes_config_check_and_is_not_overwritten() {
         !said.contains("warning") && !said.contains("examples/"),
         "nothing that is not here is needed: {said}"
     );
-    let route = &json_of(&run(dir.path(), &["config", "check", "--format", "json"]))["routes"][0];
+    let route =
+        &json_output(&run(dir.path(), &["config", "check", "--format", "json"]))["routes"][0];
     assert_eq!((&route["route"], &route["percent"]), (&json!("invoke"), &json!(10.0)));
 
     let again = run(dir.path(), &["config", "init"]);
@@ -132,14 +112,13 @@ fn config_check_names_every_problem_with_its_line_and_ends_with_2() {
     assert!(!said.contains("canary-secret"), "{said}");
 
     let checked = run(dir.path(), &["config", "check", "bad.yaml", "--format", "json"]);
-    assert_eq!((checked.status.code(), &json_of(&checked)["valid"]), (Some(2), &json!(false)));
-    assert_eq!(json_of(&checked)["problems"][1]["line"], 7);
+    assert_eq!((checked.status.code(), &json_output(&checked)["valid"]), (Some(2), &json!(false)));
+    assert_eq!(json_output(&checked)["problems"][1]["line"], 7);
 }
 
 #[tokio::test]
 async fn health_is_one_line_to_grep_and_details_on_request() {
-    let mut upstream = TestUpstream::start().await;
-    let omni = serve(&upstream).await;
+    let mut omni = start().await;
     let expected = "status=healthy, active_workers=3, queue_depth=0, uptime=";
     wait_until(TEST_DEADLINE, "three workers are seen", async || {
         let health = omni.run_cli(&["health"]).await;
@@ -153,9 +132,12 @@ async fn health_is_one_line_to_grep_and_details_on_request() {
     for part in ["upstream", "echo", "DEAD_LETTERS", "invoke", "ACTIVE"] {
         assert!(detailed.contains(part), "no {part} in {detailed}");
     }
-    assert_eq!(json_of(&omni.run_cli(&["health", "--format", "json"]).await)["active_workers"], 3);
+    assert_eq!(
+        json_output(&omni.run_cli(&["health", "--format", "json"]).await)["active_workers"],
+        3
+    );
 
-    upstream.stop();
+    omni.upstream_mut().stop();
     let degraded = omni.run_cli(&["health"]).await;
     assert_eq!(degraded.status.code(), Some(1));
     assert!(
@@ -191,8 +173,7 @@ fn without_a_server_commands_say_how_to_find_one() {
 
 #[tokio::test]
 async fn a_published_task_is_read_by_its_id_and_the_status_says_how_it_ended() {
-    let upstream = TestUpstream::start().await;
-    let omni = serve(&upstream).await;
+    let omni = start().await;
     let payload = omni.dir().join("payload.json");
     fs::write(&payload, "{\"n\": 1}").expect("it can be written");
     let from_file = format!("@{}", payload.display());
@@ -202,7 +183,7 @@ async fn a_published_task_is_read_by_its_id_and_the_status_says_how_it_ended() {
     );
     let result = omni.run_cli(&["task", "result", &id, "--wait", "30s", "--format", "json"]).await;
     assert_eq!(result.status.code(), Some(0), "{}", stderr(&result));
-    assert_eq!(json_of(&result)["result"]["payload"], json!({"n": 1}));
+    assert_eq!(json_output(&result)["result"]["payload"], json!({"n": 1}));
 
     let waited = omni
         .run_cli(&["task", "publish", "--topic", "broken", "--payload", "1", "--wait=30s"])
@@ -217,8 +198,7 @@ async fn a_published_task_is_read_by_its_id_and_the_status_says_how_it_ended() {
 
 #[tokio::test]
 async fn a_task_for_no_topic_and_one_that_makes_no_sense_are_told_apart() {
-    let upstream = TestUpstream::start().await;
-    let omni = serve(&upstream).await;
+    let omni = start().await;
 
     let strange =
         omni.run_cli(&["task", "publish", "--topic", "unheard.of", "--payload", "1"]).await;
@@ -254,9 +234,7 @@ async fn a_server_that_is_no_omnidaemon_is_called_that() {
 
 #[tokio::test]
 async fn the_token_comes_from_the_arguments_or_the_file() {
-    let upstream = TestUpstream::start().await;
-    let yaml = format!("admin: {{listen: '127.0.0.1:0', token: canary-secret}}\n{CONFIG}");
-    let omni = Omnidaemon::with_config(&yaml).with_upstream(&upstream).start().await;
+    let omni = three_topics().yaml("admin.token", "canary-secret").start().await;
 
     let refused = omni.run_cli(&["health", "--config", "none.yaml"]).await;
     assert_eq!(refused.status.code(), Some(1));
@@ -272,11 +250,8 @@ async fn the_token_comes_from_the_arguments_or_the_file() {
 async fn without_a_server_a_shared_redis_is_asked_and_stderr_says_so() {
     let redis = RedisServer::start().await;
     let dir = new_dir();
-    let yaml = CONFIG
-        .replace("<upstream>", "http://127.0.0.1:9")
-        .replace("sqlite:<dir>/omnidaemon.db", &redis.url());
-    fs::write(dir.path().join("o.yaml"), format!("admin: {{listen: '127.0.0.1:1'}}\n{yaml}"))
-        .expect("it can be written");
+    let config = three_topics().no_upstream().redis(&redis).yaml("admin.listen", "127.0.0.1:1");
+    fs::write(dir.path().join("o.yaml"), config.config_text()).expect("it can be written");
     let run = |args: &[&str]| run(dir.path(), &[args, &["--config", "o.yaml"]].concat());
 
     let published = run(&["task", "publish", "--topic", "echo", "--payload", "[1]"]);
@@ -302,7 +277,7 @@ async fn without_a_server_a_shared_redis_is_asked_and_stderr_says_so() {
 /// The demo in `dir`, on free ports.
 fn demo(dir: &Path, args: &[&str]) -> ChildProcess {
     let ports = ["--port", "0", "--admin-port", "0", "--legacy-port", "0"];
-    ChildProcess::spawn("demo", &mut command(dir, &[&["demo"], &ports[..], args].concat()))
+    ChildProcess::spawn("demo", &mut cli_command(dir, &[&["demo"], &ports[..], args].concat()))
 }
 
 /// Waits for a line of the demo's that contains `text`.

@@ -1,27 +1,22 @@
 //! `omnidaemon metrics`, as the operators' book uses it.
 
-use std::process::Output;
-
 use serde_json::{Value, json};
 
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::cli_output::stdout;
+use crate::support::scenario::{Scenario, route, scenario, topic};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: echo, rollout: {percent: 100, mode: manual}}
-topics:
-  echo: {handler: {command: [cat]}, retries: 0}
-  broken: {handler: {command: ['false']}, retries: 0}
-workers: {count: 2}
-";
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+async fn start() -> Scenario {
+    scenario()
+        .route(route("invoke").topic("echo").percent(100))
+        .topic(topic("echo").command(["cat"]).retries(0))
+        .topic(topic("broken").command(["false"]).retries(0))
+        .workers(2)
+        .start()
+        .await
 }
 
-async fn published(omni: &Omnidaemon, topic: &str) {
+async fn publish_and_wait(omni: &Omnidaemon, topic: &str) {
     let done =
         omni.run_cli(&["task", "publish", "--topic", topic, "--payload", "1", "--wait=30s"]).await;
     assert!(done.status.code().is_some_and(|code| code < 2), "{done:?}");
@@ -29,10 +24,9 @@ async fn published(omni: &Omnidaemon, topic: &str) {
 
 #[tokio::test]
 async fn metrics_are_lines_to_calculate_with_and_tables_to_read() {
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let omni = start().await;
     for topic in ["echo", "echo", "echo", "broken"] {
-        published(&omni, topic).await;
+        publish_and_wait(&omni, topic).await;
     }
     assert_eq!(omni.data_client().post("/invoke", &json!({"task": "x"})).await.status, 200);
     wait_until(TEST_DEADLINE, "all are counted", async || {
@@ -78,11 +72,13 @@ async fn metrics_are_lines_to_calculate_with_and_tables_to_read() {
 
 #[tokio::test]
 async fn metrics_of_nobody_say_where_to_look() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let mut omni = start().await;
     omni.kill();
     omni.wait_for_exit().await;
-    let nobody = omni.run_cli(&["metrics"]).await;
-    assert_eq!(nobody.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&nobody.stderr).contains("--admin"), "{nobody:?}");
+    let without_server = omni.run_cli(&["metrics"]).await;
+    assert_eq!(without_server.status.code(), Some(5));
+    assert!(
+        String::from_utf8_lossy(&without_server.stderr).contains("--admin"),
+        "{without_server:?}"
+    );
 }

@@ -4,32 +4,10 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{wait_for_phase, wait_for_rollout};
+use super::{rollout_route, rollout_scenario, wait_for_phase, wait_for_rollout};
+use crate::support::Omnidaemon;
 use crate::support::http::client::HttpResponse;
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TestUpstream};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    wait: 10s
-    rollout:
-      percent: 50
-      steps: [50]
-      interval: 3s
-      soak: 1h
-      min_samples: {async: 25, sync: 25}
-      sticky: {keys: [header:x-client-id]}
-      pin: {async: [noisy]}
-      gates: [{name: refused, type: client_error_ratio, margin: 5%}]
-topics:
-  t: {handler: upstream, timeout: 30s}
-workers: {count: 4, concurrency: 4}
-";
 
 on_both_stores!(a_client_that_is_refused_again_and_again_turns_nothing_back_and_many_do);
 
@@ -49,12 +27,19 @@ fn refused(rollout: &Value) -> &Value {
 }
 
 async fn a_client_that_is_refused_again_and_again_turns_nothing_back_and_many_do(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", store.url())
-        .start()
-        .await;
+    let omni = rollout_scenario(rollout_route(json!({
+        "percent": 50,
+        "steps": [50],
+        "interval": "3s",
+        "soak": "1h",
+        "min_samples": {"async": 25, "sync": 25},
+        "sticky": {"keys": ["header:x-client-id"]},
+        "pin": {"async": ["noisy"]},
+        "gates": [{"name": "refused", "type": "client_error_ratio", "margin": "5%"}],
+    })))
+    .store(&store)
+    .start()
+    .await;
     wait_for_phase(&omni, "soaking").await;
     let mut noisy = 0;
     for n in 0..80 {

@@ -4,33 +4,13 @@ use serde_json::json;
 
 use super::traffic::Traffic;
 use super::{
-    event_names, fetch_rollout, send_command, wait_for_phase, wait_for_rollout, wait_for_weight,
+    event_names, fetch_rollout, gated_rollout, rollout_route, rollout_scenario, send_command,
+    wait_for_phase, wait_for_rollout, wait_for_weight,
 };
+use crate::support::scenario::{Route, Scenario};
+use crate::support::sink::WebhookSink;
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-use crate::worker::webhooks::Sink;
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    wait: 10s
-    rollout:
-      percent: 50
-      steps: [10, 25, 50]
-      mode: gated
-      interval: 300ms
-      soak: 1s
-      min_samples: {async: 20, sync: 20}
-      gates: [{name: errors, type: error_ratio, max: 15%}, {name: deferred, type: deferred_ratio, \
-      max: 20%}]
-topics:
-  t: {handler: upstream, timeout: 30s}
-workers: {count: 4, concurrency: 4}
-";
+use crate::support::{TEST_DEADLINE, wait_until};
 
 on_both_stores!(
     a_healthy_canary_climbs_by_its_steps_to_percent,
@@ -39,17 +19,23 @@ on_both_stores!(
     orders_are_followed_and_remembered_with_who_and_why,
 );
 
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
-        .start()
-        .await
+/// The common rollout with a second gate.
+fn climbing_route() -> Route {
+    rollout_route(gated_rollout()).yaml(
+        "rollout.gates",
+        json!([
+            {"name": "errors", "type": "error_ratio", "max": "15%"},
+            {"name": "deferred", "type": "deferred_ratio", "max": "20%"},
+        ]),
+    )
+}
+
+async fn start(store: &Store) -> Scenario {
+    rollout_scenario(climbing_route()).store(store).start().await
 }
 
 async fn a_healthy_canary_climbs_by_its_steps_to_percent(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let traffic = Traffic::on(vec![omni.data_client()]);
     let mut seen = Vec::new();
     wait_for_rollout(&omni, "healthy at 50 %", |rollout| {
@@ -69,8 +55,7 @@ async fn a_healthy_canary_climbs_by_its_steps_to_percent(store: Store) {
 }
 
 async fn a_canary_that_fails_is_turned_back_and_stays_so(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&store, &upstream).await;
+    let mut omni = start(&store).await;
     let traffic = Traffic::on(vec![omni.data_client()]);
     wait_for_weight(&omni, 25.0).await;
     traffic.ask(json!({"replayed": {"status": 500}}));
@@ -83,8 +68,7 @@ async fn a_canary_that_fails_is_turned_back_and_stays_so(store: Store) {
     assert_eq!(event_names(&omni).await.last().map(String::as_str), Some("rollback"));
 
     // an edit of percent moves nothing, and a restart neither
-    omni.edit_config(|yaml| yaml.replace("percent: 50", "percent: 40"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.rollout.percent", 40).await;
     assert_eq!(fetch_rollout(&omni).await["phase"], "degraded");
     traffic.take();
     let mut served = 0;
@@ -106,8 +90,7 @@ async fn a_canary_that_fails_is_turned_back_and_stays_so(store: Store) {
 }
 
 async fn what_is_reached_outlives_a_restart(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&store, &upstream).await;
+    let mut omni = start(&store).await;
     let traffic = Traffic::on(vec![omni.data_client()]);
     wait_for_weight(&omni, 25.0).await;
     let (status, _) =
@@ -128,8 +111,7 @@ async fn what_is_reached_outlives_a_restart(store: Store) {
 }
 
 async fn orders_are_followed_and_remembered_with_who_and_why(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     wait_for_weight(&omni, 10.0).await;
     let (status, refused) = send_command(&omni, "set-weight", json!({"weight": 60})).await;
     assert_eq!(status, 409, "{refused}");
@@ -167,15 +149,12 @@ async fn orders_are_followed_and_remembered_with_who_and_why(store: Store) {
 
 #[tokio::test]
 async fn whoever_asked_is_told_of_steps_pauses_and_the_turn_back_again_until_they_hear() {
-    let (upstream, sink) = (TestUpstream::start().await, Sink::start().await);
-    let notify = format!(
-        "notify: [{{on: [step, paused, rollback], webhook: '{}'}}, {{on: [rollback], webhook: \
-            '{}'}}]\n      gates:",
-        sink.url("all"),
-        sink.url("flaky")
-    );
-    let omni = Omnidaemon::with_config(&CONFIG.replace("gates:", &notify)).with_upstream(&upstream);
-    let omni = omni.set_placeholder("store", Store::Sqlite.url()).start().await;
+    let sink = WebhookSink::start().await;
+    let notify = json!([
+        {"on": ["step", "paused", "rollback"], "webhook": sink.url("all")},
+        {"on": ["rollback"], "webhook": sink.url("flaky")},
+    ]);
+    let omni = rollout_scenario(climbing_route().yaml("rollout.notify", notify)).start().await;
     wait_for_weight(&omni, 10.0).await;
     for (verb, reason) in [("pause", "lunch"), ("resume", "back"), ("abort", "tickets")] {
         let (status, said) =

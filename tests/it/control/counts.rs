@@ -2,32 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{wait_for_phase, wait_for_rollout};
+use super::{rollout_scenario, wait_for_phase, wait_for_rollout};
+use crate::support::scenario::{Scenario, route, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    topics: [other]
-    wait: 10s
-    rollout:
-      percent: 100
-      steps: [100]
-      mode: gated
-      interval: 300ms
-      soak: 1h
-      min_samples: {async: 25, sync: 0}
-      gates: [{name: client_errors, type: client_error_ratio, max: 10%}]
-topics:
-  t: {handler: upstream, timeout: 30s}
-  other: {handler: {command: [cat]}}
-workers: {count: 4, concurrency: 4}
-";
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
 on_both_stores!(
     what_the_proxy_refuses_is_a_client_error_of_the_canary,
@@ -35,12 +13,24 @@ on_both_stores!(
     an_envelope_of_another_topic_or_a_later_time_is_no_evidence,
 );
 
-async fn start(config: &str, store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    let omni = Omnidaemon::with_config(config)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
-        .start()
-        .await;
+/// A server whose rollout at 100 % soaks, and the calls of which wait this long.
+async fn start(wait: &str, store: &Store) -> Scenario {
+    let rollout = json!({
+        "percent": 100,
+        "steps": [100],
+        "mode": "gated",
+        "interval": "300ms",
+        "soak": "1h",
+        "min_samples": {"async": 25, "sync": 0},
+        "gates": [{"name": "client_errors", "type": "client_error_ratio", "max": "10%"}],
+    });
+    let omni = rollout_scenario(
+        route("invoke").yaml("topics", json!(["other"])).wait(wait).rollout(rollout),
+    )
+    .topic(topic("other").command(["cat"]))
+    .store(store)
+    .start()
+    .await;
     wait_for_phase(&omni, "soaking").await;
     omni
 }
@@ -52,7 +42,7 @@ async fn call(omni: &Omnidaemon, body: Value) -> u16 {
 }
 
 /// Waits until the gates know what is `expected` of the evidence.
-async fn until_known(omni: &Omnidaemon, expected: &Value) {
+async fn wait_for_evidence(omni: &Omnidaemon, expected: &Value) {
     let expected = expected.as_object().expect("an object");
     let what = format!("{expected:?}");
     wait_for_rollout(omni, &what, |rollout| {
@@ -62,8 +52,7 @@ async fn until_known(omni: &Omnidaemon, expected: &Value) {
 }
 
 async fn what_the_proxy_refuses_is_a_client_error_of_the_canary(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(CONFIG, &store, &upstream).await;
+    let omni = start("10s", &store).await;
     for _ in 0..8 {
         assert_eq!(call(&omni, json!({"task": "t"})).await, 200);
     }
@@ -74,12 +63,11 @@ async fn what_the_proxy_refuses_is_a_client_error_of_the_canary(store: Store) {
     let asynchronous = json!({"total": 10, "failed": 0, "client_errors": 2});
     let expected = json!({"canaried": 10, "accepted": 8, "rejected": 2, "refused": 0, "open": 0,
     "async": asynchronous});
-    until_known(&omni, &expected).await;
+    wait_for_evidence(&omni, &expected).await;
 }
 
 async fn a_canary_whose_envelopes_are_refused_is_turned_back(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(CONFIG, &store, &upstream).await;
+    let omni = start("10s", &store).await;
     wait_until(TEST_DEADLINE, "three of ten are refused, and it is turned back", async || {
         for n in 0..10 {
             let body = if n < 3 {
@@ -95,8 +83,7 @@ async fn a_canary_whose_envelopes_are_refused_is_turned_back(store: Store) {
 }
 
 async fn an_envelope_of_another_topic_or_a_later_time_is_no_evidence(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&CONFIG.replace("wait: 10s", "wait: 2s"), &store, &upstream).await;
+    let omni = start("2s", &store).await;
     assert_eq!(call(&omni, json!({"topic": "other", "payload": {"n": 1}})).await, 200);
     assert_eq!(
         call(&omni, json!({"topic": "t", "payload": {"task": "t"}, "delay": "1h"})).await,
@@ -108,5 +95,5 @@ async fn an_envelope_of_another_topic_or_a_later_time_is_no_evidence(store: Stor
     let asynchronous = json!({"total": 2, "failed": 0, "client_errors": 1});
     let expected =
         json!({"canaried": 2, "accepted": 2, "open": 0, "deferred": 0, "async": asynchronous});
-    until_known(&omni, &expected).await;
+    wait_for_evidence(&omni, &expected).await;
 }

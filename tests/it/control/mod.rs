@@ -25,11 +25,35 @@ mod shadow;
 mod story;
 mod traffic;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::support::scenario::{Route, ScenarioBuilder, route, scenario, topic};
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
-/// A rollout as the admin API tells of it.
+/// A rollout to 50 % by 10 % and 25 %, which moves within seconds when its gate on errors passes.
+fn gated_rollout() -> Value {
+    json!({
+        "percent": 50,
+        "steps": [10, 25, 50],
+        "mode": "gated",
+        "interval": "300ms",
+        "soak": "1s",
+        "min_samples": {"async": 20, "sync": 20},
+        "gates": [{"name": "errors", "type": "error_ratio", "max": "15%"}],
+    })
+}
+
+/// The route `invoke`, whose calls wait ten seconds at most, under this rollout.
+fn rollout_route(rollout: Value) -> Route {
+    route("invoke").wait("10s").rollout(rollout)
+}
+
+/// A server with that one route and enough workers for all of its calls.
+fn rollout_scenario(route: Route) -> ScenarioBuilder {
+    scenario().route(route).topic(topic("t").timeout("30s")).workers(4).concurrency(4)
+}
+
+/// A rollout as the admin API shows it.
 async fn fetch_rollout(omni: &Omnidaemon) -> Value {
     omni.admin_client().get("/admin/v1/rollouts/invoke").await.json()
 }

@@ -9,45 +9,28 @@ use serde_json::{Value, json};
 
 use super::traffic::Traffic;
 use super::{
-    event_names, fetch_rollout, send_command, wait_for_phase, wait_for_rollout, wait_for_weight,
+    event_names, fetch_rollout, gated_rollout, rollout_route, rollout_scenario, send_command,
+    wait_for_phase, wait_for_rollout, wait_for_weight,
 };
 use crate::support::redis::server::RedisServer;
 use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: <redis>, timeout: 500ms}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    wait: 10s
-    rollout:
-      percent: 50
-      steps: [10, 25, 50]
-      mode: gated
-      interval: 300ms
-      soak: 2s
-      min_samples: {async: 20, sync: 20}
-      gates: [{name: errors, type: error_ratio, max: 15%}]
-topics:
-  t: {handler: upstream, timeout: 30s}
-workers: {count: 2, concurrency: 4}
-";
-
-async fn three(upstream: &TestUpstream, redis: &RedisServer) -> Vec<Omnidaemon> {
+async fn start_three(upstream: &TestUpstream, redis: &RedisServer) -> Vec<Omnidaemon> {
     let one = || {
-        Omnidaemon::with_config(CONFIG)
-            .with_upstream(upstream)
-            .set_placeholder("redis", redis.url())
-            .with_env("OMNIDAEMON_LEASE", "6s")
+        rollout_scenario(rollout_route(gated_rollout()).yaml("rollout.soak", "2s"))
+            .workers(2)
+            .upstream(upstream)
+            .redis(redis)
+            .yaml("store.timeout", "500ms")
+            .env("OMNIDAEMON_LEASE", "6s")
+            .start_server()
     };
-    let (a, b, c) = tokio::join!(one().start(), one().start(), one().start());
+    let (a, b, c) = tokio::join!(one(), one(), one());
     vec![a, b, c]
 }
 
 /// Which of them leads, once all agree.
-pub(super) async fn leader(replicas: &[&Omnidaemon]) -> usize {
+pub(super) async fn find_leader(replicas: &[&Omnidaemon]) -> usize {
     wait_for_some(TEST_DEADLINE, "one of them leads", async || {
         let mut leaders = BTreeSet::new();
         let mut mine = None;
@@ -71,7 +54,7 @@ fn name(rollout: &Value) -> &str {
     this.and_then(|replica| replica["process"].as_str()).unwrap_or_default()
 }
 
-pub(super) async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
+pub(super) async fn wait_until_all_at(replicas: &[&Omnidaemon], weight: f64) {
     for replica in replicas {
         wait_until(TEST_DEADLINE, &format!("all are at {weight} %"), async || {
             replica.metric_value("omnidaemon_rollout_weight", &[("route", "invoke")]).await
@@ -84,16 +67,16 @@ pub(super) async fn all_at(replicas: &[&Omnidaemon], weight: f64) {
 #[tokio::test]
 async fn three_replicas_climb_together_and_the_evidence_is_all_of_theirs() {
     let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
-    let replicas = three(&upstream, &redis).await;
+    let replicas = start_three(&upstream, &redis).await;
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    leader(&all).await;
+    find_leader(&all).await;
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::data_client).collect());
     for replica in &all {
         let is_told = |rollout: &Value| rollout["evidence"]["canaried"].as_u64() > Some(0);
         wait_for_rollout(replica, "told with its numbers by whomever one asks", is_told).await;
     }
     wait_for_phase(all[0], "healthy").await;
-    all_at(&all, 50.0).await;
+    wait_until_all_at(&all, 50.0).await;
     let told = traffic.stop().await;
     assert_eq!(told.failed(), 0, "{told:?}");
     assert_eq!(event_names(all[1]).await, ["step", "step", "step", "step"]);
@@ -104,8 +87,8 @@ async fn three_replicas_climb_together_and_the_evidence_is_all_of_theirs() {
 #[tokio::test]
 async fn a_killed_leader_is_followed_by_another_and_nothing_is_lost() {
     let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
-    let mut replicas = three(&upstream, &redis).await;
-    let first = leader(&replicas.iter().collect::<Vec<_>>()).await;
+    let mut replicas = start_three(&upstream, &redis).await;
+    let first = find_leader(&replicas.iter().collect::<Vec<_>>()).await;
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::data_client).collect());
     let reached = wait_for_weight(&replicas[first], 10.0).await;
     let mut dead = replicas.remove(first);
@@ -113,11 +96,11 @@ async fn a_killed_leader_is_followed_by_another_and_nothing_is_lost() {
     dead.kill();
     dead.wait_for_exit().await;
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    leader(&all).await;
+    find_leader(&all).await;
     let now = fetch_rollout(all[0]).await;
     assert!(now["weight"].as_f64() >= reached["weight"].as_f64(), "{now:#}");
     wait_for_phase(all[0], "healthy").await;
-    all_at(&all, 50.0).await;
+    wait_until_all_at(&all, 50.0).await;
     traffic.stop().await;
     assert_eq!(event_names(all[0]).await, ["step", "step", "step", "step"], "each step once");
 }
@@ -125,12 +108,12 @@ async fn a_killed_leader_is_followed_by_another_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_leader_that_was_stopped_decides_nothing_when_it_comes_back() {
     let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
-    let mut replicas = three(&upstream, &redis).await;
-    let first = leader(&replicas.iter().collect::<Vec<_>>()).await;
+    let mut replicas = start_three(&upstream, &redis).await;
+    let first = find_leader(&replicas.iter().collect::<Vec<_>>()).await;
     let mut stopped = replicas.remove(first);
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
     stopped.process().freeze().await;
-    let second = leader(&all).await;
+    let second = find_leader(&all).await;
     let (status, _) =
         send_command(all[second], "abort", json!({"actor": "ann", "reason": "x"})).await;
     assert_eq!(status, 200);
@@ -138,18 +121,17 @@ async fn a_leader_that_was_stopped_decides_nothing_when_it_comes_back() {
     stopped.process().send_signal(Signal::CONT);
     // it learns of the abort before it can decide anything
     wait_for_phase(&stopped, "degraded").await;
-    all_at(&[&stopped, all[0], all[1]], 0.0).await;
+    wait_until_all_at(&[&stopped, all[0], all[1]], 0.0).await;
     assert_eq!(event_names(all[0]).await, ["step", "abort"]);
 }
 
 #[tokio::test]
 async fn replicas_whose_files_differ_hold_the_step_and_are_named() {
     let (upstream, redis) = (TestUpstream::start().await, RedisServer::start().await);
-    let mut replicas = three(&upstream, &redis).await;
-    let first = leader(&replicas.iter().collect::<Vec<_>>()).await;
+    let mut replicas = start_three(&upstream, &redis).await;
+    let first = find_leader(&replicas.iter().collect::<Vec<_>>()).await;
     let other = (first + 1) % 3;
-    replicas[other].edit_config(|yaml| yaml.replace("percent: 50", "percent: 5"));
-    replicas[other].wait_until_config_applied().await;
+    replicas[other].apply_setting("routes.invoke.rollout.percent", 5).await;
     // its own file counts for what it runs
     wait_until(TEST_DEADLINE, "it runs what its file allows", async || {
         let metric = replicas[other].scrape_metrics().await;
@@ -164,11 +146,7 @@ async fn replicas_whose_files_differ_hold_the_step_and_are_named() {
     .await;
     assert!(waiting.to_string().contains(&name), "{waiting:#}");
     for replica in &mut replicas {
-        replica.edit_config(|yaml| {
-            yaml.replace("percent: 50", "percent: 25")
-                .replace("percent: 5}", "percent: 25}")
-                .replace("percent: 5\n", "percent: 25\n")
-        });
+        replica.save_setting("routes.invoke.rollout.percent", 25);
     }
     wait_for_rollout(&replicas[first], "healthy at 25 %", |rollout| {
         rollout["phase"] == "healthy" && rollout["weight"] == 25.0
@@ -181,9 +159,9 @@ async fn replicas_whose_files_differ_hold_the_step_and_are_named() {
 async fn an_abort_with_redis_dead_holds_and_is_kept_when_it_returns() {
     let upstream = TestUpstream::start().await;
     let mut redis = RedisServer::start().await;
-    let replicas = three(&upstream, &redis).await;
+    let replicas = start_three(&upstream, &redis).await;
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    let first = leader(&all).await;
+    let first = find_leader(&all).await;
     wait_for_weight(all[first], 10.0).await;
     let follower = (first + 1) % 3;
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::data_client).collect());
@@ -210,7 +188,7 @@ async fn an_abort_with_redis_dead_holds_and_is_kept_when_it_returns() {
     for replica in &all {
         wait_for_phase(replica, "degraded").await;
     }
-    all_at(&all, 0.0).await;
+    wait_until_all_at(&all, 0.0).await;
     assert_eq!(event_names(all[first]).await.last().map(String::as_str), Some("abort"));
     let told = traffic.stop().await;
     assert_eq!(told.failed(), 0, "{told:?}");
@@ -220,9 +198,9 @@ async fn an_abort_with_redis_dead_holds_and_is_kept_when_it_returns() {
 async fn while_redis_is_gone_nothing_moves_and_then_it_goes_on() {
     let upstream = TestUpstream::start().await;
     let mut redis = RedisServer::start().await;
-    let replicas = three(&upstream, &redis).await;
+    let replicas = start_three(&upstream, &redis).await;
     let all: Vec<&Omnidaemon> = replicas.iter().collect();
-    let first = leader(&all).await;
+    let first = find_leader(&all).await;
     let traffic = Traffic::on(replicas.iter().map(Omnidaemon::data_client).collect());
     wait_for_weight(all[first], 25.0).await;
     redis.kill();

@@ -4,43 +4,35 @@
 use serde_json::{Value, json};
 
 use super::traffic::Traffic;
-use super::{event_names, fetch_rollout, wait_for_phase, wait_for_rollout, wait_for_weight};
+use super::{
+    event_names, fetch_rollout, gated_rollout, rollout_route, rollout_scenario, wait_for_phase,
+    wait_for_rollout, wait_for_weight,
+};
+use crate::support::scenario::Scenario;
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    wait: 10s
-    rollout:
-      percent: 100
-      steps: [25, 100]
-      mode: gated
-      interval: 300ms
-      soak: 1s
-      min_samples: {async: 20, sync: 20}
-      gates: [{name: errors, type: error_ratio, max: 15%}]
-      shadow: {percent: 50, side_effects: allowed, compare: {ignore: [/execution_time_ms]}, \
-      max_mismatch: 15%}
-topics:
-  t: {handler: {http: '<copies>/invoke'}, timeout: 30s}
-workers: {count: 4, concurrency: 4}
-";
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
 on_both_stores!(
     copies_that_are_answered_alike_let_it_climb_to_where_there_are_none,
     copies_that_are_answered_otherwise_turn_it_back,
 );
 
-async fn start(store: &Store, upstream: &TestUpstream, copies: &TestUpstream) -> Omnidaemon {
-    let config = CONFIG.replace("<copies>", &copies.url());
-    Omnidaemon::with_config(&config)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
+async fn start(store: &Store, copies: &TestUpstream) -> Scenario {
+    let route = rollout_route(gated_rollout())
+        .yaml("rollout.percent", 100)
+        .yaml("rollout.steps", json!([25, 100]))
+        .yaml(
+            "rollout.shadow",
+            json!({
+                "percent": 50,
+                "side_effects": "allowed",
+                "compare": {"ignore": ["/execution_time_ms"]},
+                "max_mismatch": "15%",
+            }),
+        );
+    rollout_scenario(route)
+        .yaml("topics.t.handler", json!({"http": format!("{}/invoke", copies.url())}))
+        .store(store)
         .start()
         .await
 }
@@ -55,8 +47,8 @@ fn gate(rollout: &Value) -> Value {
 }
 
 async fn copies_that_are_answered_alike_let_it_climb_to_where_there_are_none(store: Store) {
-    let (upstream, copies) = (TestUpstream::start().await, TestUpstream::start().await);
-    let omni = start(&store, &upstream, &copies).await;
+    let copies = TestUpstream::start().await;
+    let omni = start(&store, &copies).await;
     let traffic = Traffic::on(vec![omni.data_client()]);
     let passing =
         wait_for_rollout(&omni, "passing its gate", |rollout| gate(rollout)["verdict"] == "pass")
@@ -78,8 +70,8 @@ async fn copies_that_are_answered_alike_let_it_climb_to_where_there_are_none(sto
 }
 
 async fn copies_that_are_answered_otherwise_turn_it_back(store: Store) {
-    let (upstream, copies) = (TestUpstream::start().await, TestUpstream::start().await);
-    let omni = start(&store, &upstream, &copies).await;
+    let copies = TestUpstream::start().await;
+    let omni = start(&store, &copies).await;
     wait_for_weight(&omni, 25.0).await;
     let traffic = Traffic::on(vec![omni.data_client()]);
     traffic.ask(json!({"replayed": {"tool": "another"}}));
@@ -94,9 +86,9 @@ async fn copies_that_are_answered_otherwise_turn_it_back(store: Store) {
     // the async path is left alone: but for what was under way, half of these would be copied
     let queued =
         async || omni.metric_value("omnidaemon_shadow_total", &[("outcome", "queued")]).await;
-    let (before, served) = (queued().await, upstream.fetch_requests().await.requests.len());
+    let (before, served) = (queued().await, omni.upstream().fetch_requests().await.requests.len());
     let traffic = Traffic::on(vec![omni.data_client()]);
-    let more = async || upstream.fetch_requests().await.requests.len() - served;
+    let more = async || omni.upstream().fetch_requests().await.requests.len() - served;
     wait_until(TEST_DEADLINE, "clients are served", async || more().await > 100).await;
     traffic.stop().await;
     assert!(queued().await - before < 20.0, "{before} and {}", queued().await);

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use crate::app::worker_processes::worker;
 use crate::support::http::client::HttpResponse;
 use crate::support::process::python::PythonOmnidaemon;
 use crate::support::redis::server::RedisServer;
 use crate::support::stores::{Store, on_both_stores};
+use crate::support::workers::spawn_worker_command;
 use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
 
 const CONFIG: &str = "
@@ -123,7 +123,7 @@ async fn without_a_live_worker_calls_go_sync_at_once_until_one_starts() {
     omni.process()
         .wait_for_log("the missing worker", 0, |line| line.contains(NO_CONSUMER).then_some(()))
         .await;
-    let (worker, _admin) = worker(omni.dir()).await;
+    let (worker, _admin) = spawn_worker_command(omni.dir()).await;
     wait_until(TEST_DEADLINE, "calls are async", async || path().await.as_deref() == Some("async"))
         .await;
     drop(worker); // killed: nothing says goodbye

@@ -4,28 +4,19 @@
 use serde_json::{Value, json};
 
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::{Scenario, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
-  built: {path: /built, topic: build, wait: 20s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream, retries: 0}
-  build: {handler: {http: '<upstream-build>'}, retries: 0}
-workers: {count: 4}
-results: {max_result: 64KiB}
-";
-
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("upstream-build", build)
-        .set_placeholder("store", store.url())
+async fn start(store: &Store) -> Scenario {
+    scenario()
+        .store(store)
+        .route(route("invoke").wait("20s").percent(100))
+        .route(route("built").topic("build").wait("20s").percent(100))
+        .topic(topic("t").retries(0))
+        .topic(topic("build").http("<upstream>/build").retries(0))
+        .workers(4)
+        .yaml("results.max_result", "64KiB")
         .start()
         .await
 }
@@ -41,7 +32,7 @@ fn problem(answer: &HttpResponse) -> (u16, String) {
 }
 
 /// The one dead letter of `topic`.
-async fn dead_letter(omni: &Omnidaemon, topic: &str) -> Value {
+async fn wait_for_dead_letter(omni: &Omnidaemon, topic: &str) -> Value {
     let path = format!("/admin/v1/dead-letters?topic={topic}");
     wait_for_some(TEST_DEADLINE, "the task is a dead letter", async || {
         let letters = omni.admin_client().get(&path).await.json();
@@ -58,8 +49,7 @@ on_both_stores!(
 );
 
 async fn an_http_handlers_failure_is_no_200(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let failed = omni.data_client().post("/built", &json!({"status": 500, "name": "crm"})).await;
     assert_eq!(
         (failed.status.as_u16(), &failed.json()["built"]["name"]),
@@ -73,8 +63,7 @@ async fn an_http_handlers_failure_is_no_200(store: Store) {
 }
 
 async fn an_answer_too_large_to_keep_reaches_the_client_that_waits(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let whole = omni
         .data_client()
         .post("/invoke", &call(&json!({"bytes": 300_000, "headers": [["x-a", "1"]]})))
@@ -90,34 +79,32 @@ async fn an_answer_too_large_to_keep_reaches_the_client_that_waits(store: Store)
         (Some(300_000), Some("1"))
     );
 
-    let letter = dead_letter(&omni, "t").await;
+    let letter = wait_for_dead_letter(&omni, "t").await;
     let id = letter["id"].as_str().expect("an id");
     let task = omni.data_client().get(&format!("/task/{id}")).await.json();
     let error = task["error"].as_str().expect("an error");
     assert_eq!((&task["status"], task.get("result")), (&json!("failed"), None));
     assert!(error.contains("results.max_result") && error.contains("65536"), "{error}");
-    assert!(!error.contains(&upstream.addr()), "{error}");
+    assert!(!error.contains(&omni.upstream().addr()), "{error}");
 }
 
 async fn a_failed_answer_too_large_to_keep_reaches_it_too(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let whole =
         omni.data_client().post("/invoke", &call(&json!({"bytes": 300_000, "status": 503}))).await;
     assert_eq!(
         (whole.status.as_u16(), whole.json()["result"].as_str().map(str::len)),
         (503, Some(300_000))
     );
-    let letter = dead_letter(&omni, "t").await;
+    let letter = wait_for_dead_letter(&omni, "t").await;
     assert!(letter["error"].as_str().is_some_and(|error| error.contains("503")), "{letter}");
 }
 
 async fn addresses_are_for_operators(store: Store) {
-    let mut upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let mut omni = start(&store).await;
     let broken = omni.data_client().post("/invoke", &call(&json!({"die": "before"}))).await;
     assert_eq!(problem(&broken), (502, "upstream-broke-off".into()), "{}", broken.text());
-    upstream.stop();
+    omni.upstream_mut().stop();
     let gone = omni.data_client().post("/invoke", &call(&json!({}))).await;
     assert_eq!(problem(&gone), (502, "upstream-unreachable".into()), "{}", gone.text());
     for answer in [&broken, &gone] {
@@ -135,7 +122,7 @@ async fn addresses_are_for_operators(store: Store) {
     assert_eq!(failed["error"], "the task's handler cannot be reached");
     let shown = omni.admin_client().get(&format!("/admin/v1/tasks/{id}")).await.json();
     assert!(
-        shown["error"].as_str().is_some_and(|error| error.contains(&upstream.addr())),
+        shown["error"].as_str().is_some_and(|error| error.contains(&omni.upstream().addr())),
         "{shown}"
     );
 }

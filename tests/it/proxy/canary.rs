@@ -5,45 +5,40 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::{Scenario, ScenarioBuilder, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::{TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, max_body: 1MiB}
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    topics: [build]
-    wait: 20s
-    capture: {drop_headers: [x-dropped]}
-    rollout: {percent: 100, mode: manual}
-  held: {path: /echo, methods: [POST], topic: t, topics: [build], wait: 100ms, \
-  on_wait_timeout: hold, rollout: {percent: 100, mode: manual}}
-  named: {path: '/echo/{name}', topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
-  retried: {path: /build, topic: t, retry_canaried: true, wait: 20s, rollout: {percent: 100, \
-  mode: manual}}
-  built: {path: /built, topic: build, wait: 20s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream, retries: 2, retry_delay: 50ms}
-  build: {handler: {http: '<upstream-build>'}}
-workers: {count: 4, concurrency: 2}
-";
-
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    start_with(CONFIG, store, upstream).await
+fn canaried_routes(store: &Store) -> ScenarioBuilder {
+    let canaried = |name: &str| route(name).wait("20s").percent(100);
+    scenario()
+        .store(store)
+        .yaml("proxy.max_body", "1MiB")
+        .route(
+            canaried("invoke")
+                .yaml("topics", json!(["build"]))
+                .yaml("capture", json!({"drop_headers": ["x-dropped"]})),
+        )
+        .route(
+            route("held")
+                .path("/echo")
+                .yaml("methods", json!(["POST"]))
+                .yaml("topics", json!(["build"]))
+                .wait("100ms")
+                .yaml("on_wait_timeout", "hold")
+                .percent(100),
+        )
+        .route(canaried("named").path("/echo/{name}"))
+        .route(canaried("retried").path("/build").yaml("retry_canaried", true))
+        .route(canaried("built").topic("build"))
+        .topic(topic("t").retries(2).retry_delay("50ms"))
+        .topic(topic("build").http("<upstream>/build"))
+        .workers(4)
+        .concurrency(2)
 }
 
-async fn start_with(config: &str, store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(config)
-        .with_upstream(upstream)
-        .set_placeholder("upstream-build", build)
-        .set_placeholder("store", store.url())
-        .start()
-        .await
+async fn start(store: &Store) -> Scenario {
+    canaried_routes(store).start().await
 }
 
 on_both_stores!(
@@ -60,8 +55,7 @@ on_both_stores!(
 );
 
 async fn the_client_gets_what_the_upstream_gave(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     for arguments in [
         json!({}),
         json!({"status": 201, "headers": [["x-a", "1"], ["x-a", "2"], ["set-cookie", "a=b"]]}),
@@ -71,7 +65,7 @@ async fn the_client_gets_what_the_upstream_gave(store: Store) {
         json!({"bytes": 300_000}),
     ] {
         let call = json!({"task": "t", "arguments": arguments});
-        let direct = upstream.client().post("/invoke", &call).await;
+        let direct = omni.upstream().client().post("/invoke", &call).await;
         let through = omni.data_client().post("/invoke", &call).await;
         assert_eq!(through.header("x-omnidaemon-path"), Some("async"), "{arguments}");
         assert_eq!(through.status, direct.status, "{arguments}");
@@ -103,8 +97,7 @@ async fn the_client_gets_what_the_upstream_gave(store: Store) {
 }
 
 async fn the_replayed_request_is_the_one_that_was_sent(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let body = vec![0u8, 159, 146, 150, b'\n'];
     let request = omni
         .data_client()
@@ -142,13 +135,7 @@ async fn the_replayed_request_is_the_one_that_was_sent(store: Store) {
 }
 
 async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start_with(
-        &CONFIG.replace("topics: [build]\n    wait: 20s", "topics: [build]\n    wait: 100ms"),
-        &store,
-        &upstream,
-    )
-    .await;
+    let omni = canaried_routes(&store).yaml("routes.invoke.wait", "100ms").start().await;
     let slow =
         omni.data_client().request(Method::POST, "/invoke").header("authorization", "Bearer mine");
     let accepted = HttpResponse::from_request(
@@ -198,8 +185,7 @@ async fn after_wait_it_is_202_and_the_result_is_polled(store: Store) {
 }
 
 async fn hold_waits_on(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let held = omni.data_client().post("/echo", &json!({})).await;
     assert_eq!(held.status, 200);
     // Longer than the route's `wait` of 100 ms, on a topic whose handler sleeps.
@@ -224,8 +210,7 @@ async fn hold_waits_on(store: Store) {
 }
 
 async fn prefer_sets_the_wait(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let call = |prefer: &str| {
         let call = json!({"task": "t", "arguments": {"sleep_ms": 200}});
         HttpResponse::from_request(
@@ -256,8 +241,7 @@ async fn prefer_sets_the_wait(store: Store) {
 }
 
 async fn what_cannot_go_async_goes_sync(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let post = |path: &str| omni.data_client().request(Method::POST, path);
     let sync = |answer: &HttpResponse| answer.header("x-omnidaemon-path") == Some("sync");
 
@@ -297,8 +281,7 @@ async fn what_cannot_go_async_goes_sync(store: Store) {
 }
 
 async fn a_canaried_call_is_tried_once_unless_its_route_says_otherwise(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let call = |path: &str, id: &str, body: Value| {
         HttpResponse::from_request(
             omni.data_client()
@@ -308,21 +291,23 @@ async fn a_canaried_call_is_tried_once_unless_its_route_says_otherwise(store: St
         )
     };
     let once = call("/invoke", "once", json!({"task": "t", "arguments": {"fail_first": 2}})).await;
-    assert_eq!((once.status.as_u16(), upstream.fetch_requests().await.by_key["once"]), (503, 1));
+    assert_eq!(
+        (once.status.as_u16(), omni.upstream().fetch_requests().await.by_key["once"]),
+        (503, 1)
+    );
     let retried = call("/build", "many", json!({"fail_first": 2})).await;
     assert_eq!((retried.status.as_u16(), &retried.json()["attempt"]), (200, &json!("3")));
-    assert_eq!(upstream.fetch_requests().await.by_key["many"], 3);
+    assert_eq!(omni.upstream().fetch_requests().await.by_key["many"], 3);
 }
 
 async fn failures_are_told_as_the_legacy_endpoint_would(store: Store) {
-    let mut upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let mut omni = start(&store).await;
     let broken = omni
         .data_client()
         .post("/invoke", &json!({"task": "t", "arguments": {"die": "before"}}))
         .await;
     assert_eq!((broken.status.as_u16(), broken.header("x-omnidaemon-path")), (502, Some("async")));
-    upstream.stop();
+    omni.upstream_mut().stop();
     let gone = omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!(
         (gone.status.as_u16(), gone.json()["type"].as_str()),
@@ -340,10 +325,9 @@ async fn failures_are_told_as_the_legacy_endpoint_would(store: Store) {
 }
 
 async fn a_trusted_caller_chooses_the_path_and_segments_match_any_name(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let trusting = CONFIG.replace("max_body: 1MiB", "max_body: 1MiB, trusted: [127.0.0.0/8]");
-    for (config, chosen) in [(trusting.as_str(), "sync"), (CONFIG, "async")] {
-        let omni = start_with(config, &store, &upstream).await;
+    let trusting = canaried_routes(&store).yaml("proxy.trusted", json!(["127.0.0.0/8"]));
+    for (server, chosen) in [(trusting, "sync"), (canaried_routes(&store), "async")] {
+        let omni = server.start().await;
         let request = omni
             .data_client()
             .request(Method::POST, "/echo/any-name")
@@ -358,8 +342,7 @@ async fn a_trusted_caller_chooses_the_path_and_segments_match_any_name(store: St
 }
 
 async fn an_envelope_chooses_its_topic(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let built = omni
         .data_client()
         .post("/invoke", &json!({"topic": "build", "payload": {"name": "crm"}}))

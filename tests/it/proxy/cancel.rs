@@ -9,38 +9,27 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::app::worker_processes::worker;
+use crate::support::scenario::{Scenario, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
+use crate::support::tasks::submit_task;
+use crate::support::workers::spawn_worker_command;
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: '<legacy>'}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: legacy, rollout: {percent: 0, mode: manual}}
-topics:
-  legacy: {handler: upstream, retries: 3, retry_delay: 20ms}
-  http: {handler: {http: '<legacy>/run'}, retries: 3, retry_delay: 20ms}
-  quick: {handler: {command: [cat]}}
-  stubborn: {handler: {command: [sh, '<dir>/stubborn.sh']}, retries: 3, retry_delay: 20ms}
-workers: {count: <workers>}
-";
-
 /// Ignores SIGTERM, as does the child that it starts, and notes the pids of both.
-const STUBBORN: &str = "trap '' TERM
+const STUBBORN_SCRIPT: &str = "trap '' TERM
 (while :; do sleep 0.1; done) &
 echo $$ $! > \"$(dirname \"$0\")/tmp\" && mv \"$(dirname \"$0\")/tmp\" \"$(dirname \"$0\")/pids\"
 while :; do sleep 0.1; done
 ";
 
 /// A server that takes tasks, never answers, and sees its clients leave.
-struct Silent {
+struct SilentServer {
     url: String,
     posts: Arc<AtomicUsize>,
     left: Arc<AtomicUsize>,
 }
 
-impl Silent {
+impl SilentServer {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -48,7 +37,7 @@ impl Silent {
         let counts = (posts.clone(), left.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(hear(stream, counts.clone()));
+                tokio::spawn(serve_connection(stream, counts.clone()));
             }
         });
         Self { url, posts, left }
@@ -59,7 +48,10 @@ impl Silent {
     }
 }
 
-async fn hear(mut stream: TcpStream, (posts, left): (Arc<AtomicUsize>, Arc<AtomicUsize>)) {
+async fn serve_connection(
+    mut stream: TcpStream,
+    (posts, left): (Arc<AtomicUsize>, Arc<AtomicUsize>),
+) {
     let mut read = Vec::new();
     let is_post = |read: &[u8]| {
         read.starts_with(b"POST ") && read.windows(4).any(|window| window == b"\r\n\r\n")
@@ -74,25 +66,30 @@ async fn hear(mut stream: TcpStream, (posts, left): (Arc<AtomicUsize>, Arc<Atomi
     left.fetch_add(usize::from(counted), Ordering::Relaxed);
 }
 
-async fn start(store: &Store, legacy: &Silent, workers: &str) -> Omnidaemon {
-    let launch = Omnidaemon::with_config(CONFIG)
-        .set_placeholder("workers", workers)
-        .set_placeholder("store", store.url());
-    // Both places that name it.
-    let omni = launch.set_placeholder("legacy", &legacy.url).start().await;
-    std::fs::write(omni.dir().join("stubborn.sh"), STUBBORN).expect("it can be written");
-    omni
+async fn start(store: &Store, legacy: &SilentServer, workers: u32) -> Scenario {
+    scenario()
+        .store(store)
+        .upstream_url(&legacy.url)
+        .route(route("invoke").topic("legacy"))
+        .topic(topic("legacy").retries(3).retry_delay("20ms"))
+        .topic(topic("http").http("<upstream>/run").retries(3).retry_delay("20ms"))
+        .topic(topic("quick").command(["cat"]))
+        .topic(
+            topic("stubborn").command(["sh", "<dir>/stubborn.sh"]).retries(3).retry_delay("20ms"),
+        )
+        .workers(workers)
+        .file("stubborn.sh", STUBBORN_SCRIPT)
+        .start()
+        .await
 }
 
+/// Submits a task and returns its id.
 async fn submit(omni: &Omnidaemon, topic: &str) -> String {
-    let accepted =
-        omni.data_client().post("/invoke/async", &json!({"topic": topic, "payload": {}})).await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    accepted.json()["task_id"].as_str().expect("an id").to_owned()
+    submit_task(omni, topic, json!({})).await.trim_start_matches("/task/").to_owned()
 }
 
 /// The pids that the stubborn program noted.
-async fn pids(dir: &Path) -> Vec<Pid> {
+async fn stubborn_pids(dir: &Path) -> Vec<Pid> {
     wait_for_some(TEST_DEADLINE, "the program runs", async || {
         let text = std::fs::read_to_string(dir.join("pids")).ok()?;
         text.split_whitespace().map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
@@ -101,13 +98,13 @@ async fn pids(dir: &Path) -> Vec<Pid> {
 }
 
 /// Whether `pid` runs; a zombie that nobody has reaped yet does not.
-fn runs(pid: Pid) -> bool {
+fn is_running(pid: Pid) -> bool {
     let stat =
         std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     test_kill_process(pid).is_ok() && !stat.contains(") Z ")
 }
 
-async fn status(omni: &Omnidaemon, id: &str) -> String {
+async fn fetch_status(omni: &Omnidaemon, id: &str) -> String {
     omni.data_client().get(&format!("/task/{id}")).await.json()["status"]
         .as_str()
         .expect("a status")
@@ -121,32 +118,32 @@ on_both_stores!(
 );
 
 async fn a_cancelled_command_is_ended_with_all_that_it_started(store: Store) {
-    let legacy = Silent::start().await;
-    let omni = start(&store, &legacy, "1").await;
+    let legacy = SilentServer::start().await;
+    let omni = start(&store, &legacy, 1).await;
     let id = submit(&omni, "stubborn").await;
-    let pids = pids(omni.dir()).await;
-    assert!(pids.len() == 2 && pids.iter().all(|pid| runs(*pid)));
+    let pids = stubborn_pids(omni.dir()).await;
+    assert!(pids.len() == 2 && pids.iter().all(|pid| is_running(*pid)));
     let cancelled = omni.data_client().delete(&format!("/task/{id}")).await;
     assert_eq!(
         (cancelled.status.as_u16(), &cancelled.json()["status"]),
         (200, &json!("cancelled"))
     );
     wait_until(TEST_DEADLINE, "program and child are gone", async || {
-        !pids.iter().any(|pid| runs(*pid))
+        !pids.iter().any(|pid| is_running(*pid))
     })
     .await;
-    assert_eq!(status(&omni, &id).await, "cancelled");
+    assert_eq!(fetch_status(&omni, &id).await, "cancelled");
     let next = submit(&omni, "quick").await;
     wait_until(TEST_DEADLINE, "the slot is free again", async || {
-        status(&omni, &next).await == "completed"
+        fetch_status(&omni, &next).await == "completed"
     })
     .await;
-    assert_eq!(status(&omni, &id).await, "cancelled", "no later attempt has begun");
+    assert_eq!(fetch_status(&omni, &id).await, "cancelled", "no later attempt has begun");
 }
 
 async fn a_cancelled_http_or_upstream_task_has_its_connection_dropped(store: Store) {
-    let legacy = Silent::start().await;
-    let omni = start(&store, &legacy, "2").await;
+    let legacy = SilentServer::start().await;
+    let omni = start(&store, &legacy, 2).await;
     for topic in ["http", "legacy"] {
         let id = submit(&omni, topic).await;
         wait_until(TEST_DEADLINE, "the request has come", async || legacy.running() == 1).await;
@@ -154,19 +151,19 @@ async fn a_cancelled_http_or_upstream_task_has_its_connection_dropped(store: Sto
             omni.admin_client().post(&format!("/admin/v1/tasks/{id}/cancel"), &json!({})).await;
         assert_eq!(cancelled.status, 200, "{}", cancelled.text());
         wait_until(TEST_DEADLINE, "the connection is closed", async || legacy.running() == 0).await;
-        assert_eq!(status(&omni, &id).await, "cancelled");
+        assert_eq!(fetch_status(&omni, &id).await, "cancelled");
     }
     assert_eq!(legacy.posts.load(Ordering::Relaxed), 2, "neither was tried again");
 }
 
 async fn the_command_line_cancels_and_says_when_it_is_too_late(store: Store) {
-    let legacy = Silent::start().await;
-    let omni = start(&store, &legacy, "1").await;
+    let legacy = SilentServer::start().await;
+    let omni = start(&store, &legacy, 1).await;
     let id = submit(&omni, "http").await;
     wait_until(TEST_DEADLINE, "the request has come", async || legacy.running() == 1).await;
     let cancelled = omni.run_cli(&["task", "cancel", &id]).await;
     assert_eq!(cancelled.status.code(), Some(0), "{cancelled:?}");
-    assert_eq!(status(&omni, &id).await, "cancelled");
+    assert_eq!(fetch_status(&omni, &id).await, "cancelled");
     assert_eq!(
         omni.run_cli(&["task", "cancel", &id]).await.status.code(),
         Some(0),
@@ -174,7 +171,7 @@ async fn the_command_line_cancels_and_says_when_it_is_too_late(store: Store) {
     );
     let done = submit(&omni, "quick").await;
     wait_until(TEST_DEADLINE, "the other has ended", async || {
-        status(&omni, &done).await == "completed"
+        fetch_status(&omni, &done).await == "completed"
     })
     .await;
     let late = omni.run_cli(&["task", "cancel", &done]).await;
@@ -188,15 +185,15 @@ async fn the_command_line_cancels_and_says_when_it_is_too_late(store: Store) {
 
 #[tokio::test]
 async fn a_task_that_another_process_runs_is_ended_there() {
-    let (store, legacy) = (Store::redis().await, Silent::start().await);
-    let omni = start(&store, &legacy, "0").await;
-    let (_worker, _admin) = worker(omni.dir()).await;
+    let (store, legacy) = (Store::redis().await, SilentServer::start().await);
+    let omni = start(&store, &legacy, 0).await;
+    let (_worker, _admin) = spawn_worker_command(omni.dir()).await;
     let id = submit(&omni, "stubborn").await;
-    let pids = pids(omni.dir()).await;
+    let pids = stubborn_pids(omni.dir()).await;
     assert_eq!(omni.data_client().delete(&format!("/task/{id}")).await.status, 200);
     wait_until(TEST_DEADLINE, "program and child are gone", async || {
-        !pids.iter().any(|pid| runs(*pid))
+        !pids.iter().any(|pid| is_running(*pid))
     })
     .await;
-    assert_eq!(status(&omni, &id).await, "cancelled");
+    assert_eq!(fetch_status(&omni, &id).await, "cancelled");
 }

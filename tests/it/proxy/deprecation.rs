@@ -2,33 +2,30 @@
 
 use serde_json::json;
 
-use crate::support::{Omnidaemon, TestUpstream};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    rollout: {percent: 0, mode: manual}
-    deprecation: {mode: none, deprecated_at: 2026-12-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z,
-                  successor: /invoke/async, link: /docs/deprecation, permanent: false}
-topics:
-  t: {handler: upstream}
-";
+use crate::support::scenario::scenario;
 
 #[tokio::test]
 async fn clients_are_walked_from_none_through_announce_and_redirect_to_gone() {
-    let upstream = TestUpstream::start().await;
-    let mut omni = Omnidaemon::with_config(CONFIG).with_upstream(&upstream).start().await;
+    let mut omni = scenario()
+        .yaml(
+            "routes.invoke.deprecation",
+            json!({
+                "mode": "none",
+                "deprecated_at": "2026-12-01T00:00:00Z",
+                "sunset_at": "2027-06-01T00:00:00Z",
+                "successor": "/invoke/async",
+                "link": "/docs/deprecation",
+                "permanent": false,
+            }),
+        )
+        .start()
+        .await;
     let call = json!({"task": "t"});
 
     let plain = omni.data_client().post("/invoke", &call).await;
     assert_eq!((plain.status.as_u16(), plain.header("deprecation")), (200, None));
 
-    omni.edit_config(|yaml| yaml.replace("mode: none", "mode: announce"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.mode", "announce").await;
     let announced = omni.data_client().post("/invoke", &call).await;
     assert_eq!(announced.status, 200);
     assert_eq!(announced.header("deprecation"), Some("@1796083200"));
@@ -40,8 +37,7 @@ async fn clients_are_walked_from_none_through_announce_and_redirect_to_gone() {
         ["</invoke/async>; rel=\"successor-version\"", "</docs/deprecation>; rel=\"deprecation\""]
     );
 
-    omni.edit_config(|yaml| yaml.replace("mode: announce", "mode: redirect"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.mode", "redirect").await;
     let redirected = omni.data_client().post("/invoke?next=//evil", &call).await;
     assert_eq!(
         (redirected.status.as_u16(), redirected.header("location")),
@@ -49,12 +45,10 @@ async fn clients_are_walked_from_none_through_announce_and_redirect_to_gone() {
     );
     assert!(redirected.header("deprecation").is_some() && redirected.header("sunset").is_some());
 
-    omni.edit_config(|yaml| yaml.replace("permanent: false", "permanent: true"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.permanent", true).await;
     assert_eq!(omni.data_client().post("/invoke", &call).await.status, 308);
 
-    omni.edit_config(|yaml| yaml.replace("mode: redirect", "mode: gone"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.mode", "gone").await;
     let gone = omni.data_client().post("/invoke", &call).await;
     assert_eq!(
         (gone.status.as_u16(), gone.header("content-type")),
@@ -66,7 +60,7 @@ async fn clients_are_walked_from_none_through_announce_and_redirect_to_gone() {
         202,
         "the successor is not deprecated"
     );
-    assert_eq!(upstream.fetch_requests().await.by_id.len(), 0);
+    assert_eq!(omni.upstream().fetch_requests().await.by_id.len(), 0);
 
     for (mode, times) in [("announce", 1.0), ("redirect", 2.0), ("gone", 1.0)] {
         let labels = [("route", "invoke"), ("mode", mode)];
@@ -77,7 +71,6 @@ async fn clients_are_walked_from_none_through_announce_and_redirect_to_gone() {
         );
     }
 
-    omni.edit_config(|yaml| yaml.replace("mode: gone", "mode: off"));
-    omni.wait_until_config_applied().await;
+    omni.apply_setting("routes.invoke.deprecation.mode", "off").await;
     assert_eq!(omni.data_client().post("/invoke", &call).await.status, 200);
 }

@@ -9,23 +9,23 @@ use tokio::time::timeout;
 
 use crate::support::http::client::{HttpResponse, RawConnection, exchange_raw};
 use crate::support::http::fixed_response::{AfterResponse, FixedResponseServer};
+use crate::support::scenario::{Scenario, scenario};
 use crate::support::upstream::UpstreamRequest;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, threads: 1, drain: 3s}
-upstream: {url: <upstream>, timeout: 2s}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: 0, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 2, drain: 1s}
-";
-
-async fn before(url: &str, percent: u8) -> Omnidaemon {
-    let config = CONFIG.replace("percent: 0", &format!("percent: {percent}"));
-    Omnidaemon::with_config(&config).set_placeholder("upstream", url).start().await
+/// A server with one thread before the upstream at `url`.
+async fn start_before(url: &str, percent: u8) -> Scenario {
+    scenario()
+        .yaml("proxy.threads", 1)
+        .yaml("proxy.drain", "3s")
+        .upstream_url(url)
+        .yaml("upstream.timeout", "2s")
+        .wait("20s")
+        .percent(percent)
+        .workers(2)
+        .yaml("workers.drain", "1s")
+        .start()
+        .await
 }
 
 /// The status of the answer that comes next on a connection.
@@ -37,7 +37,7 @@ async fn status(connection: &mut RawConnection) -> String {
 #[tokio::test]
 async fn a_stalled_upload_that_was_answered_holds_nobody_else_up() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let mut stalled = Vec::new();
     for _ in 0..8 {
         let mut connection = RawConnection::open(&omni.data_address()).await;
@@ -75,7 +75,7 @@ async fn answers_that_could_be_read_two_ways_are_502() {
         ("garbage", b"hello\r\n\r\n"),
     ] {
         let upstream = FixedResponseServer::start(answer, AfterResponse::KeepOpen).await;
-        let omni = before(&upstream.url(), 0).await;
+        let omni = start_before(&upstream.url(), 0).await;
         let got = omni.data_client().post("/invoke", &json!({"task": "t"})).await;
         assert_eq!(got.status, 502, "{what}: {}", got.text());
         assert_eq!(got.header("content-type"), Some("application/problem+json"), "{what}");
@@ -86,7 +86,7 @@ async fn answers_that_could_be_read_two_ways_are_502() {
 #[tokio::test]
 async fn a_clients_own_fault_is_not_the_upstreams() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let head = "POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: \
         application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     for chunk in ["zz\r\n", "5\nhello\r\n", "fffffffffffffffff\r\nx\r\n"] {
@@ -102,7 +102,7 @@ async fn a_clients_own_fault_is_not_the_upstreams() {
 #[tokio::test]
 async fn the_first_byte_is_waited_for_from_the_end_of_the_upload() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let mut connection = RawConnection::open(&omni.data_address()).await;
     connection.send_bytes(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n").await;
     for byte in [b"a", b"b", b"c", b"d", b"e", b"f"] {
@@ -116,7 +116,7 @@ async fn the_first_byte_is_waited_for_from_the_end_of_the_upload() {
 #[tokio::test]
 async fn what_is_refused_closes_its_connection() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     for refused in [
         "GET /echo HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -135,7 +135,7 @@ async fn what_is_refused_closes_its_connection() {
 async fn a_stale_connection_costs_a_get_nothing_and_a_post_is_never_sent_twice() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     let upstream = FixedResponseServer::start(answer, AfterResponse::CloseOnNextRequest).await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     for _ in 0..6 {
         assert_eq!(omni.data_client().get("/x").await.status, 200);
     }
@@ -151,7 +151,7 @@ async fn a_stale_connection_costs_a_get_nothing_and_a_post_is_never_sent_twice()
 async fn a_client_that_leaves_is_counted_and_its_task_goes_on() {
     let upstream = TestUpstream::start().await;
     for (percent, path) in [(0, "sync"), (100, "async")] {
-        let omni = before(&upstream.url(), percent).await;
+        let omni = start_before(&upstream.url(), percent).await;
         upstream.clear_requests().await;
         let body = json!({"task": "t", "arguments": {"sleep_ms": 1500}}).to_string();
         let mut connection = RawConnection::open(&omni.data_address()).await;
@@ -184,7 +184,7 @@ async fn a_client_that_leaves_is_counted_and_its_task_goes_on() {
 #[tokio::test]
 async fn strangers_say_nothing_about_where_they_come_from() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let request = omni.data_client().request(Method::GET, "/echo");
     let request = request
         .header("x-real-ip", "1.1.1.1")
@@ -217,7 +217,7 @@ async fn strangers_say_nothing_about_where_they_come_from() {
 #[tokio::test]
 async fn cookies_that_http2_split_arrive_as_one() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let client =
         reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("a client");
     let request = client
@@ -239,7 +239,7 @@ async fn cookies_that_http2_split_arrive_as_one() {
 #[tokio::test]
 async fn half_a_head_on_the_admin_port_does_not_hold_up_an_exit() {
     let upstream = TestUpstream::start().await;
-    let mut omni = before(&upstream.url(), 0).await;
+    let mut omni = start_before(&upstream.url(), 0).await;
     let admin = omni.admin_url("").trim_start_matches("http://").to_owned();
     let mut connection = RawConnection::open(&admin).await;
     connection.send_bytes(b"GET / HT").await;
@@ -264,7 +264,7 @@ async fn a_request_cannot_be_smuggled_past_the_framing_check() {
     let reverse =
         format!("{invoke}transfer-encoding: chunked\r\ncontent-length: nonsense\r\n\r\n0\r\n\r\n");
     for percent in [0, 100] {
-        let omni = before(&upstream.url(), percent).await;
+        let omni = start_before(&upstream.url(), percent).await;
         for start in [
             &format!("{chunked}1\r\n1\r\n0\r\n\n"),
             &format!("{chunked}1\r\n1\r\n0\r\nx-trailer: y\n\r\n"),
@@ -309,7 +309,7 @@ async fn a_request_cannot_be_smuggled_past_the_framing_check() {
 #[tokio::test]
 async fn a_refused_head_is_answered_after_the_requests_before_it() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let good = "GET /echo HTTP/1.1\r\nhost: x\r\n\r\n";
     let answers = exchange_raw(
         &omni.data_address(),
@@ -325,7 +325,7 @@ async fn a_refused_head_is_answered_after_the_requests_before_it() {
 #[tokio::test]
 async fn a_request_behind_a_declined_upgrade_is_checked() {
     let upstream = TestUpstream::start().await;
-    let omni = before(&upstream.url(), 0).await;
+    let omni = start_before(&upstream.url(), 0).await;
     let ask = "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\n";
     for (next, status) in [("\r\n", "200"), ("\n", "400")] {
         let next = format!("{ask}GET /echo HTTP/1.1\r\nhost: x\r\nconnection: close{next}\r\n");

@@ -11,23 +11,12 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::{Scenario, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
+use crate::support::tasks::submit_task;
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, public_url: 'http://proxy.example:8000'}
-upstream: {url: '<service>'}
-store: {url: '<store>', timeout: 1s}
-routes:
-  invoke: {path: /invoke, topic: program, rollout: {percent: 0, mode: manual}}
-topics:
-  program: {handler: {command: [sh, '<dir>/program.sh']}, retries: 0}
-  service: {handler: {http: '<service>/run'}, retries: 0}
-  outside: {handler: external}
-workers: {count: <workers>}
-";
-
-const PROGRAM: &str = r#"dir=$(dirname "$0")
+const PROGRAM_SCRIPT: &str = r#"dir=$(dirname "$0")
 echo 'starting' >&2
 echo '{"progress": 0.4, "note": "page 4"}' >&2
 until [ -e "$dir/go" ]; do sleep 0.05; done
@@ -78,27 +67,27 @@ impl Service {
     }
 }
 
-async fn start(store: &Store, service: &Service, workers: &str) -> Omnidaemon {
-    let launch = Omnidaemon::with_config(CONFIG)
-        .set_placeholder("service", &service.url)
-        .set_placeholder("store", store.url());
-    let omni = launch.set_placeholder("workers", workers).start().await;
-    std::fs::write(omni.dir().join("program.sh"), PROGRAM).expect("it can be written");
-    omni
-}
-
-async fn submit(omni: &Omnidaemon, topic: &str) -> String {
-    let accepted =
-        omni.data_client().post("/invoke/async", &json!({"topic": topic, "payload": {}})).await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
+async fn start(store: &Store, service: &Service, workers: u32) -> Scenario {
+    scenario()
+        .store(store)
+        .yaml("store.timeout", "1s")
+        .yaml("proxy.public_url", "http://proxy.example:8000")
+        .upstream_url(&service.url)
+        .route(route("invoke").topic("program"))
+        .topic(topic("program").command(["sh", "<dir>/program.sh"]).retries(0))
+        .topic(topic("service").http("<upstream>/run").retries(0))
+        .topic(topic("outside").external())
+        .workers(workers)
+        .file("program.sh", PROGRAM_SCRIPT)
+        .start()
+        .await
 }
 
 fn touch(omni: &Omnidaemon, file: &str) {
     std::fs::write(omni.dir().join(file), "").expect("it can be written");
 }
 
-async fn until_progress(omni: &Omnidaemon, poll: &str, expected: Value) {
+async fn wait_for_progress(omni: &Omnidaemon, poll: &str, expected: Value) {
     wait_until(TEST_DEADLINE, &format!("{expected} shows"), async || {
         let task = omni.data_client().get(poll).await.json();
         task["progress"] == expected && task["status"] == "processing"
@@ -179,9 +168,9 @@ on_both_stores!(
 
 async fn a_program_says_on_stderr_how_far_it_is(store: Store) {
     let service = Service::start().await;
-    let omni = start(&store, &service, "1").await;
-    let poll = submit(&omni, "program").await;
-    until_progress(&omni, &poll, json!({"fraction": 0.4, "note": "page 4"})).await;
+    let omni = start(&store, &service, 1).await;
+    let poll = submit_task(&omni, "program", json!({})).await;
+    wait_for_progress(&omni, &poll, json!({"fraction": 0.4, "note": "page 4"})).await;
     touch(&omni, "fail");
     touch(&omni, "go");
     let ended = omni.data_client().get(&format!("{poll}?wait=60s")).await.json();
@@ -195,8 +184,8 @@ async fn a_program_says_on_stderr_how_far_it_is(store: Store) {
 
 async fn an_http_service_says_by_a_request_how_far_it_is(store: Store) {
     let service = Service::start().await;
-    let omni = start(&store, &service, "1").await;
-    let poll = submit(&omni, "service").await;
+    let omni = start(&store, &service, 1).await;
+    let poll = submit_task(&omni, "service", json!({})).await;
     let path = service.progress_path().await;
     assert!(path.starts_with(&format!("{poll}/progress?token=")), "{path}");
     let say = |body: Value| {
@@ -204,11 +193,11 @@ async fn an_http_service_says_by_a_request_how_far_it_is(store: Store) {
         async move { client.post(&path, &body).await.status.as_u16() }
     };
     assert_eq!(say(json!({"progress": 0.1, "note": "one"})).await, 204);
-    until_progress(&omni, &poll, json!({"fraction": 0.1, "note": "one"})).await;
+    wait_for_progress(&omni, &poll, json!({"fraction": 0.1, "note": "one"})).await;
     for fraction in [0.2, 0.3, 7.0] {
         assert_eq!(say(json!({"progress": fraction})).await, 204);
     }
-    until_progress(&omni, &poll, json!({"fraction": 1.0})).await;
+    wait_for_progress(&omni, &poll, json!({"fraction": 1.0})).await;
 
     for bad in [
         json!({}),
@@ -242,8 +231,8 @@ async fn an_http_service_says_by_a_request_how_far_it_is(store: Store) {
 
 async fn a_task_is_watched_to_its_end(store: Store) {
     let service = Service::start().await;
-    let omni = start(&store, &service, "1").await;
-    let poll = submit(&omni, "program").await;
+    let omni = start(&store, &service, 1).await;
+    let poll = submit_task(&omni, "program", json!({})).await;
     let (mut one, mut two) = (Events::open(&omni, &poll).await, Events::open(&omni, &poll).await);
     for events in [&mut one, &mut two] {
         let mut status = events.until("status").await;
@@ -289,7 +278,7 @@ async fn a_task_is_watched_to_its_end(store: Store) {
 
 async fn what_cannot_be_watched_is_refused(store: Store) {
     let service = Service::start().await;
-    let omni = start(&store, &service, "0").await;
+    let omni = start(&store, &service, 0).await;
     let create =
         omni.data_client().request(Method::POST, "/invoke/async").header("x-api-key", "mine");
     let hidden =
@@ -307,8 +296,8 @@ async fn what_cannot_be_watched_is_refused(store: Store) {
 
 async fn a_server_that_drains_ends_its_streams(store: Store) {
     let service = Service::start().await;
-    let mut omni = start(&store, &service, "0").await;
-    let poll = submit(&omni, "outside").await;
+    let mut omni = start(&store, &service, 0).await;
+    let poll = submit_task(&omni, "outside", json!({})).await;
     let mut events = Events::open(&omni, &poll).await;
     assert_eq!(events.until("status").await.data["status"], "queued");
     omni.send_sigterm();
@@ -320,8 +309,8 @@ async fn a_server_that_drains_ends_its_streams(store: Store) {
 #[tokio::test]
 async fn a_task_that_runs_elsewhere_is_watched_and_a_store_that_goes_is_said() {
     let (store, service) = (Store::redis().await, Service::start().await);
-    let (here, there) = (start(&store, &service, "1").await, start(&store, &service, "0").await);
-    let poll = submit(&here, "service").await;
+    let (here, there) = (start(&store, &service, 1).await, start(&store, &service, 0).await);
+    let poll = submit_task(&here, "service", json!({})).await;
     let mut events = Events::open(&there, &poll).await;
     // Said to a server that neither took the task nor runs it.
     let path = service.progress_path().await;

@@ -6,29 +6,10 @@ use serde_json::{Value, json};
 
 use crate::support::http::client::HttpResponse;
 use crate::support::redis::server::RedisServer;
+use crate::support::scenario::{Route, Scenario, ScenarioBuilder, route, scenario, topic};
+use crate::support::sink::WebhookSink;
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-use crate::worker::webhooks::Sink;
-
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, max_body: 64KiB, threads: 1}
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke:
-    path: /invoke
-    topic: t
-    topics: [later]
-    rollout:
-      mode: manual
-      shadow: {percent: 100, side_effects: allowed, compare: {ignore: [/execution_time_ms]}}
-topics:
-  t: {handler: {http: '<copies>/invoke'}, timeout: 30s, retries: 3, retry_delay: 50ms}
-  later: {handler: {http: '<copies>/invoke'}}
-workers: {count: 2, concurrency: 2}
-webhooks: {hosts: ['private:<sink>']}
-results: {max_result: 64KiB}
-";
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
 on_both_stores!(
     copies_are_compared_and_nobody_notices,
@@ -37,25 +18,53 @@ on_both_stores!(
     what_cannot_be_copied_or_compared_is_counted_by_why,
 );
 
-struct Scene {
-    upstream: TestUpstream,
-    copies: TestUpstream,
-    sink: Sink,
-    omni: Omnidaemon,
+/// The route `invoke`, all of whose calls are copied onto the queue.
+fn shadowed_route() -> Route {
+    let shadow = json!({
+        "percent": 100,
+        "side_effects": "allowed",
+        "compare": {"ignore": ["/execution_time_ms"]},
+    });
+    route("invoke")
+        .yaml("topics", json!(["later"]))
+        .rollout(json!({"mode": "manual", "shadow": shadow}))
 }
 
-impl Scene {
-    async fn start(config: &str, store: &Store) -> Self {
-        let (upstream, copies, sink) =
-            (TestUpstream::start().await, TestUpstream::start().await, Sink::start().await);
-        let addr = sink.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let config = config.replace("<copies>", &copies.url()).replace("<sink>", &addr);
-        let omni = Omnidaemon::with_config(&config)
-            .with_upstream(&upstream)
-            .set_placeholder("store", store.url())
-            .start()
-            .await;
-        Self { upstream, copies, sink, omni }
+/// A server whose copies are handled by the service at `copies`.
+fn shadow_scenario(copies: &str, sink: &str, route: Route) -> ScenarioBuilder {
+    let handler = format!("{copies}/invoke");
+    scenario()
+        .yaml("proxy.max_body", "64KiB")
+        .yaml("proxy.threads", 1)
+        .route(route)
+        .topic(topic("t").http(&handler).timeout("30s").retries(3).retry_delay("50ms"))
+        .topic(topic("later").http(&handler))
+        .workers(2)
+        .concurrency(2)
+        .yaml("webhooks.hosts", json!([format!("private:{sink}")]))
+        .yaml("results.max_result", "64KiB")
+}
+
+/// A shadowed server, the service that handles the copies, and a webhook sink.
+struct ShadowScene {
+    copies: TestUpstream,
+    sink: WebhookSink,
+    omni: Scenario,
+}
+
+impl ShadowScene {
+    async fn start(store: &Store) -> Self {
+        Self::start_with(store, shadowed_route(), |scenario| scenario).await
+    }
+
+    async fn start_with(
+        store: &Store,
+        route: Route,
+        change: impl FnOnce(ScenarioBuilder) -> ScenarioBuilder,
+    ) -> Self {
+        let (copies, sink) = (TestUpstream::start().await, WebhookSink::start().await);
+        let scenario = shadow_scenario(&copies.url(), sink.addr(), route).store(store);
+        Self { omni: change(scenario).start().await, copies, sink }
     }
 
     /// A client that is served as ever.
@@ -76,7 +85,7 @@ impl Scene {
             .await
     }
 
-    async fn until(&self, outcome: &str, count: f64) {
+    async fn wait_for_count(&self, outcome: &str, count: f64) {
         let what = format!("{count} × {outcome}");
         wait_until(TEST_DEADLINE, &what, async || self.count(outcome).await >= count).await;
         assert_eq!(self.count(outcome).await, count, "{outcome}");
@@ -84,7 +93,7 @@ impl Scene {
 }
 
 async fn copies_are_compared_and_nobody_notices(store: Store) {
-    let scene = Scene::start(CONFIG, &store).await;
+    let scene = ShadowScene::start(&store).await;
     for number in 0..10 {
         let answer = scene.call(json!({"tool": format!("tool {number}")})).await;
         assert_eq!(
@@ -105,9 +114,9 @@ async fn copies_are_compared_and_nobody_notices(store: Store) {
         HttpResponse::from_request(forged.header("x-omnidaemon-shadow", "1")).await.json();
     let poll = format!("{}?wait=20s", accepted["poll_url"].as_str().expect("a URL"));
     assert_eq!(scene.omni.data_client().get(&poll).await.json()["status"], "completed");
-    scene.until("match", 11.0).await;
+    scene.wait_for_count("match", 11.0).await;
 
-    let seen = scene.upstream.fetch_requests().await.requests;
+    let seen = scene.omni.upstream().fetch_requests().await.requests;
     assert_eq!(seen.len(), 11, "the upstream serves each request once");
     assert!(
         seen.iter().all(|request| request.shadow.is_none() && request.attempt.is_none()),
@@ -119,11 +128,11 @@ async fn copies_are_compared_and_nobody_notices(store: Store) {
     let outcomes =
         scene.omni.metric_value("omnidaemon_task_outcomes_total", &[("route", "invoke")]).await;
     assert_eq!(outcomes, 0.0, "no other gate hears of copies");
-    scene.until("queued", 11.0).await;
+    scene.wait_for_count("queued", 11.0).await;
 }
 
 async fn a_copy_that_is_answered_otherwise_is_a_mismatch_told_by_its_place(store: Store) {
-    let scene = Scene::start(CONFIG, &store).await;
+    let scene = ShadowScene::start(&store).await;
     let mut mismatches = 0.0;
     for (replayed, at) in [
         (json!({"tool": "canary-secret"}), Some("at=\"/tool\"")),
@@ -137,11 +146,11 @@ async fn a_copy_that_is_answered_otherwise_is_a_mismatch_told_by_its_place(store
         assert_eq!((answer.status.as_u16(), &answer.json()["tool"]), (200, &json!("echo")));
         let Some(at) = at else { continue };
         mismatches += 1.0;
-        scene.until("mismatch", mismatches).await;
+        scene.wait_for_count("mismatch", mismatches).await;
         let logged = scene.omni.logs().lines()[before..].join("\n");
         assert!(logged.contains(at) && !logged.contains("canary-secret"), "no {at} in {logged}");
     }
-    scene.until("match", 1.0).await;
+    scene.wait_for_count("match", 1.0).await;
     let seen = scene.copies.fetch_requests().await.requests;
     assert_eq!(seen.len(), 5, "a copy is tried once: {seen:?}");
     let dead = scene.omni.admin_client();
@@ -152,31 +161,32 @@ async fn a_copy_that_is_answered_otherwise_is_a_mismatch_told_by_its_place(store
 }
 
 async fn at_the_first_backpressure_copies_are_dropped_and_clients_served(store: Store) {
-    let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
-    // a tenth of the backlog may be copies
-    let few = config.replace("timeout: 30s", "timeout: 10m, max_backlog: 30");
-    let mut scene = Scene::start(&few, &store).await;
+    let mut scene = ShadowScene::start_with(&store, shadowed_route(), |scenario| {
+        // a tenth of the backlog may be copies
+        let scenario = scenario.workers(0).yaml("topics.t.max_backlog", 30);
+        scenario.yaml("topics.t.timeout", "10m")
+    })
+    .await;
     for _ in 0..5 {
         assert_eq!(scene.call(json!({})).await.status, 200);
     }
-    scene.until("backpressure", 2.0).await;
-    scene.until("queued", 3.0).await;
+    scene.wait_for_count("backpressure", 2.0).await;
+    scene.wait_for_count("queued", 3.0).await;
 
     // more than a thread has under way
-    scene.omni.edit_config(|yaml| yaml.replace("max_backlog: 30", "max_backlog: 10000"));
-    scene.omni.wait_until_config_applied().await;
+    scene.omni.apply_setting("topics.t.max_backlog", 10000).await;
     for _ in 0..260 {
         assert_eq!(scene.call(json!({})).await.status, 200);
     }
-    scene.until("queued", 256.0).await;
-    scene.until("crowded", 7.0).await;
-    assert_eq!(scene.upstream.fetch_requests().await.requests.len(), 265);
+    scene.wait_for_count("queued", 256.0).await;
+    scene.wait_for_count("crowded", 7.0).await;
+    assert_eq!(scene.omni.upstream().fetch_requests().await.requests.len(), 265);
     scene.omni.send_sigterm();
     assert!(scene.omni.wait_for_exit().await.success(), "nobody waits for copies");
 }
 
 async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
-    let scene = Scene::start(CONFIG, &store).await;
+    let scene = ShadowScene::start(&store).await;
     let client = scene.omni.data_client();
     let post = |body: &Value| client.request(Method::POST, "/invoke").json(body);
     let call = json!({"task": "t"});
@@ -203,7 +213,7 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
             (status, Some("sync"))
         );
     }
-    scene.until("ineligible", 6.0).await;
+    scene.wait_for_count("ineligible", 6.0).await;
     for arguments in [
         json!({"status": 500}),
         json!({"status": 429}),
@@ -213,10 +223,10 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
     ] {
         scene.call(arguments).await;
     }
-    scene.until("unanswered", 3.0).await;
-    scene.until("too_large", 1.0).await;
-    scene.until("encoded", 1.0).await;
-    scene.until("queued", 0.0).await;
+    scene.wait_for_count("unanswered", 3.0).await;
+    scene.wait_for_count("too_large", 1.0).await;
+    scene.wait_for_count("encoded", 1.0).await;
+    scene.wait_for_count("queued", 0.0).await;
 
     // a copy tells nobody, whatever its envelope says
     let told = envelope(json!({"webhook": scene.sink.url("200"), "reply_to": "later"}));
@@ -225,7 +235,7 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
         422,
         "the legacy endpoint knows no envelopes"
     );
-    scene.until("mismatch", 1.0).await;
+    scene.wait_for_count("mismatch", 1.0).await;
     assert_eq!(scene.omni.metric_value("omnidaemon_deliveries_total", &[]).await, 0.0);
     assert_eq!(scene.omni.metric_value("omnidaemon_outbox_depth", &[]).await, 0.0);
     assert!(scene.sink.posts("200").is_empty());
@@ -234,10 +244,12 @@ async fn what_cannot_be_copied_or_compared_is_counted_by_why(store: Store) {
 
 #[tokio::test]
 async fn a_copy_that_does_not_end_in_time_is_a_mismatch() {
-    let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
-    let scene = Scene::start(&config.replace("timeout: 30s", "timeout: 1s"), &Store::Sqlite).await;
+    let scene = ShadowScene::start_with(&Store::Sqlite, shadowed_route(), |scenario| {
+        scenario.workers(0).yaml("topics.t.timeout", "1s")
+    })
+    .await;
     assert_eq!(scene.call(json!({})).await.status, 200);
-    scene.until("mismatch", 1.0).await;
+    scene.wait_for_count("mismatch", 1.0).await;
     assert!(scene.omni.logs().contains("at=\"deadline\""), "{}", scene.omni.logs().to_text());
     let waiting =
         async || scene.omni.metric_value("omnidaemon_queue_depth", &[("topic", "t")]).await;
@@ -246,12 +258,13 @@ async fn a_copy_that_does_not_end_in_time_is_a_mismatch() {
 
 #[tokio::test]
 async fn a_program_is_told_that_it_runs_a_copy() {
-    let program =
-        "{command: [sh, -c, 'echo \"copy=$OMNIDAEMON_SHADOW\" >> <dir>/told; cat']}, timeout: 30s";
-    let config = CONFIG.replace("{http: '<copies>/invoke'}, timeout: 30s", program);
-    let scene = Scene::start(&config, &Store::Sqlite).await;
+    let script = "echo \"copy=$OMNIDAEMON_SHADOW\" >> <dir>/told; cat";
+    let scene = ShadowScene::start_with(&Store::Sqlite, shadowed_route(), |scenario| {
+        scenario.yaml("topics.t.handler", json!({"command": ["sh", "-c", script]}))
+    })
+    .await;
     assert_eq!(scene.call(json!({})).await.status, 200);
-    scene.until("mismatch", 1.0).await;
+    scene.wait_for_count("mismatch", 1.0).await;
     let told = scene.omni.dir().join("told");
     wait_until(TEST_DEADLINE, "the program is told", async || {
         std::fs::read_to_string(&told).is_ok_and(|told| told == "copy=1\n")
@@ -261,11 +274,8 @@ async fn a_program_is_told_that_it_runs_a_copy() {
 
 #[tokio::test]
 async fn what_goes_async_is_no_shadow_whatever_the_share() {
-    let scene = Scene::start(
-        &CONFIG.replace("mode: manual", "mode: manual\n      percent: 100"),
-        &Store::Sqlite,
-    )
-    .await;
+    let route = shadowed_route().percent(100);
+    let scene = ShadowScene::start_with(&Store::Sqlite, route, |scenario| scenario).await;
     for key in [None, Some("k")] {
         let request =
             scene.omni.data_client().request(Method::POST, "/invoke").json(&json!({"task": "t"}));
@@ -282,17 +292,18 @@ async fn what_goes_async_is_no_shadow_whatever_the_share() {
         scene.omni.metric_value("omnidaemon_shadow_total", &[("route", "invoke")]).await,
         0.0
     );
-    assert!(scene.upstream.fetch_requests().await.requests.is_empty());
+    assert!(scene.omni.upstream().fetch_requests().await.requests.is_empty());
 }
 
 #[tokio::test]
 async fn clients_that_are_kept_out_or_choose_their_path_are_not_copied() {
-    let config = CONFIG.replace("threads: 1}", "threads: 1, trusted: [127.0.0.0/8]}");
-    let config = config.replace(
-        "      shadow:",
-        "      sticky: {keys: [header:x-client-id]}\n      pin: {sync: [billing]}\n      shadow:",
-    );
-    let scene = Scene::start(&config, &Store::Sqlite).await;
+    let route = shadowed_route()
+        .yaml("rollout.sticky", json!({"keys": ["header:x-client-id"]}))
+        .yaml("rollout.pin", json!({"sync": ["billing"]}));
+    let scene = ShadowScene::start_with(&Store::Sqlite, route, |scenario| {
+        scenario.yaml("proxy.trusted", json!(["127.0.0.0/8"]))
+    })
+    .await;
     let call = |name: &'static str, value: &'static str| {
         let request =
             scene.omni.data_client().request(Method::POST, "/invoke").json(&json!({"task": "t"}));
@@ -303,21 +314,18 @@ async fn clients_that_are_kept_out_or_choose_their_path_are_not_copied() {
     {
         assert_eq!(call(name, value).await.status, 200);
     }
-    scene.until("match", 1.0).await;
-    scene.until("queued", 1.0).await;
-    assert_eq!(scene.upstream.fetch_requests().await.requests.len(), 3);
+    scene.wait_for_count("match", 1.0).await;
+    scene.wait_for_count("queued", 1.0).await;
+    assert_eq!(scene.omni.upstream().fetch_requests().await.requests.len(), 3);
 }
 
 #[tokio::test]
 async fn a_copy_whose_store_goes_is_lost_and_no_mismatch() {
     let mut redis = RedisServer::start().await;
-    let config = CONFIG.replace("workers: {count: 2, concurrency: 2}", "workers: {count: 0}");
-    let config = config.replace("timeout: 30s", "timeout: 10s");
-    let config = config.replace("<copies>", "http://127.0.0.1:9").replace("<sink>", "127.0.0.1:9");
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(&config)
-        .with_upstream(&upstream)
-        .set_placeholder("store", redis.url())
+    let omni = shadow_scenario("http://127.0.0.1:9", "127.0.0.1:9", shadowed_route())
+        .redis(&redis)
+        .workers(0)
+        .yaml("topics.t.timeout", "10s")
         .start()
         .await;
     let count =
@@ -332,14 +340,9 @@ async fn a_copy_whose_store_goes_is_lost_and_no_mismatch() {
 #[tokio::test]
 async fn without_the_store_clients_are_served_and_copies_dropped() {
     let mut redis = RedisServer::start().await;
-    let store = redis.url();
-    let (upstream, copies) = (TestUpstream::start().await, TestUpstream::start().await);
-    let config = CONFIG.replace("<copies>", &copies.url()).replace("<sink>", "127.0.0.1:9");
-    let omni = Omnidaemon::with_config(&config)
-        .with_upstream(&upstream)
-        .set_placeholder("store", store)
-        .start()
-        .await;
+    let copies = TestUpstream::start().await;
+    let omni =
+        shadow_scenario(&copies.url(), "127.0.0.1:9", shadowed_route()).redis(&redis).start().await;
     redis.kill();
     let call = json!({"task": "t"});
     let dropped = async || {

@@ -5,20 +5,11 @@ use serde_json::{Value, json};
 
 use crate::support::http::client::{HttpResponse, RawConnection, exchange_raw};
 use crate::support::http::websocket::WebSocketClient;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::scenario::{Scenario, scenario};
+use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: 'sqlite:<dir>/omnidaemon.db'}
-routes:
-  invoke: {path: /invoke, topic: t, rollout: {percent: 0, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 0}
-";
-
-async fn start(upstream: &TestUpstream) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG).with_upstream(upstream).start().await
+async fn start() -> Scenario {
+    scenario().workers(0).start().await
 }
 
 /// The values that the upstream got for a header, in an answer of its `/echo`.
@@ -29,8 +20,7 @@ fn got<'a>(echo: &'a Value, name: &str) -> Vec<&'a str> {
 
 #[tokio::test]
 async fn answers_pass_through_as_they_are() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     for (arguments, status) in [
         (
             json!({"status": 201, "headers": [["x-a", "1"], ["x-a", "2"], ["set-cookie", "a=b"]]}),
@@ -41,7 +31,7 @@ async fn answers_pass_through_as_they_are() {
     ] {
         let call = json!({"task": "t", "arguments": arguments});
         let (direct, through) = (
-            upstream.client().post("/invoke", &call).await,
+            omni.upstream().client().post("/invoke", &call).await,
             omni.data_client().post("/invoke", &call).await,
         );
         assert_eq!(through.status.as_u16(), status);
@@ -64,8 +54,7 @@ async fn answers_pass_through_as_they_are() {
 
 #[tokio::test]
 async fn method_path_query_headers_and_body_arrive() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let request = omni
         .data_client()
         .request(Method::PUT, "/echo/a%20b/%C3%A9?x=1&y=%2F")
@@ -91,12 +80,11 @@ async fn method_path_query_headers_and_body_arrive() {
 
 #[tokio::test]
 async fn bodies_stream_in_both_directions() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let mut connection = RawConnection::open(&omni.data_address()).await;
     connection.send_bytes(b"GET /stream?n=3&ms=300 HTTP/1.1\r\nhost: x\r\n\r\n").await;
     connection.read_until(b"line 0\n").await;
-    let seen = upstream.fetch_requests().await;
+    let seen = omni.upstream().fetch_requests().await;
     assert_eq!(seen.requests.len(), 1, "the first line is here while the upstream still sends");
     connection.read_until(b"line 2\n").await;
 
@@ -121,8 +109,7 @@ async fn bodies_stream_in_both_directions() {
 
 #[tokio::test]
 async fn an_upstream_that_breaks_off_is_told_apart_from_one_that_ends() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let before = omni
         .data_client()
         .post("/invoke", &json!({"task": "t", "arguments": {"die": "before"}}))
@@ -139,16 +126,18 @@ async fn an_upstream_that_breaks_off_is_told_apart_from_one_that_ends() {
         HttpResponse::try_from_request(within).await.is_err(),
         "half a body must not look like a whole one"
     );
-    let seen = upstream.fetch_requests().await;
+    let seen = omni.upstream().fetch_requests().await;
     assert_eq!(seen.requests.len(), 2, "a POST is never sent twice");
 }
 
 #[tokio::test]
 async fn timeouts_and_refusals_say_which() {
-    let mut upstream = TestUpstream::start().await;
-    let config = CONFIG
-        .replace("{url: <upstream>}", "{url: <upstream>, connect_timeout: 300ms, timeout: 300ms}");
-    let omni = Omnidaemon::with_config(&config).with_upstream(&upstream).start().await;
+    let mut omni = scenario()
+        .workers(0)
+        .yaml("upstream.connect_timeout", "300ms")
+        .yaml("upstream.timeout", "300ms")
+        .start()
+        .await;
     let slow = omni
         .data_client()
         .post("/invoke", &json!({"task": "t", "arguments": {"sleep_ms": 5000}}))
@@ -157,7 +146,7 @@ async fn timeouts_and_refusals_say_which() {
         (slow.status.as_u16(), slow.json()["type"].as_str()),
         (504, Some("urn:omnidaemon:problem:upstream-timeout"))
     );
-    upstream.stop();
+    omni.upstream_mut().stop();
     let gone = omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     assert_eq!(
         (gone.status.as_u16(), gone.json()["type"].as_str()),
@@ -168,12 +157,7 @@ async fn timeouts_and_refusals_say_which() {
 #[tokio::test]
 async fn several_servers_share_and_a_dead_one_is_skipped() {
     let (one, mut two) = (TestUpstream::start().await, TestUpstream::start().await);
-    let config = CONFIG.replace("{url: <upstream>}", "{urls: [<one>, <two>]}");
-    let omni = Omnidaemon::with_config(&config)
-        .set_placeholder("one", one.url())
-        .set_placeholder("two", two.url())
-        .start()
-        .await;
+    let omni = scenario().workers(0).upstreams(&[&one, &two]).start().await;
     for _ in 0..12 {
         assert_eq!(omni.data_client().post("/invoke", &json!({"task": "t"})).await.status, 200);
     }
@@ -189,8 +173,7 @@ async fn several_servers_share_and_a_dead_one_is_skipped() {
 
 #[tokio::test]
 async fn websockets_pass_and_other_upgrades_do_not() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let (mut socket, head) = WebSocketClient::open(&omni.data_address(), "/ws").await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     socket.send_text("hello").await;
@@ -209,8 +192,7 @@ async fn websockets_pass_and_other_upgrades_do_not() {
 
 #[tokio::test]
 async fn cleartext_http2_is_served() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let client =
         reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("a client");
     let calls =
@@ -226,8 +208,7 @@ async fn cleartext_http2_is_served() {
 
 #[tokio::test]
 async fn what_could_be_read_two_ways_is_refused() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     for (name, request, status) in [
         (
             "two codings",
@@ -271,7 +252,7 @@ async fn what_could_be_read_two_ways_is_refused() {
     let fat = format!("GET /echo HTTP/1.1\r\nhost: x\r\nx-fat: {}\r\n\r\n", "x".repeat(100_000));
     assert!(exchange_raw(&omni.data_address(), fat.as_bytes()).await.starts_with(b"HTTP/1.1 431"));
     assert_eq!(
-        upstream.fetch_requests().await.requests.len(),
+        omni.upstream().fetch_requests().await.requests.len(),
         0,
         "none of them reached the upstream"
     );
@@ -279,8 +260,7 @@ async fn what_could_be_read_two_ways_is_refused() {
 
 #[tokio::test]
 async fn length_and_coding_together_arrive_once_and_the_connection_closes() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     for order in [
         "content-length: 3\r\ntransfer-encoding: chunked",
         "transfer-encoding: chunked\r\ncontent-length: 3",
@@ -290,14 +270,13 @@ async fn length_and_coding_together_arrive_once_and_the_connection_closes() {
             format!("POST /echo HTTP/1.1\r\nhost: x\r\n{order}\r\n\r\n0\r\n\r\n{smuggled}");
         exchange_raw(&omni.data_address(), request.as_bytes()).await;
     }
-    let seen = upstream.fetch_requests().await;
+    let seen = omni.upstream().fetch_requests().await;
     assert!(seen.requests.iter().all(|request| request.path == "/echo"), "{:?}", seen.requests);
 }
 
 #[tokio::test]
 async fn the_matched_path_is_the_forwarded_path() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     for (sent, arrives) in
         [("//echo", "/echo"), ("/x/../echo/./a", "/echo/a"), ("/%65cho/b", "/echo/b")]
     {
@@ -317,8 +296,7 @@ async fn the_matched_path_is_the_forwarded_path() {
 
 #[tokio::test]
 async fn a_request_that_comes_back_to_the_proxy_is_a_loop() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     let echo = omni.data_client().get("/echo").await.json();
     let via = got(&echo, "via")[0].to_owned();
     let looped = HttpResponse::from_request(
@@ -333,9 +311,7 @@ async fn a_request_that_comes_back_to_the_proxy_is_a_loop() {
 
 #[tokio::test]
 async fn head_and_options_are_the_upstreams() {
-    let upstream = TestUpstream::start().await;
-    let config = CONFIG.replace("percent: 0", "percent: 100");
-    let omni = Omnidaemon::with_config(&config).with_upstream(&upstream).start().await;
+    let omni = scenario().workers(0).percent(100).start().await;
     let head = HttpResponse::from_request(omni.data_client().request(Method::HEAD, "/echo")).await;
     assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
     assert_ne!(head.header("content-length"), Some("0"));
@@ -350,8 +326,7 @@ async fn head_and_options_are_the_upstreams() {
 
 #[tokio::test]
 async fn requests_are_counted_per_route_path_and_code() {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&upstream).await;
+    let omni = start().await;
     for _ in 0..3 {
         omni.data_client().post("/invoke", &json!({"task": "t"})).await;
     }

@@ -3,41 +3,27 @@
 use serde_json::{Value, json};
 
 use crate::support::http::client::{HttpClient, HttpResponse};
+use crate::support::scenario::{Scenario, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::tasks::submit_task;
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: gate, rollout: {percent: 0, mode: manual}}
-topics:
-  gate: {handler: {command: [sh, -c, 'until [ -e <dir>/go ]; do sleep 0.05; done; echo 7']}}
-  outside: {handler: external}
-workers: {count: <workers>}
-";
-
-async fn start(store: &Store, upstream: &TestUpstream, workers: &str) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("store", store.url())
-        .set_placeholder("workers", workers)
+async fn start(store: &Store, workers: u32) -> Scenario {
+    scenario()
+        .store(store)
+        .route(route("invoke").topic("gate"))
+        .topic(topic("gate").shell("until [ -e <dir>/go ]; do sleep 0.05; done; echo 7"))
+        .topic(topic("outside").external())
+        .workers(workers)
         .start()
         .await
 }
 
-async fn submit(omni: &Omnidaemon, topic: &str) -> String {
-    let accepted =
-        omni.data_client().post("/invoke/async", &json!({"topic": topic, "payload": {}})).await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
-}
-
-fn waiting(client: HttpClient, path: String) -> tokio::task::JoinHandle<HttpResponse> {
+fn spawn_get(client: HttpClient, path: String) -> tokio::task::JoinHandle<HttpResponse> {
     tokio::spawn(async move { client.get(&path).await })
 }
 
-async fn until_it_runs(omni: &Omnidaemon, poll: &str) {
+async fn wait_until_processing(omni: &Omnidaemon, poll: &str) {
     let runs = async || omni.data_client().get(poll).await.json()["status"] == "processing";
     wait_until(TEST_DEADLINE, "the task runs", runs).await;
 }
@@ -46,7 +32,7 @@ fn open_the_gate(omni: &Omnidaemon) {
     std::fs::write(omni.dir().join("go"), "").expect("it can be written");
 }
 
-fn completed(answer: &HttpResponse) -> Value {
+fn assert_completed(answer: &HttpResponse) -> Value {
     let task = answer.json();
     assert_eq!((&task["status"], &task["result"]), (&json!("completed"), &json!(7)), "{task}");
     task
@@ -60,12 +46,11 @@ on_both_stores!(
 );
 
 async fn a_wait_is_answered_when_the_task_ends(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream, "1").await;
-    let poll = submit(&omni, "gate").await;
-    until_it_runs(&omni, &poll).await;
+    let omni = start(&store, 1).await;
+    let poll = submit_task(&omni, "gate", json!({})).await;
+    wait_until_processing(&omni, &poll).await;
     let waits: Vec<_> =
-        (0..3).map(|_| waiting(omni.data_client(), format!("{poll}?wait=60s"))).collect();
+        (0..3).map(|_| spawn_get(omni.data_client(), format!("{poll}?wait=60s"))).collect();
     let left = omni.data_client().request(http::Method::GET, &format!("{poll}?wait=60"));
     let left = tokio::spawn(HttpResponse::try_from_request(left));
     assert_eq!(
@@ -76,10 +61,10 @@ async fn a_wait_is_answered_when_the_task_ends(store: Store) {
     assert!(waits.iter().all(|wait| !wait.is_finished()), "nothing has ended yet");
     open_the_gate(&omni);
     for wait in waits {
-        completed(&wait.await.expect("joined"));
+        assert_completed(&wait.await.expect("joined"));
     }
     let again = omni.data_client().get(&format!("{poll}?wait=60s")).await;
-    completed(&again);
+    assert_completed(&again);
     assert_eq!(
         (again.header("cache-control"), again.header("retry-after")),
         (Some("no-store"), None)
@@ -87,9 +72,8 @@ async fn a_wait_is_answered_when_the_task_ends(store: Store) {
 }
 
 async fn when_the_wait_is_over_the_task_is_given_as_it_stands(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream, "0").await;
-    let poll = submit(&omni, "outside").await;
+    let omni = start(&store, 0).await;
+    let poll = submit_task(&omni, "outside", json!({})).await;
     for wait in ["1", "300ms", "0"] {
         let task = omni.data_client().get(&format!("{poll}?wait={wait}")).await;
         assert_eq!((task.status.as_u16(), &task.json()["status"]), (200, &json!("queued")));
@@ -111,9 +95,8 @@ async fn when_the_wait_is_over_the_task_is_given_as_it_stands(store: Store) {
 }
 
 async fn a_wait_that_is_no_duration_is_refused(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream, "0").await;
-    let poll = submit(&omni, "outside").await;
+    let omni = start(&store, 0).await;
+    let poll = submit_task(&omni, "outside", json!({})).await;
     for bad in ["", "-1", "soon", "1.5"] {
         let refused = omni.data_client().get(&format!("{poll}?wait={bad}")).await;
         assert_eq!(
@@ -125,11 +108,10 @@ async fn a_wait_that_is_no_duration_is_refused(store: Store) {
 }
 
 async fn a_server_that_drains_answers_who_waits(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let mut omni = start(&store, &upstream, "0").await;
-    let poll = submit(&omni, "outside").await;
+    let mut omni = start(&store, 0).await;
+    let poll = submit_task(&omni, "outside", json!({})).await;
     // The first call shows that the second, on its own connection, has been accepted.
-    let wait = waiting(omni.data_client(), format!("{poll}?wait=60s"));
+    let wait = spawn_get(omni.data_client(), format!("{poll}?wait=60s"));
     assert_eq!(
         omni.data_client().get(&format!("{poll}?wait=300ms")).await.json()["status"],
         "queued"
@@ -141,11 +123,11 @@ async fn a_server_that_drains_answers_who_waits(store: Store) {
 
 #[tokio::test]
 async fn who_waits_at_another_server_is_told_too() {
-    let (store, upstream) = (Store::redis().await, TestUpstream::start().await);
-    let (here, there) = (start(&store, &upstream, "1").await, start(&store, &upstream, "0").await);
-    let poll = submit(&here, "gate").await;
-    until_it_runs(&there, &poll).await;
-    let wait = waiting(there.data_client(), format!("{poll}?wait=60s"));
+    let store = Store::redis().await;
+    let (here, there) = (start(&store, 1).await, start(&store, 0).await);
+    let poll = submit_task(&here, "gate", json!({})).await;
+    wait_until_processing(&there, &poll).await;
+    let wait = spawn_get(there.data_client(), format!("{poll}?wait=60s"));
     open_the_gate(&here);
-    completed(&wait.await.expect("joined"));
+    assert_completed(&wait.await.expect("joined"));
 }

@@ -1,62 +1,39 @@
 //! The task endpoints, the handlers behind them, retries, dead letters and the TTL.
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::{Route, Scenario, ScenarioBuilder, route, scenario, topic};
 use crate::support::stores::{Store, on_both_stores};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::tasks::{submit_task, wait_for_task_end};
+use crate::support::{TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, max_body: 64KiB, cors: {origins: ['https://app.example']}}
-upstream: {url: <upstream>}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 20s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream, retries: 2, retry_delay: 20ms, timeout: 1s}
-  build: {handler: {http: '<upstream-build>'}, retries: 3, retry_delay: 20ms}
-  count: {handler: {command: [python3, -c, 'import json,sys; task=json.load(sys.stdin); \
-  print(json.dumps({\"n\": len(task[\"payload\"])}))']}}
-  crash: {handler: {command: [sh, -c, 'echo out of cheese >&2; exit 3']}, retries: 1, \
-  retry_delay: 20ms}
-  sleep: {handler: {command: [sleep, '60']}, timeout: 300ms, retries: 0}
-  outside: {handler: external, max_backlog: 3}
-workers: {count: 4}
-results: {ttl: 24h}
-";
+/// Prints the number of elements of its payload.
+const COUNT_SCRIPT: &str = "import json,sys; task=json.load(sys.stdin); \
+    print(json.dumps({\"n\": len(task[\"payload\"])}))";
 
-async fn start(store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    start_with(CONFIG, store, upstream).await
+/// A server with a topic for each kind of handler.
+fn all_handlers(store: &Store, invoke: Route) -> ScenarioBuilder {
+    scenario()
+        .store(store)
+        .yaml("proxy.max_body", "64KiB")
+        .yaml("proxy.cors", json!({"origins": ["https://app.example"]}))
+        .route(invoke.wait("20s").percent(100))
+        .topic(topic("t").retries(2).retry_delay("20ms").timeout("1s"))
+        .topic(topic("build").http("<upstream>/build").retries(3).retry_delay("20ms"))
+        .topic(topic("count").python(COUNT_SCRIPT))
+        .topic(
+            topic("crash").shell("echo out of cheese >&2; exit 3").retries(1).retry_delay("20ms"),
+        )
+        .topic(topic("sleep").command(["sleep", "60"]).timeout("300ms").retries(0))
+        .topic(topic("outside").external().max_backlog(3))
+        .workers(4)
+        .yaml("results.ttl", "24h")
 }
 
-async fn start_with(config: &str, store: &Store, upstream: &TestUpstream) -> Omnidaemon {
-    let build = format!("{}/build", upstream.url());
-    Omnidaemon::with_config(config)
-        .with_upstream(upstream)
-        .set_placeholder("upstream-build", build)
-        .set_placeholder("store", store.url())
-        .start()
-        .await
-}
-
-/// Submits an envelope and returns where to poll.
-async fn submit(omni: &Omnidaemon, topic: &str, payload: Value) -> String {
-    let accepted = omni
-        .data_client()
-        .post("/invoke/async", &json!({"topic": topic, "payload": payload}))
-        .await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
-}
-
-/// Polls until a task has ended, and returns how.
-async fn ended(omni: &Omnidaemon, poll: &str) -> Value {
-    wait_for_some(TEST_DEADLINE, "the task ends", async || {
-        let task = omni.data_client().get(poll).await.json();
-        (task["status"] != "queued" && task["status"] != "processing").then_some(task)
-    })
-    .await
+async fn start(store: &Store) -> Scenario {
+    all_handlers(store, route("invoke")).start().await
 }
 
 on_both_stores!(
@@ -71,8 +48,7 @@ on_both_stores!(
 );
 
 async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let accepted = omni.data_client().post("/invoke/async?x=1", &json!({"task": "write"})).await;
     let body = accepted.json();
     let id = body["task_id"].as_str().expect("an id");
@@ -88,13 +64,13 @@ async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
         (Some(format!("/task/{id}").as_str()), Some("1"))
     );
 
-    let done = ended(&omni, &format!("/task/{id}")).await;
+    let done = wait_for_task_end(&omni, &format!("/task/{id}")).await;
     assert_eq!(
         (&done["task_id"], &done["status"], &done["http_status"]),
         (&json!(id), &json!("completed"), &json!(200))
     );
     assert_eq!(done["result"]["result"], "write is done");
-    let seen = upstream.fetch_requests().await;
+    let seen = omni.upstream().fetch_requests().await;
     assert_eq!(seen.requests.iter().filter(|request| request.path == "/invoke").count(), 1);
     assert_eq!(seen.by_key[id], 1, "the task's id is the idempotency key");
     let metrics = omni.scrape_metrics().await;
@@ -108,25 +84,30 @@ async fn a_submitted_task_is_queued_run_and_polled(store: Store) {
 }
 
 async fn each_handler_runs_its_tasks(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
-    let built =
-        ended(&omni, &submit(&omni, "build", json!({"name": "crm", "status": 207})).await).await;
+    let omni = start(&store).await;
+    let built = wait_for_task_end(
+        &omni,
+        &submit_task(&omni, "build", json!({"name": "crm", "status": 207})).await,
+    )
+    .await;
     assert_eq!((&built["status"], &built["http_status"]), (&json!("completed"), &json!(207)));
     assert_eq!(
         (&built["result"]["built"]["name"], &built["result"]["attempt"]),
         (&json!("crm"), &json!("1"))
     );
-    let counted = ended(&omni, &submit(&omni, "count", json!([1, 2, 3])).await).await;
+    let counted =
+        wait_for_task_end(&omni, &submit_task(&omni, "count", json!([1, 2, 3])).await).await;
     assert_eq!((&counted["status"], &counted["result"]), (&json!("completed"), &json!({"n": 3})));
     assert_eq!(counted.get("http_status"), None);
-    let late = ended(&omni, &submit(&omni, "sleep", json!({})).await).await;
+    let late = wait_for_task_end(&omni, &submit_task(&omni, "sleep", json!({})).await).await;
     assert_eq!(late["status"], "failed");
     assert!(late["error"].as_str().is_some_and(|error| error.contains("300ms")), "{late}");
-    let text = ended(&omni, &submit(&omni, "build", json!({"body": "plain"})).await).await;
+    let text =
+        wait_for_task_end(&omni, &submit_task(&omni, "build", json!({"body": "plain"})).await)
+            .await;
     assert_eq!(text["result"], "plain", "what is not JSON is a string");
 
-    let waiting = submit(&omni, "outside", json!({})).await;
+    let waiting = submit_task(&omni, "outside", json!({})).await;
     assert_eq!(
         omni.data_client().get(&waiting).await.json()["status"],
         "queued",
@@ -144,17 +125,19 @@ async fn each_handler_runs_its_tasks(store: Store) {
 }
 
 async fn a_failing_task_is_retried_and_then_dead(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
-    let healed =
-        ended(&omni, &submit(&omni, "build", json!({"fail_first": 2, "name": "a"})).await).await;
+    let omni = start(&store).await;
+    let healed = wait_for_task_end(
+        &omni,
+        &submit_task(&omni, "build", json!({"fail_first": 2, "name": "a"})).await,
+    )
+    .await;
     assert_eq!(
         (&healed["status"], &healed["attempts"], &healed["result"]["attempt"]),
         (&json!("completed"), &json!(3), &json!("3"))
     );
 
-    let poll = submit(&omni, "crash", json!({"why": "me"})).await;
-    let dead = ended(&omni, &poll).await;
+    let poll = submit_task(&omni, "crash", json!({"why": "me"})).await;
+    let dead = wait_for_task_end(&omni, &poll).await;
     assert_eq!((&dead["status"], &dead["attempts"]), (&json!("failed"), &json!(2)));
     assert!(dead["error"].as_str().is_some_and(|error| error.contains("out of cheese")), "{dead}");
     let letters = omni.admin_client().get("/admin/v1/dead-letters?topic=crash").await.json();
@@ -174,17 +157,16 @@ async fn a_failing_task_is_retried_and_then_dead(store: Store) {
 }
 
 async fn a_queued_task_can_be_cancelled_and_an_ended_one_cannot(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
-    let poll = submit(&omni, "outside", json!({})).await;
+    let omni = start(&store).await;
+    let poll = submit_task(&omni, "outside", json!({})).await;
     let cancelled = omni.data_client().delete(&poll).await;
     assert_eq!(
         (cancelled.status.as_u16(), &cancelled.json()["status"]),
         (200, &json!("cancelled"))
     );
     assert_eq!(omni.data_client().get(&poll).await.json()["status"], "cancelled");
-    let done = submit(&omni, "count", json!([])).await;
-    ended(&omni, &done).await;
+    let done = submit_task(&omni, "count", json!([])).await;
+    wait_for_task_end(&omni, &done).await;
     assert_eq!(omni.data_client().delete(&done).await.status, 409);
     assert_eq!(omni.data_client().delete("/task/task_unknown").await.status, 404);
     assert_eq!(omni.data_client().delete("/task/..%2Fx").await.status, 404);
@@ -197,21 +179,20 @@ async fn a_queued_task_can_be_cancelled_and_an_ended_one_cannot(store: Store) {
 }
 
 async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let config = CONFIG.replace("topic: t, wait", "topic: full, saturation: queue, wait").replace(
-        "  outside: {",
-        "  full: {handler: {command: [sleep, '60']}, max_backlog: 3}\n  outside: {",
-    );
-    let omni = start_with(&config, &store, &upstream).await;
+    let route = route("invoke").topic("full").yaml("saturation", "queue");
+    let omni = all_handlers(&store, route)
+        .topic(topic("full").command(["sleep", "60"]).max_backlog(3))
+        .start()
+        .await;
     for _ in 0..4 {
-        submit(&omni, "full", json!({})).await;
+        submit_task(&omni, "full", json!({})).await;
     }
     wait_until(TEST_DEADLINE, "all workers run a task", async || {
         omni.metric_value("omnidaemon_workers_busy", &[]).await == 4.0
     })
     .await;
     for _ in 0..3 {
-        submit(&omni, "full", json!({})).await;
+        submit_task(&omni, "full", json!({})).await;
     }
     let full =
         omni.data_client().post("/invoke/async", &json!({"topic": "full", "payload": {}})).await;
@@ -244,9 +225,8 @@ async fn over_the_backlog_it_is_429_and_invoke_goes_sync(store: Store) {
 }
 
 async fn results_expire(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start_with(&CONFIG.replace("ttl: 24h", "ttl: 1s"), &store, &upstream).await;
-    let poll = submit(&omni, "count", json!([])).await;
+    let omni = all_handlers(&store, route("invoke")).yaml("results.ttl", "1s").start().await;
+    let poll = submit_task(&omni, "count", json!([])).await;
     wait_until(TEST_DEADLINE, "the result has expired", async || {
         omni.data_client().get(&poll).await.status == 404
     })
@@ -254,8 +234,7 @@ async fn results_expire(store: Store) {
 }
 
 async fn bad_submissions_are_refused_by_name(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let post = |body: String, kind: &str| {
         HttpResponse::from_request(
             omni.data_client()
@@ -335,8 +314,7 @@ async fn bad_submissions_are_refused_by_name(store: Store) {
 }
 
 async fn browsers_on_a_configured_origin_may_read(store: Store) {
-    let upstream = TestUpstream::start().await;
-    let omni = start(&store, &upstream).await;
+    let omni = start(&store).await;
     let asked = |origin: &str| {
         let request =
             omni.data_client().request(Method::OPTIONS, "/task/task_1").header("origin", origin);

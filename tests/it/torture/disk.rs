@@ -10,19 +10,10 @@ use omnidaemon::task::{Task, TaskId};
 use serde_json::json;
 
 use super::journal::{TortureJournal, serve_handlers};
-use crate::store::contract::wall_clock_now;
 use crate::support::http::client::HttpResponse;
+use crate::support::scenario::scenario;
+use crate::support::wall_clock::wall_clock_now;
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
-
-const CONFIG: &str = "
-upstream: {url: 'http://<handlers>'}
-store: {url: 'sqlite:<data>/tasks.db', timeout: 5s}
-routes:
-  invoke: {path: /invoke, topic: t, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 0}
-";
 
 /// What SQLite says of its file.
 fn check_integrity(database: &Path) -> String {
@@ -33,10 +24,13 @@ fn check_integrity(database: &Path) -> String {
 async fn start_server(dir: &Path, data: &Path) -> Omnidaemon {
     let handlers = serve_handlers(TortureJournal::open(&dir.join("journal"))).await;
     let data = data.to_str().expect("UTF-8");
-    Omnidaemon::with_config(CONFIG)
-        .set_placeholder("handlers", handlers)
-        .set_placeholder("data", data)
-        .start()
+    scenario()
+        .upstream_url(format!("http://{handlers}"))
+        .store_url(format!("sqlite:{data}/tasks.db"))
+        .yaml("store.timeout", "5s")
+        .percent(100)
+        .workers(0)
+        .start_server()
         .await
 }
 

@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use super::scenes::FaultStage;
-use crate::app::worker_processes::pids;
+use crate::support::workers::runner_pids;
 use crate::support::{TEST_DEADLINE, wait_until};
 
 const SERVICE_STREAM: &str = "omni-stream:service";
@@ -99,9 +99,9 @@ async fn a_killed_runners_task_runs_again_in_its_replacement_and_completes() {
         .spawn_command("workers", &["worker", "--count", "1", "--admin-listen", "127.0.0.1:0"]);
     let poll = stage.submit_task("service", 1500).await;
     wait_until(TEST_DEADLINE, "it begins", async || stage.begun_attempts() == [1]).await;
-    kill_process(pids(&worker, "worker-1").remove(0), Signal::KILL).expect("killed");
+    kill_process(runner_pids(&worker, "worker-1").remove(0), Signal::KILL).expect("killed");
     let task = stage.wait_for_end(&poll).await;
     assert_eq!((&task["status"], &task["attempts"]), (&json!("completed"), &json!(2)), "{task}");
     assert_eq!(stage.begun_attempts(), [1, 2]);
-    assert_eq!(pids(&worker, "worker-1").len(), 2, "it was replaced");
+    assert_eq!(runner_pids(&worker, "worker-1").len(), 2, "it was replaced");
 }

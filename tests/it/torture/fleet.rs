@@ -12,6 +12,7 @@ use super::history::{FaultKind, TortureEvent};
 use super::journal::{HANDLER_SCRIPT, unix_millis};
 use crate::support::http::fault::FaultProxy;
 use crate::support::process::child::ChildProcess;
+use crate::support::scenario::{ScenarioBuilder, route, scenario, topic};
 use crate::support::stores::Store;
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some};
 
@@ -21,23 +22,6 @@ pub(super) const LEASE_DURATION: Duration = Duration::from_secs(5);
 /// What a process runs at once, at most.
 pub(super) const CONCURRENCY: usize = 4;
 pub(super) const RETRIES: u32 = 3;
-
-const FLEET_CONFIG: &str = "
-proxy: {listen: 127.0.0.1:0, drain: 14s}
-upstream: {url: 'http://<handlers>'}
-store: {url: '<store>', timeout: 1s}
-routes:
-  invoke:
-    {path: /invoke, topic: replay, wait: 8s, retry_canaried: true, rollout: {percent: 50, mode: \
-    manual}}
-topics:
-  replay: {handler: upstream, retries: 3, retry_delay: 100ms, timeout: 20s}
-  service: {handler: {http: 'http://<handlers>/service'}, retries: 3, retry_delay: 100ms, \
-  timeout: 20s}
-  program: {handler: {command: [sh, '<dir>/handler.sh', '<journal>']}, retries: 3, retry_delay: \
-  100ms, timeout: 20s}
-workers: {count: 2, concurrency: 2, drain: 9s}
-";
 
 /// Rare enough for work to go on, frequent enough for each to come up in a minute.
 const FAILPOINTS: &str = "enqueue.before=kill:0.001,enqueue.after=kill:0.001,\
@@ -120,6 +104,25 @@ enum MemberState {
     },
 }
 
+/// One proxy of a fleet; its command handler writes into the journal too.
+fn fleet_scenario(handlers: &str, store_url: String, journal: &str) -> ScenarioBuilder {
+    let handled = |name: &str| topic(name).retries(3).retry_delay("100ms").timeout("20s");
+    let replay = route("invoke").topic("replay").wait("8s").percent(50);
+    scenario()
+        .yaml("proxy.drain", "14s")
+        .upstream_url(format!("http://{handlers}"))
+        .store_url(store_url)
+        .yaml("store.timeout", "1s")
+        .route(replay.yaml("retry_canaried", true))
+        .topic(handled("replay"))
+        .topic(handled("service").http("<upstream>/service"))
+        .topic(handled("program").command(["sh", "<dir>/handler.sh", journal]))
+        .workers(2)
+        .concurrency(2)
+        .yaml("workers.drain", "9s")
+        .file("handler.sh", HANDLER_SCRIPT)
+}
+
 // === impl Fleet ===
 
 impl TortureFleet {
@@ -140,18 +143,14 @@ impl TortureFleet {
         let mut members = Vec::new();
         for n in 1..=proxies {
             let journal = world.journal.path().to_str().expect("UTF-8");
-            let launch = Omnidaemon::with_config(FLEET_CONFIG)
-                .set_placeholder("handlers", handlers)
-                .set_placeholder("store", &url);
-            let launch =
-                launch.set_placeholder("journal", journal).with_file("handler.sh", HANDLER_SCRIPT);
             let lease = humantime::format_duration(LEASE_DURATION).to_string();
-            let mut launch = launch.with_env("OMNIDAEMON_LEASE", lease);
+            let mut launch =
+                fleet_scenario(handlers, url.clone(), journal).env("OMNIDAEMON_LEASE", lease);
             if let Some(seed) = failpoints {
-                launch = launch.with_env("OMNIDAEMON_FAILPOINTS", FAILPOINTS);
-                launch = launch.with_env("OMNIDAEMON_FAILPOINTS_SEED", seed.to_string());
+                launch = launch.env("OMNIDAEMON_FAILPOINTS", FAILPOINTS);
+                launch = launch.env("OMNIDAEMON_FAILPOINTS_SEED", seed.to_string());
             }
-            let omni = launch.start_listening().await;
+            let omni = launch.start_server_listening().await;
             members
                 .push(FleetMember::new(format!("proxy-{n}"), MemberProcess::Serve(Box::new(omni))));
         }

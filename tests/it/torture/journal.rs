@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::history::{JournalEntry, TortureEvent};
-use crate::store::contract::wall_clock_now;
+use crate::support::wall_clock::wall_clock_now;
 
 /// The journal, open to be appended to.
 #[derive(Clone)]

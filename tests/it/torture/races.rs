@@ -6,8 +6,8 @@ use std::time::Duration;
 use omnidaemon::store::{CancelResult, SettleResult, Settlement, SqliteStore, TaskStore};
 use omnidaemon::task::{Task, TaskAnswer, TaskId, TaskStatus};
 
-use crate::store::contract::wall_clock_now;
 use crate::support::stores::{Store, on_both_stores};
+use crate::support::wall_clock::wall_clock_now;
 
 const RESULT_TTL: Duration = Duration::from_hours(1);
 const RACES_PER_BATCH: usize = 20;

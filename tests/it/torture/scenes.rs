@@ -8,20 +8,10 @@ use super::journal::{HandlerWork, TortureJournal, serve_handlers};
 use crate::support::metrics::ScrapedMetrics;
 use crate::support::process::child::ChildProcess;
 use crate::support::redis::server::RedisServer;
-use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
+use crate::support::scenario::{route, scenario, topic};
+use crate::support::tasks::{submit_task, wait_for_task_end};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: 'http://<handlers>'}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: service, rollout: {percent: 0, mode: manual}}
-topics:
-  service: {handler: {http: 'http://<handlers>/service'}, retries: 3, retry_delay: 100ms}
-  storm: {handler: {http: 'http://<handlers>/service'}, retries: 2, retry_delay: 1ms}
-  poison: {handler: {command: [sh, -c, 'kill -9 $PPID; sleep 60']}, retries: 0}
-workers: {count: 0, drain: 20s}
-results: {ttl: <ttl>}
-";
 const LEASE_SETTING: &str = "3s";
 
 /// A proxy without workers over Redis, and the handlers that its runners call.
@@ -41,13 +31,19 @@ impl FaultStage {
         let (redis, dir) = (RedisServer::start().await, tempfile::tempdir().expect("a directory"));
         let journal = TortureJournal::open(&dir.path().join("journal"));
         let handlers = serve_handlers(journal.clone()).await;
-        let launch = Omnidaemon::with_config(CONFIG)
-            .set_placeholder("handlers", handlers)
-            .set_placeholder("store", redis.url());
-        let omni = launch
-            .set_placeholder("ttl", ttl)
-            .with_env("OMNIDAEMON_LEASE", LEASE_SETTING)
-            .start()
+        let service = |name: &str| topic(name).http("<upstream>/service");
+        let omni = scenario()
+            .upstream_url(format!("http://{handlers}"))
+            .redis(&redis)
+            .route(route("invoke").topic("service"))
+            .topic(service("service").retries(3).retry_delay("100ms"))
+            .topic(service("storm").retries(2).retry_delay("1ms"))
+            .topic(topic("poison").shell("kill -9 $PPID; sleep 60").retries(0))
+            .workers(0)
+            .yaml("workers.drain", "20s")
+            .yaml("results.ttl", ttl)
+            .env("OMNIDAEMON_LEASE", LEASE_SETTING)
+            .start_server()
             .await;
         Self { omni, redis, journal, _dir: dir }
     }
@@ -58,13 +54,7 @@ impl FaultStage {
 
     pub(super) async fn submit_task(&self, topic: &str, sleep_ms: u64) -> String {
         let payload = HandlerWork { sleep_ms, fail: if topic == "storm" { 9 } else { 0 } };
-        let accepted = self
-            .omni
-            .data_client()
-            .post("/invoke/async", &json!({"topic": topic, "payload": payload}))
-            .await;
-        assert_eq!(accepted.status, 202, "{}", accepted.text());
-        accepted.json()["poll_url"].as_str().expect("a poll URL").to_owned()
+        submit_task(&self.omni, topic, payload).await
     }
 
     pub(super) async fn fetch_task(&self, poll: &str) -> Value {
@@ -72,11 +62,7 @@ impl FaultStage {
     }
 
     pub(super) async fn wait_for_end(&self, poll: &str) -> Value {
-        wait_for_some(TEST_DEADLINE * 2, "the task ends", async || {
-            let task = self.fetch_task(poll).await;
-            (task["status"] != "queued" && task["status"] != "processing").then_some(task)
-        })
-        .await
+        wait_for_task_end(&self.omni, poll).await
     }
 
     /// The attempts that began, in order.

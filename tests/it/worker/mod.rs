@@ -1,3 +1,3 @@
 //! What workers do beside running handlers: they deliver webhooks.
 
-pub(crate) mod webhooks;
+mod webhooks;

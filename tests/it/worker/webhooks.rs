@@ -1,117 +1,45 @@
 //! Who is told of a task's end: sinks that are slow, broken or not allowed, replies, delays.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use axum::body::Bytes;
-use axum::extract::{Path, State};
-use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use crate::support::scenario::{Scenario, ScenarioBuilder, scenario, topic};
+use crate::support::sink::WebhookSink;
 use crate::support::stores::{Store, on_both_stores};
+use crate::support::tasks::publish_task;
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: http://127.0.0.1:9}
-store: {url: '<store>'}
-routes: {}
-topics:
-  echo: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"echo\": \
-      json.load(sys.stdin)[\"payload\"]}))']}}
-  fail: {handler: {command: [sh, -c, 'exit 3']}, retries: 0}
-  next: {handler: {command: [python3, -c, 'import json,sys; print(json.dumps({\"got\": \
-      json.load(sys.stdin)[\"payload\"]}))']}}
-  outside: {handler: external}
-workers: {count: 4}
-webhooks: {hosts: ['private:<sink>', '<public>'], timeout: 2s, secret: \
-whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw}
-";
-
-/// What a sink was posted.
-#[derive(Clone)]
-pub(crate) struct Posted {
-    path: String,
-    headers: HeaderMap,
-    pub(crate) body: Value,
+/// Prints its payload below this key.
+fn echo_script(key: &str) -> String {
+    format!("import json,sys; print(json.dumps({{\"{key}\": json.load(sys.stdin)[\"payload\"]}}))")
 }
 
-/// A server that answers `/CODE` with that status, `/flaky` with 503 at first, and `/hang` never.
-#[derive(Clone, Default)]
-pub(crate) struct Sink {
-    posted: Arc<Mutex<Vec<Posted>>>,
-    addr: String,
+/// A server that may call these hosts.
+fn calling(store: &Store, hosts: [&str; 2]) -> ScenarioBuilder {
+    scenario()
+        .no_upstream()
+        .store(store)
+        .no_routes()
+        .topic(topic("echo").python(&echo_script("echo")))
+        .topic(topic("fail").shell("exit 3").retries(0))
+        .topic(topic("next").python(&echo_script("got")))
+        .topic(topic("outside").external())
+        .workers(4)
+        .yaml("webhooks.hosts", json!(hosts))
+        .yaml("webhooks.timeout", "2s")
+        .yaml("webhooks.secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 }
 
-impl Sink {
-    pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
-        let addr = listener.local_addr().expect("bound").to_string();
-        let sink = Self { addr, ..Self::default() };
-        let app = axum::Router::new()
-            .route("/{path}", axum::routing::post(answer))
-            .with_state(sink.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        sink
-    }
-
-    pub(crate) fn addr(&self) -> &str {
-        &self.addr
-    }
-
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.addr)
-    }
-
-    pub(crate) fn posts(&self, path: &str) -> Vec<Posted> {
-        let posted = self.posted.lock().expect("not poisoned");
-        posted.iter().filter(|posted| posted.path == path).cloned().collect()
-    }
-
-    async fn post(&self, path: &str) -> Posted {
-        wait_for_some(TEST_DEADLINE, "the sink is told", async || self.posts(path).pop()).await
-    }
+async fn start(store: &Store, sink: &WebhookSink) -> Scenario {
+    let public = format!("localhost:{}", sink.addr().rsplit(':').next().expect("a port"));
+    calling(store, [&format!("private:{}", sink.addr()), &public]).start().await
 }
 
-async fn answer(
-    State(sink): State<Sink>,
-    Path(path): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> (StatusCode, HeaderMap) {
-    let body = serde_json::from_slice(&body).unwrap_or_default();
-    sink.posted.lock().expect("not poisoned").push(Posted { path: path.clone(), headers, body });
-    let mut answered = HeaderMap::new();
-    let status = match path.as_str() {
-        "hang" => std::future::pending().await,
-        "flaky" if sink.posts("flaky").len() == 1 => 503,
-        "302" => {
-            answered.insert("location", sink.url("redirected").parse().expect("a header value"));
-            302
-        }
-        code => code.parse().unwrap_or(200),
-    };
-    (StatusCode::from_u16(status).expect("a status"), answered)
-}
-
-async fn start(store: &Store, sink: &Sink) -> Omnidaemon {
-    let public = format!("localhost:{}", sink.addr.rsplit(':').next().expect("a port"));
-    Omnidaemon::with_config(CONFIG)
-        .set_placeholder("store", store.url())
-        .set_placeholder("sink", &sink.addr)
-        .set_placeholder("public", public)
-        .start()
-        .await
-}
-
-async fn publish(omni: &Omnidaemon, envelope: &Value) -> String {
-    let accepted = omni.admin_client().post("/admin/v1/tasks", envelope).await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    accepted.json()["task_id"].as_str().expect("an id").to_owned()
-}
-
-async fn delivery(omni: &Omnidaemon, id: &str, status: &str) -> Value {
+async fn wait_for_delivery(omni: &Omnidaemon, id: &str, status: &str) -> Value {
     wait_for_some(TEST_DEADLINE, status, async || {
         let task = omni.admin_client().get(&format!("/admin/v1/tasks/{id}")).await.json();
         task["deliveries"].as_array()?.iter().find(|delivery| delivery["status"] == status).cloned()
@@ -130,9 +58,9 @@ on_both_stores!(
 );
 
 async fn a_webhook_is_told_once_signed_and_as_python_would(store: Store) {
-    let sink = Sink::start().await;
+    let sink = WebhookSink::start().await;
     let omni = start(&store, &sink).await;
-    let id = publish(
+    let id = publish_task(
         &omni,
         &json!({
             "topic": "echo", "payload": {"n": 1}, "webhook": sink.url("200"),
@@ -140,7 +68,7 @@ async fn a_webhook_is_told_once_signed_and_as_python_would(store: Store) {
         }),
     )
     .await;
-    let told = sink.post("200").await;
+    let told = sink.wait_for_post("200").await;
     assert_eq!(told.body.as_object().map(serde_json::Map::len), Some(1), "{}", told.body);
     let r = &told.body["payload"];
     assert_eq!(
@@ -155,22 +83,23 @@ async fn a_webhook_is_told_once_signed_and_as_python_would(store: Store) {
         header("webhook-timestamp").parse::<u64>().is_ok()
             && header("webhook-signature").starts_with("v1,")
     );
-    let delivered = delivery(&omni, &id, "delivered").await;
+    let delivered = wait_for_delivery(&omni, &id, "delivered").await;
     assert_eq!(
         (&delivered["event"], &delivered["attempts"]),
         (&json!(header("webhook-id")), &json!(1))
     );
 
     let failed =
-        publish(&omni, &json!({"topic": "fail", "payload": 1, "webhook": sink.url("201")})).await;
-    let told = sink.post("201").await.body["payload"].clone();
+        publish_task(&omni, &json!({"topic": "fail", "payload": 1, "webhook": sink.url("201")}))
+            .await;
+    let told = sink.wait_for_post("201").await.body["payload"].clone();
     assert_eq!((&told["task_id"], &told["status"]), (&json!(failed), &json!("failed")));
     assert!(told["error"].as_str().is_some_and(|error| error.contains('3')), "{told}");
     let queued =
-        publish(&omni, &json!({"topic": "outside", "payload": 1, "webhook": sink.url("204")}))
+        publish_task(&omni, &json!({"topic": "outside", "payload": 1, "webhook": sink.url("204")}))
             .await;
     omni.admin_client().post(&format!("/admin/v1/tasks/{queued}/cancel"), &()).await;
-    assert_eq!(sink.post("204").await.body["payload"]["status"], "cancelled");
+    assert_eq!(sink.wait_for_post("204").await.body["payload"]["status"], "cancelled");
     assert_eq!((sink.posts("200").len(), sink.posts("201").len()), (1, 1));
     let counted = [("kind", "webhook"), ("outcome", "delivered")];
     wait_until(TEST_DEADLINE, "all are counted", async || {
@@ -180,19 +109,18 @@ async fn a_webhook_is_told_once_signed_and_as_python_would(store: Store) {
 }
 
 async fn a_sink_that_hangs_delays_no_task_and_no_other_sink(store: Store) {
-    let (hung, sink) = (Sink::start().await, Sink::start().await);
-    let config =
-        CONFIG.replace("'<public>'", "'private:<public>'").replace("timeout: 2s", "timeout: 1h");
-    let omni = Omnidaemon::with_config(&config)
-        .set_placeholder("store", store.url())
-        .set_placeholder("sink", &sink.addr)
-        .set_placeholder("public", &hung.addr)
+    let (hung, sink) = (WebhookSink::start().await, WebhookSink::start().await);
+    let hosts = [sink.addr(), hung.addr()].map(|addr| format!("private:{addr}"));
+    let omni = calling(&store, hosts.each_ref().map(String::as_str))
+        .yaml("webhooks.timeout", "1h")
         .start()
         .await;
     for n in 0..12 {
-        let id =
-            publish(&omni, &json!({"topic": "fail", "payload": n, "webhook": hung.url("hang")}))
-                .await;
+        let id = publish_task(
+            &omni,
+            &json!({"topic": "fail", "payload": n, "webhook": hung.url("hang")}),
+        )
+        .await;
         wait_until(TEST_DEADLINE, "the task ends", async || {
             omni.admin_client().get(&format!("/admin/v1/tasks/{id}")).await.json()["status"]
                 == "failed"
@@ -202,17 +130,19 @@ async fn a_sink_that_hangs_delays_no_task_and_no_other_sink(store: Store) {
     wait_until(TEST_DEADLINE, "the sink has its share", async || hung.posts("hang").len() == 8)
         .await;
     let id =
-        publish(&omni, &json!({"topic": "echo", "payload": 1, "webhook": sink.url("200")})).await;
-    assert_eq!(sink.post("200").await.body["payload"]["task_id"], json!(id));
+        publish_task(&omni, &json!({"topic": "echo", "payload": 1, "webhook": sink.url("200")}))
+            .await;
+    assert_eq!(sink.wait_for_post("200").await.body["payload"]["task_id"], json!(id));
     assert_eq!(hung.posts("hang").len(), 8, "no more at a time");
 }
 
 async fn what_failed_is_tried_again_and_what_was_refused_is_not(store: Store) {
-    let sink = Sink::start().await;
+    let sink = WebhookSink::start().await;
     let omni = start(&store, &sink).await;
     let flaky =
-        publish(&omni, &json!({"topic": "echo", "payload": 1, "webhook": sink.url("flaky")})).await;
-    let done = delivery(&omni, &flaky, "delivered").await;
+        publish_task(&omni, &json!({"topic": "echo", "payload": 1, "webhook": sink.url("flaky")}))
+            .await;
+    let done = wait_for_delivery(&omni, &flaky, "delivered").await;
     let posts = sink.posts("flaky");
     assert_eq!((posts.len(), &done["attempts"]), (2, &json!(2)));
     assert_eq!(
@@ -221,10 +151,12 @@ async fn what_failed_is_tried_again_and_what_was_refused_is_not(store: Store) {
     );
     assert_eq!(posts[0].body, posts[1].body);
     for refused in ["410", "404", "302"] {
-        let id =
-            publish(&omni, &json!({"topic": "echo", "payload": 1, "webhook": sink.url(refused)}))
-                .await;
-        let dropped = delivery(&omni, &id, "dropped").await;
+        let id = publish_task(
+            &omni,
+            &json!({"topic": "echo", "payload": 1, "webhook": sink.url(refused)}),
+        )
+        .await;
+        let dropped = wait_for_delivery(&omni, &id, "dropped").await;
         assert!(
             dropped["error"].as_str().is_some_and(|error| error.contains(refused)),
             "{dropped}"
@@ -263,25 +195,21 @@ async fn closing_sink() -> (String, Arc<AtomicUsize>) {
 }
 
 async fn a_sink_that_closes_after_its_answer_has_heard(store: Store) {
-    let (sink, (addr, posts)) = (Sink::start().await, closing_sink().await);
-    let config = CONFIG.replace("'<public>'", "'private:<public>'");
-    let omni = Omnidaemon::with_config(&config)
-        .set_placeholder("store", store.url())
-        .set_placeholder("sink", &sink.addr)
-        .set_placeholder("public", &addr)
-        .start()
-        .await;
+    let (sink, (addr, posts)) = (WebhookSink::start().await, closing_sink().await);
+    let hosts = [sink.addr(), &addr].map(|addr| format!("private:{addr}"));
+    let omni = calling(&store, hosts.each_ref().map(String::as_str)).start().await;
     // which of both is seen first is chance
     for n in 0..12 {
         let webhook = format!("http://{addr}/{n}");
-        let id = publish(&omni, &json!({"topic": "fail", "payload": n, "webhook": webhook})).await;
-        assert_eq!(delivery(&omni, &id, "delivered").await["attempts"], 1);
+        let id =
+            publish_task(&omni, &json!({"topic": "fail", "payload": n, "webhook": webhook})).await;
+        assert_eq!(wait_for_delivery(&omni, &id, "delivered").await["attempts"], 1);
     }
     assert_eq!(posts.load(Ordering::Relaxed), 12);
 }
 
 async fn only_listed_hosts_on_fit_addresses_are_called(store: Store) {
-    let sink = Sink::start().await;
+    let sink = WebhookSink::start().await;
     let mut omni = start(&store, &sink).await;
     for unlisted in [
         "http://127.1/x",
@@ -297,8 +225,8 @@ async fn only_listed_hosts_on_fit_addresses_are_called(store: Store) {
         assert!(refused.text().contains("webhooks.hosts"), "{}", refused.text());
     }
     // Listed by name, but not as one of a private network.
-    let local = format!("http://localhost:{}/200", sink.addr.rsplit(':').next().expect("a port"));
-    let id = publish(&omni, &json!({"topic": "echo", "payload": 1, "webhook": local})).await;
+    let local = format!("http://localhost:{}/200", sink.addr().rsplit(':').next().expect("a port"));
+    let id = publish_task(&omni, &json!({"topic": "echo", "payload": 1, "webhook": local})).await;
     let error = wait_for_some(TEST_DEADLINE, "it is refused", async || {
         let task = omni.admin_client().get(&format!("/admin/v1/tasks/{id}")).await.json();
         task["deliveries"][0]["error"].as_str().map(str::to_owned)
@@ -307,14 +235,13 @@ async fn only_listed_hosts_on_fit_addresses_are_called(store: Store) {
     assert!(error.contains("private:localhost"), "{error}");
     assert!(sink.posts("200").is_empty());
 
-    let id = publish(&omni, &json!({"topic": "outside", "payload": 1, "webhook": sink.url("200")}))
-        .await;
-    omni.edit_config(|yaml| {
-        yaml.replace("'private:", "'hooks.example.com', '192.0.2.1', 'private:192.0.2.2:1', 'x.")
-    });
-    omni.wait_until_config_applied().await;
+    let id =
+        publish_task(&omni, &json!({"topic": "outside", "payload": 1, "webhook": sink.url("200")}))
+            .await;
+    let hosts = ["hooks.example.com", "192.0.2.1", "private:192.0.2.2:1"];
+    omni.apply_setting("webhooks.hosts", json!(hosts)).await;
     omni.admin_client().post(&format!("/admin/v1/tasks/{id}/cancel"), &()).await;
-    let dropped = delivery(&omni, &id, "dropped").await;
+    let dropped = wait_for_delivery(&omni, &id, "dropped").await;
     assert!(
         dropped["error"].as_str().is_some_and(|error| error.contains("webhooks.hosts")),
         "{dropped}"
@@ -322,19 +249,20 @@ async fn only_listed_hosts_on_fit_addresses_are_called(store: Store) {
 }
 
 async fn a_reply_is_a_task_of_its_topic(store: Store) {
-    let sink = Sink::start().await;
+    let sink = WebhookSink::start().await;
     let omni = start(&store, &sink).await;
-    let id = publish(
+    let id = publish_task(
         &omni,
         &json!({"topic": "echo", "payload": 7, "reply_to": "next", "correlation_id": "c"}),
     )
     .await;
-    delivery(&omni, &id, "delivered").await;
+    wait_for_delivery(&omni, &id, "delivered").await;
     wait_until(TEST_DEADLINE, "the reply ran", async || {
         omni.metric_value("omnidaemon_tasks_processed_total", &[("topic", "next")]).await == 1.0
     })
     .await;
-    let failed = publish(&omni, &json!({"topic": "fail", "payload": 7, "reply_to": "next"})).await;
+    let failed =
+        publish_task(&omni, &json!({"topic": "fail", "payload": 7, "reply_to": "next"})).await;
     wait_until(TEST_DEADLINE, "it failed", async || {
         omni.metric_value("omnidaemon_tasks_failed_total", &[("topic", "fail")]).await == 1.0
     })
@@ -348,10 +276,10 @@ async fn a_reply_is_a_task_of_its_topic(store: Store) {
 }
 
 async fn a_delayed_task_waits_for_its_time(store: Store) {
-    let sink = Sink::start().await;
+    let sink = WebhookSink::start().await;
     let omni = start(&store, &sink).await;
-    let later = publish(&omni, &json!({"topic": "echo", "payload": 1, "delay": "1h"})).await;
-    let soon = publish(
+    let later = publish_task(&omni, &json!({"topic": "echo", "payload": 1, "delay": "1h"})).await;
+    let soon = publish_task(
         &omni,
         &json!({"topic": "echo", "payload": 1, "delay": 1.5, "webhook": sink.url("200")}),
     )
@@ -359,7 +287,7 @@ async fn a_delayed_task_waits_for_its_time(store: Store) {
     let task = omni.admin_client().get(&format!("/admin/v1/tasks/{later}")).await.json();
     assert_eq!(task["status"], "queued");
     assert!(task["due_at"].as_str().is_some_and(|due| due.ends_with('Z')), "{task}");
-    assert_eq!(sink.post("200").await.body["payload"]["task_id"], json!(soon));
+    assert_eq!(sink.wait_for_post("200").await.body["payload"]["task_id"], json!(soon));
     let task = omni.admin_client().get(&format!("/admin/v1/tasks/{later}")).await.json();
     assert_eq!(task["status"], "queued");
 }

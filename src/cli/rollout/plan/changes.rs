@@ -11,7 +11,7 @@ use crate::config::{RolloutMode, RouteConfig};
 use crate::rollout::format::format_span;
 use crate::rollout::preview::{RunningRollout, preview_edit};
 
-/// What the file would change about a route, a sentence for each change; never empty.
+/// The changes that the file would make to a route, a sentence for each; never empty.
 pub(super) fn describe_changes(
     route: &RouteConfig,
     running: Option<&RolloutDocument>,
@@ -53,7 +53,7 @@ fn running_rollout<'a>(
     }
 }
 
-/// The changes beside percent and mode.
+/// The changes of the plan other than those of percent and mode.
 fn describe_plan_changes(old: &PlanDocument, new: &PlanDocument) -> Vec<String> {
     let mut changes = Vec::new();
     if old.steps != new.steps {

@@ -1,4 +1,4 @@
-//! The warning before a route answers 410: which clients called it lately.
+//! The warning for a file that makes a route answer 410: the clients that called it recently.
 
 use crate::admin::views::{ClientDocument, RolloutDocument};
 use crate::cli::client::AdminClient;
@@ -8,7 +8,7 @@ use crate::config::{DeprecationMode, RouteConfig};
 use crate::store::{DeprecatedCaller, RECENT_CALL_DAYS, summarize_recent_callers};
 use crate::task::UnixMs;
 
-/// A warning when the file makes a running route `gone` although clients called it lately, or
+/// A warning when the file makes a running route `gone` although clients called it recently, or
 /// although its callers were never recorded.
 pub(super) async fn gone_warning(
     route: &RouteConfig,

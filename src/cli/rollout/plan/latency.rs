@@ -1,4 +1,4 @@
-//! The latency of the sync path compared with `wait` of the file.
+//! Compares the latency of the running sync path with `wait` of the file.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::config::{RouteConfig, WaitTimeoutAction};
 use crate::metrics::names;
 use crate::rollout::format::{format_exact_span, format_share, format_span};
 
-/// A note when at least 1 % of the sync path's requests take longer than `wait`: their clients
-/// would notice that they are canaried.
+/// A note when at least 1 % of the sync path's requests take longer than `wait`: when such requests
+/// are canaried, their clients get a 202 or wait longer.
 pub(super) fn latency_note(route: &RouteConfig, scrape: &MetricsScrape) -> Option<String> {
     if route.rollout.percent == Weight::ZERO {
         return None;
@@ -39,8 +39,8 @@ fn format_span_secs(seconds: f64) -> String {
     format_span(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// The value below which this share of the requests lies, interpolated linearly within a bucket;
-/// beyond the last finite bound, that bound. Buckets are (upper bound, cumulative count).
+/// The value below which `share` of the requests lie, interpolated linearly within a bucket; for a
+/// value beyond the last finite bound, that bound. Buckets are (upper bound, cumulative count).
 fn histogram_quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
     let total = buckets.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
     let at = buckets.iter().position(|(_, count)| *count >= total * share)?;

@@ -1,5 +1,5 @@
-//! `rollout plan`: what a configuration file would change about the running rollouts, before it is
-//! saved.
+//! `rollout plan`: shows the changes that a configuration file would make to the running rollouts,
+//! before the file is put in place.
 
 mod changes;
 mod deprecation;
@@ -29,7 +29,7 @@ pub(in crate::cli) struct RolloutPlanArgs {
     file: Option<PathBuf>,
 }
 
-/// What the file would change about one route, a sentence each.
+/// The changes that the file would make to one route, a sentence each.
 struct RoutePlan {
     route: String,
     changes: Vec<String>,
@@ -61,11 +61,11 @@ pub(in crate::cli) async fn run(
     Ok(CliExit::Ok)
 }
 
-/// Why failures of one client alone can roll a running rollout back, if they can.
+/// A note when the failures of one client can roll the running rollout back, with the reason.
 fn client_note(running: &RolloutDocument) -> Option<String> {
     let evidence = running.details.as_ref()?.evidence.as_ref()?;
-    let why = evidence.counted_why.as_ref()?;
-    Some(format!("failures count by request, so one client alone can cause a rollback: {why}"))
+    let reason = evidence.counted_why.as_ref()?;
+    Some(format!("failures count by request, so one client alone can cause a rollback: {reason}"))
 }
 
 fn print_plans(plans: &[RoutePlan], warnings: &[String], format: OutputFormat) {

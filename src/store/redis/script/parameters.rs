@@ -109,8 +109,8 @@ impl ParameterList {
         locals
     }
 
-    /// Local variables with the positions that cannot be written as a number: see
-    /// [`LineStart::item_offset`].
+    /// Local variables with the positions that depend on the length of a group before them, and so
+    /// cannot be written as a number: see [`LineStart::to_lua`].
     pub(crate) fn render_bases(&self) -> String {
         let mut bases = String::new();
         for (line, start) in self.lines_with_starts() {

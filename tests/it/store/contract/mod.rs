@@ -21,7 +21,7 @@ mod sqlite;
 mod watch;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +31,8 @@ use omnidaemon::task::{
     CapturedRequest, FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskOwner, TaskRecord,
     Topic, UnixMs,
 };
+
+use crate::support::wall_clock::wall_clock_now;
 
 /// A store of one kind that a test has for itself, empty at first, its `run` running.
 #[async_trait]
@@ -159,12 +161,6 @@ macro_rules! contract {
 use contract;
 
 // === what the tests are written with ===
-
-/// The wall clock.
-pub(crate) fn wall_clock_now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    UnixMs(u64::try_from(since.as_millis()).expect("before the year 500 million"))
-}
 
 /// Whether a store says of a time that it is this one, but for what its own clock adds.
 pub(crate) fn is_close_to(said: Option<UnixMs>, at: UnixMs) -> bool {

@@ -14,7 +14,7 @@ use redis::{AsyncCommands as _, Value};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{StoreFixture, contract};
-use crate::store::redis::secure::set_user;
+use crate::support::redis::acl::set_documented_user;
 use crate::support::redis::cluster::start_single_node_cluster;
 use crate::support::redis::server::RedisServer;
 
@@ -76,7 +76,7 @@ struct Valkey;
 impl Server for Valkey {
     async fn start() -> RedisServer {
         let server = RedisServer::start_valkey().await;
-        set_user(&server, "resetpass", "canary").await;
+        set_documented_user(&server, "resetpass", "canary").await;
         server
     }
 

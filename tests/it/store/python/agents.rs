@@ -4,10 +4,11 @@ use http::Method;
 use redis::AsyncCommands as _;
 use serde_json::json;
 
-use super::{start_server, submit_task, wait_for_end};
+use super::start_server;
 use crate::support::http::client::HttpResponse;
 use crate::support::process::python::PythonOmnidaemon;
 use crate::support::redis::server::RedisServer;
+use crate::support::tasks::{submit_task, wait_for_task_end};
 use crate::support::{TEST_DEADLINE, wait_until};
 
 #[tokio::test]
@@ -40,7 +41,7 @@ async fn what_an_agent_ran_is_polled_and_what_was_queued_before_it_came_is_run()
     let poll = submit_task(&omni, "outside", &json!({"n": 1})).await;
     assert_eq!(omni.data_client().get(&poll).await.json()["status"], "queued");
     let agent = python.build_agent("outside", "analyst").start().await;
-    let task = wait_for_end(&omni, &poll).await;
+    let task = wait_for_task_end(&omni, &poll).await;
     assert_eq!(
         (&task["status"], &task["result"]["content"]),
         (&json!("completed"), &json!({"n": 1}))
@@ -111,7 +112,7 @@ async fn a_task_that_an_agent_gives_up_has_failed_for_whoever_waits_or_polls() {
         .set_option("dlq_retry_limit", 1);
     let mut agent = agent.start().await;
     let poll = submit_task(&omni, "outside", &json!({"fail": "out of cheese"})).await;
-    let task = wait_for_end(&omni, &poll).await;
+    let task = wait_for_task_end(&omni, &poll).await;
     omni.wait_until_topic_has_slots("outside").await;
     let waits = omni.data_client().post("/invoke", &json!({"fail": "out of cheese"})).await;
     assert_eq!(
@@ -139,12 +140,12 @@ async fn a_task_that_no_agent_ends_in_time_has_failed_and_its_own_cli_shows_it()
     let done = {
         let agent = python.build_agent("hasty", "analyst").start().await;
         let poll = submit_task(&omni, "hasty", &json!({"n": 1})).await;
-        assert_eq!(wait_for_end(&omni, &poll).await["status"], "completed");
+        assert_eq!(wait_for_task_end(&omni, &poll).await["status"], "completed");
         drop(agent);
         poll
     };
     let poll = submit_task(&omni, "hasty", &json!({"n": 2})).await;
-    let task = wait_for_end(&omni, &poll).await;
+    let task = wait_for_task_end(&omni, &poll).await;
     assert!(
         task["status"] == "failed" && task["error"].to_string().contains("within 3s"),
         "{task}"
@@ -168,7 +169,7 @@ async fn unsubscribing_pauses_its_agents_and_not_our_workers() {
     let mut agent = python.build_agent("count", "omnidaemon").start().await;
     let key = json!({"key": "_subscription_active:group:count:omnidaemon"});
     assert_eq!(python.call_sdk("get_config", &key).await, json!(true));
-    wait_for_end(&omni, &submit_task(&omni, "count", &json!({"a": 1})).await).await;
+    wait_for_task_end(&omni, &submit_task(&omni, "count", &json!({"a": 1})).await).await;
     assert_eq!(
         python.call_sdk("get_config", &key).await,
         json!(true),
@@ -181,7 +182,8 @@ async fn unsubscribing_pauses_its_agents_and_not_our_workers() {
         })
         .await;
     let task =
-        wait_for_end(&omni, &submit_task(&omni, "count", &json!({"a": 1, "b": 2})).await).await;
+        wait_for_task_end(&omni, &submit_task(&omni, "count", &json!({"a": 1, "b": 2})).await)
+            .await;
     assert_eq!(task["result"], json!({"n": 2}));
 }
 
@@ -189,9 +191,10 @@ async fn unsubscribing_pauses_its_agents_and_not_our_workers() {
 async fn deleting_an_agent_and_its_group_loses_no_task_of_ours() {
     let server = RedisServer::start().await;
     let (python, omni) = (PythonOmnidaemon::with_redis(&server), start_server(&server).await);
-    wait_for_end(&omni, &submit_task(&omni, "count", &json!({"a": 1})).await).await;
+    wait_for_task_end(&omni, &submit_task(&omni, "count", &json!({"a": 1})).await).await;
     python.run_cli(&["agent", "delete", "--topic", "count", "--name", "omnidaemon", "--yes"]).await;
     let task =
-        wait_for_end(&omni, &submit_task(&omni, "count", &json!({"a": 1, "b": 2})).await).await;
+        wait_for_task_end(&omni, &submit_task(&omni, "count", &json!({"a": 1, "b": 2})).await)
+            .await;
     assert_eq!(task["result"], json!({"n": 2}));
 }

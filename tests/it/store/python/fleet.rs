@@ -10,24 +10,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::submit_task;
 use crate::support::process::child::ChildProcess;
 use crate::support::process::python::PythonOmnidaemon;
 use crate::support::redis::server::RedisServer;
-use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
+use crate::support::scenario::{Scenario, route, scenario, topic};
+use crate::support::tasks::submit_task;
+use crate::support::{TEST_DEADLINE, wait_for_some, wait_until};
 
-const CONFIG: &str = "
-upstream: {url: http://127.0.0.1:9}
-store: {url: '<store>'}
-routes:
-  invoke: {path: /invoke, topic: shared, rollout: {percent: 0, mode: manual}}
-topics:
-  shared: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; sleep 0.2; echo 1']}, \
-  agent: analyst, reclaim_idle: 10s}
-  parked: {handler: {command: [sh, -c, 'echo $OMNIDAEMON_TASK_ID >> <runs>; exit 1']}, agent: \
-  analyst, retry_delay: 1d, reclaim_idle: 10s}
-workers: {count: 2, concurrency: 2}
-";
 const RECLAIM_IDLE_MS: u64 = 10_000;
 /// Tasks that one process may be running: ten for an agent of one consumer, four for ours.
 const AT_ONCE: usize = 10;
@@ -35,11 +24,22 @@ const KILLS: usize = 8;
 /// Seconds for what a last kill left behind: our lease, and a reclaim after that.
 const RECOVERY: Duration = Duration::from_mins(2);
 
-async fn start(server: &RedisServer, runs: &Path) -> Omnidaemon {
+async fn start(server: &RedisServer, runs: &Path) -> Scenario {
     let runs = runs.to_str().expect("UTF-8");
-    Omnidaemon::with_config(CONFIG)
-        .set_placeholder("store", server.url())
-        .set_placeholder("runs", runs)
+    let recording = |name: &str, then: &str| {
+        topic(name)
+            .shell(&format!("echo $OMNIDAEMON_TASK_ID >> {runs}; {then}"))
+            .yaml("agent", "analyst")
+            .yaml("reclaim_idle", "10s")
+    };
+    scenario()
+        .no_upstream()
+        .redis(server)
+        .route(route("invoke").topic("shared"))
+        .topic(recording("shared", "sleep 0.2; echo 1"))
+        .topic(recording("parked", "exit 1").retry_delay("1d"))
+        .workers(2)
+        .concurrency(2)
         .start()
         .await
 }

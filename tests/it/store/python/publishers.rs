@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{start_server, submit_task, wait_for_end};
+use super::start_server;
 use crate::support::process::python::PythonOmnidaemon;
 use crate::support::redis::server::RedisServer;
+use crate::support::tasks::{submit_task, wait_for_task_end};
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
 /// Polls its SDK for a task's result.
@@ -36,7 +37,7 @@ async fn a_publisher_gets_the_result_of_our_workers() {
             (&json!("mine"), &json!("test"))
         );
         assert_eq!((&result["agent"], &result["topic"]), (&json!("omnidaemon"), &json!("count")));
-        let polled = wait_for_end(&omni, &format!("/task/{task}")).await;
+        let polled = wait_for_task_end(&omni, &format!("/task/{task}")).await;
         assert_eq!((&polled["status"], &polled["result"]), (&json!("completed"), &json!({"n": 3})));
     }
 }
@@ -59,7 +60,7 @@ async fn what_a_publisher_trims_has_failed_and_says_so() {
     // a process that has just started looks at once
     let other = start_server(&server).await;
     for poll in &polls[..4] {
-        let task = wait_for_end(&omni, poll).await;
+        let task = wait_for_task_end(&omni, poll).await;
         assert_eq!(
             (&task["status"], &task["error"]),
             (&json!("failed"), &json!("trimmed by a foreign publisher"))
@@ -90,9 +91,9 @@ async fn its_command_line_shows_our_results_agents_dead_letters_and_metrics() {
     let omni = start_server(&server).await;
     let poll = submit_task(&omni, "count", &json!({"a": 1})).await;
     let task = poll.trim_start_matches("/task/").to_owned();
-    assert_eq!(wait_for_end(&omni, &poll).await["status"], "completed");
+    assert_eq!(wait_for_task_end(&omni, &poll).await["status"], "completed");
     let dead = submit_task(&omni, "crash", &json!({"a": 1})).await;
-    assert_eq!(wait_for_end(&omni, &dead).await["status"], "failed");
+    assert_eq!(wait_for_task_end(&omni, &dead).await["status"], "failed");
 
     let shown = python.run_cli(&["task", "result", "--task-id", &task]).await;
     assert!(

@@ -11,22 +11,19 @@ use redis::Value;
 use serde_json::Value as Json;
 
 use crate::arch::source_tree::collect_sources;
-use crate::store::redis::secure::set_user;
 use crate::support::process::clock::ClockOffset;
+use crate::support::redis::acl::set_documented_user;
 use crate::support::redis::cluster::start_single_node_cluster;
 use crate::support::redis::server::RedisServer;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_for_some, wait_until};
+use crate::support::scenario::{ScenarioBuilder, scenario};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_for_some, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>', timeout: 2s}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 5s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream}
-";
+/// A server all of whose calls go onto the queue of this Redis.
+fn on_redis(redis: &RedisServer) -> ScenarioBuilder {
+    scenario().redis(redis).yaml("store.timeout", "2s").wait("5s").percent(100)
+}
 
 /// What is advised as long as it is: the setting that it is about, and what to type.
 async fn advice(omni: &Omnidaemon) -> Vec<(String, Vec<String>)> {
@@ -52,12 +49,7 @@ async fn asked(redis: &RedisServer) -> u64 {
 async fn a_redis_that_may_lose_tasks_is_advised_on_until_what_it_says_is_typed() {
     let redis =
         RedisServer::start_with(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await;
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", redis.url())
-        .start()
-        .await;
+    let omni = on_redis(&redis).start().await;
     let told = || {
         let text = omni.logs().to_text();
         ["maxmemory-policy allkeys-lru deletes tasks", "a restart of Redis loses every task"]
@@ -102,15 +94,12 @@ async fn a_redis_that_may_lose_tasks_is_advised_on_until_what_it_says_is_typed()
 
 #[tokio::test]
 async fn a_process_whose_clock_is_an_hour_off_says_so_at_its_start() {
-    let (redis, upstream) = (RedisServer::start().await, TestUpstream::start().await);
+    let redis = RedisServer::start().await;
     for (off, side) in [
         (ClockOffset::ahead(Duration::from_hours(1)), "behind ours"),
         (ClockOffset::behind(Duration::from_hours(1)), "ahead of ours"),
     ] {
-        let launch = Omnidaemon::with_config(CONFIG)
-            .with_upstream(&upstream)
-            .set_placeholder("store", redis.url());
-        let omni = launch.with_clock(off).start().await;
+        let omni = on_redis(&redis).clock(off).start().await;
         wait_until(TEST_DEADLINE, "the log tells of it", async || omni.logs().contains(side)).await;
         assert_eq!(advice(&omni).await, [("clock".to_owned(), vec![])]);
         let shown = omni.run_cli(&["health", "--detailed"]).await;
@@ -137,7 +126,7 @@ async fn advised(server: &RedisServer, url: StoreUrl) -> Vec<&'static str> {
 #[tokio::test]
 async fn what_a_user_may_not_ask_is_left_out_and_the_rest_is_advised_on() {
     let redis = RedisServer::start_with(&["--appendonly", "no", "--appendfsync", "no"]).await;
-    set_user(&redis, "resetpass", "canary").await;
+    set_documented_user(&redis, "resetpass", "canary").await;
     let url =
         || StoreUrl::Redis(Secret::new(format!("redis://omnidaemon:canary@{}", redis.addr())));
     assert_eq!(
@@ -199,7 +188,7 @@ fn all_commands() -> Vec<Vec<String>> {
 #[tokio::test]
 async fn the_documented_user_may_call_every_command_of_the_store_but_one() {
     let redis = RedisServer::start().await;
-    set_user(&redis, "resetpass", "canary").await;
+    set_documented_user(&redis, "resetpass", "canary").await;
     let (mut connection, mut refused) = (redis.connect().await, Vec::new());
     let commands = all_commands();
     assert!(

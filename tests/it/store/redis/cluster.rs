@@ -4,42 +4,28 @@
 use omnidaemon::config::{Secret, StoreConfig, StoreDurability, StoreUrl};
 use omnidaemon::store::{RedisStore, RolloutStore as _, StoreError, StoreService as _};
 
-use crate::proxy::fail_open::Load;
-use crate::store::redis::sentinel::{accepted, all_end};
+use crate::store::redis::sentinel::{submit_tasks, wait_until_completed};
+use crate::support::load::{Load, scenario_under_load};
 use crate::support::redis::cluster::{RedisCluster, start_single_node_cluster};
 use crate::support::redis::sentinel::wait_for_replication;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>', timeout: 500ms, partitions: 3}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 3s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 4, concurrency: 4}
-";
+use crate::support::scenario::Scenario;
+use crate::support::{TEST_DEADLINE, wait_until};
 
 /// The slot of the hash tag `omni-0`.
 const SLOT: u16 = 6_694;
 
-async fn start(upstream: &TestUpstream, redis: &RedisCluster) -> Omnidaemon {
-    Omnidaemon::with_config(CONFIG)
-        .with_upstream(upstream)
-        .set_placeholder("store", redis.url())
-        .start()
-        .await
+async fn start(redis: &RedisCluster) -> Scenario {
+    scenario_under_load(redis.url()).yaml("store.partitions", 3).start().await
 }
 
 #[tokio::test]
 async fn a_cluster_failover_under_load_fails_no_call_and_loses_nothing_replicated() {
-    let upstream = TestUpstream::start().await;
     let mut redis = RedisCluster::start().await;
-    let omni = start(&upstream, &redis).await;
+    let omni = start(&redis).await;
     let load = Load::start(&omni, 4);
-    load.until("calls go async", &load.through, 50).await;
+    load.wait_for_more("calls go async", &load.async_calls, 50).await;
     for killed in [false, true] {
-        let kept = accepted(&omni, 20).await;
+        let kept = submit_tasks(&omni, 20).await;
         let (owner, _) = redis.find_slot_owner(SLOT).await;
         wait_for_replication(&mut redis.connect_to_node(owner).await.expect("connects")).await;
         if killed {
@@ -47,26 +33,25 @@ async fn a_cluster_failover_under_load_fails_no_call_and_loses_nothing_replicate
         } else {
             redis.fail_over_slot(SLOT).await;
         }
-        load.until("calls go async by the new master", &load.through, 50).await;
-        all_end(&omni, &kept, false).await;
-        all_end(&omni, &accepted(&omni, 20).await, false).await;
+        load.wait_for_more("calls go async by the new master", &load.async_calls, 50).await;
+        wait_until_completed(&omni, &kept, false).await;
+        wait_until_completed(&omni, &submit_tasks(&omni, 20).await, false).await;
     }
     load.finish().await;
 }
 
 #[tokio::test]
 async fn a_slot_that_moves_under_load_fails_no_call_and_loses_nothing() {
-    let upstream = TestUpstream::start().await;
     let redis = RedisCluster::start().await;
-    let omni = start(&upstream, &redis).await;
+    let omni = start(&redis).await;
     let load = Load::start(&omni, 4);
-    load.until("calls go async", &load.through, 50).await;
+    load.wait_for_more("calls go async", &load.async_calls, 50).await;
     for _ in 0..2 {
-        let before = accepted(&omni, 20).await;
-        let ((), during) = tokio::join!(redis.migrate_slot(SLOT), accepted(&omni, 20));
-        load.until("calls go async to the new owner", &load.through, 50).await;
-        for ids in [before, during, accepted(&omni, 20).await] {
-            all_end(&omni, &ids, false).await;
+        let before = submit_tasks(&omni, 20).await;
+        let ((), during) = tokio::join!(redis.migrate_slot(SLOT), submit_tasks(&omni, 20));
+        load.wait_for_more("calls go async to the new owner", &load.async_calls, 50).await;
+        for ids in [before, during, submit_tasks(&omni, 20).await] {
+            wait_until_completed(&omni, &ids, false).await;
         }
     }
     load.finish().await;

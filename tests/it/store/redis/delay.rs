@@ -10,8 +10,9 @@ use super::{
     QA_STREAM, RunningStore, lease_available, lease_one, new_task, qa_queue, stream_payloads,
     wait_until,
 };
-use crate::store::contract::{is_close_to, wall_clock_now};
+use crate::store::contract::is_close_to;
 use crate::support::redis::server::RedisServer;
+use crate::support::wall_clock::wall_clock_now;
 
 const SCHEDULED: &str = "omni:scheduled:group:genesis.qa:omnidaemon";
 const DUE: &str = "omni:due:group:genesis.qa:omnidaemon";

@@ -12,19 +12,10 @@ use redis::AsyncCommands as _;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::store::contract::wall_clock_now;
 use crate::support::redis::server::RedisServer;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>', timeout: 500ms, durability: wait}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 3s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 2, concurrency: 2}
-";
+use crate::support::scenario::scenario;
+use crate::support::wall_clock::wall_clock_now;
+use crate::support::{TEST_DEADLINE, wait_until};
 
 fn replica_of(master: &RedisServer) -> Vec<String> {
     let port = master.port().to_string();
@@ -164,10 +155,14 @@ async fn where_the_server_can_tell_the_task_is_on_the_disks_of_both() {
 #[tokio::test]
 async fn with_no_replica_to_be_had_calls_are_served_sync_and_tasks_that_are_there_run() {
     let (master, mut replica) = pair(false, &[]).await;
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", master.url())
+    let omni = scenario()
+        .redis(&master)
+        .yaml("store.timeout", "500ms")
+        .yaml("store.durability", "wait")
+        .percent(100)
+        .wait("3s")
+        .workers(2)
+        .concurrency(2)
         .start()
         .await;
     let path = async || {

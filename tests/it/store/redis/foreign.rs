@@ -247,7 +247,7 @@ async fn a_parked_entry_never_looks_abandoned_and_outlives_its_index() {
     let (store, mut redis) = (RunningStore::start(&server), server.connect().await);
     let task = enqueue_task(&store).await;
     let first = lease_one(&store).await;
-    let at = crate::store::contract::wall_clock_now().plus(Duration::from_hours(1));
+    let at = crate::support::wall_clock::wall_clock_now().plus(Duration::from_hours(1));
     let failure = TaskFailure::new(FailureKind::HandlerError, "x");
     store.settle(&first, &Settlement::Retry { failure, retry_at: at }).await.expect("settled");
     let index = format!("omni:delayed:{QA_GROUP}");
@@ -310,7 +310,8 @@ async fn what_a_consumer_of_another_make_took_over_is_lost_to_us() {
     claim.arg(QA_STREAM).arg(QA_GROUP).arg("consumer:omnidaemon-1").arg(0).arg(&entry);
     let _: redis::Value = claim.query_async(&mut redis).await.expect("claimed");
     let failure = TaskFailure::new(FailureKind::HandlerError, "x");
-    let retry = Settlement::Retry { failure, retry_at: crate::store::contract::wall_clock_now() };
+    let retry =
+        Settlement::Retry { failure, retry_at: crate::support::wall_clock::wall_clock_now() };
     assert_eq!(store.settle(&lease, &retry).await, Ok(SettleResult::Fenced));
     assert_eq!(store.renew(TEST_PROCESS, &[lease]).await, Ok(vec![task.id]));
     assert_eq!(pending_entries(&mut redis).await[0].1, "consumer:omnidaemon-1");
@@ -513,7 +514,11 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
 
     let redriven = store
-        .redrive_dead_letter(&external, late.id.as_str(), crate::store::contract::wall_clock_now())
+        .redrive_dead_letter(
+            &external,
+            late.id.as_str(),
+            crate::support::wall_clock::wall_clock_now(),
+        )
         .await;
     assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
     assert_eq!(

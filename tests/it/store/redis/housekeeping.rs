@@ -217,7 +217,7 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
         let _: String =
             redis.xadd(QA_DEAD_LETTERS, "*", &[("data", letter.to_string())]).await.expect("added");
         let redriven = store
-            .redrive_dead_letter(&qa_queue(), id, crate::store::contract::wall_clock_now())
+            .redrive_dead_letter(&qa_queue(), id, crate::support::wall_clock::wall_clock_now())
             .await;
         assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }), "{id}");
         assert_eq!(redis.xlen::<_, i64>(QA_DEAD_LETTERS).await, Ok(0));
@@ -234,7 +234,7 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", lost.to_string())]).await.expect("added");
     let refused = store
-        .redrive_dead_letter(&qa_queue(), "gone", crate::store::contract::wall_clock_now())
+        .redrive_dead_letter(&qa_queue(), "gone", crate::support::wall_clock::wall_clock_now())
         .await;
     assert_eq!(refused, Ok(RedriveResult::NotRunnable("its payload is gone".into())));
 }

@@ -10,7 +10,7 @@ mod ends;
 mod faults;
 mod foreign;
 mod housekeeping;
-pub(crate) mod secure;
+mod secure;
 mod sentinel;
 mod tallies;
 mod trimmed;
@@ -28,8 +28,8 @@ use redis::streams::{StreamPendingCountReply, StreamRangeReply};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::store::contract::wall_clock_now;
 use crate::support::redis::server::RedisServer;
+use crate::support::wall_clock::wall_clock_now;
 
 const TEST_PROCESS: &str = "testhost.1.boot";
 const WAIT_DEADLINE: Duration = Duration::from_secs(20);

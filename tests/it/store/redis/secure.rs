@@ -4,21 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::proxy::fail_open::Load;
+use crate::support::load::Load;
+use crate::support::redis::acl::set_documented_user;
 use crate::support::redis::server::{RedisServer, find_free_port};
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
-
-const DOCS: &str = include_str!("../../../../docs/redis.md");
-
-const CONFIG: &str = "
-upstream: {url: <upstream>}
-store: {url: '<store>', timeout: 2s}
-routes:
-  invoke: {path: /invoke, topic: t, wait: 5s, rollout: {percent: 100, mode: manual}}
-topics:
-  t: {handler: upstream}
-workers: {count: 2, concurrency: 2}
-";
+use crate::support::scenario::{ScenarioBuilder, scenario};
+use crate::support::{TEST_DEADLINE, wait_until};
 
 /// Makes `NAME.pem` and `NAME.key`, signed by `ca`, or by themselves.
 fn certificate(dir: &Path, name: &str, ca: Option<&str>) {
@@ -56,13 +46,10 @@ fn certificate(dir: &Path, name: &str, ca: Option<&str>) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// The documented line, with a password and whatever comes before it.
-pub(crate) async fn set_user(redis: &RedisServer, first: &str, password: &str) {
-    let line =
-        DOCS.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the docs have a user");
-    let line = line.replace(" on ", &format!(" on {first} ")).replace("PASSWORD", password);
-    let words: Vec<&str> = line.split_whitespace().collect();
-    redis.run_command(&words).await;
+/// A server all of whose calls go onto the queue of the store at this URL.
+fn on_store(url: String) -> ScenarioBuilder {
+    let scenario = scenario().store_url(url).yaml("store.timeout", "2s").wait("5s").percent(100);
+    scenario.workers(2).concurrency(2)
 }
 
 #[tokio::test]
@@ -88,7 +75,7 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
         &path("server.key"),
     ])
     .await;
-    set_user(&redis, "resetpass", "canary-one").await;
+    set_documented_user(&redis, "resetpass", "canary-one").await;
     fs::copy(path("ca.pem"), path("trusted.pem")).expect("copied");
     fs::write(path("password"), "canary-one\n").expect("written");
     let url = format!(
@@ -98,17 +85,12 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
         path("client.pem"),
         path("client.key")
     );
-    let upstream = TestUpstream::start().await;
-    let omni = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", url)
-        .start()
-        .await;
+    let omni = on_store(url).start().await;
     let load = Load::start(&omni, 2);
-    load.until("calls go async", &load.through, 20).await;
+    load.wait_for_more("calls go async", &load.async_calls, 20).await;
 
     // the password and the server's certificate change, and then every connection ends
-    set_user(&redis, "resetpass", "canary-two").await;
+    set_documented_user(&redis, "resetpass", "canary-two").await;
     redis
         .run_command(&[
             "CONFIG",
@@ -120,7 +102,7 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
         ])
         .await;
     redis.run_command(&["CLIENT", "KILL", "USER", "omnidaemon"]).await;
-    load.until("calls go sync with what is old", &load.sync, 5).await;
+    load.wait_for_more("calls go sync with what is old", &load.sync_calls, 5).await;
     let admin = omni.admin_client();
     wait_until(TEST_DEADLINE, "the store is missed", async || {
         admin.get("/readyz").await.json()["status"] == "degraded"
@@ -133,7 +115,7 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
     })
     .await;
     fs::write(path("password"), "canary-two").expect("written");
-    load.until("calls go async with what is new", &load.through, 20).await;
+    load.wait_for_more("calls go async with what is new", &load.async_calls, 20).await;
     load.finish().await;
 
     let shown = [
@@ -151,19 +133,14 @@ async fn tls_and_the_documented_user_are_enough_and_what_rotates_needs_no_restar
 #[tokio::test]
 async fn the_password_is_in_no_log_and_no_answer() {
     const CANARY: &str = "canary-7f3a9";
-    let (upstream, mut redis) = (TestUpstream::start().await, RedisServer::start().await);
-    set_user(&redis, "resetpass", CANARY).await;
+    let mut redis = RedisServer::start().await;
+    set_documented_user(&redis, "resetpass", CANARY).await;
     let url = |password: &str| {
         redis.url().replace("redis://", &format!("redis://omnidaemon:{password}@"))
     };
-    let wrong = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", url(&format!("{CANARY}-wrong")));
-    let wrong = wrong.with_env("LOG_LEVEL", "trace").start_listening().await;
-    let omni = Omnidaemon::with_config(CONFIG)
-        .with_upstream(&upstream)
-        .set_placeholder("store", url(CANARY));
-    let omni = omni.with_env("LOG_LEVEL", "trace").start().await;
+    let wrong = on_store(url(&format!("{CANARY}-wrong")));
+    let wrong = wrong.env("LOG_LEVEL", "trace").start_listening().await;
+    let omni = on_store(url(CANARY)).env("LOG_LEVEL", "trace").start().await;
     let ask =
         async || omni.data_client().post("/invoke", &serde_json::json!({"task": "t"})).await.status;
     assert_eq!(ask().await, 200);

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use redis::AsyncCommands as _;
 use serde_json::json;
 
-use crate::proxy::fail_open::{Load, start};
+use crate::support::load::{Load, scenario_under_load};
 use crate::support::redis::sentinel::SentinelDeployment;
-use crate::support::{Omnidaemon, TEST_DEADLINE, TestUpstream, wait_until};
+use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
 /// Queues tasks; the ids that were answered with 202.
-pub(crate) async fn accepted(omni: &Omnidaemon, count: usize) -> HashSet<String> {
+pub(crate) async fn submit_tasks(omni: &Omnidaemon, count: usize) -> HashSet<String> {
     let client = omni.data_client();
     let mut ids = HashSet::new();
     while ids.len() < count {
@@ -25,7 +25,11 @@ pub(crate) async fn accepted(omni: &Omnidaemon, count: usize) -> HashSet<String>
 
 /// Waits until every task has ended, each as completed; `may_be_lost` also when it is not known any
 /// more.
-pub(crate) async fn all_end(omni: &Omnidaemon, ids: &HashSet<String>, may_be_lost: bool) {
+pub(crate) async fn wait_until_completed(
+    omni: &Omnidaemon,
+    ids: &HashSet<String>,
+    may_be_lost: bool,
+) {
     let client = omni.data_client();
     for id in ids {
         wait_until(TEST_DEADLINE, &format!("{id} ends as completed"), async || {
@@ -42,29 +46,28 @@ pub(crate) async fn all_end(omni: &Omnidaemon, ids: &HashSet<String>, may_be_los
 
 #[tokio::test]
 async fn a_sentinel_failover_under_load_fails_no_call_and_loses_nothing_replicated() {
-    let upstream = TestUpstream::start().await;
     let mut redis = SentinelDeployment::start().await;
-    let omni = start(&upstream, &redis.url()).await;
+    let omni = scenario_under_load(redis.url()).start().await;
     let load = Load::start(&omni, 4);
-    load.until("calls go async", &load.through, 50).await;
+    load.wait_for_more("calls go async", &load.async_calls, 50).await;
     for killed in [false, true] {
-        let kept = accepted(&omni, 20).await;
+        let kept = submit_tasks(&omni, 20).await;
         redis.wait_for_replication().await;
         if killed {
             redis.kill_master().await;
         } else {
             redis.fail_over_master().await;
         }
-        load.until("calls go async by the new master", &load.through, 50).await;
-        all_end(&omni, &kept, false).await;
+        load.wait_for_more("calls go async by the new master", &load.async_calls, 50).await;
+        wait_until_completed(&omni, &kept, false).await;
         let mut master = redis.find_master().await.connect().await;
         wait_until(TEST_DEADLINE, "writes go to the new master", async || {
-            let ids = accepted(&omni, 1).await;
+            let ids = submit_tasks(&omni, 1).await;
             let key = format!("omni:task:{}", ids.iter().next().expect("one"));
             master.exists::<_, bool>(key).await.expect("answers")
         })
         .await;
-        all_end(&omni, &accepted(&omni, 20).await, false).await;
+        wait_until_completed(&omni, &submit_tasks(&omni, 20).await, false).await;
     }
     load.finish().await;
 }

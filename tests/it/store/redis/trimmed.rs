@@ -68,7 +68,9 @@ async fn a_waiting_task_that_was_trimmed_has_failed_and_its_client_is_told() {
 async fn a_parked_retry_that_was_trimmed_has_failed() {
     let server = RedisServer::start().await;
     let (store, mut redis) = (RunningStore::start(&server), server.connect().await);
-    for due in [UnixMs(0), crate::store::contract::wall_clock_now().plus(Duration::from_hours(1))] {
+    for due in
+        [UnixMs(0), crate::support::wall_clock::wall_clock_now().plus(Duration::from_hours(1))]
+    {
         let task = enqueue_task(&store).await;
         let retry = Settlement::Retry {
             failure: TaskFailure::new(FailureKind::HandlerError, "x"),
@@ -188,7 +190,7 @@ async fn many_trimmed_tasks_are_all_found_though_a_round_is_short() {
         futures_util::future::join_all((0..100).map(|_| enqueue_task(&store))).await;
     }
     let delayed = Task {
-        due: Some(crate::store::contract::wall_clock_now().plus(Duration::from_hours(1))),
+        due: Some(crate::support::wall_clock::wall_clock_now().plus(Duration::from_hours(1))),
         ..super::new_task()
     };
     store.enqueue(&delayed, &qa_queue()).await.expect("enqueued");

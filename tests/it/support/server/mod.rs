@@ -1,9 +1,12 @@
 //! `omnidaemon serve`, the real binary, in a directory of its own and on free ports.
 //!
-//! The config is YAML with `<words>` that the test fills in; a `proxy` or `admin` section that it
-//! does not write is one that listens on a free port. Nothing of the caller's environment reaches
-//! the process but what finding programs needs, so that a developer's `REDIS_URL` changes no
-//! result.
+//! Most tests start it by a [scenario](crate::support::scenario), which generates the
+//! configuration; a test about the text of a configuration file writes the text itself. Nothing of
+//! the caller's environment reaches the process but what finding programs needs, so that a
+//! developer's `REDIS_URL` changes no result.
+
+pub mod config_tree;
+mod edit;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -14,6 +17,8 @@ use std::{env, fs};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+pub use self::config_tree::ConfigTree;
+pub use self::edit::SaveMethod;
 use crate::support::http::client::{HttpClient, HttpResponse};
 use crate::support::metrics::ScrapedMetrics;
 use crate::support::process::child::{ChildProcess, ProcessLogs};
@@ -24,9 +29,6 @@ const OMNIDAEMON_BINARY: &str = env!("CARGO_BIN_EXE_omnidaemon");
 /// The environment that goes through.
 const INHERITED_VARIABLES: [&str; 5] =
     ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
-/// What the log says after a reload.
-const APPLIED_MESSAGE: &str = "config applied";
-const REFUSED_MESSAGE: &str = "config refused";
 const CONFIG_FILE_NAME: &str = "omnidaemon.yaml";
 
 /// A running `omnidaemon serve`.
@@ -50,18 +52,6 @@ pub struct ServerBuilder {
     clock_offset: Option<ClockOffset>,
 }
 
-/// How an edit reaches the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaveMethod {
-    /// Truncates and writes, as a shell's `>` and some editors do.
-    InPlace,
-    /// Writes beside it and renames over it, as most editors and `sed -i` do.
-    Rename,
-    /// Swaps the directory that the file is a link into, as Kubernetes does; needs
-    /// [`ServerBuilder::with_config_map`].
-    SymlinkSwap,
-}
-
 impl ServerBuilder {
     /// Replaces `<word>` in the config.
     ///
@@ -77,6 +67,13 @@ impl ServerBuilder {
     /// Replaces `<upstream>` with the URL of one.
     pub fn with_upstream(self, upstream: &TestUpstream) -> Self {
         self.set_placeholder("upstream", upstream.url())
+    }
+
+    /// Replaces the whole config; `<dir>` in it is the server's directory.
+    pub fn with_config_text(mut self, yaml: &str) -> Self {
+        let dir = self.dir.path().to_str().expect("temporary paths are UTF-8");
+        self.yaml = yaml.replace("<dir>", dir);
+        self
     }
 
     /// Puts a file into its directory.
@@ -288,65 +285,6 @@ impl Omnidaemon {
             self.metric_value("omnidaemon_topic_slots", &[("topic", topic)]).await > 0.0
         })
         .await;
-    }
-
-    /// Edits the config and saves it in place.
-    ///
-    /// # Panics
-    /// When the edit changes nothing.
-    pub fn edit_config(&mut self, edit: impl FnOnce(&str) -> String) {
-        self.edit_config_with(SaveMethod::InPlace, edit);
-    }
-
-    /// Edits the config and saves it in a given way.
-    ///
-    /// # Panics
-    /// When the edit changes nothing.
-    pub fn edit_config_with(&mut self, save: SaveMethod, edit: impl FnOnce(&str) -> String) {
-        let config = self.builder.config_path();
-        let old = fs::read_to_string(&config).expect("the config can be read");
-        let new = edit(&old);
-        assert_ne!(old, new, "the edit changes nothing");
-        self.edit_log_mark = self.logs().len();
-        self.save_count += 1;
-        assert_eq!(
-            save == SaveMethod::SymlinkSwap,
-            self.builder.config_map,
-            "links are swapped where there are links"
-        );
-        match save {
-            SaveMethod::InPlace => fs::write(&config, new).expect("the config can be written"),
-            SaveMethod::Rename => {
-                let beside = config.with_extension("yaml.new");
-                fs::write(&beside, new).expect("the config can be written");
-                fs::rename(&beside, &config).expect("the config can be replaced");
-            }
-            SaveMethod::SymlinkSwap => self.builder.swap_config_link(self.save_count, &new),
-        }
-    }
-
-    /// Waits until the last edit rules.
-    ///
-    /// # Panics
-    /// When it doesn't in good time; the log shows why.
-    pub async fn wait_until_config_applied(&mut self) {
-        self.process
-            .wait_for_log(APPLIED_MESSAGE, self.edit_log_mark, |line| {
-                line.contains(APPLIED_MESSAGE).then_some(())
-            })
-            .await;
-    }
-
-    /// Waits until the last edit is refused, and returns the log line that says so.
-    ///
-    /// # Panics
-    /// When it isn't in good time.
-    pub async fn wait_until_config_refused(&mut self) -> String {
-        self.process
-            .wait_for_log(REFUSED_MESSAGE, self.edit_log_mark, |line| {
-                line.contains(REFUSED_MESSAGE).then(|| line.to_owned())
-            })
-            .await
     }
 
     /// Asks it to drain and end.

@@ -1,7 +1,8 @@
-//! What the demo says: what is running and what to try, then how it goes, then how it went.
+//! The output of the demo: an introduction with commands to try, a status line and a final
+//! summary.
 //!
-//! On a terminal the line that tells how it goes is rewritten in place; elsewhere one is written
-//! every few seconds.
+//! On a terminal the status line is rewritten in place every second. Otherwise a line is written
+//! every five seconds.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::net::SocketAddr;
@@ -18,20 +19,21 @@ use crate::cli::scrape::{MetricsScrape, SampleLabels};
 use crate::cohort::RequestPath;
 use crate::metrics::{Metrics, names};
 
-/// The route of the demo's file.
+/// The label of the route in the demo's configuration.
 const ROUTE_LABEL: (&str, &str) = ("route", "invoke");
-/// How often things are looked at, and how often a line is written where none can be rewritten.
+/// How often the metrics are read.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// How many refreshes pass between two lines when stdout is no terminal.
 const REFRESHES_PER_LINE: u64 = 5;
 
-/// Where things listen.
+/// The addresses of the demo's servers.
 pub(super) struct DemoAddresses {
     pub(super) legacy: SocketAddr,
     pub(super) data: SocketAddr,
     pub(super) admin: SocketAddr,
 }
 
-/// Says what is running, and three things to try.
+/// Prints the running servers, and three things to try.
 pub(super) fn print_welcome(at: &DemoAddresses, dir: &File, file: &File) {
     print_text(&render_introduction(at, dir));
     print_text(&render_suggestions(at.data, file));
@@ -44,8 +46,8 @@ fn render_introduction(
     format!(
         "
 {title}
-  legacy API   http://{legacy}   a sample agent service: slow, and now and then wrong
-  proxy        http://{data}   what clients call; it hands a share of them to the queue
+  legacy API   http://{legacy}   a sample agent service: slow, with some errors
+  proxy        http://{data}   clients call it; a share of the calls goes to the queue
   admin        http://{admin}   /admin/v1/status, /metrics, /readyz
   traffic      {CLIENT_COUNT} clients, about 5 requests a second
   files        {dir}",
@@ -79,7 +81,8 @@ Ctrl-C ends it.
     )
 }
 
-/// Tells how it goes until `shutdown`; returns how long that was.
+/// Prints the status line, and changes of weight and configuration, until `shutdown`. Returns how
+/// long the demo ran.
 pub(super) async fn report_progress(
     file: &File,
     metrics: &Metrics,
@@ -90,18 +93,18 @@ pub(super) async fn report_progress(
     let mut line = TerminalStatusLine { in_place: stdout().is_terminal() };
     let mut ticks = interval_at((start + REFRESH_INTERVAL).into(), REFRESH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut before, mut then) = (DemoCounts::from_metrics(metrics), start);
-    for look in 0_u64.. {
+    let (mut before, mut counted_at) = (DemoCounts::from_metrics(metrics), start);
+    for refresh in 0_u64.. {
         if shutdown.run_until_cancelled(ticks.tick()).await.is_none() {
             break;
         }
         let now = DemoCounts::from_metrics(metrics);
-        if let Some(news) = describe_change(&before, &now, file) {
-            line.print_above(&news);
+        if let Some(change) = describe_change(&before, &now, file) {
+            line.print_above(&change);
         }
-        if line.in_place || look % REFRESHES_PER_LINE == 0 {
-            line.update(&render_status(&before, &now, then.elapsed(), latencies));
-            then = Instant::now();
+        if line.in_place || refresh % REFRESHES_PER_LINE == 0 {
+            line.update(&render_status(&before, &now, counted_at.elapsed(), latencies));
+            counted_at = Instant::now();
             before = now;
         } else {
             (before.weight, before.reload_ok) = (now.weight, now.reload_ok);
@@ -111,12 +114,12 @@ pub(super) async fn report_progress(
     start.elapsed()
 }
 
-/// What has changed beside the counts.
+/// A sentence about a changed weight or a refused edit of the file; none when neither happened.
 fn describe_change(before: &DemoCounts, now: &DemoCounts, file: &File) -> Option<String> {
     if before.reload_ok && !now.reload_ok {
         let file = file.display();
         return Some(format!(
-            "{file} has a mistake, the old one stays: `omnidaemon config check {file}` shows it"
+            "{file} has problems and is not loaded: `omnidaemon config check {file}` shows them"
         ));
     }
     let (old, new) = (before.weight?, now.weight?);
@@ -134,13 +137,13 @@ fn describe_shift(old: f64, new: f64) -> &'static str {
     }
 }
 
-/// How it went, in two lines.
-pub(super) fn print_farewell(took: Duration, metrics: &Metrics, dir: &File) {
+/// Prints the total counts, and what the demo's directory contains.
+pub(super) fn print_summary(duration: Duration, metrics: &Metrics, dir: &File) {
     let DemoCounts { sync, r#async, deferred, failed, .. } = DemoCounts::from_metrics(metrics);
-    let took = humantime::format_duration(Duration::from_secs(took.as_secs()));
+    let duration = humantime::format_duration(Duration::from_secs(duration.as_secs()));
     print_text(&format!(
-        "stopped after {took}: {} requests, {sync} sync and {async} async, {deferred} deferred, \
-            {failed} failed",
+        "stopped after {duration}: {} requests, {sync} sync and {async} async, \
+            {deferred} deferred, {failed} failed",
         sync + r#async
     ));
     print_text(&format!(
@@ -150,23 +153,23 @@ pub(super) fn print_farewell(took: Duration, metrics: &Metrics, dir: &File) {
     ));
 }
 
-/// What the metrics say of the demo's route.
+/// The metrics of the demo's route.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct DemoCounts {
-    /// The running weight, percent; none until the controller has published one.
+    /// The running weight in percent; none until the controller has published one.
     weight: Option<f64>,
     sync: u64,
     r#async: u64,
-    /// Requests whose client was told to poll.
+    /// Requests that were answered with 202.
     deferred: u64,
     /// Requests that were answered with a 5xx.
     failed: u64,
-    /// Waiting tasks.
+    /// Tasks that wait in the queue.
     queued_tasks: u64,
     reload_ok: bool,
 }
 
-// === impl Counts ===
+// === impl DemoCounts ===
 
 impl DemoCounts {
     fn from_metrics(metrics: &Metrics) -> Self {
@@ -181,7 +184,7 @@ impl DemoCounts {
         };
         let is_failure =
             |labels: &SampleLabels| labels.get("code").is_some_and(|code| code.starts_with('5'));
-        let is_ours = |labels: &SampleLabels| {
+        let is_of_route = |labels: &SampleLabels| {
             labels.get(ROUTE_LABEL.0).is_some_and(|route| route == ROUTE_LABEL.1)
         };
         Self {
@@ -192,7 +195,8 @@ impl DemoCounts {
                 scrape.sum(names::TASK_OUTCOMES, &[ROUTE_LABEL, ("outcome", "deferred")]),
             ),
             failed: count(
-                scrape.sum_where(names::REQUESTS, |labels| is_ours(labels) && is_failure(labels)),
+                scrape
+                    .sum_where(names::REQUESTS, |labels| is_of_route(labels) && is_failure(labels)),
             ),
             queued_tasks: count(scrape.sum(names::QUEUE_DEPTH, &[])),
             reload_ok: scrape.sum(names::CONFIG_RELOAD_OK, &[]).is_some_and(|ok| ok > 0.0),
@@ -229,16 +233,15 @@ fn per_second(count: u64, since: Duration) -> f64 {
     if since.is_zero() { 0.0 } else { count as f64 / since.as_secs_f64() }
 }
 
-/// The line at the bottom.
+/// The status line below all other output.
 struct TerminalStatusLine {
     in_place: bool,
 }
 
-// === impl StatusLine ===
+// === impl TerminalStatusLine ===
 
 impl TerminalStatusLine {
-    /// Writes the line; over the last one where that can be. The terminal cuts what is too long for
-    /// it.
+    /// Writes the line; on a terminal over the previous one, cut at the terminal's width.
     fn update(&mut self, text: &str) {
         if self.in_place {
             write_stdout(&format!("\x1b[?7l\x1b[2K{text}\x1b[?7h\r"));
@@ -247,7 +250,7 @@ impl TerminalStatusLine {
         }
     }
 
-    /// Writes something that stays.
+    /// Writes a line that is not overwritten, above the status line.
     fn print_above(&mut self, text: &str) {
         if self.in_place {
             write_stdout("\x1b[2K");
@@ -264,7 +267,8 @@ fn print_text(text: &str) {
     write_stdout(&format!("{text}\n"));
 }
 
-/// A demo whose reader has gone goes on.
+/// Writes to stdout. Errors are ignored, so that the demo goes on when the reader of a pipe has
+/// closed it.
 fn write_stdout(text: &str) {
     let mut out = stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_line_tells_rates_totals_and_what_went_wrong() {
+    fn the_status_line_has_rates_totals_and_failures() {
         let now = parse_counts(
             "omnidaemon_requests_total{code=\"200\",path=\"sync\",route=\"invoke\"} 40\n\
              omnidaemon_requests_total{code=\"503\",path=\"sync\",route=\"invoke\"} 2\n\
@@ -303,22 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_weight_and_a_refused_edit_are_news_and_the_first_weight_is_not() {
+    fn a_changed_weight_and_a_refused_edit_are_reported_and_the_first_weight_is_not() {
         let at = |weight, reload_ok| DemoCounts { weight, reload_ok, ..DemoCounts::default() };
         let (ten, file) = (at(Some(10.0), true), File::new("f.yaml"));
         assert_eq!(describe_change(&at(None, true), &ten, file), None);
         assert_eq!(describe_change(&ten, &ten, file), None);
         assert!(
             describe_change(&ten, &at(Some(25.0), true), file)
-                .is_some_and(|news| news.contains("weight 10 % -> 25 %"))
+                .is_some_and(|change| change.contains("weight 10 % -> 25 %"))
         );
         assert!(
             describe_change(&ten, &at(Some(0.0), true), file)
-                .is_some_and(|news| news.contains("sync path again"))
+                .is_some_and(|change| change.contains("sync path again"))
         );
         assert!(
             describe_change(&ten, &at(Some(10.0), false), file)
-                .is_some_and(|news| news.contains("config check f.yaml"))
+                .is_some_and(|change| change.contains("config check f.yaml"))
         );
     }
 }

@@ -1,8 +1,7 @@
-//! The backend of a command: the running server, or, when no server answers and the store is a
-//! Redis, that Redis.
+//! The backend of a command: a running server, or the shared Redis when no server answers.
 //!
-//! Both give the same documents. The embedded store belongs to one process, so no command opens it
-//! beside a server.
+//! Both return the same documents. The embedded SQLite store can be open in one process only, so
+//! commands do not open it themselves.
 
 use std::sync::Arc;
 
@@ -28,8 +27,8 @@ use crate::route::TaskRequestError;
 use crate::store::{self, TaskListRequest, TaskStore};
 use crate::task::{TaskId, UnixMs};
 
-/// Where a command's documents come from.
-#[allow(clippy::large_enum_variant, reason = "a command has one")]
+/// The server or store that a command reads and changes.
+#[allow(clippy::large_enum_variant, reason = "a command makes one value of it")]
 pub(super) enum CommandBackend {
     /// A server's admin plane.
     Server(AdminClient),
@@ -44,7 +43,8 @@ pub(super) struct DirectStore {
 }
 
 impl CommandBackend {
-    /// The server, when it answers; else the store, when it is shared, with a note on stderr.
+    /// Connects to the server; when it does not answer and the configured store is shared, uses the
+    /// store and prints a note on stderr.
     pub(super) async fn connect(global: &GlobalArgs) -> Result<Self, CliError> {
         let client = AdminClient::new(global)?;
         match client.check_reachable().await {
@@ -106,8 +106,8 @@ impl CommandBackend {
             }
         };
         match client.post("tasks", envelope).await {
-            // One status for everything that is wrong with an envelope: the list of
-            // topics tells whether the topic is missing, which has its own exit status.
+            // The server refuses every invalid envelope with 422. An unknown topic has an exit
+            // status of its own, so the list of topics is fetched to recognize it.
             Err(CliError::AdminRefused {
                 status: StatusCode::UNPROCESSABLE_ENTITY,
                 detail,
@@ -245,7 +245,7 @@ impl CommandBackend {
 }
 
 impl DirectStore {
-    /// None when the configuration cannot be used, or its store is not a shared one.
+    /// Opens the configured store; none when the configuration has problems or its store is SQLite.
     fn open(global: &GlobalArgs) -> Result<Option<Self>, CliError> {
         let Some(config) = load_usable_config(global).map(|loaded| loaded.config) else {
             return Ok(None);
@@ -260,7 +260,8 @@ impl DirectStore {
         StoreAccess::Direct(&*self.store)
     }
 
-    /// What the store knows: no rollouts, and as uptime the age of the oldest worker process.
+    /// The status as far as the store has it: without rollouts, and with the age of the oldest
+    /// worker process as the uptime.
     async fn load_status(&self) -> Result<StatusDocument, CliError> {
         let fleet = load_fleet_status(self.access(), &self.config).await;
         if let Some(error) = fleet.error {
@@ -313,28 +314,28 @@ impl DirectStore {
     }
 }
 
-/// Reads the task id of an argument.
+/// Parses a task id of the arguments.
 pub(super) fn parse_task_id(text: &str) -> Result<TaskId, CliError> {
     TaskId::parse(text).map_err(|error| CliError::Usage(format!("{text:?}: {error}")))
 }
 
-/// The query of a page of tasks; nothing in it needs to be escaped.
+/// The query string for a page of tasks; none of its values can need escaping.
 fn list_query(request: &TaskListRequest) -> String {
-    let given = [
+    let parameters = [
         ("topic", request.topic.as_ref().map(ToString::to_string)),
         ("status", request.status.map(|status| status.as_str().to_owned())),
         ("limit", Some(request.limit.to_string())),
         ("after", request.after_cursor.clone()),
     ];
-    let pairs = given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
-    pairs.collect::<Vec<_>>().join("&")
+    let pairs = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
 fn unknown_task_error(id: &TaskId) -> CliError {
     CliError::NotFound(format!("there is no task {id}, or it has expired"))
 }
 
-/// The query of a call that may name a topic.
+/// The query string of a call with an optional topic.
 fn topic_query(topic: Option<&str>) -> String {
     topic.map(|topic| format!("?topic={topic}")).unwrap_or_default()
 }
