@@ -5,17 +5,18 @@
 //! `tests/it/arch/floors.rs` checks:
 //!
 //! ```text
-//! 7  main.rs, cli/                 parse arguments, one call, render
-//! 6  app/                          composition root: open, bind, spawn, ordered drain
-//! 5  admin/                        health, metrics, API
-//! 4  proxy/  worker/               data plane · task execution
+//! 8  main.rs, cli/                 parse arguments, one call, render
+//! 7  app/                          composition root: open, bind, spawn, ordered drain
+//! 6  admin/                        health, metrics, API
+//! 5  proxy/  worker/               data plane · task execution
 //!    control/  background/         the single writer of rollout state · periodic queue work
-//! 3  snapshot.rs                   the configuration and weights of one request
+//! 4  snapshot.rs                   the configuration and weights of one request
 //!    capacity.rs                   what the fleet can run
 //!    operations/                   what API, CLI and proxy do to the store in one way
-//! 2  route/  rollout/  store/      pure routing and decisions · TaskStore over Redis and SQLite
-//! 1  config/  metrics/  outbound/  checked configuration · metric handles · outgoing HTTP
-//! 0  task/  cohort.rs  backoff.rs  tasks, weights and cohorts · delays between repeated tries
+//! 3  route/  rollout/  store/      pure routing and decisions · TaskStore over Redis and SQLite
+//! 2  config/  metrics/  outbound/  checked configuration · metric handles · outgoing HTTP
+//! 1  task/                         tasks, their records, and what follows a failed attempt
+//! 0  cohort_hash.rs  backoff.rs    weights and the cohorts of clients · delays between tries
 //! ```
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,7 @@ pub mod background;
 mod backoff;
 pub mod capacity;
 pub mod cli;
-pub mod cohort;
+pub mod cohort_hash;
 pub mod config;
 pub mod control;
 pub mod metrics;

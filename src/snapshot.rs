@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{Config, RouteConfig};
 use crate::metrics::{Metrics, RouteCounters, TASKS_ROUTE_LABEL, UNMATCHED_ROUTE_LABEL};
 use crate::route::RouteTable;

@@ -8,7 +8,7 @@ use super::views::{
     ReplicaDocument, RolloutDetailsDocument, RolloutDocument, RolloutSummaryDocument,
     ShareDocument, SoakDocument,
 };
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{GateConfig, RouteConfig};
 use crate::control::{ReplicaView, RolloutsView, RouteRolloutView};
 use crate::rollout::explain::{ExplanationInput, RolloutExplanation, explain_rollout};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::recent_durations::RecentDurations;
 use crate::capacity::{CapacityHandle, FleetCapacity, heartbeat_capacity};
-use crate::cohort::{RequestPath, Weight};
+use crate::cohort_hash::{RequestPath, Weight};
 use crate::config::{Config, RouteConfig, TopicConfig};
 use crate::metrics::{FallbackReason, Metrics};
 use crate::route::TopicCapacity;

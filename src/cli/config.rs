@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::exit::{CliError, CliExit};
 use super::global::{GlobalArgs, OutputFormat};
 use super::output::{name_value_table, print_json, print_line, print_table, table_with_headings};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{
     self, Config, ConfigProblem, ConfigProblems, EnvVars, HandlerConfig, LoadedConfig,
     RolloutConfig, RolloutMode,

@@ -192,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cohort::Weight;
+    use crate::cohort_hash::Weight;
     use crate::config::{
         BaselineMode, HandlerConfig, PinConfig, RolloutConfig, RolloutMode, StoreUrl,
     };

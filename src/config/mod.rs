@@ -47,7 +47,7 @@ pub use crate::config::model::secret::Secret;
 pub use crate::config::model::servers::{AdminConfig, ProxyConfig, UpstreamConfig, UpstreamUrl};
 pub use crate::config::model::shadow::ShadowConfig;
 pub use crate::config::model::store::{StoreConfig, StoreDurability, StoreUrl};
-pub use crate::config::model::task_duration::{MAX_BACKOFF, max_task_duration, retry_backoff};
+pub use crate::config::model::task_duration::max_task_duration;
 pub use crate::config::model::topic::{
     ContentForm, GroupStartPosition, HandlerConfig, TopicConfig,
 };

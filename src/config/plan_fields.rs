@@ -24,7 +24,7 @@ use super::{
     PrometheusConfig, PromotionWindow, RatioLimits, RolloutConfig, Secret, ShadowConfig,
     StepConfig, StickyKey,
 };
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 
 /// The form of [`plan_fields`] and [`GatesDigest`] that this build writes.
 const PLAN_FORM: u8 = 1;

@@ -1,4 +1,4 @@
-//! How other rooms read rollouts and send commands to the controller.
+//! How other modules read rollouts and send commands to the controller.
 
 use std::sync::Arc;
 

@@ -2,10 +2,10 @@
 //!
 //! It is one loop: input → pure decision (`rollout/`) → save by compare-and-set → publish. Once a
 //! second each replica exchanges its status and its counts with the others through the store
-//! (`controller/sync.rs`) and learns the routes' state, and one replica becomes the leader. Only
-//! the leader acts on evidence and on its configuration file (`controller/leader.rs`), under a
-//! term number that makes the store refuse a leader that was replaced. Any replica executes an
-//! operator's command (`controller/commands.rs`). While the store is unreachable there is no
+//! (`controller/replica_sync.rs`) and learns the routes' state, and one replica becomes the leader.
+//! Only the leader acts on evidence and on its configuration file (`controller/leader_tick.rs`),
+//! under a term number that makes the store refuse a leader that was replaced. Any replica executes
+//! an operator's command (`controller/commands.rs`). While the store is unreachable there is no
 //! leader and no weight rises; an abort takes effect in this process at once and is saved when the
 //! store is back.
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::store_clock::StoreClock;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::RolloutState;
 use crate::rollout::evidence::RolloutEvidence;
 

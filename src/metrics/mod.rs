@@ -120,7 +120,7 @@ fn gauge(name: &str, help: &str) -> IntGauge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cohort::RequestPath;
+    use crate::cohort_hash::RequestPath;
 
     #[test]
     fn every_series_exists_at_zero_from_the_start() {

@@ -10,7 +10,7 @@ use super::names;
 use super::request_counters::{
     DURATION_HELP, REQUESTS_HELP, RequestCounters, RouteCounters, UNKEYED_HELP,
 };
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::task::DURATION_BUCKET_BOUNDS;
 
 /// Status codes whose series are shown before the first answer with them.

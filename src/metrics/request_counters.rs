@@ -11,7 +11,7 @@ use std::time::Duration;
 use prometheus::core::Desc;
 
 use super::names;
-use crate::cohort::{CLIENT_GROUPS, RequestPath};
+use crate::cohort_hash::{CLIENT_GROUPS, RequestPath};
 use crate::task::{DURATION_BUCKET_COUNT, DurationCounts, duration_bucket};
 
 /// How many status codes are counted: 100 to 599.

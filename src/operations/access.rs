@@ -30,7 +30,7 @@ impl<'a> StoreAccess<'a> {
     /// Makes one store call.
     ///
     /// # Errors
-    /// Those of the call; behind an open circuit [`StoreError::Unreachable`].
+    /// The error of `call`; behind an open circuit [`StoreError::Unreachable`].
     pub async fn call<T>(
         self,
         call: impl Future<Output = Result<T, StoreError>>,
@@ -45,7 +45,7 @@ impl<'a> StoreAccess<'a> {
     /// not run: it is cancelled, and stays readable as cancelled for `results_ttl`.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The error of the enqueue; [`StoreError::OutcomeUnknown`] when the task may have been stored.
     pub async fn enqueue(
         self,
         task: &Task,

@@ -6,7 +6,7 @@
 use super::StoreAccess;
 use super::queues::{configured_queues, find_queue};
 use crate::config::Config;
-use crate::store::{DeadLetter, RedriveResult, StoreError, TopicQueue};
+use crate::store::{DeadLetter, ReprocessResult, StoreError, TopicQueue};
 use crate::task::{TaskId, TaskStatus, Topic};
 
 /// Dead letters on one page at most.
@@ -55,7 +55,7 @@ pub enum DeadLetterError {
 
 /// A dead letter that is a queued task again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedrivenTask {
+pub struct ReprocessedTask {
     /// The topic that it is queued on.
     pub topic: Topic,
     /// Whether it is a captured request, which runs without the credentials of its client: they
@@ -67,8 +67,8 @@ pub struct RedrivenTask {
 /// the last one of the page before.
 ///
 /// # Errors
-/// [`DeadLetterError::NoSuchTopic`], and those of the store: [`StoreError::Malformed`] for a cursor
-/// that is not one of this list.
+/// [`DeadLetterError::NoSuchTopic`], and errors of the store: [`StoreError::Malformed`] for a
+/// cursor that is not one of this list.
 pub async fn list_dead_letters(
     access: StoreAccess<'_>,
     config: &Config,
@@ -91,18 +91,18 @@ pub async fn reprocess_dead_letter(
     config: &Config,
     topic: Option<&str>,
     id: &str,
-) -> Result<RedrivenTask, DeadLetterError> {
+) -> Result<ReprocessedTask, DeadLetterError> {
     for queue in select_queues(config, topic)? {
         let now = jiff::Timestamp::now().into();
-        match access.call(access.store().redrive_dead_letter(&queue, id, now)).await? {
-            RedriveResult::NoSuchDeadLetter => {}
-            RedriveResult::Queued { is_captured_request } => {
-                return Ok(RedrivenTask { topic: queue.topic, is_captured_request });
+        match access.call(access.store().reprocess_dead_letter(&queue, id, now)).await? {
+            ReprocessResult::NoSuchDeadLetter => {}
+            ReprocessResult::Queued { is_captured_request } => {
+                return Ok(ReprocessedTask { topic: queue.topic, is_captured_request });
             }
-            RedriveResult::TaskActive => {
+            ReprocessResult::TaskActive => {
                 return Err(DeadLetterError::TaskActive { id: id.to_owned() });
             }
-            RedriveResult::NotRunnable(reason) => {
+            ReprocessResult::NotRunnable(reason) => {
                 return Err(DeadLetterError::NotRunnable { id: id.to_owned(), reason });
             }
         }
@@ -119,7 +119,7 @@ pub async fn retry_failed_task(
     access: StoreAccess<'_>,
     config: &Config,
     id: &TaskId,
-) -> Result<RedrivenTask, DeadLetterError> {
+) -> Result<ReprocessedTask, DeadLetterError> {
     let record = access.call(access.store().get_task(id)).await?;
     if let Some(record) = &record
         && matches!(record.status, TaskStatus::Completed | TaskStatus::Cancelled)

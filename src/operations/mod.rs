@@ -17,8 +17,8 @@ mod tasks;
 pub use self::access::StoreAccess;
 pub use self::cancel::{CancelError, cancel_task};
 pub use self::dead_letters::{
-    DeadLetterError, RedrivenTask, discard_dead_letter, list_dead_letters, reprocess_dead_letter,
-    retry_failed_task,
+    DeadLetterError, ReprocessedTask, discard_dead_letter, list_dead_letters,
+    reprocess_dead_letter, retry_failed_task,
 };
 pub use self::publish::{PublishError, PublishedTask, prepare_task, publish_bulk, publish_task};
 pub use self::queues::{QueueStatus, configured_queues, find_queue, load_queue_statuses};

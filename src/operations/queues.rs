@@ -30,7 +30,7 @@ pub fn find_queue(config: &Config, name: &str) -> Option<TopicQueue> {
 /// The depths of all configured queues, in the order of the configuration.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store call that failed.
 pub async fn load_queue_statuses(
     access: StoreAccess<'_>,
     config: &Config,

@@ -65,7 +65,7 @@ pub async fn load_fleet_status(access: StoreAccess<'_>, config: &Config) -> Flee
 /// The live worker processes.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store call that failed.
 pub async fn load_heartbeats(access: StoreAccess<'_>) -> Result<Vec<WorkerHeartbeat>, StoreError> {
     access.call(access.store().list_heartbeats()).await
 }

@@ -27,7 +27,8 @@ pub struct TaskWithDeliveries {
 /// One page of the tasks of all configured queues, newest first.
 ///
 /// # Errors
-/// Those of the store; [`StoreError::Malformed`] for a cursor that is not one of this list.
+/// The error of the store call; [`StoreError::Malformed`] for a cursor that is not one of this
+/// list.
 pub async fn list_tasks(
     access: StoreAccess<'_>,
     config: &Config,
@@ -40,7 +41,7 @@ pub async fn list_tasks(
 /// A task; none when the store does not know it, or no longer.
 ///
 /// # Errors
-/// Those of the store.
+/// The error of the store call that failed.
 pub async fn load_task(
     access: StoreAccess<'_>,
     id: &TaskId,

@@ -4,9 +4,9 @@
 //!
 //! A request passes `http` (framing of its bytes) and `server` (checks, routing, accounting), and
 //! is then served by `paths` (legacy calls: sync, canary, shadow, idempotency, upgrade) or `tasks`
-//! (the endpoints of this proxy). Imports between the rooms go down only, and rooms in one place of
-//! this list do not import each other: `server | paths, tasks | queueing | context | state | answer
-//! | upstream | http`.
+//! (the endpoints of this proxy). Imports between the modules go down only, and modules in one
+//! place of this list do not import each other:
+//! `server | paths, tasks | queueing | context | state | answer | upstream | http`.
 
 mod answer;
 mod context;

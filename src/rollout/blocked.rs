@@ -3,7 +3,7 @@
 //! A reason is a code with its data. Decisions compare codes; text comes from
 //! [`BlockedReason::render`] alone, so that a reworded sentence changes no decision.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 
 /// Why soak time and gates stand still.
 #[derive(Clone, Debug, PartialEq, Eq)]

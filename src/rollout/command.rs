@@ -1,7 +1,7 @@
 //! What an operator can tell a rollout to do.
 
 use super::event::RolloutEventKind;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 
 /// A command, with the operator who gives it and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::fmt;
 use super::actor::Actor;
 use super::gate::GateReport;
 use super::phase::RolloutPhase;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::NotificationTrigger;
 use crate::task::UnixMs;
 

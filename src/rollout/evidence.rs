@@ -4,10 +4,11 @@
 //! loses nothing. The store counts tasks, in the change that ends them, under the epoch that they
 //! were accepted in, so that a worker that dies loses no count; a proxy counts what only it sees.
 
-use crate::cohort::CLIENT_GROUPS;
+use crate::cohort_hash::CLIENT_GROUPS;
 use crate::task::{DURATION_BUCKET_BOUNDS, DurationCounts};
 
-/// Requests by the [group](crate::cohort::client_group) of their client, where the group is known.
+/// Requests by the [group](crate::cohort_hash::client_group) of their client, where the group is
+/// known.
 pub type ClientGroupCounts = [u64; CLIENT_GROUPS];
 
 /// Outcomes of the requests of one path.

@@ -1,7 +1,7 @@
 //! What an edit of the configuration file would do to a running rollout, before it is saved.
 
 use super::format::format_span;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RolloutConfig, RolloutMode};
 
 /// The running rollout whose configuration would be edited.

@@ -12,7 +12,7 @@ use super::blocked::BlockedReason;
 use super::evidence::{EvidenceCounts, RolloutEvidence};
 use super::gate::{GateMemory, GateReport, UnreadGateReport};
 use super::phase::RolloutPhase;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::GatesDigest;
 use crate::task::UnixMs;
 

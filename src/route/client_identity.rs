@@ -3,13 +3,13 @@
 //!
 //! A client is identified by its route's sticky key, else by a hash over the fields that
 //! authenticate it, else not at all: behind a load balancer all clients have one address. Only the
-//! [group](cohort::client_group) of the hash is kept, which names no client.
+//! [group](cohort_hash::client_group) of the hash is kept, which names no client.
 
 use http::{HeaderMap, HeaderName, header};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cohort_split::find_sticky_key;
-use crate::cohort;
+use crate::cohort_hash;
 use crate::config::RolloutConfig;
 
 /// The fields that authenticate a client, in the order in which they are hashed.
@@ -20,10 +20,10 @@ static IDENTITY_FIELDS: [HeaderName; 3] =
 #[must_use]
 pub fn find_client_group(rollout: &RolloutConfig, headers: &HeaderMap) -> Option<u8> {
     let hash = match find_sticky_key(rollout, headers) {
-        Some((_, key)) => cohort::hash_sticky_key(&rollout.salt, key),
+        Some((_, key)) => cohort_hash::hash_sticky_key(&rollout.salt, key),
         None => hash_identity_fields(&rollout.salt, headers)?,
     };
-    Some(cohort::client_group(hash))
+    Some(cohort_hash::client_group(hash))
 }
 
 /// A hash over the authenticating fields that a request has.
@@ -46,7 +46,7 @@ fn hash_identity_fields(salt: &str, headers: &HeaderMap) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cohort::Weight;
+    use crate::cohort_hash::Weight;
     use crate::config::{RolloutMode, StickyKey};
 
     fn group_of(sticky: &[StickyKey], fields: &[(&'static str, &str)]) -> Option<u8> {
@@ -79,7 +79,7 @@ mod tests {
         let groups: std::collections::BTreeSet<_> = (0..400)
             .map(|n| group_of(&[], &[("authorization", &format!("Bearer token-{n}"))]))
             .collect();
-        assert_eq!(groups.len(), cohort::CLIENT_GROUPS);
+        assert_eq!(groups.len(), cohort_hash::CLIENT_GROUPS);
         let shared_login = (0..400).map(|n| {
             group_of(&[], &[("authorization", "Basic c2hhcmVk"), ("cookie", &format!("sid={n}"))])
         });

@@ -1,11 +1,11 @@
 //! The split: which path a request takes by its client, its route's weight and pins.
 //!
 //! A client with a sticky key keeps its path while the weight stays the same, and raising the
-//! weight only moves clients from sync to async (`cohort.rs`).
+//! weight only moves clients from sync to async (`cohort_hash.rs`).
 
 use http::{HeaderMap, header};
 
-use crate::cohort::{self, RequestPath, Weight};
+use crate::cohort_hash::{self, RequestPath, Weight};
 use crate::config::{PinConfig, RolloutConfig, StickyKey};
 
 /// The path of a request and the group of its client.
@@ -13,8 +13,8 @@ use crate::config::{PinConfig, RolloutConfig, StickyKey};
 pub struct CohortAssignment {
     /// The assigned path.
     pub path: RequestPath,
-    /// The [group](cohort::client_group) of the client; known for a request whose sticky key was
-    /// read for the assignment.
+    /// The [group](cohort_hash::client_group) of the client; known for a request whose sticky key
+    /// was read for the assignment.
     pub client_group: Option<u8>,
     /// Whether the request lacks the sticky key that its route expects, and is assigned at random.
     pub lacks_sticky_key: bool,
@@ -44,15 +44,15 @@ pub fn assign_cohort(
         return RequestPath::Async.into();
     }
     let key = find_sticky_key(rollout, headers).map(|(_, key)| key);
-    let hash = key.map(|key| cohort::hash_sticky_key(&rollout.salt, key));
+    let hash = key.map(|key| cohort_hash::hash_sticky_key(&rollout.salt, key));
     let path = key.and_then(|key| find_pinned_path(&rollout.pin, key)).unwrap_or_else(|| {
         let is_async = weight == Weight::FULL
-            || weight.covers(cohort::cohort_bucket(hash.unwrap_or_else(random)));
+            || weight.covers(cohort_hash::cohort_bucket(hash.unwrap_or_else(random)));
         if is_async { RequestPath::Async } else { RequestPath::Sync }
     });
     let lacks_sticky_key =
         hash.is_none() && weight != Weight::FULL && !rollout.sticky_keys.is_empty();
-    CohortAssignment { path, client_group: hash.map(cohort::client_group), lacks_sticky_key }
+    CohortAssignment { path, client_group: hash.map(cohort_hash::client_group), lacks_sticky_key }
 }
 
 fn find_pinned_path(pin: &PinConfig, key: &[u8]) -> Option<RequestPath> {

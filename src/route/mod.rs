@@ -1,7 +1,7 @@
 //! Pure routing decisions: which route a request addresses, whether it may take the async path, and
 //! what its body means.
 //!
-//! The room knows no sockets, clocks or stores: the data plane calls it and acts on the result. A
+//! The module knows no sockets, clocks or stores: the data plane calls it and acts on the result. A
 //! path is matched in the same canonical form in which it is forwarded, so that this program and
 //! the upstream cannot read it differently.
 
@@ -12,7 +12,6 @@ mod cohort_split;
 mod eligibility;
 mod envelope;
 mod framing;
-mod header_rules;
 mod preferences;
 mod progress_object;
 mod response_diff;
@@ -32,7 +31,6 @@ pub use self::cohort_split::{CohortAssignment, assign_cohort, find_sticky_key, i
 pub use self::eligibility::{check_capturable, is_json_request};
 pub use self::envelope::{BodyError, ParsedBody, parse_body, parse_legacy_call};
 pub use self::framing::{find_framing_defect, is_only_chunked};
-pub use self::header_rules::{PROTECTED_HEADERS, is_own_header, strip_hop_by_hop};
 pub use self::preferences::ClientPreferences;
 pub use self::progress_object::parse_progress;
 pub use self::response_diff::{ResponseDifference, compare_responses};

@@ -107,7 +107,7 @@ impl Circuit {
     /// opens the circuit and fails with [`StoreError::OutcomeUnknown`].
     ///
     /// # Errors
-    /// Those of the call.
+    /// The error of `call`.
     pub async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
@@ -127,7 +127,7 @@ impl Circuit {
     /// is pending from the moment that the circuit opens; [`Self::withdraw_cancel`] undoes that.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The error of the enqueue; [`StoreError::Unreachable`] while the circuit is open.
     pub async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
         self.check_closed()?;
         self.call_recording_outage(self.store.enqueue(task, queue), Some(&task.id)).await
@@ -136,7 +136,7 @@ impl Circuit {
     /// Makes one call even while the circuit is open, with the same time limit.
     ///
     /// # Errors
-    /// Those of the call.
+    /// The error of `call`.
     pub async fn call_even_if_open<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,

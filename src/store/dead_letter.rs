@@ -1,4 +1,5 @@
-//! Dead letters: tasks that failed for good. They are kept until someone redrives or discards them.
+//! Dead letters: tasks that failed for good. They are kept until an operator reprocesses or
+//! discards them.
 
 use async_trait::async_trait;
 
@@ -25,9 +26,9 @@ pub struct DeadLetter {
     pub cursor: String,
 }
 
-/// The result of a redrive.
+/// The result of a reprocess.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RedriveResult {
+pub enum ReprocessResult {
     /// The dead letter is a queued task again, under its id.
     Queued {
         /// Whether the task is a captured request. It runs without its credentials, which were
@@ -42,7 +43,7 @@ pub enum RedriveResult {
     NotRunnable(String),
 }
 
-/// Reads, redrives and discards dead letters.
+/// Reads, reprocesses and discards dead letters.
 #[async_trait]
 pub trait DeadLetterQueue: Send + Sync + 'static {
     /// Up to `limit` dead letters of a queue, newest first: all of them, or those after the one
@@ -56,12 +57,12 @@ pub trait DeadLetterQueue: Send + Sync + 'static {
 
     /// Makes a dead letter a queued task again: the same id, attempts from 0, all retries. Atomic:
     /// concurrent and repeated calls make one task of one dead letter.
-    async fn redrive_dead_letter(
+    async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,
         id: &str,
         now: UnixMs,
-    ) -> Result<RedriveResult, StoreError>;
+    ) -> Result<ReprocessResult, StoreError>;
 
     /// Deletes a dead letter; false where there is none. The record of the failed task stays
     /// readable until it expires.

@@ -4,11 +4,11 @@
 //! A tally is incremented in the atomic change that it counts: `enqueue` counts a task as accepted,
 //! and the change that ends the task counts its end, once, under the route and epoch in which it
 //! was accepted. So no crash loses or repeats a count. A task without an epoch is not counted: a
-//! redriven dead letter has none, since its failure was counted when it failed.
+//! reprocessed dead letter has none, since its failure was counted when it failed.
 
 use std::time::Duration;
 
-use crate::cohort::CLIENT_GROUPS;
+use crate::cohort_hash::CLIENT_GROUPS;
 use crate::task::{DurationCounts, TaskAnswer, TaskFailure, duration_bucket};
 
 /// How long the evidence of an epoch is kept after it was last extended: a running rollout extends

@@ -37,7 +37,7 @@ pub use self::caller::{
 };
 pub use self::circuit::Circuit;
 pub use self::claim::{ClaimConclusion, ClaimResult, IdempotencyClaim, IdempotencyClaims};
-pub use self::dead_letter::{DeadLetter, DeadLetterQueue, RedriveResult};
+pub use self::dead_letter::{DeadLetter, DeadLetterQueue, ReprocessResult};
 pub use self::error::{StoreError, StoreRefusal};
 pub use self::evidence::{EVIDENCE_RETENTION, StoredEvidence};
 pub use self::lease::{

@@ -10,6 +10,7 @@ mod id;
 mod outcome;
 mod progress;
 mod record;
+mod retry;
 mod time;
 
 pub use self::captured::{CapturedRequest, SHADOW_HEADER};
@@ -21,4 +22,5 @@ pub use self::id::{NameError, TaskId, Topic};
 pub use self::outcome::{FailureKind, TaskAnswer, TaskFailure};
 pub use self::progress::TaskProgress;
 pub use self::record::{Task, TaskOwner, TaskRecord, TaskStatus};
+pub use self::retry::{MAX_RETRY_DELAY, RetryDecision, decide_retry, retry_backoff};
 pub use self::time::UnixMs;

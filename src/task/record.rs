@@ -29,7 +29,7 @@ pub struct Task {
     /// The epoch of the route's rollout in which the task was accepted; the task's end is counted
     /// under this epoch, and not at all without one.
     pub epoch: Option<u64>,
-    /// The [group](crate::cohort::client_group) of the client that sent the request, if known.
+    /// The [group](crate::cohort_hash::client_group) of the client that sent the request, if known.
     pub client_group: Option<u8>,
     /// The API key that may read the task; `None` for a task created without a key.
     pub owner: Option<TaskOwner>,

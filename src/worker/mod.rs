@@ -15,7 +15,6 @@ mod supervisor;
 #[cfg(test)]
 mod testing;
 
-pub use self::attempt::{RetryDecision, decide_retry};
 pub use self::handler::{
     Handler, HandlerRegistry, INTERRUPT_GRACE, InterruptReason, TaskAttempt, probe_upstream,
 };

@@ -1,5 +1,5 @@
-//! Fixtures for the tests of this room: configurations, tasks, a recording HTTP server, and waiting
-//! for conditions.
+//! Fixtures for the tests of this module: configurations, tasks, a recording HTTP server, and
+//! waiting for conditions.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::{Handler, TaskAttempt};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{
     AdminConfig, Config, DeprecationConfig, DeprecationMode, HandlerConfig, PathPattern,
     ProxyConfig, ResultsConfig, RolloutConfig, RolloutMode, RouteConfig, SaturationAction,

@@ -9,7 +9,7 @@ use super::rollouts::check_route_exists;
 use crate::admin::problem::{ApiProblem, ApiResult};
 use crate::admin::services::AdminServices;
 use crate::admin::views::{CommandResultDocument, RolloutCommandBody};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::{OperatorAction, OperatorCommand};
 use crate::rollout::{RESERVED_ACTOR_NAMES, RolloutEventKind};
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::operations::RedrivenTask;
+use crate::operations::ReprocessedTask;
 use crate::store::DeadLetter;
 use crate::task::{TaskStatus, Topic};
 
@@ -60,7 +60,7 @@ impl From<&DeadLetter> for DeadLetterDocument {
 impl DeadLetterChangeDocument {
     /// The dead letter `id` is a queued task again.
     #[must_use]
-    pub fn queued(id: &str, task: &RedrivenTask) -> Self {
+    pub fn queued(id: &str, task: &ReprocessedTask) -> Self {
         let note = "it runs without the credentials of its request, which were deleted when it \
                     failed";
         Self {

@@ -16,7 +16,7 @@ use super::setup::find_percent_line;
 use super::traffic::{CLIENT_COUNT, PathLatencies};
 use crate::cli::global::stdout_allows_colour;
 use crate::cli::scrape::{MetricsScrape, SampleLabels};
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::metrics::{Metrics, names};
 
 /// The label of the route in the demo's configuration.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 
 /// The number of clients: enough for a share of 1 % to be one client.
 pub(super) const CLIENT_COUNT: u32 = 100;
@@ -104,7 +104,7 @@ fn build_request(data: SocketAddr, random: u32) -> http::Result<Request<Full<Byt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cohort::{self, Weight};
+    use crate::cohort_hash::{self, Weight};
 
     #[test]
     fn a_median_is_of_the_latest_responses_of_its_path() {
@@ -126,8 +126,10 @@ mod tests {
         let ids = (0..CLIENT_COUNT).map(|n| format!("client-{n:03}"));
         let moved = ids
             .filter(|id| {
-                weight
-                    .covers(cohort::cohort_bucket(cohort::hash_sticky_key("invoke", id.as_bytes())))
+                weight.covers(cohort_hash::cohort_bucket(cohort_hash::hash_sticky_key(
+                    "invoke",
+                    id.as_bytes(),
+                )))
             })
             .count();
         assert!((5..=15).contains(&moved), "10 % of the demo's clients are {moved}");

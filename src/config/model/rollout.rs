@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::model::gate_type::GateType;
 use crate::config::{PromotionWindow, Secret, ShadowConfig};
 

@@ -1,7 +1,7 @@
 //! `rollout.shadow`: a share of the sync path's requests is run a second time on the async path, to
 //! compare the two responses.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 
 /// `rollout.shadow`, where its `percent` is not 0.
 #[derive(Clone, Debug, PartialEq)]

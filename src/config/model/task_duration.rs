@@ -3,18 +3,8 @@
 
 use std::time::Duration;
 
-use crate::backoff::BackoffPolicy;
 use crate::config::TopicConfig;
-
-/// The longest pause before another attempt.
-pub const MAX_BACKOFF: Duration = Duration::from_hours(1);
-
-/// The longest pause after attempt number `attempt` (from 1): `retry_delay`, doubled with each
-/// attempt, at most [`MAX_BACKOFF`].
-#[must_use]
-pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
-    BackoffPolicy::new(retry_delay, MAX_BACKOFF).delay_for(attempt)
-}
+use crate::task::retry_backoff;
 
 /// The time from a canaried request to the latest end of its task: the `timeout` of each attempt
 /// and the pauses between them. There is one attempt, unless the route sets `retry_canaried`.
@@ -49,6 +39,5 @@ mod tests {
         assert_eq!(max_task_duration(&topic(60, 3, 5), false).as_secs(), 60);
         assert_eq!(max_task_duration(&topic(60, 3, 5), true).as_secs(), 4 * 60 + 5 + 10 + 20);
         assert_eq!(max_task_duration(&topic(60, 2, 7200), true).as_secs(), 3 * 60 + 2 * 3600);
-        assert_eq!(retry_backoff(u32::MAX, Duration::from_millis(1)), MAX_BACKOFF);
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod command_check;
 pub(crate) mod field_error;
 pub(crate) mod fixed_sections;
 pub(crate) mod gates;
+pub(crate) mod percent;
 pub(crate) mod promotion_windows;
 pub(crate) mod rollout;
 pub(crate) mod routes;

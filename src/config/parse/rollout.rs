@@ -4,13 +4,14 @@
 //! This file checks what concerns the section alone; `check/rollout_plan.rs` and
 //! `check/shadow.rs` compare it with the route and its topic.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::parse::addresses::{parse_secret_url, parse_sticky_key};
 use crate::config::parse::field_error::FieldError;
 use crate::config::parse::gates::{parse_breaker, parse_gates, parse_prometheus};
+use crate::config::parse::percent::parse_percent;
 use crate::config::parse::promotion_windows::parse_windows;
 use crate::config::parse::scalars::{
-    count_between, duration_between, one_of_words, parse_percent, parse_text, share_up_to,
+    count_between, duration_between, one_of_words, parse_text, share_up_to,
 };
 use crate::config::parse::section::ConfigSection;
 use crate::config::parse::shadow::parse_shadow;

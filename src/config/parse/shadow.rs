@@ -1,10 +1,11 @@
 //! Parses the section `rollout.shadow`. `check/shadow.rs` compares it with the route and its topic.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::ShadowConfig;
 use crate::config::diagnostics::quote_for_message;
 use crate::config::parse::field_error::FieldError;
-use crate::config::parse::scalars::{one_of_words, parse_percent, share_up_to};
+use crate::config::parse::percent::parse_percent;
+use crate::config::parse::scalars::{one_of_words, share_up_to};
 use crate::config::parse::section::ConfigSection;
 
 /// Parses the section; none when `percent` is 0.

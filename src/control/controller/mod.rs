@@ -1,15 +1,15 @@
 //! The controller's fields and how it is built; each file below adds one part of its behaviour.
 //!
-//! `run_loop.rs` waits for what `inbox.rs` delivers and calls `sync.rs`, `leader.rs` and
-//! `commands.rs`; these decide through `decide.rs` and show the result through `publish.rs`.
+//! `run_loop.rs` waits for what `inbox.rs` delivers and calls `replica_sync.rs`, `leader_tick.rs`
+//! and `commands.rs`; these decide through `decide.rs` and show the result through `publish.rs`.
 
 mod commands;
 mod decide;
 mod inbox;
-mod leader;
+mod leader_tick;
 mod publish;
+mod replica_sync;
 mod run_loop;
-mod sync;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

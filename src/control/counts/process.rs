@@ -7,7 +7,7 @@
 //! them, and would seem to fail more often than its share of the requests.
 
 use super::reported::ReportedCounts;
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::metrics::{FallbackReason, Metrics, PathTotals, ShadowOutcome, TaskOutcome};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 

@@ -6,7 +6,7 @@
 //! and by its weight, which shows a lower `percent`.
 
 use super::status::{ReplicaRouteStatus, ReplicaStatuses};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::PlanFieldHashes;
 
 /// What the leader runs on a route.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{PlanFieldHashes, RolloutConfig};
 use crate::control::views::ReplicaView;
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::BlockedReason;
 
 /// The text in `frozen` by which releases before `blocked` recognize

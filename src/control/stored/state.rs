@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::blocked;
 use super::evidence::{SeenEvidenceRecord, StoredCounts, counts_from_stored, counts_to_stored};
 use super::gate_report::{StoredGateMemory, reports_from_stored, reports_to_stored};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::GatesDigest;
 use crate::rollout::{Actor, EpochRange, PauseReason, RolloutPhase, RolloutState};
 use crate::store::StoreError;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::metrics::RouteCounters;
 use crate::proxy::upstream::connection::BorrowedConnection;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::route::{PROTECTED_HEADERS, is_own_header, strip_hop_by_hop};
+use crate::outbound::{PROTECTED_HEADERS, is_own_header, strip_hop_by_hop};
 
 /// `x-omnidaemon-path`: the path that a request took; a trusted client may choose it.
 pub(crate) static PATH_HEADER: HeaderName = HeaderName::from_static("x-omnidaemon-path");

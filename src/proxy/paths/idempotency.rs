@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::config::RouteConfig;
 use crate::metrics::FallbackReason;
 use crate::proxy::answer::problem::ProxyProblem;
@@ -23,11 +23,11 @@ use crate::proxy::paths::canary::{fall_back_to_sync, refuse_request, wait_for_ou
 use crate::proxy::paths::path_response::PathResponse;
 use crate::proxy::paths::sync::serve_sync;
 use crate::proxy::queueing::await_task::await_existing_task;
-use crate::proxy::queueing::claim::{
-    IdempotencyOutcome, KeyClaimGuard, KeyClaimOutcome, claim_key, count_key_outcome, mark_replayed,
-};
 use crate::proxy::queueing::eligibility::fallback_reason;
 use crate::proxy::queueing::enqueue::{EnqueueOutcome, enqueue_request};
+use crate::proxy::queueing::key_claim::{
+    IdempotencyOutcome, KeyClaimGuard, KeyClaimOutcome, claim_key, count_key_outcome, mark_replayed,
+};
 use crate::route::{ClientPreferences, is_retryable_status};
 use crate::snapshot::SnapshotRoute;
 use crate::store::ClaimConclusion;

@@ -2,7 +2,7 @@
 
 use http::Response;
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::proxy::answer::response_body::ResponseBody;
 
 /// A response and the path that its request took in the end.

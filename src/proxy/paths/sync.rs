@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, heade
 use hyper::body::Incoming;
 
 use crate::config::UpstreamUrl;
+use crate::outbound::strip_hop_by_hop;
 use crate::proxy::answer::problem::ProxyProblem;
 use crate::proxy::answer::response_body::ResponseBody;
 use crate::proxy::context::RequestContext;
@@ -12,7 +13,7 @@ use crate::proxy::http::request_body::RequestBody;
 use crate::proxy::paths::upgrade::{UpgradeRequest, set_websocket_headers};
 use crate::proxy::upstream::error::UpstreamError;
 use crate::proxy::upstream::exchange::send_request;
-use crate::route::{find_framing_defect, strip_hop_by_hop};
+use crate::route::find_framing_defect;
 
 /// Streams a request to the upstream and its response back.
 pub(crate) async fn serve_sync(

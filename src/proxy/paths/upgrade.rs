@@ -8,10 +8,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 
+use crate::outbound::strip_hop_by_hop;
 use crate::proxy::answer::response_body::ResponseBody;
 use crate::proxy::http::request_body::RequestBody;
 use crate::proxy::upstream::connection::BorrowedConnection;
-use crate::route::strip_hop_by_hop;
 
 /// A client's request for an upgrade to `websocket`.
 pub(crate) struct UpgradeRequest {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::config::{
     HandlerConfig, RouteConfig, SaturationAction, TopicConfig, UnknownEnqueueAction,
 };

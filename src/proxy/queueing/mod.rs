@@ -6,7 +6,7 @@
 
 pub(crate) mod await_task;
 pub(crate) mod capture;
-pub(crate) mod claim;
 mod claim_digest;
 pub(crate) mod eligibility;
 pub(crate) mod enqueue;
+pub(crate) mod key_claim;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 
-use crate::cohort::RequestPath;
+use crate::cohort_hash::RequestPath;
 use crate::metrics::RouteCounters;
 use crate::proxy::answer::response_body::{RequestTimer, ResponseBody};
 use crate::proxy::context::RequestContext;

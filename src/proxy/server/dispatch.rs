@@ -7,7 +7,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
-use crate::cohort::{RequestPath, Weight};
+use crate::cohort_hash::{RequestPath, Weight};
 use crate::config::RouteConfig;
 use crate::proxy::answer::response::respond_with_metrics;
 use crate::proxy::answer::response_body::ResponseBody;
@@ -21,9 +21,9 @@ use crate::proxy::paths::idempotency::serve_idempotent;
 use crate::proxy::paths::path_response::PathResponse;
 use crate::proxy::paths::shadow;
 use crate::proxy::paths::sync::serve_sync;
-use crate::proxy::queueing::claim::idempotency_key;
+use crate::proxy::queueing::key_claim::idempotency_key;
 use crate::proxy::server::accounting::{ClientDisconnectGuard, CountedResponse};
-use crate::proxy::server::admit::{admit_request, new_context};
+use crate::proxy::server::check_request::{check_request, new_context};
 use crate::proxy::tasks::{handle_task_request, submit_task};
 use crate::route::{CohortAssignment, RouteTarget, assign_cohort, find_client_group};
 use crate::snapshot::SnapshotRoute;
@@ -50,7 +50,7 @@ async fn admit_and_dispatch(
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let context = new_context(connection, &request);
-    let counted = match admit_request(&context, &mut request) {
+    let counted = match check_request(&context, &mut request) {
         Ok(()) => dispatch_request(&context, request).await,
         Err(problem) => {
             let mut refusal = problem.into_response();

@@ -1,9 +1,10 @@
-//! A connection's and a request's way through a data-plane thread: `accept` connections, `admit` a
-//! request, `dispatch` it to its path or endpoint, and `accounting` for the response.
+//! The way of a connection and its requests through a data-plane thread: `accept.rs` accepts the
+//! connection, `check_request.rs` refuses what must not be passed on, `dispatch.rs` chooses the
+//! path or endpoint, and `accounting.rs` counts the response.
 
 mod accept;
 mod accounting;
-mod admit;
+mod check_request;
 mod dispatch;
 mod flush;
 

@@ -12,7 +12,7 @@ use crate::proxy::answer::response_body::ResponseBody;
 use crate::proxy::context::RequestContext;
 use crate::proxy::http::collect::discard_unwanted_body;
 use crate::proxy::queueing::capture::{CaptureInput, CapturedTask, capture_request};
-use crate::proxy::queueing::claim::{
+use crate::proxy::queueing::key_claim::{
     KeyClaimGuard, KeyClaimOutcome, claim_key, idempotency_key, mark_replayed,
 };
 use crate::proxy::tasks::cors::{add_cors_headers, is_cors_preflight};

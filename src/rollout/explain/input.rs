@@ -1,6 +1,6 @@
 //! What an explanation is made of.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::RolloutConfig;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::state::RolloutState;

@@ -11,7 +11,7 @@ mod input;
 mod pauses;
 mod phases;
 mod reports;
-mod step;
+mod soaking;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::format::{format_names, format_reason_clause, format_window};
 use super::input::ExplanationInput;
 use super::wait_reason::{NextAction, WaitReason, WaitingFor};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::next_promotion_opening;
 use crate::rollout::actor::Actor;
 use crate::rollout::format::format_span;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::input::ExplanationInput;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::format::format_span;
 use crate::rollout::gate::{ClientBasis, GateReport, NoisyGroup};
 

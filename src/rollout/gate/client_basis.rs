@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::cohort::CLIENT_GROUPS;
+use crate::cohort_hash::CLIENT_GROUPS;
 use crate::rollout::evidence::{ClientGroupCounts, RolloutEvidence};
 use crate::rollout::statistics::{count_as_float, share_of};
 

@@ -2,9 +2,9 @@
 //!
 //! [`evaluate_gate`] is pure: evidence and the gate's memory go in, a report comes out. It may be
 //! called any number of times: PASS and FAIL rest on bounds that hold over all evaluations
-//! (`statistics/sequential.rs`). Two things make a gate fail, evidence from a fixed start (a step's
-//! cohort) and scores that restart (recent evidence); a healthy rollout has no start, so that only
-//! the restarting scores count. PASS always needs `min_samples` and a mature cohort.
+//! (`statistics/sequential_bounds.rs`). Two things make a gate fail, evidence from a fixed start (a
+//! step's cohort) and scores that restart (recent evidence); a healthy rollout has no start, so
+//! that only the restarting scores count. PASS always needs `min_samples` and a mature cohort.
 
 mod breaker;
 mod client_basis;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::transition::RolloutTransition;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::actor::Actor;
 use crate::rollout::command::{CommandRefusal, OperatorAction, OperatorCommand};
 use crate::rollout::phase::{PauseReason, RolloutPhase};

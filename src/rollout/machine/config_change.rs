@@ -1,7 +1,7 @@
 //! What follows when the file was loaded, and when the store has lost its data.
 
 use super::transition::RolloutTransition;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::actor::Actor;
 use crate::rollout::blocked::BlockedReason;
 use crate::rollout::event::RolloutEventKind;

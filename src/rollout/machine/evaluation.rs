@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::input::RolloutObservation;
 use super::transition::RolloutTransition;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{BaselineMode, GateConfig};
 use crate::rollout::actor::Actor;
 use crate::rollout::blocked::BlockedReason;

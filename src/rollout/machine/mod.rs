@@ -8,21 +8,22 @@
 //! stands still: soak time and waiting time count only while the leader observes the rollout.
 //!
 //! ```text
-//! decide.rs      dispatches an input            transition.rs   a decision in the making
-//! config_change.rs  the file was loaded         tick.rs         every second
-//! evaluation.rs  every `interval`: the gates    step.rs         what follows for the step
-//! commands.rs    an operator's command          input.rs        inputs and decision
+//! dispatch.rs       calls the handler of an input     input.rs       inputs and decision
+//! config_change.rs  a loaded configuration file       commands.rs    an operator's command
+//! tick.rs           the leader's tick, every second   evaluation.rs  the gates, every `interval`
+//! step.rs           the step after an evaluation      rollback.rs    failure and rollback
+//! transition.rs     the decision that is being made, and changes that several inputs share
 //! ```
-//!
 
 mod commands;
 mod config_change;
-mod decide;
+mod dispatch;
 mod evaluation;
 mod input;
+mod rollback;
 mod step;
 mod tick;
 mod transition;
 
-pub use self::decide::decide;
+pub use self::dispatch::decide;
 pub use self::input::{RolloutDecision, RolloutInput, RolloutObservation, RolloutPlan, Tick};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::input::RolloutObservation;
 use super::transition::RolloutTransition;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{BaselineMode, GateType, MinSamples};
 use crate::rollout::actor::Actor;
 use crate::rollout::event::RolloutEventKind;

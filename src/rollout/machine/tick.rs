@@ -2,7 +2,7 @@
 
 use super::input::Tick;
 use super::transition::RolloutTransition;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::actor::Actor;
 use crate::rollout::event::RolloutEventKind;
 use crate::rollout::evidence::EvidenceCounts;

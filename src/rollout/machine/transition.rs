@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::input::RolloutPlan;
-use crate::cohort::Weight;
-use crate::config::{GateFailureAction, RolloutMode, is_promotion_allowed};
+use crate::cohort_hash::Weight;
+use crate::config::{RolloutMode, is_promotion_allowed};
 use crate::rollout::actor::Actor;
 use crate::rollout::event::{RolloutEvent, RolloutEventKind};
 use crate::rollout::evidence::RolloutEvidence;
@@ -77,35 +77,6 @@ impl RolloutTransition<'_> {
         let reports = self.state.gate_reports.clone();
         self.begin_shift(next, RolloutEventKind::Step, &Actor::Controller, reason);
         self.attach_reports(reports);
-    }
-
-    /// FAIL of the gates or of the breaker: follows `on_fail`. A rollout that is paused for failed
-    /// gates, or by an operator, is not paused again.
-    pub(super) fn apply_on_fail(&mut self, reason: &str) {
-        let phase = &self.state.phase;
-        match self.plan.config.on_fail {
-            GateFailureAction::Rollback => {
-                self.roll_back(RolloutEventKind::Rollback, &Actor::Controller, reason);
-            }
-            GateFailureAction::Pause
-                if phase.is_paused_for(PauseReason::GatesFailed)
-                    || phase.is_paused_for(PauseReason::Operator) =>
-            {
-                return;
-            }
-            GateFailureAction::Pause => self.pause_automatically(PauseReason::GatesFailed, reason),
-        }
-        let reports = self.state.gate_reports.clone();
-        self.attach_reports(reports);
-    }
-
-    /// Goes to weight 0, until `retry`.
-    pub(super) fn roll_back(&mut self, kind: RolloutEventKind, actor: &Actor, reason: &str) {
-        let from = self.state.weight;
-        self.state.manual_hold = false;
-        self.change_weight(Weight::ZERO);
-        self.enter_phase(RolloutPhase::RollingBack);
-        self.record_event_from(from, kind, actor, reason);
     }
 
     pub(super) fn pause_automatically(&mut self, why: PauseReason, reason: &str) {

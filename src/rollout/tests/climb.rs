@@ -3,7 +3,7 @@
 #![allow(clippy::float_cmp, reason = "percents are exact in a double")]
 
 use super::fixture::{MINUTE, RandomStep, RolloutFixture, make_evidence};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{
     BaselineMode, GateConfig, GateKind, RatioLimits, SHADOW_MISMATCH_GATE, StepConfig,
 };

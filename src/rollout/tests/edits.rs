@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::fixture::{MINUTE, RandomStep, RolloutFixture, make_evidence};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::{
     OperatorAction, OperatorCommand, PauseReason, RolloutInput, RolloutPhase, RolloutPlan, decide,
     running_weight,

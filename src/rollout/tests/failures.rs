@@ -3,7 +3,7 @@
 #![allow(clippy::float_cmp, reason = "percents are exact in a double")]
 
 use super::fixture::{MINUTE, RandomStep, RolloutFixture, make_evidence};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::GateFailureAction;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::Verdict;

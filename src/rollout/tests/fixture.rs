@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RolloutConfig, RolloutMode};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::rollout::{

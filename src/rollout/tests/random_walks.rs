@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::fixture::{MINUTE, RandomStep, RolloutFixture, arb_steps, make_evidence};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::RolloutMode;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::Verdict;

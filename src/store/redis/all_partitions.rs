@@ -13,7 +13,7 @@ use crate::store::redis::cluster::RedisStore;
 use crate::store::redis::conn::advice::fetch_server_advice;
 use crate::store::redis::wire::keys;
 use crate::store::{
-    BuriedTask, DeadLetter, Delivery, Lease, QueueConsumers, QueueDepth, RedriveResult,
+    BuriedTask, DeadLetter, Delivery, Lease, QueueConsumers, QueueDepth, ReprocessResult,
     ServerAdvice, StoreError, StoreRefusal, StoredEvidence, TaskListPage, TaskListRequest,
     TaskLookup, TopicQueue,
 };
@@ -261,21 +261,21 @@ impl RedisStore {
         Ok(letters)
     }
 
-    /// Redrives a dead letter in whichever partition has it: it is where its task was, but a dead
-    /// letter without a task id may be in any partition.
-    pub(crate) async fn redrive_in_any_partition(
+    /// Reprocesses a dead letter in whichever partition has it: it is where its task was, but a
+    /// dead letter without a task id may be in any partition.
+    pub(crate) async fn reprocess_in_any_partition(
         &self,
         queue: &TopicQueue,
         id: &str,
         now: UnixMs,
-    ) -> Result<RedriveResult, StoreError> {
+    ) -> Result<ReprocessResult, StoreError> {
         for partition in &self.partitions {
-            match partition.core.redrive_dead_letter(queue, id, now).await? {
-                RedriveResult::NoSuchDeadLetter => {}
-                redriven => return Ok(redriven),
+            match partition.core.reprocess_dead_letter(queue, id, now).await? {
+                ReprocessResult::NoSuchDeadLetter => {}
+                reprocessed => return Ok(reprocessed),
             }
         }
-        Ok(RedriveResult::NoSuchDeadLetter)
+        Ok(ReprocessResult::NoSuchDeadLetter)
     }
 
     /// Deletes a dead letter in whichever partition has it; returns whether one had.

@@ -37,7 +37,7 @@ use super::{
     BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, DeadLetterQueue, Delivery,
     DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeprecatedCaller, DeprecatedCallerLog,
     IdempotencyClaim, IdempotencyClaims, Lease, LeaseDemand, LeaseHolder, QueueConsumers,
-    QueueDepth, RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry,
+    QueueDepth, ReplicaReport, ReplicaSync, ReprocessResult, RolloutCommit, RolloutHistoryEntry,
     RolloutRecord, RolloutStore, ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError,
     StoreService, StoredEvidence, TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest,
     TaskLookup, TaskQueue, TaskReader, TopicQueue, WorkerHeartbeat, WorkerRegistry,
@@ -171,13 +171,13 @@ impl DeadLetterQueue for RedisStore {
         self.dead_letters_all_partitions(queue, before_cursor, limit).await
     }
 
-    async fn redrive_dead_letter(
+    async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,
         id: &str,
         now: UnixMs,
-    ) -> Result<RedriveResult, StoreError> {
-        self.redrive_in_any_partition(queue, id, now).await
+    ) -> Result<ReprocessResult, StoreError> {
+        self.reprocess_in_any_partition(queue, id, now).await
     }
 
     async fn discard_dead_letter(&self, queue: &TopicQueue, id: &str) -> Result<bool, StoreError> {

@@ -13,7 +13,7 @@ use crate::store::{
     BuriedTask, CancelResult, ClaimConclusion, ClaimResult, DeadLetter, DeadLetterQueue, Delivery,
     DeliveryOutbox, DeliveryOutcome, DeliveryRecord, DeprecatedCaller, DeprecatedCallerLog,
     IdempotencyClaim, IdempotencyClaims, Lease, LeaseDemand, LeaseHolder, QueueConsumers,
-    QueueDepth, RedriveResult, ReplicaReport, ReplicaSync, RolloutCommit, RolloutHistoryEntry,
+    QueueDepth, ReplicaReport, ReplicaSync, ReprocessResult, RolloutCommit, RolloutHistoryEntry,
     RolloutRecord, RolloutStore, ServerAdvice, SettleResult, Settlement, SharedSecret, StoreError,
     StoreService, StoredEvidence, TaskEndWaiters, TaskLeasing, TaskListPage, TaskListRequest,
     TaskLookup, TaskQueue, TaskReader, TaskStore, TopicQueue, WorkerHeartbeat, WorkerRegistry,
@@ -123,7 +123,7 @@ intercept_calls! {
     DeadLetterQueue {
         list_dead_letters(queue: &TopicQueue, before_cursor: Option<&str>, limit: usize)
             -> Vec<DeadLetter>;
-        redrive_dead_letter(queue: &TopicQueue, id: &str, now: UnixMs) -> RedriveResult;
+        reprocess_dead_letter(queue: &TopicQueue, id: &str, now: UnixMs) -> ReprocessResult;
         discard_dead_letter(queue: &TopicQueue, id: &str) -> bool;
     }
     DeliveryOutbox {

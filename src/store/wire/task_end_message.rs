@@ -11,7 +11,7 @@ use crate::store::error::StoreError;
 use crate::store::outbox::DeliveryKind;
 use crate::task::{TaskStatus, UnixMs};
 
-/// The id of a task's end. `end_sequence` tells apart the ends of a task that was redriven: the
+/// The id of a task's end. `end_sequence` tells apart the ends of a task that was reprocessed: the
 /// lease number on Redis, the time in ms on SQLite.
 pub(crate) fn end_event_id(task_id: &str, end_sequence: impl std::fmt::Display) -> String {
     format!("evt_{task_id}_{end_sequence}")

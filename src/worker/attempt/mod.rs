@@ -6,7 +6,6 @@
 
 mod oversized;
 mod progress;
-mod retry;
 mod settle;
 
 use std::any::Any;
@@ -19,14 +18,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::oversized::{deliver_oversized, oversized_answer_failure};
-pub use self::retry::{RetryDecision, decide_retry};
 pub(super) use self::settle::settle_lease;
 use super::context::{DrainSignals, LeaseKey, OccupiedSlot, WorkerContext, unix_now};
 use super::handler::{Handler, INTERRUPT_GRACE, TaskAttempt};
 use crate::metrics::TaskOutcome;
 use crate::snapshot::Snapshot;
 use crate::store::{Lease, SettleResult, Settlement};
-use crate::task::{FailureKind, Task, TaskAnswer, TaskFailure};
+use crate::task::{FailureKind, RetryDecision, Task, TaskAnswer, TaskFailure, decide_retry};
 
 /// Runs a leased task in `slot` and settles its lease.
 pub(super) async fn run_attempt(

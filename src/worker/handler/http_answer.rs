@@ -6,7 +6,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
 use super::result::oversized_result_failure;
-use crate::route::{is_retryable_status, strip_hop_by_hop};
+use crate::outbound::strip_hop_by_hop;
+use crate::route::is_retryable_status;
 use crate::task::{FailureKind, TaskAnswer, TaskFailure};
 
 /// How much of the body of a failed answer the failure's message quotes, characters.

@@ -1,11 +1,10 @@
 //! A file imports only from lower floors, and neighbours on a floor do not see each other: between
-//! the rooms of `src`,
-//! and between the folders inside a room.
+//! the modules of `src`, and between the folders inside a module.
 
 use super::source_tree::{SourceFile, SourceTree};
 
-/// The rooms of `src`, floor by floor, from the top (`src/lib.rs` shows the same table).
-const FLOORS: [&[&str]; 8] = [
+/// The modules of `src`, floor by floor, from the top (`src/lib.rs` shows the same table).
+const FLOORS: [&[&str]; 9] = [
     &["cli"],
     &["app"],
     &["admin"],
@@ -13,13 +12,13 @@ const FLOORS: [&[&str]; 8] = [
     &["snapshot", "capacity", "operations"],
     &["route", "rollout", "store"],
     &["config", "metrics", "outbound"],
-    &["task", "cohort", "backoff"],
+    &["task"],
+    &["cohort_hash", "backoff"],
 ];
 
-/// The folders and files inside a room, line by line, from the top. The room's own `mod.rs` stands
-/// above them; what a
-/// table does not name has no rule but that of the circles.
-const INNER_ROOMS: [(&str, &[&[&str]]); 9] = [
+/// The folders and files inside a module, line by line, from the top. The module's own `mod.rs` is
+/// above them; what a table does not name has no rule but that of the circles.
+const INNER_MODULES: [(&str, &[&[&str]]); 9] = [
     (
         "proxy",
         &[
@@ -109,8 +108,8 @@ const INNER_ROOMS: [(&str, &[&[&str]]); 9] = [
     ),
 ];
 
-/// Rooms that may know neither runtime, nor sockets, nor clocks.
-const PURE: [&str; 5] = ["task", "cohort", "backoff", "route", "rollout"];
+/// Modules that may use neither runtime, nor sockets, nor clocks.
+const PURE: [&str; 5] = ["task", "cohort_hash", "backoff", "route", "rollout"];
 /// Runs of tokens that name a runtime, a socket, a clock or a source of randomness.
 const IMPURE: [&[&str]; 7] = [
     &["tokio"],
@@ -132,32 +131,32 @@ fn every_file_imports_only_from_lower_floors() {
 }
 
 #[test]
-fn every_source_is_in_a_room_of_the_table() {
+fn every_source_is_in_a_module_of_the_table() {
     for file in SourceTree::load().files.iter().filter(|file| !file.module.is_empty()) {
         assert!(
             line_of(&FLOORS, &file.module[0]).is_some(),
-            "{} is in no room of the table",
+            "{} is in no module of the table",
             file.path
         );
     }
 }
 
 #[test]
-fn inner_rooms_import_only_downward() {
+fn inner_modules_import_only_downward() {
     let tree = SourceTree::load();
-    for (room, lines) in INNER_ROOMS {
+    for (module, lines) in INNER_MODULES {
         let below = |file: &SourceFile| {
-            let rest = file.path.strip_prefix(room)?.strip_prefix('/')?;
+            let rest = file.path.strip_prefix(module)?.strip_prefix('/')?;
             let first = rest.split('/').next()?.trim_end_matches(".rs");
             (first != "mod").then(|| first.to_owned())
         };
         for line in lines.iter().copied().flatten() {
             let found = tree.files.iter().any(|file| below(file).as_deref() == Some(*line));
-            assert!(found, "{room} has no {line}: the table is out of date");
+            assert!(found, "{module} has no {line}: the table is out of date");
         }
         let unknown =
             tree.files.iter().filter_map(below).find(|name| line_of(lines, name).is_none());
-        assert_eq!(unknown, None, "{room} has a folder or file that its table does not name");
+        assert_eq!(unknown, None, "{module} has a folder or file that its table does not name");
         let violations = find_violations(&tree, &|file| line_of(lines, &below(file)?), &|file| {
             below(file).unwrap_or_default()
         });
@@ -166,27 +165,27 @@ fn inner_rooms_import_only_downward() {
 }
 
 #[test]
-fn pure_rooms_know_neither_runtime_nor_sockets_nor_clocks() {
+fn pure_modules_know_neither_runtime_nor_sockets_nor_clocks() {
     for file in &SourceTree::load().files {
-        if file.module.first().is_some_and(|room| PURE.contains(&room.as_str())) {
+        if file.module.first().is_some_and(|module| PURE.contains(&module.as_str())) {
             let found = IMPURE.iter().find(|run| {
                 file.tokens.windows(run.len()).any(|window| window.iter().eq(run.iter()))
             });
-            assert_eq!(found, None, "{} is in a pure room", file.path);
+            assert_eq!(found, None, "{} is in a pure module", file.path);
         }
     }
 }
 
-/// The index of the line that names a room; line 0 is the highest.
-fn line_of(lines: &[&[&str]], room: &str) -> Option<usize> {
-    lines.iter().position(|line| line.contains(&room))
+/// The index of the line that names a module; line 0 is the highest.
+fn line_of(lines: &[&[&str]], module: &str) -> Option<usize> {
+    lines.iter().position(|line| line.contains(&module))
 }
 
 /// The imports that lead upward or to a neighbour.
 fn find_violations(
     tree: &SourceTree,
     line: &dyn Fn(&SourceFile) -> Option<usize>,
-    room: &dyn Fn(&SourceFile) -> String,
+    module_of: &dyn Fn(&SourceFile) -> String,
 ) -> Vec<String> {
     let mut violations = Vec::new();
     for (index, file) in tree.files.iter().enumerate() {
@@ -194,7 +193,7 @@ fn find_violations(
         for used in tree.used_by(index) {
             let used = &tree.files[used];
             let Some(theirs) = line(used) else { continue };
-            if theirs <= own && room(file) != room(used) {
+            if theirs <= own && module_of(file) != module_of(used) {
                 violations.push(format!("{} imports {}", file.path, used.path));
             }
         }

@@ -1,4 +1,4 @@
-//! The shape of the sources, read off them: floors and inner rooms, no import circles, and plain
+//! The shape of the sources, read off them: floors and inner modules, no import circles, and plain
 //! words in names.
 
 mod circles;

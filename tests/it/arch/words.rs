@@ -69,9 +69,9 @@ const GENERAL: &str = "\
     local lock log lookup lua map mark measure memory message meter metric min mode ms name \
     named new next node on option origin output page panicking param parameter parsed pass \
     pattern pausable pending poison policy poll pool position process proxy published queue \
-    range reader reading reaper received recording redis redriven refused registry reloader \
-    reply reported result row run runner running schedule score script section seen sender serve \
-    served server service set settler setup shared shutdown signal source sqlite start state \
+    range reader reading reaper received recording redis refused registry reloader reply \
+    reported reprocessed result row run runner running schedule score script section seen sender \
+    serve served server service set settler setup shared shutdown signal source sqlite start state \
     status stored stream summary table target thread timeout timer total tree type unix unknown \
     update url value var verb view wait waiting watch wire with writer written yaml";
 

@@ -6,7 +6,7 @@ use crate::admin::views::{
     GatePlanDocument, MinSamplesDocument, PlanDocument, RolloutDocument, StepDocument,
 };
 use crate::cli::format::format_decimal;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RolloutMode, RouteConfig};
 use crate::rollout::format::format_span;
 use crate::rollout::preview::{RunningRollout, preview_edit};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cli::scrape::MetricsScrape;
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RouteConfig, WaitTimeoutAction};
 use crate::metrics::names;
 use crate::rollout::format::{format_exact_span, format_share, format_span};

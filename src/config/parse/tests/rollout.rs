@@ -1,6 +1,6 @@
 //! Tests of the section `rollout`: its values and defaults, and each problem and warning.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::parse::tests::*;
 use crate::config::{
     BaselineMode, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind, LatencyMeasure,

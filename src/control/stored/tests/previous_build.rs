@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RolloutConfig, RolloutMode};
 use crate::control::stored::{event_to_json, parse_state, serialize_state};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};

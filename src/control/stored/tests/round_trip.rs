@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::cohort::{CLIENT_GROUPS, Weight};
+use crate::cohort_hash::{CLIENT_GROUPS, Weight};
 use crate::config::{GatesDigest, RolloutConfig, RolloutMode};
 use crate::control::stored::{parse_state, serialize_state};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{RolloutConfig, RolloutMode};
 use crate::control::stored::{parse_state, serialize_state};
 use crate::rollout::evidence::RolloutEvidence;

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use crate::cohort::{self, RequestPath};
+use crate::cohort_hash::{self, RequestPath};
 use crate::config::{RouteConfig, ShadowConfig};
 use crate::metrics::ShadowOutcome;
 use crate::proxy::context::RequestContext;
@@ -24,7 +24,7 @@ pub(crate) fn pick_for_shadow<'r>(
     }
     let shadow = route.rollout.shadow.as_ref()?;
     // Few requests are picked, so the more expensive test of the headers comes last.
-    let is_picked = shadow.percent.covers(cohort::cohort_bucket(rand::random()));
+    let is_picked = shadow.percent.covers(cohort_hash::cohort_bucket(rand::random()));
     let is_bound = || {
         is_pinned_sync(&route.rollout, headers)
             || context.is_trusted && headers.contains_key(&PATH_HEADER)

@@ -1,6 +1,6 @@
 //! A rollout to be explained, and the check of its explanation.
 
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{GateType, RolloutConfig, RolloutMode};
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::explain::{ExplanationInput, RolloutExplanation, WaitingFor, explain_rollout};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fixture::{
     EDIT_PERCENT, ExplainFixture, NO_ACTION, PROMOTE_COMMAND, RESUME_COMMAND, assert_explains,
 };
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::{PrometheusConfig, RolloutMode, Secret};
 use crate::rollout::explain::WaitingFor;
 use crate::rollout::gate::Verdict;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::fixture::{EDIT_PERCENT, ExplainFixture, NO_ACTION};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::config::RolloutMode;
 use crate::rollout::gate::Verdict;
 use crate::rollout::{BlockedReason, PausablePhase, PauseReason, RolloutPhase};

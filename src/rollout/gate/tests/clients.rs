@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::fixture::{
     USUAL_MIN_SAMPLES, error_gate, evaluate_fresh, make_evaluation, make_evidence,
 };
-use crate::cohort::{CLIENT_GROUPS, Weight};
+use crate::cohort_hash::{CLIENT_GROUPS, Weight};
 use crate::config::{BreakerConfig, RolloutConfig, RolloutMode};
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::{

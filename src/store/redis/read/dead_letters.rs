@@ -1,7 +1,7 @@
-//! Dead letters: listed, put back into their queue (redriven), or deleted.
+//! Dead letters: listed, put back into their queue (reprocessed), or deleted.
 //!
 //! A dead letter is found by its task's id; a script searches for it, so that messages stay on the
-//! server. Nothing in a dead letter ever changes, so what was read is still true when the redrive
+//! server. Nothing in a dead letter ever changes, so what was read is still true when the reprocess
 //! script runs. Python's dead letters become tasks under the id that they are listed by, whatever
 //! their message contains.
 
@@ -9,16 +9,16 @@ use redis::streams::{StreamId, StreamRangeReply};
 use serde_json::value::RawValue;
 
 use crate::store::redis::core::PartitionCore;
-use crate::store::redis::script::runner::{FIND_DEAD_LETTER, REDRIVE_DEAD_LETTER};
+use crate::store::redis::script::runner::{FIND_DEAD_LETTER, REPROCESS_DEAD_LETTER};
 use crate::store::redis::time::as_millis_u64;
 use crate::store::redis::wire::dead_letter::{WireDeadLetter, parse_dead_letter};
 use crate::store::redis::wire::entry::{EntryMessage, rewrite_message_head};
 use crate::store::redis::wire::keys;
-use crate::store::{DeadLetter, RedriveResult, StoreError, TopicQueue};
+use crate::store::{DeadLetter, ReprocessResult, StoreError, TopicQueue};
 use crate::task::{TaskId, UnixMs};
 
 /// The task that a dead letter is queued as.
-struct RedrivePlan {
+struct ReprocessPlan {
     id: TaskId,
     data: String,
     has_captured_request: bool,
@@ -55,12 +55,12 @@ impl PartitionCore {
     }
 
     /// Puts the task of a dead letter back into its queue.
-    pub(crate) async fn redrive_dead_letter(
+    pub(crate) async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,
         id: &str,
         now: UnixMs,
-    ) -> Result<RedriveResult, StoreError> {
+    ) -> Result<ReprocessResult, StoreError> {
         let Some((entry, data)) = self.find_dead_letter(queue, id).await? else {
             let is_active = match TaskId::parse(id) {
                 Ok(id) => {
@@ -69,17 +69,17 @@ impl PartitionCore {
                 Err(_) => false,
             };
             return Ok(if is_active {
-                RedriveResult::TaskActive
+                ReprocessResult::TaskActive
             } else {
-                RedriveResult::NoSuchDeadLetter
+                ReprocessResult::NoSuchDeadLetter
             });
         };
-        let plan = match plan_redrive(id, &data) {
+        let plan = match plan_reprocess(id, &data) {
             Ok(plan) => plan,
-            Err(why) => return Ok(RedriveResult::NotRunnable(why)),
+            Err(why) => return Ok(ReprocessResult::NotRunnable(why)),
         };
         let (group, id) = (keys::group_name(queue), &plan.id);
-        let call = REDRIVE_DEAD_LETTER
+        let call = REPROCESS_DEAD_LETTER
             .call_with_keys(&[
                 ("record_key", self.keys.record_key(id)),
                 ("result_key", self.keys.result_key(id)),
@@ -105,11 +105,11 @@ impl PartitionCore {
         let call = plan.record_fields.iter().fold(call, |call, (name, value)| {
             call.arg("field_name", *name).arg("field_value", value)
         });
-        let redriven: i64 = call.run(&self.link).await?;
-        Ok(match redriven {
-            1 => RedriveResult::Queued { is_captured_request: plan.has_captured_request },
-            -1 => RedriveResult::TaskActive,
-            _ => RedriveResult::NoSuchDeadLetter,
+        let reprocessed: i64 = call.run(&self.link).await?;
+        Ok(match reprocessed {
+            1 => ReprocessResult::Queued { is_captured_request: plan.has_captured_request },
+            -1 => ReprocessResult::TaskActive,
+            _ => ReprocessResult::NoSuchDeadLetter,
         })
     }
 
@@ -159,7 +159,7 @@ impl PartitionCore {
 }
 
 /// Reads a dead letter as a task with the id that it is listed by.
-fn plan_redrive(id: &str, data: &[u8]) -> Result<RedrivePlan, String> {
+fn plan_reprocess(id: &str, data: &[u8]) -> Result<ReprocessPlan, String> {
     let unreadable = |error: serde_json::Error| format!("the dead letter cannot be read: {error}");
     let dead_letter: WireDeadLetter = serde_json::from_slice(data).map_err(unreadable)?;
     let message = dead_letter.failed_message.as_deref().map_or("null", RawValue::get);
@@ -169,7 +169,7 @@ fn plan_redrive(id: &str, data: &[u8]) -> Result<RedrivePlan, String> {
     let parsed = EntryMessage::parse(message.as_bytes())?;
     let id = TaskId::parse(id).map_err(|error| error.to_string())?;
     let restored = [("owner", dead_letter.owner), ("route", dead_letter.route)];
-    Ok(RedrivePlan {
+    Ok(ReprocessPlan {
         data: rewrite_message_head(&id, message)?,
         id,
         has_captured_request: parsed.request.is_some(),

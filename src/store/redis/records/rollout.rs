@@ -12,7 +12,7 @@ use redis::streams::{StreamId, StreamRangeReply};
 use crate::store::evidence::EVIDENCE_RETENTION;
 use crate::store::redis::core::PartitionCore;
 use crate::store::redis::script::runner::{
-    READ_EVIDENCE, RESIGN_REPLICA, SAVE_ROLLOUT, SYNC_REPLICA,
+    READ_EVIDENCE, RESIGN_REPLICA, SAVE_ROLLOUT, SYNC_REPLICA_AND_ELECT_LEADER,
 };
 use crate::store::redis::time::{as_millis_u64, min_clock_ahead_ms, unix_now};
 use crate::store::redis::wire::keys;
@@ -88,7 +88,7 @@ impl PartitionCore {
         keys.extend(epoch_counts.iter().map(|(route, epoch, _)| {
             ("replica_counts", self.keys.replica_counts_key(route, *epoch))
         }));
-        let call = SYNC_REPLICA
+        let call = SYNC_REPLICA_AND_ELECT_LEADER
             .call_with_keys(&keys)
             .arg("process", process)
             .arg("report_json", description_json)

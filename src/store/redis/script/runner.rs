@@ -71,7 +71,7 @@ scripts! {
     LIST_ENTRY_HOLDERS = "list_entry_holders.lua";
     TRIM_STREAM = "trim_stream.lua";
     FIND_DEAD_LETTER = "find_dead_letter.lua";
-    REDRIVE_DEAD_LETTER = "redrive_dead_letter.lua";
+    REPROCESS_DEAD_LETTER = "reprocess_dead_letter.lua";
     SCHEDULE_TASK = "schedule_task.lua";
     PROMOTE_DUE_TASKS = "promote_due_tasks.lua";
     CLAIM_DUE_DELIVERIES = "claim_due_deliveries.lua";
@@ -88,7 +88,7 @@ scripts! {
     REGISTER_AGENT = "register_agent.lua";
     APPEND_AGENT_EVENTS = "append_agent_events.lua";
     FIND_TRIMMED_TASKS = "find_trimmed_tasks.lua";
-    SYNC_REPLICA = "sync_replica.lua";
+    SYNC_REPLICA_AND_ELECT_LEADER = "sync_replica_and_elect_leader.lua";
     RESIGN_REPLICA = "resign_replica.lua";
     READ_EVIDENCE = "read_evidence.lua";
     RECORD_CALLERS = "record_callers.lua";

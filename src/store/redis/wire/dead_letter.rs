@@ -27,7 +27,7 @@ struct DeadLetterTail<'a> {
     failed_at: f64,
     task_id: Option<&'a str>,
     kind: &'a str,
-    // fields of the task's record, which a redrive restores
+    // fields of the task's record, which a reprocess restores
     #[serde(skip_serializing_if = "Option::is_none")]
     retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::store::dead_letter::{DeadLetter, DeadLetterQueue, RedriveResult};
+use crate::store::dead_letter::{DeadLetter, DeadLetterQueue, ReprocessResult};
 use crate::store::error::{StoreError, invalid_cursor};
 use crate::store::queue::TopicQueue;
 use crate::store::sqlite::SqliteStore;
@@ -27,15 +27,15 @@ impl DeadLetterQueue for SqliteStore {
             .await
     }
 
-    async fn redrive_dead_letter(
+    async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,
         id: &str,
         now: UnixMs,
-    ) -> Result<RedriveResult, StoreError> {
+    ) -> Result<ReprocessResult, StoreError> {
         let (topic, id) = (queue.topic.clone(), id.to_owned());
         self.writer
-            .submit_change(move |db| dead_letters::redrive_dead_letter(db, &topic, &id, now))
+            .submit_change(move |db| dead_letters::reprocess_dead_letter(db, &topic, &id, now))
             .await
     }
 

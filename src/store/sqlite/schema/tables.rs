@@ -62,7 +62,7 @@ pub(super) const CREATE_TABLES_SQL: &str = "
         error    TEXT NOT NULL,
         attempts INTEGER NOT NULL,
         failed   INTEGER NOT NULL,
-        -- retries, created and owner as in tasks, whose row may be deleted before a redrive
+        -- retries, created and owner as in tasks, whose row may be deleted before a reprocess
         retries  INTEGER NOT NULL,
         created  INTEGER NOT NULL,
         owner    TEXT

@@ -1,8 +1,8 @@
-//! Listing, redriving and discarding dead letters.
+//! Listing, reprocessing and discarding dead letters.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::store::dead_letter::{DeadLetter, RedriveResult};
+use crate::store::dead_letter::{DeadLetter, ReprocessResult};
 use crate::store::error::StoreError;
 use crate::store::sqlite::database::WriterDatabase;
 use crate::store::sqlite::row::{
@@ -48,27 +48,27 @@ pub(crate) fn list_dead_letters(
 }
 
 /// Makes a dead letter a queued task again, at the end of its queue.
-pub(crate) fn redrive_dead_letter(
+pub(crate) fn reprocess_dead_letter(
     db: &mut WriterDatabase,
     topic: &Topic,
     id: &str,
     now: UnixMs,
-) -> rusqlite::Result<RedriveResult> {
+) -> rusqlite::Result<ReprocessResult> {
     let is_active =
         concat!("SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1 AND ", unfinished_sql!(), ")");
     if db.connection.prepare_cached(is_active)?.query_row([id], |row| row.get(0))? {
-        return Ok(RedriveResult::TaskActive);
+        return Ok(ReprocessResult::TaskActive);
     }
     let Some(letter) = find_dead_letter(db, topic, id)? else {
-        return Ok(RedriveResult::NoSuchDeadLetter);
+        return Ok(ReprocessResult::NoSuchDeadLetter);
     };
     if !letter.has_payload {
-        return Ok(RedriveResult::NotRunnable("its payload is gone".into()));
+        return Ok(ReprocessResult::NotRunnable("its payload is gone".into()));
     }
     let seq = db.last_seq + 1;
     db.connection.prepare_cached("DELETE FROM tasks WHERE id = ?1")?.execute([id])?;
     // The lease numbers continue from the present time in ms, above all numbers from before the
-    // redrive, so that a worker that still runs an old attempt is fenced.
+    // reprocess, so that a worker that still runs an old attempt is fenced.
     let sql = "INSERT INTO tasks (seq, id, topic, state, lease, retries, created, owner, posts,
                                   caller, trace)
                SELECT ?2, id, topic, ?3, ?4, retries, created, owner,
@@ -85,7 +85,7 @@ pub(crate) fn redrive_dead_letter(
         .execute([letter.letter_number])?;
     db.last_seq = seq;
     db.queue_counts.move_tasks(topic.as_str(), Some(TaskRowState::Failed), TaskRowState::Ready, 1);
-    Ok(RedriveResult::Queued { is_captured_request: letter.has_captured_request })
+    Ok(ReprocessResult::Queued { is_captured_request: letter.has_captured_request })
 }
 
 /// Deletes a dead letter and its inputs; false where there is none.

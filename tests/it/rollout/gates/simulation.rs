@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use omnidaemon::cohort::CLIENT_GROUPS;
+use omnidaemon::cohort_hash::CLIENT_GROUPS;
 use omnidaemon::config::{GateConfig, MinSamples};
 use omnidaemon::rollout::evidence::{ClientGroupCounts, RolloutEvidence};
 use omnidaemon::rollout::gate::{Evaluation, GateMemory, GateReport, Verdict, evaluate_gate};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use futures_util::future::join_all;
 use http::header::AUTHORIZATION;
-use omnidaemon::store::{Lease, RedriveResult, SettleResult, Settlement, TaskStore};
+use omnidaemon::store::{Lease, ReprocessResult, SettleResult, Settlement, TaskStore};
 use omnidaemon::task::{Task, TaskOwner, TaskStatus, UnixMs};
 
 use super::{
@@ -26,7 +26,9 @@ async fn dead(store: &dyn TaskStore, task: &Task) -> Lease {
     last
 }
 
-pub(crate) async fn a_redriven_dead_letter_runs_again_from_its_first_attempt(f: impl StoreFixture) {
+pub(crate) async fn a_reprocessed_dead_letter_runs_again_from_its_first_attempt(
+    f: impl StoreFixture,
+) {
     let (store, q) = (f.store(), test_queue("a"));
     let task = Task {
         owner: Some(TaskOwner::from_digest("5eed")),
@@ -42,8 +44,8 @@ pub(crate) async fn a_redriven_dead_letter_runs_again_from_its_first_attempt(f: 
     let last = lease_one(&*store, &q).await;
     store.settle(&last, &bury()).await.expect("settled");
 
-    let redriven = store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
-    assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
+    let reprocessed = store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
+    assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: false }));
     assert_eq!(store.list_dead_letters(&q, None, 10).await, Ok(vec![]));
     let found = get_record(&*store, &task.id).await;
     assert_eq!((found.status, found.attempts, found.failure), (TaskStatus::Queued, 0, None));
@@ -66,7 +68,7 @@ pub(crate) async fn a_redriven_dead_letter_runs_again_from_its_first_attempt(f: 
     assert_nothing_leasable(&*store, &q).await;
 }
 
-pub(crate) async fn a_dead_letter_is_redriven_once_however_often_it_is_asked_for(
+pub(crate) async fn a_dead_letter_is_reprocessed_once_however_often_it_is_asked_for(
     f: impl StoreFixture,
 ) {
     let (store, q) = (f.store(), test_queue("a"));
@@ -74,15 +76,15 @@ pub(crate) async fn a_dead_letter_is_redriven_once_however_often_it_is_asked_for
     for round in 0..3 {
         dead(&*store, &task).await;
         let asked = join_all(
-            (0..8).map(|_| store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now())),
+            (0..8).map(|_| store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now())),
         )
         .await;
         let queued = asked
             .iter()
-            .filter(|answer| matches!(answer, Ok(RedriveResult::Queued { .. })))
+            .filter(|answer| matches!(answer, Ok(ReprocessResult::Queued { .. })))
             .count();
         let alive =
-            asked.iter().filter(|answer| matches!(answer, Ok(RedriveResult::TaskActive))).count();
+            asked.iter().filter(|answer| matches!(answer, Ok(ReprocessResult::TaskActive))).count();
         assert_eq!((queued, alive), (1, 7), "{round}: {asked:?}");
         let again = lease_one(&*store, &q).await;
         assert_nothing_leasable(&*store, &q).await;
@@ -91,8 +93,8 @@ pub(crate) async fn a_dead_letter_is_redriven_once_however_often_it_is_asked_for
         assert_eq!(letters.len(), 1, "nothing is doubled");
         assert_eq!(store.discard_dead_letter(&q, task.id.as_str()).await, Ok(true));
         assert_eq!(
-            store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
-            Ok(RedriveResult::NoSuchDeadLetter)
+            store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
+            Ok(ReprocessResult::NoSuchDeadLetter)
         );
         f.advance_time(RESULT_TTL * 2).await;
         store
@@ -102,39 +104,39 @@ pub(crate) async fn a_dead_letter_is_redriven_once_however_often_it_is_asked_for
     }
 }
 
-pub(crate) async fn a_task_that_is_alive_is_not_redriven(f: impl StoreFixture) {
+pub(crate) async fn a_task_that_is_alive_is_not_reprocessed(f: impl StoreFixture) {
     let (store, q) = (f.store(), test_queue("a"));
     let task = new_task(&q);
     assert_eq!(
-        store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
-        Ok(RedriveResult::NoSuchDeadLetter)
+        store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
+        Ok(ReprocessResult::NoSuchDeadLetter)
     );
     store.enqueue(&task, &q).await.expect("enqueued");
     assert_eq!(
-        store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
-        Ok(RedriveResult::TaskActive)
+        store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
+        Ok(ReprocessResult::TaskActive)
     );
     let held = lease_one(&*store, &q).await;
     assert_eq!(
-        store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
-        Ok(RedriveResult::TaskActive)
+        store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
+        Ok(ReprocessResult::TaskActive)
     );
     let complete = Settlement::Complete { answer: json_answer(), ttl: RESULT_TTL };
     assert_eq!(store.settle(&held, &complete).await, Ok(SettleResult::Applied));
     assert_eq!(
-        store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
-        Ok(RedriveResult::NoSuchDeadLetter),
+        store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await,
+        Ok(ReprocessResult::NoSuchDeadLetter),
         "it did not fail"
     );
     assert_eq!(get_record(&*store, &task.id).await.answer, Some(json_answer()));
 }
 
-pub(crate) async fn a_redriven_request_runs_without_its_credentials(f: impl StoreFixture) {
+pub(crate) async fn a_reprocessed_request_runs_without_its_credentials(f: impl StoreFixture) {
     let (store, q) = (f.store(), test_queue("a"));
     let task = new_task_with_secret(&q, "canary-secret");
     dead(&*store, &task).await;
-    let redriven = store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
-    assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: true }));
+    let reprocessed = store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
+    assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: true }));
     let request = lease_one(&*store, &q).await.task.request.expect("as it was captured");
     assert_eq!(request.headers.get(AUTHORIZATION), None);
     assert_eq!(request.headers.get_all("x-tag").iter().count(), 2, "the rest is there");

@@ -100,10 +100,10 @@ macro_rules! contract {
             an_expired_lease_runs_again_and_its_holder_is_fenced, a_renewed_lease_lives_on,
             a_task_that_kills_its_workers_becomes_a_dead_letter,
             an_ended_task_expires_but_its_dead_letter_stays);
-        contract!(@ $fixture, dead: a_redriven_dead_letter_runs_again_from_its_first_attempt,
-            a_dead_letter_is_redriven_once_however_often_it_is_asked_for,
-            a_task_that_is_alive_is_not_redriven,
-            a_redriven_request_runs_without_its_credentials,
+        contract!(@ $fixture, dead: a_reprocessed_dead_letter_runs_again_from_its_first_attempt,
+            a_dead_letter_is_reprocessed_once_however_often_it_is_asked_for,
+            a_task_that_is_alive_is_not_reprocessed,
+            a_reprocessed_request_runs_without_its_credentials,
             a_discarded_dead_letter_is_gone_and_its_task_stays_failed,
             dead_letters_are_listed_in_pages,
             a_cancel_after_an_enqueue_that_nobody_waited_for_finds_its_task);
@@ -114,7 +114,7 @@ macro_rules! contract {
             a_task_that_dies_with_its_workers_is_told_too,
             a_delivery_is_held_retried_and_settled_once,
             a_dropped_delivery_is_known_with_its_reason, large_deliveries_are_taken_a_few_at_a_time,
-            whoever_was_named_hears_of_each_end_of_a_redriven_task);
+            whoever_was_named_hears_of_each_end_of_a_reprocessed_task);
         contract!(@ $fixture, claims: a_key_is_one_requests_until_it_says_what_came_of_it,
             a_claim_that_nobody_renews_is_taken_over_with_its_task,
             a_claim_that_is_taken_over_can_replace_its_task,
@@ -131,7 +131,7 @@ macro_rules! contract {
             what_does_not_go_well_is_counted_by_group_of_clients,
             of_all_who_end_a_task_at_once_one_is_counted,
             a_canaried_task_that_dies_with_its_workers_is_counted_as_failed,
-            a_redriven_task_stays_counted_as_failed_and_is_not_counted_again,
+            a_reprocessed_task_stays_counted_as_failed_and_is_not_counted_again,
             a_task_took_the_time_from_when_it_could_begin_to_its_end,
             one_candidate_leads_and_the_lead_passes_on_when_it_is_not_renewed,
             of_many_candidates_at_once_one_leads,

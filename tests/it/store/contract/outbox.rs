@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use omnidaemon::store::{
-    Delivery, DeliveryKind, DeliveryOutcome, DeliveryStatus, RedriveResult, SettleResult,
+    Delivery, DeliveryKind, DeliveryOutcome, DeliveryStatus, ReprocessResult, SettleResult,
     Settlement, TaskStore, TopicQueue,
 };
 use omnidaemon::task::{Task, TaskAnswer, TaskOwner, TaskStatus, UnixMs};
@@ -136,7 +136,9 @@ pub(crate) async fn a_task_that_dies_with_its_workers_is_told_too(f: impl StoreF
     assert_eq!((&ends[0].task_id, &payload(&ends[0])["status"]), (&doomed.id, &"failed".into()));
 }
 
-pub(crate) async fn whoever_was_named_hears_of_each_end_of_a_redriven_task(f: impl StoreFixture) {
+pub(crate) async fn whoever_was_named_hears_of_each_end_of_a_reprocessed_task(
+    f: impl StoreFixture,
+) {
     let (store, q) = (f.store(), test_queue("a"));
     let task = Task { reply_to: Some(test_queue("replies").topic), ..told(&q) };
     end(
@@ -148,8 +150,8 @@ pub(crate) async fn whoever_was_named_hears_of_each_end_of_a_redriven_task(f: im
     .await;
     let failed = take(&*store).await.remove(0);
     store.settle_delivery(&failed, &DeliveryOutcome::Delivered).await.expect("settled");
-    let redriven = store.redrive_dead_letter(&q, task.id.as_str(), f.store_now()).await;
-    assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
+    let reprocessed = store.reprocess_dead_letter(&q, task.id.as_str(), f.store_now()).await;
+    assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: false }));
     let leased = lease_one(&*store, &q).await;
     assert_eq!(leased.task, task);
     let complete = Settlement::Complete { answer: json_answer(), ttl: RESULT_TTL };

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use omnidaemon::store::{
     CALLER_RETENTION, CRASH_RERUN_LIMIT, CancelResult, DeprecatedCaller, LEASE_DURATION,
-    MAX_CALLERS, MAX_HISTORY_ENTRIES, OTHER_CALLERS, REPLICA_TTL, RedriveResult, ReplicaReport,
-    ReplicaSync, RolloutCommit, RolloutHistoryEntry, RolloutRecord, SettleResult, Settlement,
+    MAX_CALLERS, MAX_HISTORY_ENTRIES, OTHER_CALLERS, REPLICA_TTL, ReplicaReport, ReplicaSync,
+    ReprocessResult, RolloutCommit, RolloutHistoryEntry, RolloutRecord, SettleResult, Settlement,
     StoredEvidence, TaskStore, TopicQueue,
 };
 use omnidaemon::task::{Task, TaskAnswer, TaskFailure, UnixMs};
@@ -254,7 +254,7 @@ pub(crate) async fn a_canaried_task_that_dies_with_its_workers_is_counted_as_fai
     assert_eq!(counted(&*store, 1).await, [1, 0, 0, 1, 0]);
 }
 
-pub(crate) async fn a_redriven_task_stays_counted_as_failed_and_is_not_counted_again(
+pub(crate) async fn a_reprocessed_task_stays_counted_as_failed_and_is_not_counted_again(
     f: impl StoreFixture,
 ) {
     let (store, q) = (f.store(), test_queue("a"));
@@ -262,8 +262,8 @@ pub(crate) async fn a_redriven_task_stays_counted_as_failed_and_is_not_counted_a
         let task = enqueue(&*store, &q, 1).await;
         store.settle(&lease_one(&*store, &q).await, &bury()).await.expect("settled");
         let before = counted(&*store, 1).await;
-        let redriven = store.redrive_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
-        assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
+        let reprocessed = store.reprocess_dead_letter(&q, task.id.as_str(), wall_clock_now()).await;
+        assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: false }));
         let again = lease_one(&*store, &q).await;
         assert_eq!((again.task.route.as_deref(), again.task.epoch), (Some(ROUTE), None));
         match end {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use omnidaemon::config::GroupStartPosition;
-use omnidaemon::store::{RedriveResult, SettleResult, Settlement, TopicQueue};
+use omnidaemon::store::{ReprocessResult, SettleResult, Settlement, TopicQueue};
 use omnidaemon::task::{FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskStatus, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -513,14 +513,14 @@ async fn what_others_do_not_end_within_the_limit_has_failed_and_never_runs() {
     let letters = store.list_dead_letters(&qa_queue(), None, 10).await.expect("answers");
     assert!(letters.len() == 1 && letters[0].error.contains("within 1m"), "{letters:?}");
 
-    let redriven = store
-        .redrive_dead_letter(
+    let reprocessed = store
+        .reprocess_dead_letter(
             &external,
             late.id.as_str(),
             crate::support::wall_clock::wall_clock_now(),
         )
         .await;
-    assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }));
+    assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: false }));
     assert_eq!(
         store.reconcile_external(std::slice::from_ref(&external), super::RESULT_TTL).await,
         Ok(vec![]),

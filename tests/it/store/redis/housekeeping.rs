@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use omnidaemon::store::{Lease, RedriveResult, Settlement, WorkerHeartbeat};
+use omnidaemon::store::{Lease, ReprocessResult, Settlement, WorkerHeartbeat};
 use omnidaemon::task::{FailureKind, TaskFailure, TaskStatus, UnixMs};
 use redis::AsyncCommands as _;
 use serde_json::json;
@@ -216,10 +216,10 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
         });
         let _: String =
             redis.xadd(QA_DEAD_LETTERS, "*", &[("data", letter.to_string())]).await.expect("added");
-        let redriven = store
-            .redrive_dead_letter(&qa_queue(), id, crate::support::wall_clock::wall_clock_now())
+        let reprocessed = store
+            .reprocess_dead_letter(&qa_queue(), id, crate::support::wall_clock::wall_clock_now())
             .await;
-        assert_eq!(redriven, Ok(RedriveResult::Queued { is_captured_request: false }), "{id}");
+        assert_eq!(reprocessed, Ok(ReprocessResult::Queued { is_captured_request: false }), "{id}");
         assert_eq!(redis.xlen::<_, i64>(QA_DEAD_LETTERS).await, Ok(0));
         let data = super::stream_payloads(&mut redis, QA_STREAM).await.remove(0);
         assert_eq!((&data["task_id"], &data["delivery_attempts"]), (&json!(id), &json!(1)));
@@ -234,9 +234,9 @@ async fn a_dead_letter_of_python_runs_again_under_the_id_it_is_listed_by() {
     let _: String =
         redis.xadd(QA_DEAD_LETTERS, "*", &[("data", lost.to_string())]).await.expect("added");
     let refused = store
-        .redrive_dead_letter(&qa_queue(), "gone", crate::support::wall_clock::wall_clock_now())
+        .reprocess_dead_letter(&qa_queue(), "gone", crate::support::wall_clock::wall_clock_now())
         .await;
-    assert_eq!(refused, Ok(RedriveResult::NotRunnable("its payload is gone".into())));
+    assert_eq!(refused, Ok(ReprocessResult::NotRunnable("its payload is gone".into())));
 }
 
 #[tokio::test]

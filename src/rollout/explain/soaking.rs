@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::input::ExplanationInput;
 use super::wait_reason::{NextAction, WaitReason, WaitingFor};
-use crate::cohort::Weight;
+use crate::cohort_hash::Weight;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::format::format_span;
 

@@ -1,4 +1,4 @@
-//! Admits a request: checks that it may be passed on, and makes its context.
+//! Checks that a request may be passed on, and makes its context.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub(crate) fn new_context<'c>(
 ///
 /// # Errors
 /// If the request is framed ambiguously, malformed, or has passed through this process before.
-pub(crate) fn admit_request(
+pub(crate) fn check_request(
     context: &RequestContext<'_>,
     request: &mut Request<Incoming>,
 ) -> Result<(), ProxyProblem> {

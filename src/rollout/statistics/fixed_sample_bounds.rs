@@ -2,7 +2,7 @@
 //!
 //! They hold for a sample whose size was fixed before it was evaluated: they tell how many requests
 //! a limit needs (`docs/gates.md`), and bound a difference once both shares are bounded. Evidence
-//! that is evaluated again and again needs the wider bounds of `sequential.rs`.
+//! that is evaluated again and again needs the wider bounds of `sequential_bounds.rs`.
 
 use super::numeric::{count_as_float, share_of};
 

@@ -19,7 +19,7 @@ const HOP_BY_HOP_HEADERS: [&str; 9] = [
 
 /// Names that this program interprets or that the upstream may trust. A `Connection` header cannot
 /// have them removed; a field with the same name spelled with underscores is removed.
-pub const PROTECTED_HEADERS: [&str; 18] = [
+pub(crate) const PROTECTED_HEADERS: [&str; 18] = [
     "authorization",
     "connection",
     "content-length",
@@ -42,7 +42,7 @@ pub const PROTECTED_HEADERS: [&str; 18] = [
 
 /// Removes the hop-by-hop fields and the fields that `Connection` names (RFC 9110 §7.6.1), except
 /// protected ones and those of this program.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One pass without hashing, since most heads have no hop-by-hop field or only
     // `Connection: keep-alive`.
     let is_hop_by_hop = |name: &&HeaderName| HOP_BY_HOP_HEADERS.contains(&name.as_str());
@@ -72,7 +72,7 @@ fn is_standard_connection_token(token: &[u8]) -> bool {
 
 /// Whether a field name belongs to this program: `x-omnidaemon-` and anything.
 #[must_use]
-pub fn is_own_header(name: &str) -> bool {
+pub(crate) fn is_own_header(name: &str) -> bool {
     name.starts_with("x-omnidaemon-")
 }
 

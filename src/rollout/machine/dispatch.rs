@@ -1,4 +1,4 @@
-//! The entry of the state machine.
+//! The entry of the state machine: passes an input to its handler.
 
 use super::input::{RolloutDecision, RolloutInput, RolloutPlan};
 use super::transition::RolloutTransition;

@@ -1,13 +1,15 @@
-//! Decides what follows a failed attempt: another attempt later, or a dead letter. Pure.
+//! Decides what follows a failed attempt: another attempt after a delay, or a dead letter.
 //!
 //! The delay is drawn with full jitter from zero to [`retry_backoff`], so that tasks that failed
 //! together do not run again together.
 
 use std::time::Duration;
 
-use crate::backoff::full_jitter;
-use crate::config::retry_backoff;
+use crate::backoff::{BackoffPolicy, full_jitter};
 use crate::task::TaskFailure;
+
+/// The longest delay before another attempt.
+pub const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,26 +23,32 @@ pub enum RetryDecision {
     Bury,
 }
 
+/// The longest delay after attempt number `attempt` (from 1): `retry_delay`, doubled with each
+/// attempt, at most [`MAX_RETRY_DELAY`].
+#[must_use]
+pub fn retry_backoff(attempt: u32, retry_delay: Duration) -> Duration {
+    BackoffPolicy::new(retry_delay, MAX_RETRY_DELAY).delay_for(attempt)
+}
+
 /// Decides after failed attempt number `attempt` (from 1) of a task with `retries` attempts after
-/// the first. `base` is the topic's `retry_delay`, `random` a uniformly distributed number.
+/// the first. `retry_delay` is that of the topic, `random` a uniformly distributed number.
 #[must_use]
 pub fn decide_retry(
     failure: &TaskFailure,
     attempt: u32,
     retries: u32,
-    base: Duration,
+    retry_delay: Duration,
     random: u64,
 ) -> RetryDecision {
     if attempt > retries || !failure.is_retryable() {
         return RetryDecision::Bury;
     }
-    RetryDecision::Retry { delay: full_jitter(retry_backoff(attempt, base), random) }
+    RetryDecision::Retry { delay: full_jitter(retry_backoff(attempt, retry_delay), random) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MAX_BACKOFF;
     use crate::task::FailureKind;
     use proptest::prelude::*;
 
@@ -58,7 +66,7 @@ mod tests {
             let decision = decide_retry(&failure, attempt, u32::MAX, base, random);
             let RetryDecision::Retry { delay } = decision else { panic!("{decision:?}") };
             let doubled = base.saturating_mul(2u32.saturating_pow(attempt - 1));
-            prop_assert!(delay <= MAX_BACKOFF && delay <= doubled);
+            prop_assert!(delay <= MAX_RETRY_DELAY && delay <= doubled);
         }
 
         #[test]
@@ -70,6 +78,12 @@ mod tests {
             let decision = decide_retry(&failure, attempt, retries, base, random);
             prop_assert_eq!(decision == RetryDecision::Bury, attempt > retries);
         }
+    }
+
+    #[test]
+    fn the_longest_delay_doubles_up_to_the_maximum() {
+        let seconds = |attempt| retry_backoff(attempt, Duration::from_secs(5)).as_secs();
+        assert_eq!([1, 2, 3, u32::MAX].map(seconds), [5, 10, 20, 3600]);
     }
 
     #[test]
