@@ -35,6 +35,7 @@ fn main() {
     promotions();
     detection();
     one_client();
+    latency();
     alarms();
     after_a_million();
 }
@@ -242,11 +243,12 @@ fn detection() {
 fn one_client() {
     const RUNS: u64 = 300;
     println!(
-        "\n### Who fails: rolled back within 120 looks, and the look in the middle (`max: 1%`, \
-            `margin: 0.5%`, 0.5 % of the rest fail, {RUNS} runs)\n"
+        "\n### Failures of one client and of all: rolled back within 120 evaluations, and the \
+            median evaluation (`max: 1%`, `margin: 0.5%`, 0.5 % of the others fail, {RUNS} runs)\n"
     );
     println!(
-        "| clients | requests a look | weight | by client | by request |\n|---|---|---|---|---|"
+        "| clients | requests per evaluation | weight | clients known | clients unknown \
+            |\n|---|---|---|---|---|"
     );
     let healthy = |requests, weight| TrafficModel::healthy(requests, weight, 0.005);
     let noisy = |model| TrafficModel { noisy_requests: 30, ..model };
@@ -283,6 +285,41 @@ fn one_client() {
             found(truth),
             found(TrafficModel { clients: 0, ..truth })
         );
+    }
+}
+
+/// The default latency gate, where `sync` of the sync requests exceed the p95 bound.
+fn latency() {
+    const RUNS: u64 = 300;
+    println!(
+        "\n### The gate `latency` (`max: 5%`, `margin: 2%`): rolled back, and passed, within 120 \
+            evaluations ({RUNS} runs)\n"
+    );
+    println!(
+        "| requests per evaluation | weight | sync over its p95 bound | async as often | async \
+            1.5 points more | 3 points | 10 points | 20 points |\n|---|---|---|---|---|---|---|---|"
+    );
+    let kind = GateKind::SlowerThanSync(RatioLimits::SYNC_P95);
+    let gate = GateConfig { name: "latency".to_owned(), kind };
+    for ((requests, weight), sync) in
+        places().flat_map(|place| [0.01, 0.045].map(|sync| (place, sync)))
+    {
+        print!("| {requests} | {} | {} ", percent(weight), percent(sync));
+        for more in [0.0, 0.015, 0.03, 0.1, 0.2] {
+            let truth = TrafficModel::healthy(requests, weight, sync);
+            let truth = TrafficModel { async_failure_share: sync + more, ..truth };
+            let steps = each(RUNS, |seed| {
+                let world = &mut SimulatedTraffic::new(truth, seed);
+                run_step(&gate, MIN, world, EVALUATIONS_PER_HOUR, |step: &StepOutcome| {
+                    step.rolled_back_at.is_some()
+                })
+            });
+            let failed: Vec<bool> =
+                steps.iter().map(|step| step.rolled_back_at.is_some()).collect();
+            let passed: Vec<bool> = steps.iter().map(|step| step.passed_at.is_some()).collect();
+            print!("| {}, {} ", count(&failed), count(&passed));
+        }
+        println!("|");
     }
 }
 

@@ -34,6 +34,8 @@ pub struct SnapshotRoute {
     index: usize,
     /// The running weight; never more than the route's `percent`.
     pub weight: Weight,
+    /// The weight that the rollout wants, whatever `percent` this process allows.
+    pub desired_weight: Weight,
     /// The rollout's epoch; each change of the weight begins a new epoch.
     pub epoch: u64,
     /// Whether requests are copied as shadow traffic.
@@ -47,6 +49,8 @@ pub struct SnapshotRoute {
 pub struct RouteRunState {
     /// The weight, before the snapshot limits it to the route's `percent`.
     pub weight: Weight,
+    /// As in [`SnapshotRoute`].
+    pub desired_weight: Weight,
     /// As in [`SnapshotRoute`].
     pub epoch: u64,
     /// As in [`SnapshotRoute`].
@@ -71,12 +75,13 @@ impl Snapshot {
         metrics: &Metrics,
     ) -> Self {
         let snapshot_route = |(index, route): (usize, &RouteConfig)| {
-            let RouteRunState { weight, epoch, copies_requests } =
+            let RouteRunState { weight, desired_weight, epoch, copies_requests } =
                 running.get(index).copied().unwrap_or_default();
             let counters = metrics.request_counters.route_counters(&route.name);
             SnapshotRoute {
                 index,
                 weight: weight.min(route.rollout.percent),
+                desired_weight,
                 epoch,
                 copies_requests,
                 counters,

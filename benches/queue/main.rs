@@ -27,7 +27,7 @@ use omnidaemon::metrics::Metrics;
 use omnidaemon::snapshot::{Snapshot, SnapshotHandle};
 use omnidaemon::store::{self, Circuit, TopicQueue};
 use omnidaemon::task::{Task, TaskAnswer, TaskFailure, TaskId, Topic, UnixMs};
-use omnidaemon::worker::{Handler, HandlerRegistry, TaskAttempt, WorkerPool};
+use omnidaemon::worker::{Handler, HandlerRegistry, TaskAttempt, WorkerDrain, WorkerPool};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,8 @@ async fn main() -> Result<(), Failed> {
     };
     ready()?;
     let begun = Instant::now();
-    let worker = (plan.phase != "enqueue").then(|| tokio::spawn(pool.run(shutdown.clone())));
+    let worker = (plan.phase != "enqueue")
+        .then(|| tokio::spawn(pool.run(shutdown.clone(), WorkerDrain::of_worker_process)));
     if plan.phase != "drain" {
         produce(&circuit, &TopicQueue::new(&topic, &config.topics[&topic]), &plan).await?;
     }

@@ -65,6 +65,7 @@ fn build_router(services: AdminServices) -> Router {
         .route("/tasks/{id}/cancel", post(tasks::post_cancel))
         .route("/tasks/{id}/retry", post(dead_letters::post_retry))
         .route("/dead-letters", get(dead_letters::get_dead_letters))
+        .route("/dead-letters/{id}", get(dead_letters::get_dead_letter))
         .route("/dead-letters/{id}", delete(dead_letters::delete_dead_letter))
         .route("/dead-letters/{id}/reprocess", post(dead_letters::post_reprocess))
         .fallback(respond_not_found)

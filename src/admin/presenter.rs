@@ -11,7 +11,7 @@ use super::views::{
 use crate::cohort_hash::Weight;
 use crate::config::{GateConfig, RouteConfig};
 use crate::control::{ReplicaView, RolloutsView, RouteRolloutView};
-use crate::rollout::explain::{ExplanationInput, RolloutExplanation, explain_rollout};
+use crate::rollout::explain::{ExplanationInput, QueueLoad, RolloutExplanation, explain_rollout};
 use crate::rollout::gate::UnreadGateReport;
 use crate::rollout::{RolloutPhase, RolloutState};
 use crate::snapshot::{Snapshot, SnapshotRoute};
@@ -112,7 +112,10 @@ impl<'a> RolloutPresenter<'a> {
             to_do: explanation.next_action.clone(),
             passes: state.pass_streak,
             fails: state.fail_streak,
-            gates: rollout.gates.iter().map(|gate| describe_gate(gate, state)).collect(),
+            gates: rollout
+                .judging_gates(state.has_latency_gate)
+                .map(|gate| describe_gate(gate, state))
+                .collect(),
             cohort: CohortDocument {
                 from: state.cohort.from_epoch,
                 to: state.cohort.to_epoch,
@@ -149,8 +152,12 @@ fn explain_route(
     known: &RouteRolloutView,
     view: &RolloutsView,
 ) -> RolloutExplanation {
+    let (topic, metrics) = (route.topic.as_str(), &services.metrics);
+    let (waiting, _) = metrics.read_queue_gauges(topic);
     explain_rollout(&ExplanationInput {
         route: &route.name,
+        topic,
+        queue_load: Some(QueueLoad { slots: metrics.read_topic_slots(topic), waiting }),
         config: &route.rollout,
         config_file: services.config_file.as_deref(),
         state: &known.state,

@@ -40,9 +40,10 @@ use crate::config::{EnvVars, LoadedConfig};
 use crate::metrics::Metrics;
 use crate::proxy::{Proxy, ProxyServices, ProxyShutdown};
 use crate::task::Topic;
-use crate::worker::{Handler, HandlerRegistry, Supervisor};
+use crate::worker::{GuardCommand, Handler, HandlerRegistry, Supervisor, WorkerDrain};
 
-/// A process that is not started: its configuration, and the handlers that a library adds.
+/// A process before its start: its configuration, and the handlers that a program which uses this
+/// library has added.
 pub struct App {
     loaded: LoadedConfig,
     config_source: Option<(PathBuf, EnvVars)>,
@@ -89,6 +90,13 @@ impl App {
         self
     }
 
+    /// Starts the programs of `command` handlers under a guard, so that they end with this process.
+    #[must_use]
+    pub fn with_program_guard(mut self, guard: GuardCommand) -> Self {
+        self.handlers = self.handlers.with_program_guard(guard);
+        self
+    }
+
     /// The channel on which a message requests a reload, as SIGHUP does.
     #[must_use]
     pub fn reload_sender(&self) -> mpsc::Sender<()> {
@@ -115,8 +123,8 @@ impl App {
         Ok(BoundApp { proxy, admin_listener, core, app: self })
     }
 
-    /// Runs one worker and nothing else, until `shutdown`, for the tasks that other processes
-    /// enqueue. The admin plane is served on `admin`, where an address is given.
+    /// Runs one worker without a proxy until `shutdown`, for the tasks that other processes
+    /// enqueue. The admin plane is served on `admin`, if an address is given.
     ///
     /// # Errors
     /// When the store cannot be shared, or the port cannot be bound.
@@ -128,11 +136,12 @@ impl App {
         require_shared_store(&self.loaded.config)?;
         let core = AppCore::new(self.loaded.config.clone(), 1, ProcessRole::Worker)?;
         let pool = core.build_pool(self.handlers.clone(), Some(1));
-        self.run_with_services(core, admin, pool.run(shutdown.clone()), shutdown).await
+        let work = pool.run(shutdown.clone(), WorkerDrain::of_worker_process);
+        self.run_with_services(core, admin, work, shutdown).await
     }
 
-    /// Supervises worker processes until `shutdown`. The admin plane is served on `admin`, where
-    /// an address is given.
+    /// Supervises worker processes until `shutdown`. The admin plane is served on `admin`, if an
+    /// address is given.
     ///
     /// # Errors
     /// As [`Self::run_worker`].
@@ -150,7 +159,7 @@ impl App {
         self.run_with_services(core, admin, work, shutdown).await
     }
 
-    /// Runs `work` to its end, with the services of every role beside it.
+    /// Runs `work` to its end, and meanwhile the services that a process of any role has.
     async fn run_with_services(
         self,
         core: AppCore,
@@ -195,7 +204,7 @@ impl BoundApp {
     /// The address of the admin plane.
     ///
     /// # Errors
-    /// As the system's `getsockname`.
+    /// The error of the system call `getsockname`.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin_listener.local_addr()
     }
@@ -207,13 +216,15 @@ impl BoundApp {
     }
 
     /// Serves until `shutdown`, then drains: not ready → `drain_delay` → no new connections →
-    /// requests and tasks finish → what is left is released or cut off, within `proxy.drain`.
+    /// requests and tasks finish → what is left is released, answered with 202 or cut off, within
+    /// `proxy.drain`.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let Self { app, proxy, admin_listener, core } = self;
         let (config, snapshots) = (core.config.clone(), core.snapshots.clone());
+        let metrics = core.metrics.clone();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (draining, stop_workers) = (CancellationToken::new(), CancellationToken::new());
         log_listening("data", proxy.address());
@@ -225,14 +236,14 @@ impl BoundApp {
             metrics: core.metrics.clone(),
             process_name: core.process_name.clone(),
         };
-        // The pool reports its slots before the first request asks for them.
+        // Built before the proxy starts: the first request must see the slots of the pool.
         let pool = core.build_pool(app.handlers.clone(), None);
         let proxy_shutdown = ProxyShutdown::default();
         let threads = proxy.start(&proxy_services, &proxy_shutdown)?;
         let admin_services =
             core.admin_services(ProcessRole::Serve, app.config_path(), draining.clone());
         tasks.spawn(serve_admin(admin_listener, admin_services, stop.clone()));
-        let workers = tokio::spawn(pool.run(stop_workers.clone()));
+        let workers = tokio::spawn(pool.run(stop_workers.clone(), WorkerDrain::within_proxy_drain));
         core.spawn_gone_route_warnings(&tasks, &stop);
         core.spawn_capacity_refresh(&tasks, &stop);
         core.spawn_services(app.into_reload_source(), &tasks, &stop);
@@ -243,7 +254,7 @@ impl BoundApp {
         draining.cancel();
         let config = snapshots.load().config.clone();
         sleep(config.proxy.drain_delay).await;
-        drain_process(&config, &proxy_shutdown, threads, &stop_workers, workers).await;
+        drain_process(&config, &metrics, &proxy_shutdown, threads, &stop_workers, workers).await;
         stop_services(&stop, &tasks).await;
         tracing::info!("drained");
         Ok(())

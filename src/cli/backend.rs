@@ -205,6 +205,25 @@ impl CommandBackend {
         }
     }
 
+    /// A dead letter with its payload: `GET /admin/v1/dead-letters/{id}`.
+    pub(super) async fn fetch_dead_letter(
+        &self,
+        topic: Option<&str>,
+        id: &TaskId,
+    ) -> Result<ApiDocument<DeadLetterDocument>, CliError> {
+        match self {
+            Self::Server(client) => {
+                let path = format!("dead-letters/{id}{}", topic_query(topic));
+                ApiDocument::parse(client.get(&path).await?)
+            }
+            Self::Store(direct) => {
+                let (access, config, id) = (direct.access(), &direct.config, id.as_str());
+                let letter = operations::get_dead_letter(access, config, topic, id).await?;
+                ApiDocument::from_view(DeadLetterDocument::from(&letter))
+            }
+        }
+    }
+
     /// Queues a failed task again: `POST /admin/v1/dead-letters/{id}/reprocess`.
     pub(super) async fn reprocess_dead_letter(
         &self,

@@ -43,6 +43,8 @@ pub(super) struct DlqArgs {
 
 #[derive(Subcommand)]
 enum DlqCommand {
+    /// Show one with its payload, which lists leave out where it is large
+    Show(DeadLetterArgs),
     /// Queue a failed task again, under its id and with all its retries, but without the
     /// credentials of its request, which are not kept
     Reprocess(DeadLetterArgs),
@@ -71,6 +73,13 @@ pub(super) async fn run(command: BusCommand, global: &GlobalArgs) -> Result<CliE
     match args.command {
         None if args.count => print_counts(args.topic.as_deref(), global).await,
         None => print_dead_letters(args.topic.as_deref(), args.limit, global).await,
+        Some(DlqCommand::Show(letter)) => {
+            let id = parse_task_id(&letter.task_id)?;
+            let backend = CommandBackend::connect(global).await?;
+            let shown = backend.fetch_dead_letter(letter.topic.as_deref(), &id).await?;
+            print_dead_letter(&shown, global.format);
+            Ok(CliExit::Ok)
+        }
         Some(DlqCommand::Reprocess(letter)) => {
             let id = parse_task_id(&letter.task_id)?;
             let backend = CommandBackend::connect(global).await?;
@@ -183,6 +192,25 @@ async fn fetch_dead_letter_page(
     let page = backend.list_dead_letters(topic, before, page_size).await?.into_items();
     let next_cursor = page.last().map(|letter| letter.view.cursor.clone());
     Ok((page, next_cursor))
+}
+
+fn print_dead_letter(letter: &ApiDocument<DeadLetterDocument>, format: OutputFormat) {
+    match format {
+        OutputFormat::Json => print_json(&letter.raw),
+        OutputFormat::Table => {
+            let DeadLetterDocument { id, topic, error, attempts, failed_ms, payload, .. } =
+                &letter.view;
+            print_table(&name_value_table([
+                ("task_id", id.clone()),
+                ("topic", topic.clone()),
+                ("attempts", attempts.to_string()),
+                ("failed", format_utc_seconds(Some(*failed_ms))),
+                ("error", error.clone()),
+            ]));
+            print_line("");
+            print_json(payload);
+        }
+    }
 }
 
 fn print_change(change: &ApiDocument<DeadLetterChangeDocument>, format: OutputFormat) {

@@ -14,6 +14,7 @@ mod exit;
 mod format;
 mod global;
 mod health;
+mod init_process;
 mod metrics;
 mod output;
 mod paging;
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 
 use self::exit::{CliError, CliExit, EXIT_CODES_HELP, report_outcome};
 use self::global::GlobalArgs;
+use crate::worker::run_if_guard;
 
 /// Moves a synchronous HTTP endpoint onto a durable task queue, a share of the traffic at a time.
 #[derive(Parser)]
@@ -68,7 +70,13 @@ enum CliCommand {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(exit_code) = run_if_guard() {
+        return exit_code;
+    }
     let cli = Cli::parse();
+    if let Some(result) = init_process::run_if_first_process() {
+        return result.unwrap_or_else(|error| report_outcome(Err(error.into())));
+    }
     start::init_logging(&cli.command);
     start::prepare_process();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -14,10 +14,10 @@ use super::exit::{CliError, CliExit};
 use super::global::GlobalArgs;
 use crate::app::App;
 use crate::config::{self, EnvVars, LoadedConfig};
-use crate::worker::{Supervisor, terminate_with_parent};
+use crate::worker::{GuardCommand, Supervisor, terminate_with_parent};
 
 /// How much longer than `workers.drain` a worker process may take before it is killed.
-const KILL_GRACE: Duration = Duration::from_secs(5);
+const KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// How long after the first SIGINT another one counts as a second Ctrl-C of a person.
 const SECOND_INTERRUPT_AFTER: Duration = Duration::from_secs(1);
@@ -67,6 +67,7 @@ pub(super) async fn run_serve(args: ServeArgs, global: &GlobalArgs) -> Result<Cl
         )),
         None => App::new(load_config(global, &env)?).with_config_file(global.config.clone(), env),
     };
+    let app = app.with_program_guard(GuardCommand::from_current_executable()?);
     let hang_up = app.reload_sender();
     let bound = app.bind().await?;
     let shutdown = shutdown_on_signals(Some(hang_up))?;
@@ -92,7 +93,9 @@ pub(super) async fn run_worker(args: WorkerArgs, global: &GlobalArgs) -> Result<
 pub(super) async fn run_runner(args: RunnerArgs, global: &GlobalArgs) -> Result<CliExit, CliError> {
     terminate_with_parent()?;
     let env = read_environment();
-    let app = App::new(load_config(global, &env)?).with_config_file(global.config.clone(), env);
+    let app = App::new(load_config(global, &env)?)
+        .with_config_file(global.config.clone(), env)
+        .with_program_guard(GuardCommand::from_current_executable()?);
     let shutdown = shutdown_on_signals(Some(app.reload_sender()))?;
     tracing::info!(name = args.name, "runner starts");
     app.run_worker(args.admin_listen, shutdown).await?;

@@ -37,7 +37,7 @@ pub use crate::config::model::rollout::{
     BaselineMode, BreakerConfig, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind,
     LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
     PrometheusConfig, RatioLimits, RolloutConfig, RolloutMode, SHADOW_MISMATCH_GATE, StepConfig,
-    StickyKey, default_gates, min_samples_to_certify,
+    StickyKey, default_gates, default_latency_gate, min_samples_to_certify,
 };
 pub use crate::config::model::route::{
     DeprecationConfig, DeprecationMode, PathPattern, RouteConfig, SaturationAction,
@@ -53,6 +53,7 @@ pub use crate::config::model::topic::{
 };
 pub use crate::config::model::webhooks::{AllowedWebhookHost, WebhooksConfig, is_public_address};
 pub use crate::config::model::workers::{ResultsConfig, WorkersConfig};
+pub(crate) use crate::config::parse::command_check::check_program;
 use crate::task::Topic;
 
 /// The whole configuration.

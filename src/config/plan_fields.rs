@@ -22,7 +22,7 @@ use super::{
     BaselineMode, BreakerConfig, EmptyResultPolicy, GateConfig, GateFailureAction, GateKind,
     LatencyMeasure, MinSamples, NotificationConfig, NotificationTrigger, PinConfig,
     PrometheusConfig, PromotionWindow, RatioLimits, RolloutConfig, Secret, ShadowConfig,
-    StepConfig, StickyKey,
+    StepConfig, StickyKey, default_latency_gate,
 };
 use crate::cohort_hash::Weight;
 
@@ -114,7 +114,7 @@ pub fn plan_fields(rollout: &RolloutConfig) -> BTreeMap<&'static str, String> {
     fields.add("failure_limit", failure_limit.to_string(), "2");
     fields.add("success_streak", success_streak.to_string(), "2");
     fields.add("on_fail", encode_failure_action(*on_fail).to_owned(), "rollback");
-    fields.add("gates", encode_list(gates.iter().map(encode_gate)), DEFAULT_GATES);
+    fields.add_gates(gates);
     fields.add_breaker(*breaker);
     if let Some(prometheus) = prometheus {
         fields.add_prometheus(prometheus);
@@ -200,6 +200,16 @@ impl PlanFields {
         self.add("min_samples.sync", sync_requests.to_string(), "300");
     }
 
+    /// Form 1 is older than the default gate `latency`: after the other default gates it is left
+    /// out, so that a build without it agrees. The same gates with and without it are one plan.
+    fn add_gates(&mut self, gates: &[GateConfig]) {
+        let latency = default_latency_gate(gates);
+        let is_encoded =
+            |gate: &&GateConfig| latency.is_none_or(|latency| !std::ptr::eq(latency, *gate));
+        let text = encode_list(gates.iter().filter(is_encoded).map(encode_gate));
+        self.add("gates", text, DEFAULT_GATES);
+    }
+
     fn add_breaker(&mut self, breaker: BreakerConfig) {
         let BreakerConfig { window, min_requests, max_error_ratio } = breaker;
         self.add("breaker.window", encode_duration(window), "30000000000");
@@ -268,7 +278,7 @@ fn encode_gate(gate: &GateConfig) -> Vec<String> {
         GateKind::ErrorRatio(_) => add_type("error_ratio"),
         GateKind::ClientErrorRatio(_) => add_type("client_error_ratio"),
         GateKind::DeferredRatio(_) => add_type("deferred_ratio"),
-        GateKind::SlowRatio { .. } => add_type("slow_ratio"),
+        GateKind::SlowRatio { .. } | GateKind::SlowerThanSync(_) => add_type("slow_ratio"),
         GateKind::ShadowMismatch(_) => add_type("shadow_mismatch"),
         GateKind::QueueOldest { .. } => add_type("queue_oldest"),
         GateKind::QueueDepth { .. } => add_type("queue_depth"),
@@ -290,6 +300,11 @@ fn encode_gate_settings(kind: &GateKind) -> Vec<String> {
                 LatencyMeasure::EndToEnd => None,
                 LatencyMeasure::Acknowledgement => Some("of=acknowledgement".to_owned()),
             });
+            parts.extend(encode_limits(limits));
+            parts
+        }
+        GateKind::SlowerThanSync(limits) => {
+            let mut parts = vec!["threshold=sync_p95".to_owned()];
             parts.extend(encode_limits(limits));
             parts
         }
@@ -422,6 +437,20 @@ mod tests {
         assert_eq!(differing_keys(&gated_rollout(), &prometheus), ["prometheus.url"]);
     }
 
+    /// Releases before the gate `latency` have the other three as their default: while both run,
+    /// no replica is held as one with another file, and no soak begins again.
+    #[test]
+    fn the_default_latency_gate_makes_no_other_plan() {
+        let mut before = gated_rollout();
+        before.gates.retain(|gate| gate.name != "latency");
+        assert_eq!((before.gates.len(), gated_rollout().gates.len()), (3, 4));
+        assert_eq!(differing_keys(&before, &gated_rollout()), Vec::<String>::new());
+        assert_eq!(before.gates_digest(), gated_rollout().gates_digest());
+        let mut alone = gated_rollout();
+        alone.gates.retain(|gate| gate.name == "latency");
+        assert_eq!(differing_keys(&alone, &before), ["gates"]);
+    }
+
     #[test]
     fn every_edited_setting_is_named() {
         let edited = RolloutConfig {
@@ -506,7 +535,7 @@ mod tests {
         assert_eq!(rollout.gates_digest(), unrelated.gates_digest());
         let mature = RolloutConfig { min_ended_ratio: 0.9, ..gated_rollout() };
         let mut gates = gated_rollout();
-        gates.gates.pop();
+        gates.gates.remove(0);
         let mut samples = gated_rollout();
         samples.min_samples.sync_requests = 1;
         for edited in [mature, gates, samples] {

@@ -20,6 +20,8 @@ pub(super) const IDEMPOTENCY_OUTCOMES: [&str; 5] =
 pub enum FallbackReason {
     /// The request cannot be captured.
     Ineligible,
+    /// The body is over `max_body`, or over the memory that is left for bodies.
+    BodyTooLarge,
     /// The store cannot be reached.
     StoreUnavailable,
     /// No consumer of the topic is live.
@@ -35,8 +37,10 @@ pub enum FallbackReason {
 }
 
 impl FallbackReason {
-    pub(super) const ALL: [Self; 7] = [
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
         Self::Ineligible,
+        Self::BodyTooLarge,
         Self::NoWorker,
         Self::Saturated,
         Self::StoreUnavailable,
@@ -50,6 +54,7 @@ impl FallbackReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ineligible => "ineligible",
+            Self::BodyTooLarge => "body_too_large",
             Self::StoreUnavailable => "store_unavailable",
             Self::NoWorker => "no_worker",
             Self::Saturated => "saturated",

@@ -26,6 +26,8 @@ pub const REQUESTS: &str = "omnidaemon_requests_total";
 pub const REQUEST_DURATION: &str = "omnidaemon_request_duration_seconds";
 /// Requests without any of their route's sticky keys, which are assigned at random.
 pub const UNKEYED_REQUESTS: &str = "omnidaemon_unkeyed_requests_total";
+/// Requests that were cut off because the drain was over.
+pub const DRAIN_CUT: &str = "omnidaemon_drain_cut_total";
 /// How canaried requests ended.
 pub const TASK_OUTCOMES: &str = "omnidaemon_task_outcomes_total";
 /// The running weight, percent.
@@ -58,7 +60,7 @@ pub const TASKS_TRIMMED: &str = "omnidaemon_tasks_trimmed_total";
 pub const SHADOW_REQUESTS: &str = "omnidaemon_shadow_total";
 
 /// The names of all metrics of this program.
-pub const ALL_METRICS: [&str; 26] = [
+pub const ALL_METRICS: [&str; 27] = [
     TASKS_RECEIVED,
     TASKS_PROCESSED,
     TASKS_FAILED,
@@ -72,6 +74,7 @@ pub const ALL_METRICS: [&str; 26] = [
     REQUESTS,
     REQUEST_DURATION,
     UNKEYED_REQUESTS,
+    DRAIN_CUT,
     TASK_OUTCOMES,
     ROLLOUT_WEIGHT,
     ROLLOUT_PERCENT,

@@ -8,7 +8,7 @@ use prometheus::proto;
 use super::label_values::{TASKS_ROUTE_LABEL, UNMATCHED_ROUTE_LABEL};
 use super::names;
 use super::request_counters::{
-    DURATION_HELP, REQUESTS_HELP, RequestCounters, RouteCounters, UNKEYED_HELP,
+    DRAIN_CUT_HELP, DURATION_HELP, REQUESTS_HELP, RequestCounters, RouteCounters, UNKEYED_HELP,
 };
 use crate::cohort_hash::RequestPath;
 use crate::task::DURATION_BUCKET_BOUNDS;
@@ -23,12 +23,13 @@ impl Collector for RequestCounters {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut counts = Vec::new();
-        let (mut durations, mut unkeyed) = (Vec::new(), Vec::new());
+        let (mut durations, mut unkeyed, mut cut) = (Vec::new(), Vec::new(), Vec::new());
         for (name, route) in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for path in [RequestPath::Sync, RequestPath::Async] {
                 collect_response_counts(name, route, path, &mut counts);
                 durations.push(collect_durations(name, route, path));
             }
+            cut.push(counter_metric(route.total_cut_by_drain(), &[("route", name)]));
             if name != UNMATCHED_ROUTE_LABEL && name != TASKS_ROUTE_LABEL {
                 unkeyed.push(counter_metric(
                     route.sum_threads(RequestPath::Sync, |counters| &counters.unkeyed_requests),
@@ -50,6 +51,7 @@ impl Collector for RequestCounters {
                 proto::MetricType::COUNTER,
                 unkeyed,
             ),
+            metric_family(names::DRAIN_CUT, DRAIN_CUT_HELP, proto::MetricType::COUNTER, cut),
         ]
     }
 }

@@ -20,6 +20,8 @@ const STATUS_CODE_COUNT: usize = 500;
 pub(super) const REQUESTS_HELP: &str = "Requests answered, per route, path and status";
 pub(super) const UNKEYED_HELP: &str =
     "Requests without any of their route's sticky keys, which are assigned at random";
+pub(super) const DRAIN_CUT_HELP: &str =
+    "Requests that had not ended when the drain was over, and were cut off";
 pub(super) const DURATION_HELP: &str = "Seconds from a request's head to the end of its answer";
 
 /// The request counters of all routes; cheap to clone.
@@ -52,6 +54,11 @@ pub struct PathTotals {
     pub server_errors_by_group: [u64; CLIENT_GROUPS],
     /// Requests that count for gates, by client group where that is known.
     pub requests_by_group: [u64; CLIENT_GROUPS],
+    /// Requests that were assigned to the path at random.
+    pub random_assignments: u64,
+    /// Requests that were assigned to the path although the bucket of their sticky key belongs to
+    /// the other one.
+    pub mismatched_assignments: u64,
 }
 
 /// The counters of one thread, route and path.
@@ -65,6 +72,9 @@ pub(super) struct PathCounters {
     server_errors_by_group: [AtomicU64; CLIENT_GROUPS],
     requests_by_group: [AtomicU64; CLIENT_GROUPS],
     pub(super) unkeyed_requests: AtomicU64,
+    random_assignments: AtomicU64,
+    mismatched_assignments: AtomicU64,
+    pub(super) cut_by_drain: AtomicU64,
 }
 
 // === impl RequestCounters ===
@@ -82,6 +92,7 @@ impl RequestCounters {
             description(names::REQUESTS, REQUESTS_HELP, &["route", "path", "code"]),
             description(names::REQUEST_DURATION, DURATION_HELP, &["route", "path"]),
             description(names::UNKEYED_REQUESTS, UNKEYED_HELP, &["route"]),
+            description(names::DRAIN_CUT, DRAIN_CUT_HELP, &["route"]),
         ];
         Self {
             thread_count: threads.max(1),
@@ -100,6 +111,13 @@ impl RequestCounters {
             })
         };
         routes.entry(name.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// The requests of all routes that were cut off because the drain was over.
+    #[must_use]
+    pub fn total_cut_by_drain(&self) -> u64 {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.total_cut_by_drain()).sum()
     }
 }
 
@@ -143,6 +161,31 @@ impl RouteCounters {
         add_single_writer(&self.path_counters(thread, RequestPath::Sync).unkeyed_requests, 1);
     }
 
+    /// Counts a request that was assigned to a path at random.
+    pub fn count_random_assignment(&self, thread: usize, path: RequestPath) {
+        add_single_writer(&self.path_counters(thread, path).random_assignments, 1);
+    }
+
+    /// Counts a request that was assigned to a path although the bucket of its sticky key belongs
+    /// to the other one.
+    pub fn count_mismatched_assignment(&self, thread: usize, path: RequestPath) {
+        add_single_writer(&self.path_counters(thread, path).mismatched_assignments, 1);
+    }
+
+    /// Counts a request that was cut off because the drain was over.
+    pub fn count_cut_by_drain(&self, thread: usize, path: RequestPath) {
+        add_single_writer(&self.path_counters(thread, path).cut_by_drain, 1);
+    }
+
+    /// The requests of both paths that were cut off because the drain was over.
+    #[must_use]
+    pub fn total_cut_by_drain(&self) -> u64 {
+        [RequestPath::Sync, RequestPath::Async]
+            .map(|path| self.sum_threads(path, |counters| &counters.cut_by_drain))
+            .iter()
+            .sum()
+    }
+
     /// Records the duration of a request.
     pub fn observe_duration(&self, thread: usize, path: RequestPath, took: Duration) {
         let counters = self.path_counters(thread, path);
@@ -177,6 +220,9 @@ impl RouteCounters {
             requests_by_group: std::array::from_fn(|group| {
                 self.sum_threads(path, |counters| &counters.requests_by_group[group])
             }),
+            random_assignments: self.sum_threads(path, |counters| &counters.random_assignments),
+            mismatched_assignments: self
+                .sum_threads(path, |counters| &counters.mismatched_assignments),
         }
     }
 
@@ -211,6 +257,9 @@ impl Default for PathCounters {
             server_errors_by_group: Default::default(),
             requests_by_group: Default::default(),
             unkeyed_requests: AtomicU64::new(0),
+            random_assignments: AtomicU64::new(0),
+            mismatched_assignments: AtomicU64::new(0),
+            cut_by_drain: AtomicU64::new(0),
         }
     }
 }

@@ -76,6 +76,13 @@ impl Metrics {
         )
     }
 
+    /// The slots of a topic over all live consumers, as of the last refresh.
+    #[must_use]
+    pub fn read_topic_slots(&self, topic: &str) -> u64 {
+        let slots = self.tasks.topic_slots.with_label_values(&[topic]).get();
+        u64::try_from(slots).unwrap_or_default()
+    }
+
     /// Counts a delivery try by its kind (`webhook` or `reply`) and its outcome (`delivered`,
     /// `retried` or `dropped`).
     pub fn count_delivery(&self, kind: &str, outcome: &str) {

@@ -9,22 +9,23 @@ use crate::task::{TaskId, TaskStatus};
 /// Why a task was not cancelled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CancelError {
-    /// It has ended otherwise, with this status.
+    /// The task has already ended with this status.
     #[error("the task has already ended as {}", .0.as_str())]
     AlreadyEnded(TaskStatus),
-    /// The store does not know it, or no longer.
+    /// The store has no such task; its record may have expired.
     #[error("no such task, or it has expired")]
     NoSuchTask,
-    /// The store did not do it.
+    /// The store call failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Cancels a task that waits or runs; it stays readable for `results_ttl`. Cancelling a cancelled
-/// task succeeds.
+/// Cancels a waiting or running task. The cancelled task stays readable for `results_ttl`.
+/// Cancelling a cancelled task succeeds.
 ///
 /// # Errors
-/// [`CancelError`]: nothing was changed, or with [`StoreError::OutcomeUnknown`] perhaps.
+/// [`CancelError`]. The task is unchanged, except that it may be cancelled after
+/// [`StoreError::OutcomeUnknown`].
 pub async fn cancel_task(
     access: StoreAccess<'_>,
     id: &TaskId,

@@ -82,6 +82,24 @@ pub async fn list_dead_letters(
     Ok(access.call(store.list_dead_letters(&queue, before, limit)).await?)
 }
 
+/// A dead letter with its payload, whatever its size.
+///
+/// # Errors
+/// [`DeadLetterError`]: it cannot be read.
+pub async fn get_dead_letter(
+    access: StoreAccess<'_>,
+    config: &Config,
+    topic: Option<&str>,
+    id: &str,
+) -> Result<DeadLetter, DeadLetterError> {
+    for queue in select_queues(config, topic)? {
+        if let Some(letter) = access.call(access.store().get_dead_letter(&queue, id)).await? {
+            return Ok(letter);
+        }
+    }
+    Err(no_such_dead_letter(topic, id))
+}
+
 /// Queues a dead letter again under its id, with all its retries.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ mod tasks;
 pub use self::access::StoreAccess;
 pub use self::cancel::{CancelError, cancel_task};
 pub use self::dead_letters::{
-    DeadLetterError, ReprocessedTask, discard_dead_letter, list_dead_letters,
+    DeadLetterError, ReprocessedTask, discard_dead_letter, get_dead_letter, list_dead_letters,
     reprocess_dead_letter, retry_failed_task,
 };
 pub use self::publish::{PublishError, PublishedTask, prepare_task, publish_bulk, publish_task};

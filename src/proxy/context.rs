@@ -55,8 +55,13 @@ pub(crate) struct ProxyThread {
     /// Shared by all threads.
     pub(crate) progress_reports: Arc<ProgressReports>,
     pub(crate) deprecated_callers: DeprecatedCallers,
-    /// Cancelled when the thread drains: requests that wait for a task are answered early.
+    /// Cancelled when the thread drains: polls and event streams end early.
     pub(crate) draining: CancellationToken,
+    /// Cancelled shortly before the drain is over: legacy calls that wait for a task, or for
+    /// another request with the same key, are answered.
+    pub(crate) answer_waiting: CancellationToken,
+    /// Set when the drain is over: requests that end from then on are cut off.
+    pub(crate) is_aborting: Rc<Cell<bool>>,
     /// The element that this process adds to `Via`.
     pub(crate) via_header: HeaderValue,
     request_id_prefix: u32,
@@ -93,12 +98,14 @@ pub(crate) struct RequestContext<'c> {
 // === impl ProxyThread ===
 
 impl ProxyThread {
-    /// A thread without connections; `draining` is cancelled when it is to end.
+    /// A thread without connections; `draining` is cancelled when it is to end, and
+    /// `answer_waiting` shortly before its requests are cut off.
     pub(crate) fn new(
         index: usize,
         services: ProxyServices,
         progress_reports: Arc<ProgressReports>,
         draining: CancellationToken,
+        answer_waiting: CancellationToken,
     ) -> Self {
         let via_header = HeaderValue::from_str(&format!("1.1 {}", services.process_name))
             .unwrap_or(HeaderValue::from_static("1.1 omnidaemon"));
@@ -111,6 +118,8 @@ impl ProxyThread {
             progress_reports,
             deprecated_callers: DeprecatedCallers::default(),
             draining,
+            answer_waiting,
+            is_aborting: Rc::default(),
             via_header,
             request_id_prefix: rand::random(),
             next_request_id: Cell::new(rand::random()),

@@ -1,10 +1,14 @@
 //! Counts of a route's sync path and async path: the evidence that gates judge.
 //!
-//! Counts are cumulative within one epoch and summed over all replicas, so that a missed evaluation
-//! loses nothing. The store counts tasks, in the change that ends them, under the epoch that they
-//! were accepted in, so that a worker that dies loses no count; a proxy counts what only it sees.
+//! Counts are cumulative within one epoch and summed over all replicas: an evaluation that does not
+//! run loses no counts. The store counts a task in the change that ends it, under the epoch in
+//! which the task was accepted: a worker that dies loses no counts. Each proxy counts what the
+//! store does not know, such as the responses of the sync path.
 
+use super::assignments::AssignmentCounts;
+use super::fallbacks::FallbackCounts;
 use crate::cohort_hash::CLIENT_GROUPS;
+use crate::metrics::FallbackReason;
 use crate::task::{DURATION_BUCKET_BOUNDS, DurationCounts};
 
 /// Requests by the [group](crate::cohort_hash::client_group) of their client, where the group is
@@ -54,6 +58,11 @@ pub struct RolloutEvidence {
     /// Requests that would have been canaried and were served sync because the store was
     /// unreachable.
     pub store_unavailable: u64,
+    /// Requests of the async cohort that were served sync, by reason; those of
+    /// `store_unavailable` included.
+    pub fallbacks: FallbackCounts,
+    /// How requests were assigned to the paths.
+    pub assignments: AssignmentCounts,
     /// Copies of sync requests (`shadow`) that became a task; no other count contains them.
     pub shadow_copied: u64,
     /// Copies whose answer was compared with the answer of the sync path.
@@ -110,6 +119,8 @@ impl RolloutEvidence {
         self.deferred_requests += other.deferred_requests;
         add_elementwise(&mut self.acknowledgement_times, &other.acknowledgement_times);
         self.store_unavailable += other.store_unavailable;
+        self.fallbacks.add(&other.fallbacks);
+        self.assignments.add(&other.assignments);
         self.shadow_copied += other.shadow_copied;
         self.shadow_compared += other.shadow_compared;
         self.shadow_mismatched += other.shadow_mismatched;
@@ -133,6 +144,8 @@ impl RolloutEvidence {
                 &earlier.acknowledgement_times,
             ),
             store_unavailable: self.store_unavailable.saturating_sub(earlier.store_unavailable),
+            fallbacks: self.fallbacks.delta_since(&earlier.fallbacks),
+            assignments: self.assignments.delta_since(&earlier.assignments),
             shadow_copied: self.shadow_copied.saturating_sub(earlier.shadow_copied),
             shadow_compared: self.shadow_compared.saturating_sub(earlier.shadow_compared),
             shadow_mismatched: self.shadow_mismatched.saturating_sub(earlier.shadow_mismatched),
@@ -153,6 +166,23 @@ impl RolloutEvidence {
         self.accepted_tasks + self.requests_without_task()
     }
 
+    /// Requests that were assigned to the async path: the canaried ones, and those that fell back
+    /// before they became a task.
+    #[must_use]
+    pub fn assigned_to_async(&self) -> u64 {
+        let fell_back = self.fallbacks.nonzero_counts().map(|(_, count)| count);
+        self.served_async() + fell_back.sum::<u64>()
+    }
+
+    /// Canaried requests that the async path answered.
+    #[must_use]
+    pub fn served_async(&self) -> u64 {
+        // what the store refused is canaried, since it is a failure, and was served sync
+        let refused = [FallbackReason::Backpressure, FallbackReason::StoreRefused];
+        let served_sync: u64 = refused.map(|reason| self.fallbacks.count_for(reason)).iter().sum();
+        self.canaried_requests().saturating_sub(served_sync)
+    }
+
     /// Canaried requests that have an outcome and never became a task.
     fn requests_without_task(&self) -> u64 {
         self.refused_requests + self.rejected_requests
@@ -165,7 +195,7 @@ impl RolloutEvidence {
         self.accepted_tasks.saturating_sub(ended + self.cancelled_tasks)
     }
 
-    /// Whether at least that share (0 to 1) of the accepted tasks has an outcome.
+    /// Whether at least the share `min_ended_ratio` (0 to 1) of the accepted tasks has an outcome.
     #[must_use]
     pub fn is_mature(&self, min_ended_ratio: f64) -> bool {
         #[allow(clippy::cast_precision_loss)] // counts of requests stay below 2^53
@@ -173,7 +203,8 @@ impl RolloutEvidence {
         open <= (1.0 - min_ended_ratio) * accepted
     }
 
-    /// Counts every open task as failed: its deadline is over.
+    /// Counts every open task as failed, for an epoch in which the deadline of all tasks has
+    /// passed.
     pub fn fail_open_tasks(&mut self) {
         let open = self.open_tasks();
         self.async_counts.failed += open;

@@ -11,6 +11,9 @@ pub(super) const HEALTHY_EPOCHS_JUDGED: u64 = 5;
 /// A closed cohort is extended by at least this part of itself: one eighth. A share of what there
 /// is, so that a long undecided step makes dozens of epochs and not thousands.
 pub(super) const COHORT_GROWTH_DIVISOR: u64 = 8;
+/// The age up to which a frozen sync latency rolls back by itself: traffic drifts with the time of
+/// day and from day to day, and then a person decides.
+pub(super) const MAX_LATENCY_BASELINE_AGE: Duration = Duration::from_hours(24);
 /// Evaluations in a row with all sources up after which a rollout that paused for a missing source
 /// resumes.
 pub(super) const UP_STREAK_TO_RESUME: u32 = 3;

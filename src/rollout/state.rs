@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::actor::Actor;
 use super::blocked::BlockedReason;
+use super::capacity_window::CapacityWindow;
 use super::evidence::{EvidenceCounts, RolloutEvidence};
-use super::gate::{GateMemory, GateReport, UnreadGateReport};
+use super::gate::{GateMemory, GateReport, LatencyThreshold, UnreadGateReport};
 use super::phase::RolloutPhase;
 use crate::cohort_hash::Weight;
 use crate::config::GatesDigest;
@@ -59,6 +60,13 @@ pub struct RolloutState {
     pub fail_streak: u32,
     /// The sync path before this step, for steps with `baseline: frozen`.
     pub sync_baseline: Option<EvidenceCounts>,
+    /// When `sync_baseline` was taken; none in a record of a release that did not keep it.
+    pub sync_baseline_at: Option<UnixMs>,
+    /// Whether `latency` is among the default gates: not for a rollout that began in a release
+    /// without that gate, until it begins again at 0 %.
+    pub has_latency_gate: bool,
+    /// What is slow in this step for a gate with `threshold: sync_p95`; none until it is known.
+    pub latency_threshold: Option<LatencyThreshold>,
     /// The sequential scores of the gates, by gate name.
     pub gate_memory: BTreeMap<String, GateMemory>,
     /// The evidence of the epochs from `first_epoch` on, as of the last evaluation.
@@ -69,6 +77,8 @@ pub struct RolloutState {
     /// The digest that releases before [`GatesDigest`] stored. Kept as it was read, so that a
     /// leader of such a release finds its own value and restarts no soak.
     pub legacy_gates_digest: u64,
+    /// Whether the workers keep up with the step's calls.
+    pub capacity_window: CapacityWindow,
     /// Why soak time and gates stand still, while they do.
     pub blocked_reason: Option<BlockedReason>,
     /// The reports of the last evaluation.
@@ -115,10 +125,14 @@ impl RolloutState {
             pass_streak: 0,
             fail_streak: 0,
             sync_baseline: None,
+            sync_baseline_at: None,
+            has_latency_gate: true,
+            latency_threshold: None,
             gate_memory: BTreeMap::new(),
             seen_evidence: Vec::new(),
             gates_digest: None,
             legacy_gates_digest: 0,
+            capacity_window: CapacityWindow::default(),
             blocked_reason: None,
             gate_reports: Vec::new(),
             unread_gate_reports: Vec::new(),

@@ -16,14 +16,28 @@ pub struct CohortAssignment {
     /// The [group](cohort_hash::client_group) of the client; known for a request whose sticky key
     /// was read for the assignment.
     pub client_group: Option<u8>,
+    /// What the path was found by.
+    pub basis: AssignmentBasis,
     /// Whether the request lacks the sticky key that its route expects, and is assigned at random.
     pub lacks_sticky_key: bool,
 }
 
+/// What the path of a request was found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssignmentBasis {
+    /// By nothing that depends on chance or client: a pin, the choice of a trusted caller, or a
+    /// weight of 0 or 100 %.
+    Fixed,
+    /// By the [bucket](cohort_hash::cohort_bucket) of its sticky key.
+    Bucket(u16),
+    /// By a random bucket.
+    Random,
+}
+
 impl From<RequestPath> for CohortAssignment {
-    /// The assignment of a request whose client is not known.
+    /// The fixed assignment of a request whose client is not known.
     fn from(path: RequestPath) -> Self {
-        Self { path, client_group: None, lacks_sticky_key: false }
+        Self { path, client_group: None, basis: AssignmentBasis::Fixed, lacks_sticky_key: false }
     }
 }
 
@@ -45,14 +59,39 @@ pub fn assign_cohort(
     }
     let key = find_sticky_key(rollout, headers).map(|(_, key)| key);
     let hash = key.map(|key| cohort_hash::hash_sticky_key(&rollout.salt, key));
-    let path = key.and_then(|key| find_pinned_path(&rollout.pin, key)).unwrap_or_else(|| {
-        let is_async = weight == Weight::FULL
-            || weight.covers(cohort_hash::cohort_bucket(hash.unwrap_or_else(random)));
-        if is_async { RequestPath::Async } else { RequestPath::Sync }
-    });
+    let (path, basis) = match key.and_then(|key| find_pinned_path(&rollout.pin, key)) {
+        Some(path) => (path, AssignmentBasis::Fixed),
+        None if weight == Weight::FULL => (RequestPath::Async, AssignmentBasis::Fixed),
+        None => {
+            let bucket = cohort_hash::cohort_bucket(hash.unwrap_or_else(random));
+            let basis = hash.map_or(AssignmentBasis::Random, |_| AssignmentBasis::Bucket(bucket));
+            (path_of_bucket(weight, bucket), basis)
+        }
+    };
     let lacks_sticky_key =
         hash.is_none() && weight != Weight::FULL && !rollout.sticky_keys.is_empty();
-    CohortAssignment { path, client_group: hash.map(cohort_hash::client_group), lacks_sticky_key }
+    CohortAssignment {
+        path,
+        client_group: hash.map(cohort_hash::client_group),
+        basis,
+        lacks_sticky_key,
+    }
+}
+
+/// The path of a bucket at a weight.
+fn path_of_bucket(weight: Weight, bucket: u16) -> RequestPath {
+    if weight.covers(bucket) { RequestPath::Async } else { RequestPath::Sync }
+}
+
+impl CohortAssignment {
+    /// Whether the client's bucket belongs to the other path at the weight that the rollout wants.
+    #[must_use]
+    pub fn is_mismatched(&self, desired_weight: Weight) -> bool {
+        match self.basis {
+            AssignmentBasis::Bucket(bucket) => path_of_bucket(desired_weight, bucket) != self.path,
+            AssignmentBasis::Fixed | AssignmentBasis::Random => false,
+        }
+    }
 }
 
 fn find_pinned_path(pin: &PinConfig, key: &[u8]) -> Option<RequestPath> {
@@ -173,6 +212,35 @@ mod tests {
             !assign_cohort(&none, half, &known, || 7).lacks_sticky_key,
             "the route expects no key"
         );
+    }
+
+    #[test]
+    fn an_assignment_is_mismatched_where_another_weight_than_the_desired_one_made_it() {
+        let pin = PinConfig { sync_key_values: vec!["out".into()], async_key_values: Vec::new() };
+        let rollout =
+            RolloutConfig { pin, ..test_rollout_config(vec![StickyKey::Header(header::FROM)]) };
+        let weight = Weight::from_basis_points;
+        let mismatched = |from: &str, ran, desired| {
+            let headers = build_headers(&[("from", from)]);
+            assign_cohort(&rollout, weight(ran), &headers, || 0).is_mismatched(weight(desired))
+        };
+        let clients: Vec<String> = (0..200).map(|n| format!("client-{n}")).collect();
+        let count =
+            |ran, desired| clients.iter().filter(|client| mismatched(client, ran, desired)).count();
+        assert_eq!((count(5_000, 5_000), count(1_000, 1_000)), (0, 0));
+        assert!((50..110).contains(&count(1_000, 5_000)), "a replica that allows less");
+        for unkeyed_or_pinned in ["", "out"] {
+            assert!(!mismatched(unkeyed_or_pinned, 1_000, 9_999));
+        }
+        let basis = |from: &str, points| {
+            assign_cohort(&rollout, weight(points), &build_headers(&[("from", from)]), || 7).basis
+        };
+        assert_eq!(basis("", 5_000), AssignmentBasis::Random);
+        assert_eq!(
+            (basis("out", 5_000), basis("a", 10_000)),
+            (AssignmentBasis::Fixed, AssignmentBasis::Fixed)
+        );
+        assert!(matches!(basis("a", 5_000), AssignmentBasis::Bucket(_)));
     }
 
     #[test]

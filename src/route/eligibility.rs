@@ -3,6 +3,7 @@
 use http::{HeaderMap, Method, header};
 
 use crate::config::HandlerConfig;
+use crate::metrics::FallbackReason;
 
 /// The reason why a request cannot be captured, decided by its head; `None` when it can.
 ///
@@ -15,23 +16,15 @@ pub fn check_capturable(
     handler: &HandlerConfig,
     length: Option<u64>,
     max_body: usize,
-) -> Option<&'static str> {
-    if method != Method::POST {
-        return Some("only POST can be captured");
+) -> Option<FallbackReason> {
+    if method != Method::POST
+        || headers.contains_key(header::UPGRADE)
+        || accepts_event_stream(headers)
+        || (*handler != HandlerConfig::Upstream && !is_json_request(headers))
+    {
+        return Some(FallbackReason::Ineligible);
     }
-    if headers.contains_key(header::UPGRADE) {
-        return Some("it asks for an upgrade");
-    }
-    if accepts_event_stream(headers) {
-        return Some("it accepts an event stream");
-    }
-    if length.is_some_and(|length| length > max_body as u64) {
-        return Some("its body is over max_body");
-    }
-    if *handler != HandlerConfig::Upstream && !is_json_request(headers) {
-        return Some("its content type is not JSON");
-    }
-    None
+    length.is_some_and(|length| length > max_body as u64).then_some(FallbackReason::BodyTooLarge)
 }
 
 fn accepts_event_stream(headers: &HeaderMap) -> bool {

@@ -27,7 +27,9 @@ pub use self::admission::{
 };
 pub use self::canonical_path::{PathError, canonicalize_path};
 pub use self::client_identity::find_client_group;
-pub use self::cohort_split::{CohortAssignment, assign_cohort, find_sticky_key, is_pinned_sync};
+pub use self::cohort_split::{
+    AssignmentBasis, CohortAssignment, assign_cohort, find_sticky_key, is_pinned_sync,
+};
 pub use self::eligibility::{check_capturable, is_json_request};
 pub use self::envelope::{BodyError, ParsedBody, parse_body, parse_legacy_call};
 pub use self::framing::{find_framing_defect, is_only_chunked};

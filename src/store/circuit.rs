@@ -1,6 +1,7 @@
 //! A circuit breaker in front of the store, so that an unreachable store does not delay requests.
 //!
-//! Closed: calls pass, each limited to `store.timeout`. The first outage opens the circuit: calls
+//! Closed: calls pass, each limited to `store.timeout`; large writes have a lane and a time limit
+//! of their own, which opens nothing. The first outage opens the circuit: calls
 //! fail at once, and a probe each second closes the circuit again, unless another call failed since
 //! the probe began. A task whose enqueue was never answered is cancelled when the store is back,
 //! before this process runs any task: the pending cancel is recorded together with the outage, the
@@ -17,7 +18,9 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreRefusal};
+use super::large_write_lane::{LARGE_WRITE_BYTES, LargeWriteLane, MAX_LANE_WAIT, extra_write_time};
+use super::lease::{Lease, SettleResult, Settlement};
 use super::queue::TopicQueue;
 use super::task_store::TaskStore;
 use super::wait::TaskWatchers;
@@ -30,6 +33,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Circuit {
     store: Arc<dyn TaskStore>,
     call_timeout: Duration,
+    large_writes: LargeWriteLane,
     /// Written under the lock of `state`.
     open_flag: AtomicBool,
     state: Mutex<CircuitState>,
@@ -57,6 +61,7 @@ impl Circuit {
         Self {
             store,
             call_timeout,
+            large_writes: LargeWriteLane::default(),
             open_flag: AtomicBool::new(false),
             state: Mutex::default(),
             closed_notify: Notify::new(),
@@ -124,13 +129,63 @@ impl Circuit {
     }
 
     /// Makes a task durable, like [`Self::call`]. If the outcome stays unknown, the task's cancel
-    /// is pending from the moment that the circuit opens; [`Self::withdraw_cancel`] undoes that.
+    /// is pending from the moment that the circuit opens; [`Self::withdraw_cancel`] undoes that. A
+    /// large task waits for its turn in a lane; that of a canaried request, which could be served
+    /// sync, waits no longer than a small call.
     ///
     /// # Errors
-    /// The error of the enqueue; [`StoreError::Unreachable`] while the circuit is open.
+    /// The error of the enqueue; [`StoreError::Unreachable`] while the circuit is open, and
+    /// [`StoreRefusal::LargeWritesBusy`] if the turn did not come.
     pub async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
         self.check_closed()?;
-        self.call_recording_outage(self.store.enqueue(task, queue), Some(&task.id)).await
+        let (bytes, call) = (task.input_bytes(), self.store.enqueue(task, queue));
+        if bytes < LARGE_WRITE_BYTES {
+            return self.call_recording_outage(call, Some(&task.id)).await;
+        }
+        let max_wait = if task.route.is_some() { self.call_timeout } else { MAX_LANE_WAIT };
+        self.write_in_lane(bytes, max_wait, call, Some(&task.id)).await
+    }
+
+    /// Settles a lease, like [`Self::call`]; a large result waits for its turn in the lane.
+    ///
+    /// # Errors
+    /// Those of the store, and [`StoreRefusal::LargeWritesBusy`].
+    pub async fn settle(
+        &self,
+        lease: &Lease,
+        settlement: &Settlement,
+    ) -> Result<SettleResult, StoreError> {
+        self.check_closed()?;
+        let (bytes, call) = (settlement.answer_bytes(), self.store.settle(lease, settlement));
+        if bytes < LARGE_WRITE_BYTES {
+            return self.call_even_if_open(call).await;
+        }
+        self.write_in_lane(bytes, MAX_LANE_WAIT, call, None).await
+    }
+
+    /// Makes a large write when its turn comes. That it takes too long is no outage: only the
+    /// cancel of `enqueued` is pending then.
+    async fn write_in_lane<T>(
+        &self,
+        bytes: usize,
+        max_wait: Duration,
+        call: impl Future<Output = Result<T, StoreError>>,
+        enqueued: Option<&TaskId>,
+    ) -> Result<T, StoreError> {
+        let Ok(Some(_permit)) = timeout(max_wait, self.large_writes.enter(bytes)).await else {
+            return Err(StoreRefusal::LargeWritesBusy.into());
+        };
+        self.check_closed()?;
+        let limit = self.call_timeout + extra_write_time(bytes);
+        if let Ok(result) = timeout(limit, call).await {
+            return self.note_outage(result, enqueued);
+        }
+        if let Some(id) = enqueued {
+            self.cancel_on_recovery(id.clone());
+        }
+        let what = format!("a write of {} MiB had no answer within {limit:?}", bytes >> 20);
+        tracing::warn!("{what}: the circuit stays as it is");
+        Err(StoreError::OutcomeUnknown(what))
     }
 
     /// Makes one call even while the circuit is open, with the same time limit.
@@ -152,6 +207,15 @@ impl Circuit {
         enqueued: Option<&TaskId>,
     ) -> Result<T, StoreError> {
         let result = self.await_with_timeout(call).await;
+        self.note_outage(result, enqueued)
+    }
+
+    /// Opens the circuit where the result of a call is an outage.
+    fn note_outage<T>(
+        &self,
+        result: Result<T, StoreError>,
+        enqueued: Option<&TaskId>,
+    ) -> Result<T, StoreError> {
         if let Err(error) = &result
             && error.is_outage()
         {
@@ -165,10 +229,9 @@ impl Circuit {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let timed_out = |_| {
-            Err(StoreError::OutcomeUnknown(format!("no answer within {:?}", self.call_timeout)))
-        };
-        timeout(self.call_timeout, call).await.unwrap_or_else(timed_out)
+        let limit = self.call_timeout + self.large_writes.delay_of_small_calls();
+        let timed_out = |_| Err(StoreError::OutcomeUnknown(format!("no answer within {limit:?}")));
+        timeout(limit, call).await.unwrap_or_else(timed_out)
     }
 
     /// Adds a pending cancel: task `id` is cancelled when the store is back, before this process's

@@ -21,10 +21,17 @@ pub struct DeadLetter {
     /// When the task failed.
     pub failed_at: UnixMs,
     /// The payload as it was published; for a malformed entry, the text that could not be read.
-    pub payload: String,
+    /// Lists leave one out that is larger than [`MAX_LISTED_PAYLOAD_BYTES`].
+    pub payload: Option<String>,
+    /// The size of the payload; on Redis, where a list leaves it out, of all that is stored of the
+    /// dead letter.
+    pub payload_bytes: u64,
     /// The store's position of the dead letter in the list.
     pub cursor: String,
 }
+
+/// The largest payload that a list includes: a list costs what it shows, whatever is stored.
+pub const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
 
 /// The result of a reprocess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +61,14 @@ pub trait DeadLetterQueue: Send + Sync + 'static {
         before_cursor: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// The newest dead letter of that id with its payload, whatever its size; none where there is
+    /// none.
+    async fn get_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, StoreError>;
 
     /// Makes a dead letter a queued task again: the same id, attempts from 0, all retries. Atomic:
     /// concurrent and repeated calls make one task of one dead letter.

@@ -68,6 +68,9 @@ pub enum StoreRefusal {
         /// The limit that the caller set.
         max: u64,
     },
+    /// Large tasks are submitted faster than the store writes them.
+    #[error("too many large tasks are being written at the moment: try again")]
+    LargeWritesBusy,
     /// The store is out of memory or disk.
     #[error("the store is full: {0}")]
     StorageFull(String),

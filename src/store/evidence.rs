@@ -64,9 +64,9 @@ impl TallyOutcome {
         if is_client_error { Self::ClientError } else { Self::Completed }
     }
 
-    /// The outcome of a task that failed for good. A failure whose client gets a 4xx (408, 425 and
-    /// 429 are retried, so they end as failures) counts as on the sync path: a rate limit that both
-    /// paths meet is no fault of the canary.
+    /// The outcome of a task that failed for good. A failure whose client gets a 4xx counts as
+    /// a client error, as on the sync path: these are 408, 425 and 429, which are retried first. A
+    /// rate limit of the upstream affects both paths and is no failure of the async path.
     pub(super) fn from_failure(failure: &TaskFailure) -> Self {
         let given = failure.answer.as_ref().filter(|answer| answer.verbatim);
         let is_client_error =

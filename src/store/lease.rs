@@ -72,6 +72,19 @@ pub enum Settlement {
     Release,
 }
 
+impl Settlement {
+    /// The size of the answer that is stored, bytes.
+    #[must_use]
+    pub fn answer_bytes(&self) -> usize {
+        let answer = match self {
+            Self::Complete { answer, .. } => Some(answer),
+            Self::Retry { failure, .. } | Self::Bury { failure, .. } => failure.answer.as_ref(),
+            Self::Release => None,
+        };
+        answer.map_or(0, |answer| answer.body.len())
+    }
+}
+
 /// Whether a settlement was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettleResult {

@@ -12,6 +12,7 @@ mod claim;
 mod dead_letter;
 mod error;
 mod evidence;
+mod large_write_lane;
 mod lease;
 mod lease_token;
 mod outbox;
@@ -37,7 +38,9 @@ pub use self::caller::{
 };
 pub use self::circuit::Circuit;
 pub use self::claim::{ClaimConclusion, ClaimResult, IdempotencyClaim, IdempotencyClaims};
-pub use self::dead_letter::{DeadLetter, DeadLetterQueue, ReprocessResult};
+pub use self::dead_letter::{
+    DeadLetter, DeadLetterQueue, MAX_LISTED_PAYLOAD_BYTES, ReprocessResult,
+};
 pub use self::error::{StoreError, StoreRefusal};
 pub use self::evidence::{EVIDENCE_RETENTION, StoredEvidence};
 pub use self::lease::{

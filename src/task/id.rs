@@ -77,6 +77,12 @@ impl Topic {
         if well_formed { Ok(Self(text.into())) } else { Err(NameError::Topic) }
     }
 
+    /// The topic that is shown for a task whose topic cannot be read.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self("unknown".into())
+    }
+
     /// The topic as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,6 +1,7 @@
 //! How an attempt ends: the answer of the handler, or the failure with its kind.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -103,12 +104,14 @@ pub struct TaskFailure {
     pub message: String,
     /// The answer that counted as failed, if there was one.
     pub answer: Option<TaskAnswer>,
+    /// The least time that the handler asks to wait before another attempt; not stored.
+    pub retry_after: Option<Duration>,
 }
 
 impl TaskFailure {
     /// A failure without an answer.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), answer: None }
+        Self { kind, message: message.into(), answer: None, retry_after: None }
     }
 
     /// Whether another attempt could succeed.

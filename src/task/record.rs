@@ -70,6 +70,15 @@ impl Task {
         }
     }
 
+    /// The size of what the task was given, bytes: its payload, and the captured body where that is
+    /// another one.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        let body = self.request.as_ref().map(|request| &request.body);
+        let body = body.filter(|body| body.len() != self.payload.len());
+        self.payload.len() + body.map_or(0, Bytes::len)
+    }
+
     /// Whether the task is a shadow copy of a request that the sync path served.
     #[must_use]
     pub fn is_shadow(&self) -> bool {
@@ -161,6 +170,8 @@ pub struct TaskRecord {
     pub failure: Option<TaskFailure>,
     /// The last progress that the running attempt reported.
     pub progress: Option<TaskProgress>,
+    /// What is not given as it was written, such as a result with NaN of a Python agent.
+    pub note: Option<String>,
 }
 
 #[cfg(test)]

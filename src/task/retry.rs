@@ -1,7 +1,8 @@
 //! Decides what follows a failed attempt: another attempt after a delay, or a dead letter.
 //!
 //! The delay is drawn with full jitter from zero to [`retry_backoff`], so that tasks that failed
-//! together do not run again together.
+//! together do not run again together. A time that the handler asks to wait comes before it; both
+//! together are at most [`MAX_RETRY_DELAY`].
 
 use std::time::Duration;
 
@@ -43,7 +44,9 @@ pub fn decide_retry(
     if attempt > retries || !failure.is_retryable() {
         return RetryDecision::Bury;
     }
-    RetryDecision::Retry { delay: full_jitter(retry_backoff(attempt, retry_delay), random) }
+    let asked = failure.retry_after.unwrap_or_default();
+    let drawn = full_jitter(retry_backoff(attempt, retry_delay), random);
+    RetryDecision::Retry { delay: asked.saturating_add(drawn).min(MAX_RETRY_DELAY) }
 }
 
 #[cfg(test)]
@@ -67,6 +70,19 @@ mod tests {
             let RetryDecision::Retry { delay } = decision else { panic!("{decision:?}") };
             let doubled = base.saturating_mul(2u32.saturating_pow(attempt - 1));
             prop_assert!(delay <= MAX_RETRY_DELAY && delay <= doubled);
+        }
+
+        #[test]
+        fn the_time_that_a_handler_asks_for_is_a_floor_up_to_the_cap(
+            attempt in 1u32..200, asked in 0u64..10_000_000, random: u64
+        ) {
+            let asked = Duration::from_millis(asked);
+            let failure =
+                TaskFailure { retry_after: Some(asked), ..test_failure(FailureKind::FailedStatus) };
+            let decision =
+                decide_retry(&failure, attempt, u32::MAX, Duration::from_secs(5), random);
+            let RetryDecision::Retry { delay } = decision else { panic!("{decision:?}") };
+            prop_assert!(delay >= asked.min(MAX_RETRY_DELAY) && delay <= MAX_RETRY_DELAY);
         }
 
         #[test]

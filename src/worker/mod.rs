@@ -8,15 +8,19 @@
 mod attempt;
 mod context;
 mod delivery;
+mod drain;
 mod handler;
 mod maintenance;
 mod pool;
+mod program_guard;
 mod supervisor;
 #[cfg(test)]
 mod testing;
 
+pub use self::drain::WorkerDrain;
 pub use self::handler::{
     Handler, HandlerRegistry, INTERRUPT_GRACE, InterruptReason, TaskAttempt, probe_upstream,
 };
 pub use self::pool::WorkerPool;
+pub use self::program_guard::{GuardCommand, run_if_guard};
 pub use self::supervisor::{Supervisor, terminate_with_parent};

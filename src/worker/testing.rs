@@ -79,7 +79,7 @@ pub(super) fn test_config(topics: &[(&str, HandlerConfig)]) -> Config {
             max_body_bytes: 8 << 20,
             task_path: "/task".into(),
             trusted_networks: Vec::new(),
-            drain_timeout: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             expose_metrics: false,
             cors_origins: Vec::new(),

@@ -1,8 +1,9 @@
 """An agent of the Python OmniDaemon, with the package's own SDK: `agent.py '{"topic": …, "name": …}'`.
 
 REDIS_URL and STORAGE_BACKEND configure the connection. The agent appends the id of every task that it begins to the file
-`runs`. The content of a task controls it: {"sleep": seconds} waits, {"fail": text} raises an error; otherwise the agent
-returns the content.
+`runs`. The content of a task controls it: {"sleep": seconds} waits, {"fail": text} raises an error, {"floats": texts}
+returns these numbers; otherwise the agent returns the content. With the option `echo` it returns the content and the
+name of its type, whatever the content is.
 """
 
 import asyncio
@@ -28,11 +29,15 @@ def record_run(task_id):
 async def callback(message):
     record_run(message.get("task_id"))
     content = message["content"]
+    if options.get("echo"):
+        return {"content": content, "type": type(content).__name__}
     form = "string" if isinstance(content, str) else "object"
     controls = json.loads(content) if isinstance(content, str) else content
     await asyncio.sleep(controls.get("sleep", 0))
     if text := controls.get("fail"):
         raise RuntimeError(text)
+    if floats := controls.get("floats"):
+        return {"floats": [float(text) for text in floats], "by": message["agent"]}
     return {"content": controls, "form": form, "by": message["agent"]}
 
 

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import hashlib
 import time
+from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -19,6 +20,7 @@ UNSEEN = {"/seen", "/reset"}
 
 api = FastAPI()
 seen: list[dict[str, Any]] = []
+received: Counter[str] = Counter()
 
 
 class Controls(BaseModel, extra="allow"):
@@ -45,7 +47,7 @@ async def controlled(request: Request, controls: Controls, answer: dict[str, Any
     """Returns the response with the requested status, headers and body, or breaks the connection."""
     if controls.die:
         return Broken(request, in_body=controls.die == "body")
-    status = 503 if count_earlier(request) < controls.fail_first else controls.status
+    status = 503 if request.scope["earlier"] < controls.fail_first else controls.status
     if controls.body is not None:
         response = Response(controls.body, status_code=status, media_type="text/plain; charset=utf-8")
     else:
@@ -75,14 +77,24 @@ def identity(record: dict[str, Any]) -> str | None:
     return record["idempotency_key"] or record["id"]
 
 
-def count_earlier(request: Request) -> int:
-    """Returns how many requests with the same identity were received before this one."""
-    mine = request.scope["record"]
-    return sum(1 for record in seen if record is not mine and identity(record) and identity(record) == identity(mine))
+def count_request(record: dict[str, Any]) -> int:
+    """Counts a request, and returns how many requests with the same identity were received before it."""
+    name = identity(record)
+    if name is None:
+        return 0
+    received[name] += 1
+    return received[name] - 1
+
+
+@api.post("/invoke/{agent}")
+async def invoke_agent(agent: str, call: Invocation, request: Request) -> Response:
+    return await invoke(call.model_copy(update={"agent": agent}), request)
 
 
 @api.post("/invoke")
 async def invoke(call: Invocation, request: Request) -> Response:
+    if request.headers.get("x-api-key") == "expired":
+        return JSONResponse({"detail": "the API key has expired"}, status_code=401, headers={"www-authenticate": "ApiKey"})
     started = time.perf_counter()
     controls = call.arguments
     if controls.replayed and request.headers.get("x-omnidaemon-attempt"):
@@ -189,6 +201,7 @@ async def get_seen() -> dict[str, Any]:
 @api.post("/reset")
 async def reset() -> dict[str, Any]:
     seen.clear()
+    received.clear()
     return {}
 
 
@@ -215,5 +228,6 @@ async def app(scope, receive, send) -> None:
             record["status"] = message["status"]
         await send(message)
 
+    scope["earlier"] = count_request(record)
     scope["record"], scope["transport"] = record, send.__self__.transport
     await api(scope, receive, record_status)

@@ -8,7 +8,7 @@ use crate::admin::problem::{ApiProblem, ApiResult, parse_task_id};
 use crate::admin::services::AdminServices;
 use crate::admin::views::{DeadLetterChangeDocument, DeadLetterDocument};
 use crate::operations::{
-    DeadLetterError, discard_dead_letter, list_dead_letters, reprocess_dead_letter,
+    self, DeadLetterError, discard_dead_letter, list_dead_letters, reprocess_dead_letter,
     retry_failed_task,
 };
 
@@ -43,6 +43,17 @@ pub(crate) async fn get_dead_letters(
         error => error.into(),
     })?;
     Ok(Json(letters.iter().map(DeadLetterDocument::from).collect()))
+}
+
+/// `GET dead-letters/{id}?topic=`
+pub(crate) async fn get_dead_letter(
+    State(services): State<AdminServices>,
+    Path(id): Path<String>,
+    Query(params): Query<DeadLetterTopicParams>,
+) -> ApiResult<DeadLetterDocument> {
+    let (access, config) = (services.store_access(), services.config());
+    let letter = operations::get_dead_letter(access, &config, params.topic.as_deref(), &id).await?;
+    Ok(Json(DeadLetterDocument::from(&letter)))
 }
 
 /// `POST dead-letters/{id}/reprocess?topic=`

@@ -21,8 +21,11 @@ pub struct DeadLetterDocument {
     pub attempts: u32,
     /// When it failed, milliseconds since the Unix epoch.
     pub failed_ms: u64,
-    /// The payload; as text where it is not JSON.
+    /// The payload; as text where it is not JSON. Null in a list where it is over 16 KiB.
     pub payload: Value,
+    /// The size of the payload; on Redis, where a list leaves it out, of all that is stored of the
+    /// dead letter.
+    pub payload_bytes: u64,
     /// The `before` of the next page, when this is the last one of a page.
     pub cursor: String,
 }
@@ -50,8 +53,10 @@ impl From<&DeadLetter> for DeadLetterDocument {
             error: letter.error.clone(),
             attempts: letter.attempts,
             failed_ms: letter.failed_at.0,
-            payload: serde_json::from_str(&letter.payload)
-                .unwrap_or_else(|_| letter.payload.clone().into()),
+            payload: letter.payload.as_deref().map_or(Value::Null, |payload| {
+                serde_json::from_str(payload).unwrap_or_else(|_| payload.into())
+            }),
+            payload_bytes: letter.payload_bytes,
             cursor: letter.cursor.clone(),
         }
     }

@@ -136,6 +136,11 @@ fn describe_limits(kind: &GateKind) -> Map<String, Value> {
             described["threshold"] = threshold.as_secs_f64().into();
             described
         }
+        GateKind::SlowerThanSync(limits) => {
+            let mut described = describe_ratio_limits(limits);
+            described["threshold"] = "sync_p95".into();
+            described
+        }
         GateKind::QueueOldest { max } => json!({"max": max.as_secs_f64()}),
         GateKind::QueueDepth { max } => json!({"max": max}),
         GateKind::PrometheusQuery { query, min, max, .. } => {

@@ -1,10 +1,13 @@
 //! `rollouts` of the API: the state of a rollout and the explanation of it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::PlanDocument;
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::rollout::gate::{ClientBasis, NoisyGroup};
+use crate::rollout::served_share::{count_groups_on_both_paths, describe_served_share};
 
 /// A rollout in a list: `rollouts` of the status document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -205,6 +208,19 @@ pub struct EvidenceDocument {
     pub deferred: u64,
     /// Requests that were served sync because the store was gone.
     pub unavailable: u64,
+    /// Requests of the async cohort that were served sync, by reason; reasons without any are left
+    /// out.
+    pub fallbacks: BTreeMap<String, u64>,
+    /// How much of the async cohort was served async, and why the rest was not; none where all was.
+    pub served_share: Option<String>,
+    /// Requests that were assigned to the async path at random.
+    pub async_random: u64,
+    /// Requests that were assigned to the sync path at random.
+    pub sync_random: u64,
+    /// Requests on another path than the bucket of their sticky key says.
+    pub mismatched_assignments: u64,
+    /// Groups of clients with requests on both paths, of 32.
+    pub groups_on_both_paths: usize,
     /// Copies of sync requests that became a task.
     pub copied: u64,
     /// Copies whose answer was compared with that of the sync path.
@@ -303,6 +319,12 @@ impl From<&RolloutEvidence> for EvidenceDocument {
             rejected: evidence.rejected_requests,
             deferred: evidence.deferred_requests,
             unavailable: evidence.store_unavailable,
+            fallbacks: evidence.fallbacks.to_words(),
+            served_share: describe_served_share(evidence),
+            async_random: evidence.assignments.async_random,
+            sync_random: evidence.assignments.sync_random,
+            mismatched_assignments: evidence.assignments.mismatched,
+            groups_on_both_paths: count_groups_on_both_paths(evidence),
             copied: evidence.shadow_copied,
             compared: evidence.shadow_compared,
             mismatched: evidence.shadow_mismatched,

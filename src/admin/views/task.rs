@@ -11,26 +11,29 @@ use crate::task::{AttemptSummary, TaskId, TaskProgress, TaskRecord, TaskStatus, 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskDocument {
-    /// Its id.
+    /// The id of the task.
     pub task_id: String,
-    /// Its topic.
+    /// The topic of the task.
     pub topic: String,
     /// `queued`, `processing`, `completed`, `failed` or `cancelled`.
     pub status: String,
-    /// Attempts begun.
+    /// The number of attempts that have begun.
     pub attempts: u32,
-    /// When it was accepted, milliseconds since the Unix epoch.
+    /// When the task was accepted, in milliseconds since the Unix epoch.
     pub created_ms: u64,
-    /// When it may begin, RFC 3339; none for at once.
+    /// When the task may begin, in the format of RFC 3339; none for at once.
     pub due_at: Option<String>,
-    /// When it ended, milliseconds since the Unix epoch.
+    /// When the task ended, in milliseconds since the Unix epoch.
     pub finished_ms: Option<u64>,
-    /// The HTTP status that its handler answered with.
+    /// The HTTP status of the handler's answer.
     pub http_status: Option<u16>,
-    /// What its handler answered.
+    /// The body of the handler's answer.
     pub result: Option<Value>,
-    /// Why its last attempt failed.
+    /// The error of the last failed attempt.
     pub error: Option<String>,
+    /// What is not given as it was written; left out where there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `GET tasks/{id}`: a task with its attempts and the notifications of its end.
@@ -40,19 +43,19 @@ pub struct TaskDetailsDocument {
     /// The task and its result.
     #[serde(flatten)]
     pub task: TaskDocument,
-    /// What its running attempt reported last.
+    /// The last progress that the running attempt reported.
     pub progress: Option<ProgressDocument>,
-    /// The publisher's own id for it.
+    /// The id that the publisher gave to the task.
     pub correlation_id: Option<String>,
-    /// The trace that it is part of.
+    /// The id of the trace that the task belongs to.
     pub trace_id: Option<String>,
-    /// The route that it was canaried on.
+    /// The route of the canaried request that became this task.
     pub route: Option<String>,
-    /// When its next attempt begins, milliseconds since the Unix epoch.
+    /// When the next attempt may begin, in milliseconds since the Unix epoch.
     pub next_attempt_ms: Option<u64>,
-    /// Its attempts, the first one first.
+    /// The attempts, in their order.
     pub history: Vec<AttemptDocument>,
-    /// The notifications of its end.
+    /// The notifications of the task's end.
     pub deliveries: Vec<DeliveryDocument>,
 }
 
@@ -60,9 +63,9 @@ pub struct TaskDetailsDocument {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProgressDocument {
-    /// The share that is done, from 0 to 1.
+    /// The share of the work that is done, from 0 to 1.
     pub fraction: f64,
-    /// The handler's own words about it.
+    /// A text that the handler sent with the progress.
     pub note: Option<String>,
 }
 
@@ -70,20 +73,20 @@ pub struct ProgressDocument {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AttemptDocument {
-    /// Its number, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The worker process that ran it.
+    /// The worker process that ran the attempt.
     pub worker: Option<String>,
-    /// How long the task waited for it since it was accepted or its last attempt ended,
-    /// milliseconds.
+    /// How long the task waited for this attempt, in milliseconds: since the task was accepted or
+    /// the previous attempt ended.
     pub waited_ms: Option<u64>,
-    /// When it began, milliseconds since the Unix epoch.
+    /// When the attempt began, in milliseconds since the Unix epoch.
     pub began_ms: Option<u64>,
-    /// When it ended; none while it runs.
+    /// When the attempt ended, in milliseconds since the Unix epoch; none while it runs.
     pub ended_ms: Option<u64>,
-    /// The kind of its failure.
+    /// The kind of the failure, if the attempt failed.
     pub kind: Option<String>,
-    /// Why it failed.
+    /// The error, if the attempt failed.
     pub error: Option<String>,
 }
 
@@ -95,13 +98,13 @@ pub struct DeliveryDocument {
     pub kind: String,
     /// The URL without its secrets, or the topic.
     pub target: String,
-    /// The event's id.
+    /// The id of the event that is delivered.
     pub event: String,
     /// `pending`, `delivered` or `dropped`.
     pub status: String,
-    /// Tries so far.
+    /// The number of tries so far.
     pub attempts: u32,
-    /// Why the last try failed.
+    /// The error of the last try, if it failed.
     pub error: Option<String>,
 }
 
@@ -111,7 +114,7 @@ pub struct DeliveryDocument {
 pub struct TaskPageDocument {
     /// The tasks, newest first.
     pub tasks: Vec<TaskSummaryDocument>,
-    /// The `after` of the next page; none at the end.
+    /// The cursor of the next page, for the parameter `after`; none on the last page.
     pub next: Option<String>,
     /// Statuses whose tasks this store cannot list.
     pub unlisted: Vec<String>,
@@ -121,28 +124,28 @@ pub struct TaskPageDocument {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskSummaryDocument {
-    /// Its id.
+    /// The id of the task.
     pub task_id: String,
-    /// Its topic, where it is known.
+    /// The topic of the task, if the store knows it.
     pub topic: Option<String>,
     /// As in [`TaskDocument::status`].
     pub status: String,
-    /// Attempts begun, where that is known.
+    /// The number of attempts that have begun, if the store knows it.
     pub attempts: Option<u32>,
-    /// When it was accepted, milliseconds since the Unix epoch, where that is known.
+    /// When the task was accepted, in milliseconds since the Unix epoch, if the store knows it.
     pub created_ms: Option<u64>,
-    /// When it ended.
+    /// When the task ended, in milliseconds since the Unix epoch.
     pub finished_ms: Option<u64>,
 }
 
 /// A task that was published.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AcceptedDocument {
-    /// Its id.
+    /// The id of the task.
     pub task_id: String,
     /// `queued`.
     pub status: String,
-    /// The path on the data port under which its publisher can follow it.
+    /// The path on the data port at which the publisher can read the task.
     #[serde(default)]
     pub poll_url: String,
 }
@@ -151,7 +154,7 @@ pub struct AcceptedDocument {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CancelledDocument {
-    /// Its id.
+    /// The id of the task.
     pub task_id: String,
     /// `cancelled`.
     pub status: String,
@@ -161,30 +164,31 @@ pub struct CancelledDocument {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BulkDocument {
-    /// Tasks that are queued.
+    /// The number of tasks that were queued.
     pub queued: usize,
-    /// Envelopes that became no task.
+    /// The number of envelopes that were refused.
     pub refused: usize,
-    /// The result of each envelope, in their order.
+    /// The result of each envelope, in the order of the request.
     pub tasks: Vec<BulkItemDocument>,
 }
 
-/// The result of one envelope of a bulk.
+/// The result of one envelope of a bulk publish.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum BulkItemDocument {
-    /// It became no task. First, because it is recognized by its `error`.
+    /// The envelope was refused. The variant is first, so that a document with an `error` is read
+    /// as a refusal.
     Refused(RefusedTaskDocument),
-    /// It is queued.
+    /// The task was queued.
     Accepted(AcceptedDocument),
 }
 
-/// An envelope that became no task.
+/// An envelope that was refused, so that it did not become a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefusedTaskDocument {
     /// `refused`.
     pub status: String,
-    /// Why.
+    /// Why the envelope was refused.
     pub error: String,
 }
 
@@ -203,6 +207,7 @@ impl From<&TaskRecord> for TaskDocument {
             result: answer
                 .and_then(|answer| serde_json::from_slice(&body_as_json(&answer.body)).ok()),
             error: record.failure.as_ref().map(|failure| failure.message.clone()),
+            note: record.note.clone(),
         }
     }
 }
@@ -290,7 +295,7 @@ impl From<&TaskListEntry> for TaskSummaryDocument {
 }
 
 impl AcceptedDocument {
-    /// The task `id` is queued, and can be followed below `task_path` on the data port.
+    /// The document of the queued task `id`, which can be read below `task_path` on the data port.
     #[must_use]
     pub fn new(id: &TaskId, task_path: &str) -> Self {
         Self {
@@ -302,7 +307,7 @@ impl AcceptedDocument {
 }
 
 impl CancelledDocument {
-    /// The task `id` is cancelled.
+    /// The document of the cancelled task `id`.
     #[must_use]
     pub fn new(id: &TaskId) -> Self {
         Self { task_id: id.to_string(), status: TaskStatus::Cancelled.as_str().to_owned() }
@@ -320,15 +325,15 @@ impl BulkDocument {
 }
 
 impl BulkItemDocument {
-    /// An envelope that became no task, and why.
+    /// The result of an envelope that was refused with this error.
     #[must_use]
     pub fn refused(error: String) -> Self {
         Self::Refused(RefusedTaskDocument { status: "refused".to_owned(), error })
     }
 }
 
-/// A delivery's target without what may be a secret: the query, the fragment, and user info that
-/// another program's publisher may have written.
+/// A delivery's target without the parts that may contain a secret: the query, the fragment, and
+/// the user info, which a publisher of another program may have written.
 fn mask_target(target: &str) -> String {
     let bare = target.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = bare.split_once("://") else { return bare.to_owned() };

@@ -28,6 +28,7 @@ use super::global::GlobalArgs;
 use super::serve::shutdown_on_signals;
 use crate::app::{App, AppError};
 use crate::store::StoreError;
+use crate::worker::GuardCommand;
 
 pub(super) async fn run(args: DemoArgs, _: &GlobalArgs) -> Result<CliExit, CliError> {
     let DemoSetup { legacy_listener: legacy, loaded, config_file: file, env } =
@@ -35,6 +36,7 @@ pub(super) async fn run(args: DemoArgs, _: &GlobalArgs) -> Result<CliExit, CliEr
     let shutdown = shutdown_on_signals(None)?;
     let bound = App::new(loaded)
         .with_config_file(file.clone(), env)
+        .with_program_guard(GuardCommand::from_current_executable()?)
         .bind()
         .await
         .map_err(explain_lock_error)?;

@@ -18,6 +18,7 @@ use crate::cli::output::{
     name_value_table, print_json, print_line, print_table, table_with_headings,
 };
 use crate::cli::watch::{WatchArgs, fetch_and_print};
+use crate::cohort_hash::CLIENT_GROUPS;
 use crate::config::SHADOW_MISMATCH_GATE;
 use crate::rollout::format::{format_share, format_span};
 
@@ -163,6 +164,15 @@ fn exception_rows(details: &RolloutDetailsDocument) -> Vec<(&'static str, String
     if let Some(evidence) = &details.evidence {
         let warning = evidence.noisy_client.as_ref();
         rows.extend(warning.map(|noisy| ("warning", format!("failures: {noisy}"))));
+        rows.extend(evidence.served_share.clone().map(|share| ("split", share)));
+        if evidence.mismatched_assignments > 0 {
+            let calls = evidence.mismatched_assignments;
+            rows.push(("mismatched", format!("{calls} calls on the other path of their bucket")));
+        }
+        if evidence.groups_on_both_paths > 0 {
+            let groups = evidence.groups_on_both_paths;
+            rows.push(("on both paths", format!("{groups} of {CLIENT_GROUPS} client groups")));
+        }
         let by_request = evidence.counted_why.as_ref();
         rows.extend(by_request.map(|why| ("failures", format!("count by request: {why}"))));
     }
@@ -302,18 +312,24 @@ mod tests {
         assert!(has(&rows, "weight", weights), "{rows:?}");
         assert!(has(&rows, "soak", "1 min of 30 min"), "{rows:?}");
         let exceptions =
-            ["held", "saved", "store answers", "blocked", "copies", "failures", "warning"];
+            ["held", "saved", "store answers", "blocked", "copies", "failures", "warning", "split"];
         assert!(!rows.iter().any(|(name, _)| exceptions.contains(name)), "{rows:?}");
         let details = rollout.details.as_mut().expect("the details");
         (details.held, details.saved) = (true, false);
         details.evidence = from_value(json!({
             "copied": 23, "compared": 21, "mismatched": 2,
+            "served_share": "8.1 % served async of 10 % assigned: 1.9 % over max_body",
+            "mismatched_assignments": 3, "groups_on_both_paths": 12,
             "counted_why": "client group 3 makes more than half of the requests",
             "noisy_client": "60 of 61 come from client group 17",
         }))
         .expect("evidence");
         let rows = rollout_rows(&rollout);
         assert!(has(&rows, "copies", "21 of 23 compared, 2 with another answer"), "{rows:?}");
+        assert!(has(&rows, "on both paths", "12 of 32 client groups"), "{rows:?}");
+        let split = "8.1 % served async of 10 % assigned: 1.9 % over max_body";
+        assert!(has(&rows, "split", split), "{rows:?}");
+        assert!(rows.iter().any(|(name, _)| *name == "mismatched"), "{rows:?}");
         let by_request = "count by request: client group 3 makes more than half of the requests";
         assert!(has(&rows, "failures", by_request), "{rows:?}");
         assert!(rows.iter().any(|(name, _)| *name == "warning"), "{rows:?}");

@@ -20,7 +20,7 @@ use crate::task::{TaskId, TaskStatus};
 const POLL_BACKOFF: BackoffPolicy =
     BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(1));
 /// The fields of a task that `--format json` prints here; `task show` prints all.
-const RESULT_FIELDS: [&str; 9] = [
+const RESULT_FIELDS: [&str; 10] = [
     "task_id",
     "topic",
     "status",
@@ -30,6 +30,7 @@ const RESULT_FIELDS: [&str; 9] = [
     "http_status",
     "result",
     "error",
+    "note",
 ];
 
 /// `omnidaemon task result`
@@ -103,6 +104,7 @@ fn task_rows(task: &TaskDocument) -> impl Iterator<Item = (&'static str, String)
         ("attempts", Some(task.attempts.to_string())),
         ("http_status", task.http_status.map(|status| status.to_string())),
         ("error", task.error.clone()),
+        ("note", task.note.clone()),
     ];
     rows.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }

@@ -9,6 +9,7 @@ pub(crate) mod self_upstream;
 mod shadow;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::config::check::position::{find_origin, problem_at_path};
 use crate::config::check::self_upstream::self_upstream_problem;
@@ -166,11 +167,15 @@ fn check_external_topics(config: &Config, root: &YamlNode, report: &mut ConfigDi
     }
 }
 
+/// The time in which a drain interrupts attempts and gives their tasks back to the store.
+const RELEASE_TIME: Duration = Duration::from_secs(4);
+
 fn check_drain_times(config: &Config, root: &YamlNode, report: &mut ConfigDiagnostics) {
-    let needed = config.proxy.drain_delay + config.workers.drain_timeout;
+    let needed = config.workers.drain_timeout + RELEASE_TIME;
     if needed > config.proxy.drain_timeout {
         let message = format!(
-            "is shorter than drain_delay and workers.drain, {}",
+            "is shorter than workers.drain and the {} in which tasks are given back, {}",
+            humantime::format_duration(RELEASE_TIME),
             humantime::format_duration(needed)
         );
         report.warnings.push(problem_at_path(

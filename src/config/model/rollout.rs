@@ -157,6 +157,9 @@ pub enum GateKind {
         /// The limits of the share.
         limits: RatioLimits,
     },
+    /// `slow_ratio` with `threshold: sync_p95`: the share that took longer than the p95 of the sync
+    /// path before the step. Both limits are set.
+    SlowerThanSync(RatioLimits),
     /// `shadow_mismatch`: the share of copies whose answer differed from the original's. The gate
     /// is added to every rollout with shadow traffic; the file cannot configure it.
     ShadowMismatch(RatioLimits),
@@ -297,6 +300,13 @@ impl RolloutConfig {
         }
     }
 
+    /// The gates that judge a rollout: all of the file, without the default `latency` where the
+    /// rollout began in a release without that gate.
+    pub fn judging_gates(&self, has_latency_gate: bool) -> impl Iterator<Item = &GateConfig> {
+        let left_out = if has_latency_gate { None } else { default_latency_gate(&self.gates) };
+        self.gates.iter().filter(move |gate| left_out.is_none_or(|left| !std::ptr::eq(left, *gate)))
+    }
+
     /// The soak at `weight`: that of its step, or else the rollout's.
     #[must_use]
     pub fn soak_at(&self, weight: Weight) -> Duration {
@@ -359,7 +369,7 @@ impl GateKind {
             Self::ErrorRatio(_) => GateType::ErrorRatio,
             Self::ClientErrorRatio(_) => GateType::ClientErrorRatio,
             Self::DeferredRatio(_) => GateType::DeferredRatio,
-            Self::SlowRatio { .. } => GateType::SlowRatio,
+            Self::SlowRatio { .. } | Self::SlowerThanSync(_) => GateType::SlowRatio,
             Self::ShadowMismatch(_) => GateType::ShadowMismatch,
             Self::QueueOldest { .. } => GateType::QueueOldest,
             Self::QueueDepth { .. } => GateType::QueueDepth,
@@ -379,7 +389,8 @@ impl GateKind {
         match self {
             Self::ErrorRatio(limits)
             | Self::ClientErrorRatio(limits)
-            | Self::DeferredRatio(limits) => Some(limits),
+            | Self::DeferredRatio(limits)
+            | Self::SlowerThanSync(limits) => Some(limits),
             Self::SlowRatio { limits, .. } | Self::ShadowMismatch(limits) => Some(limits),
             Self::QueueOldest { .. } | Self::QueueDepth { .. } | Self::PrometheusQuery { .. } => {
                 None
@@ -389,6 +400,13 @@ impl GateKind {
 }
 
 // === impl RatioLimits ===
+
+impl RatioLimits {
+    /// The limits of `threshold: sync_p95`, where the file has none: by definition at most 5 % of
+    /// sync requests took longer than their p95.
+    pub const SYNC_P95: Self =
+        Self { max: Some(0.05), margin: Some(0.02), tolerated_ratio: 1.25, alpha: 0.01 };
+}
 
 impl Default for RatioLimits {
     fn default() -> Self {
@@ -408,7 +426,16 @@ pub fn default_gates() -> Vec<GateConfig> {
         gate("errors", GateKind::ErrorRatio(limits(Some(0.01), Some(0.005)))),
         gate("client_errors", GateKind::ClientErrorRatio(limits(None, Some(0.02)))),
         gate("deferred", GateKind::DeferredRatio(limits(Some(0.01), None))),
+        gate("latency", GateKind::SlowerThanSync(RatioLimits::SYNC_P95)),
     ]
+}
+
+/// The gate `latency` of a list that begins with the default gates. Releases before that gate had
+/// the others as their default.
+#[must_use]
+pub fn default_latency_gate(gates: &[GateConfig]) -> Option<&GateConfig> {
+    let defaults = default_gates();
+    gates.starts_with(&defaults).then(|| &gates[defaults.len() - 1])
 }
 
 /// The number of requests without a failure that certify a share of failures of at most `max` at

@@ -22,7 +22,7 @@ pub struct ProxyConfig {
     /// Peers whose `X-Forwarded-*` and `x-omnidaemon-path` headers are accepted; empty trusts no
     /// peer.
     pub trusted_networks: Vec<Cidr>,
-    /// The longest time that a shutdown takes.
+    /// How long requests and tasks may take to end at shutdown, after `drain_delay`.
     pub drain_timeout: Duration,
     /// How long `/readyz` answers 503 before the proxy stops accepting connections.
     pub drain_delay: Duration,

@@ -5,6 +5,7 @@
 //! runs its commands.
 
 use std::env;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -13,6 +14,21 @@ use crate::config::parse::field_error::FieldError;
 
 /// File name endings of arguments that are checked as scripts.
 const SCRIPT_SUFFIXES: [&str; 3] = [".py", ".sh", ".js"];
+
+/// Fails if `program`, a path or a name that is looked for in `PATH`, cannot be started.
+///
+/// # Errors
+/// `NotFound`, or `PermissionDenied` for a path that exists and is no executable file.
+pub(crate) fn check_program(program: &str) -> io::Result<()> {
+    let path = Path::new(program);
+    if is_executable_file(path) && program.contains('/')
+        || !program.contains('/') && is_in_path(program)
+    {
+        return Ok(());
+    }
+    let is_denied = program.contains('/') && path.exists();
+    Err(if is_denied { io::ErrorKind::PermissionDenied } else { io::ErrorKind::NotFound }.into())
+}
 
 /// The program and scripts of a command that do not exist, each with a message and a hint.
 pub(crate) fn find_missing_programs(words: &[String]) -> Vec<FieldError> {

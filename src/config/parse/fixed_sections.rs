@@ -41,7 +41,7 @@ pub(crate) fn parse_proxy(mut proxy: ConfigSection<'_>) -> ProxyConfig {
         trusted_networks: proxy.read_list("trusted", Vec::new(), parse_cidr),
         drain_timeout: proxy.read_or_default(
             "drain",
-            Duration::from_secs(15),
+            Duration::from_secs(30),
             duration_between(0, HOUR_SECS),
         ),
         drain_delay: proxy.read_or_default(

@@ -1,7 +1,7 @@
 //! Parses `rollout.gates`, `rollout.breaker` and `rollout.prometheus`.
 //!
-//! Each type of gate has its own keys. A key of another type is refused with the name of that type,
-//! since a limit that is silently ignored would be worse than no limit.
+//! Each type of gate has its own keys. A key of another type is refused with the names of the types
+//! that have it; without an error, the operator would rely on a limit that has no effect.
 
 use std::time::Duration;
 
@@ -20,10 +20,13 @@ use crate::config::{
 };
 use crate::task::DURATION_BUCKET_BOUNDS;
 
+/// `threshold` of a `slow_ratio` that is compared with the sync path's own p95.
+const SYNC_P95: &str = "sync_p95";
+
 const HOUR_SECS: u64 = 3600;
 const DAY_SECS: u64 = 24 * HOUR_SECS;
 
-/// The keys of one type of gates.
+/// A type of gates, with its keys and their parser.
 struct GateSchema {
     /// The value of `type`.
     type_name: &'static str,
@@ -86,7 +89,7 @@ fn parse_gate(gate: &mut ConfigSection<'_>) -> Option<GateConfig> {
     let schema = gate.read_required("type", &hint, parse_gate_type);
     let name = gate.read_optional("name", parse_name);
     let Some(schema) = schema else {
-        // Without a type, no other key can be called unknown.
+        // Without a type it is not known which keys are valid, so none is reported as unknown.
         for key in GATE_SCHEMAS.iter().flat_map(|kind| kind.keys).copied() {
             gate.find_node(key);
         }
@@ -119,7 +122,8 @@ fn refuse_foreign_keys(gate: &mut ConfigSection<'_>, kind: &GateSchema) {
     for key in others {
         let owners: Vec<&GateSchema> =
             GATE_SCHEMAS.iter().filter(|other| other.keys.contains(&key)).collect();
-        let message = format!("is of {}, not of `{}`", list_type_names(&owners), kind.type_name);
+        let message =
+            format!("is a key of {}, not of `{}`", list_type_names(&owners), kind.type_name);
         gate.refuse_keys(&[key], &message, "delete it, or write another `type`");
     }
 }
@@ -159,18 +163,35 @@ fn parse_slow_ratio(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
     let threshold = gate.read_required(
         "threshold",
         "write the duration above which a request is slow, such as `threshold: 2s`",
-        parse_bucket_bound,
+        parse_slow_threshold,
     );
+    if threshold == Some(None) {
+        let message = "is not a key of `threshold: sync_p95`";
+        gate.refuse_keys(&["of", "tolerated_ratio"], message, "delete it");
+        let RatioLimits { max, margin, .. } = RatioLimits::SYNC_P95;
+        return Some(GateKind::SlowerThanSync(RatioLimits {
+            max: gate.read_optional("max", share_up_to(1.0)).or(max),
+            margin: gate.read_optional("margin", share_up_to(1.0)).or(margin),
+            alpha: gate.read_or_default("alpha", RatioLimits::SYNC_P95.alpha, share_up_to(0.1)),
+            ..RatioLimits::SYNC_P95
+        }));
+    }
     let measures = one_of_words(&[
         ("end_to_end", LatencyMeasure::EndToEnd),
         ("acknowledgement", LatencyMeasure::Acknowledgement),
     ]);
     let measure = gate.read_or_default("of", LatencyMeasure::EndToEnd, measures);
     let limits = parse_ratio_limits(gate);
-    threshold.map(|threshold| GateKind::SlowRatio { threshold, measure, limits })
+    threshold.flatten().map(|threshold| GateKind::SlowRatio { threshold, measure, limits })
 }
 
-/// Parses a bound of the histogram buckets: only for these is known how many requests took longer.
+/// Parses a bucket bound, or `sync_p95`, which is none: the sync path's own p95.
+fn parse_slow_threshold(text: &str) -> Result<Option<Duration>, FieldError> {
+    if text == SYNC_P95 { Ok(None) } else { parse_bucket_bound(text).map(Some) }
+}
+
+/// Parses a duration that is a bound of the histogram buckets: the number of requests that took
+/// longer is known only for these durations.
 fn parse_bucket_bound(text: &str) -> Result<Duration, FieldError> {
     let duration = duration_between(1, DAY_SECS)(text)?;
     let bounds = DURATION_BUCKET_BOUNDS.map(Duration::from_secs_f64);
@@ -182,7 +203,7 @@ fn parse_bucket_bound(text: &str) -> Result<Duration, FieldError> {
     let nearest: Vec<String> =
         nearest.map(|bound| format!("`{}`", humantime::format_duration(*bound))).collect();
     let message = format!(
-        "{} is no bound of the buckets that durations are counted in",
+        "{} is not a bound of the buckets in which durations are counted",
         quote_for_message(text)
     );
     Err(FieldError::new(message, format!("write {}", nearest.join(" or "))))
@@ -221,7 +242,7 @@ fn parse_prometheus_query(gate: &mut ConfigSection<'_>) -> Option<GateKind> {
     {
         gate.add_problem(
             "min",
-            format!("{min} is over `max`, {max}: nothing passes"),
+            format!("{min} is over `max`, {max}: no value passes"),
             "write a lower one",
         );
     }

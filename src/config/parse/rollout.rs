@@ -24,7 +24,7 @@ use crate::config::{
 
 const HOUR_SECS: u64 = 3600;
 const DAY_SECS: u64 = 24 * HOUR_SECS;
-/// The upper limit of `min_samples`: more requests than any step gets.
+/// The highest value of `min_samples`, far above the number of requests of any step.
 const MAX_COUNT: u64 = 1_000_000_000;
 
 /// Parses the section of the route that is named `route`.
@@ -235,16 +235,17 @@ fn parse_notifications(rollout: &mut ConfigSection<'_>) -> Vec<NotificationConfi
     rollout.read_sections("notify").into_iter().filter_map(parse_one).collect()
 }
 
-/// Reports pins and gates that cannot work.
+/// Reports pins without sticky keys, values that are pinned to both paths, and Prometheus gates
+/// without a server.
 fn check_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
     let PinConfig { sync_key_values: sync, async_key_values: asynchronous } = &rollout.pin;
     if rollout.sticky_keys.is_empty() && !(sync.is_empty() && asynchronous.is_empty()) {
         let hint = "write a sticky key, such as `sticky: {keys: [header:x-client-id]}`";
         section.add_problem("pin", "needs `sticky.keys`: pins are values of the sticky keys", hint);
     }
-    // The value of a key may be a secret: the message names its position instead.
+    // A pinned value may be a secret, so the message has its position instead.
     if let Some(at) = sync.iter().position(|key| asynchronous.contains(key)) {
-        let message = format!("has number {} of `sync` also in `async`", at + 1);
+        let message = format!("has value number {} of `sync` in `async` too", at + 1);
         section.add_problem("pin", message, "keep one of them");
     }
     let query_gate =
@@ -259,9 +260,9 @@ fn check_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
     }
 }
 
-/// Warns of settings of a gated rollout that are probably mistakes.
+/// Warns of settings of a gated rollout that are valid but probably mistakes.
 fn warn_about_gated_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig) {
-    // Shadow traffic is not counted in `min_samples`.
+    // `min_samples` does not count shadow traffic, so it does not concern the shadow gate.
     let sampled_gates =
         rollout.gates.iter().rev().filter(|gate| !matches!(gate.kind, GateKind::ShadowMismatch(_)));
     let with_max = sampled_gates.filter_map(|gate| Some((gate, gate.kind.ratio_limits()?.max?)));
@@ -297,7 +298,7 @@ fn warn_about_gated_rollout(section: &ConfigSection<'_>, rollout: &RolloutConfig
         rollout.step_at(Weight::FULL).is_some_and(|step| step.baseline == BaselineMode::Live);
     if let Some(gate) = rollout.gates.iter().find(has_margin_only).filter(|_| is_full_step_live) {
         let message = format!(
-            "leaves no sync path at 100 %, and the gate `{}` has only a margin over it",
+            "leaves no sync path at 100 %, which the gate `{}` compares with, as it has no `max`",
             gate.name
         );
         section.add_warning(

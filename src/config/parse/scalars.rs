@@ -54,7 +54,7 @@ pub(crate) fn duration_between(
             FieldError::new(format!("{} is not a duration", quote_for_message(text)), hint)
         })?;
         let range = format!(
-            "write one from {} to {}",
+            "write a duration from {} to {}",
             humantime::format_duration(low),
             humantime::format_duration(high)
         );
@@ -70,7 +70,7 @@ pub(crate) fn duration_between(
     }
 }
 
-/// A whole number from `low` to `high`, or `none`.
+/// Parses a whole number from `low` to `high`, or `none`.
 pub(crate) fn count_or_none<T>(low: T, high: T) -> impl Fn(&str) -> Result<Option<T>, FieldError>
 where
     T: FromStr + PartialOrd + Display + Copy,
@@ -139,7 +139,8 @@ pub(crate) fn share_up_to(high: f64) -> impl Fn(&str) -> Result<f64, FieldError>
         let (number, exponent) =
             text.strip_suffix('%').map_or((text, 0), |number| (number.trim_end(), -2));
         let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        // Parsed with the exponent, not divided by 100: `0.1%` and `0.001` must give the same f64.
+        // The percent sign becomes an exponent, so that `0.1%` and `0.001` give the same f64; a
+        // division by 100 would round differently.
         let value = format!("{number}e{exponent}").parse::<f64>().ok().filter(|_| plain);
         match value {
             None => {
@@ -195,7 +196,7 @@ pub(crate) fn one_of_words<T: Copy>(
         let wrong = || {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
             FieldError::new(
-                format!("{} is not one of the words known here", quote_for_message(text)),
+                format!("{} is not a valid value", quote_for_message(text)),
                 suggest(text, &known),
             )
         };
@@ -291,8 +292,8 @@ mod tests {
                 ("500ms", "Some(500ms)"),
                 ("none", "None"),
                 ("10", "`10` has no unit: write `10s`, or `none`"),
-                ("0s", "`0s` is too short: write one from 1ms to 1h, or `none`"),
-                ("2h", "`2h` is too long: write one from 1ms to 1h, or `none`"),
+                ("0s", "`0s` is too short: write a duration from 1ms to 1h, or `none`"),
+                ("2h", "`2h` is too long: write a duration from 1ms to 1h, or `none`"),
                 (
                     "soon",
                     "`soon` is not a duration: write a duration such as `10s`, `1h30m` or \
@@ -395,11 +396,8 @@ mod tests {
             one_of_words(&[("accepted", 1), ("hold", 2)]),
             &[
                 ("hold", "2"),
-                (
-                    "acepted",
-                    "`acepted` is not one of the words known here: did you mean `accepted`?",
-                ),
-                ("x", "`x` is not one of the words known here: known are `accepted`, `hold`"),
+                ("acepted", "`acepted` is not a valid value: did you mean `accepted`?"),
+                ("x", "`x` is not a valid value: known are `accepted`, `hold`"),
             ],
         );
         let hint = "write a time with its zone, such as `2027-06-01T00:00:00Z`";

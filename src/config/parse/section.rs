@@ -2,7 +2,7 @@
 //!
 //! An absent field has its default. An invalid field is reported and has its default too, so that
 //! parsing goes on and finds further problems. The section records which keys were requested and,
-//! when it is dropped, reports all other keys as unknown: a parser cannot forget that check.
+//! when it is dropped, reports all other keys as unknown, so that no parser has to check for them.
 
 use std::cell::RefCell;
 
@@ -20,7 +20,7 @@ pub(crate) struct ConfigSection<'a> {
     entries: &'a [YamlEntry],
     /// Keys that a parser has requested, present or not.
     requested_keys: Vec<&'static str>,
-    /// Keys that were reported by `refuse_keys`, and are not reported again as unknown.
+    /// Keys that `refuse_keys` has reported; they are not reported again as unknown.
     refused_keys: Vec<&'static str>,
     report: &'a RefCell<ConfigDiagnostics>,
 }
@@ -219,8 +219,8 @@ impl<'a> ConfigSection<'a> {
         )
     }
 
-    /// Reports those of `keys` that the section has, with a message of the caller instead of the
-    /// one for unknown keys.
+    /// Reports each of `keys` that the section has, with `message` instead of the message for
+    /// unknown keys.
     pub(crate) fn refuse_keys(&mut self, keys: &[&'static str], message: &str, hint: &str) {
         for key in keys {
             if let Some(entry) = self.entries.iter().find(|entry| entry.key == *key) {
@@ -248,7 +248,7 @@ impl<'a> ConfigSection<'a> {
             || matches!(value, Some(YamlValue::List(items)) if items.is_empty())
     }
 
-    /// The result of `parse` for a node that must be one value; problems are reported.
+    /// Parses a node that must be a single value; none when it is invalid, which is reported.
     pub(crate) fn parse_scalar<T>(
         &self,
         key: &str,
@@ -284,7 +284,7 @@ impl<'a> ConfigSection<'a> {
         self.push_problem(self.find_origin(key), Some(key), FieldError::new(message, hint));
     }
 
-    /// Adds a warning of a field, with a position as in `add_problem`.
+    /// Adds a warning of a field, at the same position as [`Self::add_problem`].
     pub(crate) fn add_warning(
         &self,
         key: &str,

@@ -43,7 +43,7 @@ fn the_design_as_written_loads() {
     let (config, problems, warnings) = parse_config_text(
         "
 proxy:     {listen: 127.0.0.1:8000, threads: 0, max_body: 8MiB, task_path: /task, trusted: [], \
-drain: 15s, drain_delay: 0s, expose: [metrics]}
+drain: 30s, drain_delay: 0s, expose: [metrics]}
 admin:     {listen: 127.0.0.1:8001, token: ${OMNIDAEMON_ADMIN_TOKEN:-}, hosts: []}
 upstream:  {url: http://127.0.0.1:9000, connect_timeout: 5s, timeout: none}   # or urls: [...]; \
 timeout is to the first byte
@@ -206,7 +206,7 @@ workers:
             "f:11:5: routes.invoke.wait: is set twice, in line 10 and in line 11: keep one of them",
             "f:13:16: routes.invoke.rollout.percent: 110 is over 100: write a number from 0 to \
                 100, to the hundredth",
-            "f:14:13: routes.invoke.rollout.mode: `gatet` is not one of the words known here: did \
+            "f:14:13: routes.invoke.rollout.mode: `gatet` is not a valid value: did \
                 you mean `gated`?",
             "f:17:24: topics.genesis.build.handler.command: names no program: write it with its \
                 arguments, such as \
@@ -330,10 +330,7 @@ fn every_check_says_what_is_wrong_and_what_to_write() {
             "rollout.sticky: is not a section with `keys`: write `sticky: {keys: \
                 [header:x-client-id]}`",
         ),
-        (
-            rollout("sticky: {fallback: sync}"),
-            "sticky.fallback: `sync` is not one of the words known here",
-        ),
+        (rollout("sticky: {fallback: sync}"), "sticky.fallback: `sync` is not a valid value"),
         (
             deprecation("mode: redirect"),
             "deprecation.successor: is missing, which `mode: redirect` needs",
@@ -403,12 +400,9 @@ fn unusual_but_valid_settings_are_warnings() {
             "deprecation.mode: announces neither the deprecation date nor the sunset date",
         ),
         (
-            config_with("workers: {drain: 20s}"),
-            "proxy.drain: is shorter than drain_delay and workers.drain, 20s",
-        ),
-        (
-            config_with("proxy: {drain_delay: 6s}"),
-            "proxy.drain: is shorter than drain_delay and workers.drain, 16s",
+            config_with("workers: {drain: 27s}"),
+            "proxy.drain: is shorter than workers.drain and the 4s in which tasks are given \
+                back, 31s",
         ),
     ] {
         let (_, problems, warnings) = parse_config_text(&text);

@@ -1,5 +1,6 @@
-//! What only the leader does: every second it checks convergence and the breaker, and every
-//! `interval` it evaluates the gates, after their Prometheus queries have been answered.
+//! The leader's tick, which only the replica that leads runs: every second it checks convergence
+//! and the breaker of each route, and every `interval` it evaluates the gates, once Prometheus has
+//! answered their queries.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,9 @@ use crate::rollout::{RolloutInput, RolloutObservation, Tick};
 // === impl Controller ===
 
 impl Controller {
-    /// Runs the leader's tick on every route whose stored state and evidence are known. The others
-    /// were changed by another process meanwhile: the next replica sync brings both.
+    /// Passes a tick to every route whose stored state and evidence are known. A route whose record
+    /// another process has changed is skipped, until the next replica sync loads its state and
+    /// evidence.
     pub(super) async fn run_leader_tick(&mut self, mut evidence: EvidenceByRoute) {
         let config = self.config.clone();
         for route in &config.routes {
@@ -44,8 +46,8 @@ impl Controller {
         }
     }
 
-    /// Starts an evaluation of the gates if one is due. Where gates query Prometheus, the queries
-    /// run beside the loop, and [`Self::apply_samples`] evaluates with their samples.
+    /// Starts an evaluation of the gates if one is due. If gates query Prometheus, the queries run
+    /// in a task of their own, and [`Self::apply_samples`] evaluates the gates with the samples.
     async fn evaluate_if_due(&mut self, route: &RouteConfig, now: Instant) {
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
         let watch = &mut rollout.leader_watch;
@@ -61,7 +63,7 @@ impl Controller {
         let (name, done) = (route.name.clone(), self.inbox.sampling_done.clone());
         tokio::spawn(async move {
             let samples_by_gate = prometheus::query_gates(&server, &gates).await;
-            // fails only once the loop has ended
+            // an error means that the controller's loop has ended
             let _ = done.send(GateSamples { route: name, samples_by_gate }).await;
         });
     }
@@ -86,7 +88,7 @@ impl Controller {
         let (queue_depth, queue_oldest) = self.metrics.read_queue_gauges(route.topic.as_str());
         let Some(rollout) = self.rollouts.get_mut(&route.name) else { return };
         let (state, watch) = (&rollout.state, &mut rollout.leader_watch);
-        // an epoch that began just now has no evidence before the next replica sync
+        // the evidence of an epoch that has just begun is loaded by the next replica sync
         let Some(evidence) = watch.evidence_of(&state.evidence_epochs()) else { return };
         let elapsed = watch.start_evaluation(Instant::now());
         watch.record_judged_evidence(state.cohort);
@@ -95,7 +97,7 @@ impl Controller {
         }
         let lagging_replicas = watch.lagging_replicas.clone();
         let observation = RolloutObservation {
-            // the time that a suspended machine slept was not observed
+            // while a machine is suspended, its leader observes nothing
             elapsed: elapsed.min(route.rollout.evaluation_interval * 2),
             lagging_replicas: &lagging_replicas,
             epoch_evidence: &evidence,

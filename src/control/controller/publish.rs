@@ -34,6 +34,7 @@ impl Controller {
     fn route_run_state(&self, route: &RouteConfig) -> RouteRunState {
         let run_state = |state: &RolloutState| RouteRunState {
             weight: running_weight(state, route.rollout.percent),
+            desired_weight: state.weight,
             epoch: state.epoch,
             copies_requests: is_shadow_allowed(state),
         };

@@ -1,6 +1,8 @@
 //! The replica sync: once a second each replica reports its status and its counts to the store,
-//! and learns the leader, the other replicas and the stored rollouts. It takes one store call, and
-//! for the leader one more per route. They run beside the loop, so a command never waits for them.
+//! and reads the leader, the reports of the other replicas and the stored rollouts.
+//!
+//! A sync is one store call, and for the leader one more per route. The calls run in a task of
+//! their own, so that commands to the controller do not wait for them.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +48,8 @@ impl Controller {
                 EvidenceByRoute::new()
             };
             let outcome = SyncOutcome { requested_routes, sync_result, evidence_by_route };
-            let _ = done.send(outcome).await; // fails only once the loop has ended
+            // an error means that the controller's loop has ended
+            let _ = done.send(outcome).await;
         });
     }
 
@@ -103,14 +106,14 @@ impl Controller {
 
     fn lose_store(&mut self, error: &StoreError) {
         if self.leader_term.is_some() {
-            tracing::warn!(%error, "the store is unreachable: rollouts stand still");
+            tracing::warn!(%error, "the store is unreachable: rollouts do not change");
         }
         self.step_down();
         (self.leader_process, self.store_reachable) = (None, false);
     }
 
-    /// Takes over who leads. A new term of this process starts with empty observations, and with
-    /// its own configuration file.
+    /// Sets the leader, and the term if this process leads. When this process begins a term, it
+    /// discards its earlier observations, and applies its configuration file to all routes.
     fn set_leader(&mut self, leader: Option<String>, term: Option<u64>) {
         if leader != self.leader_process {
             let name = leader.as_deref().unwrap_or("none");
@@ -127,7 +130,7 @@ impl Controller {
         }
     }
 
-    /// Stops leading. Unsaved decisions are given up, except an abort.
+    /// Ends the leadership of this process. Its unsaved decisions are discarded, except an abort.
     fn step_down(&mut self) {
         self.leader_term = None;
         for rollout in self.rollouts.values_mut() {
@@ -137,12 +140,12 @@ impl Controller {
         }
     }
 
-    /// Takes over a route's stored record, unless its version is known already or older. A store
-    /// that came back without its last writes gets them again.
+    /// Adopts the stored record of a route if its version is newer than the known one. If it is
+    /// older, the store has lost writes, and the state of this process is saved again.
     async fn adopt_record(&mut self, name: &str, record: Option<RolloutRecord>) {
         let Some(rollout) = self.rollouts.get_mut(name) else { return };
         let Some(record) = record else {
-            // the store was flushed, or nothing was ever saved
+            // the store was flushed, or no state of the route was ever saved
             let had_record = rollout.stored_version.replace(0).is_some_and(|version| version > 0);
             rollout.lost_by_store |= had_record && rollout.state.epoch > 0;
             if rollout.pending_abort.is_some() {
@@ -153,7 +156,7 @@ impl Controller {
         if rollout.stored_version.is_some_and(|version| version > record.version) {
             tracing::warn!(
                 route = name,
-                "the store came back with an older state of the rollout, and gets the newer one"
+                "the store has lost the last state of the rollout: it is saved again"
             );
             rollout.stored_version = Some(record.version);
             rollout.is_unsaved = true;
@@ -167,16 +170,17 @@ impl Controller {
         match stored::parse_state(&record.state_json) {
             Ok(stored) => rollout.adopt_stored_state(stored, record.version),
             Err(error) => {
-                rollout.stored_version = None; // no decision is based on it
+                // no decision is made on the route until its record can be read
+                rollout.stored_version = None;
                 return tracing::error!(
-                    route = name, %error, "the stored rollout cannot be acted on"
+                    route = name, %error, "the stored rollout cannot be read: no decision is made"
                 );
             }
         }
         self.reapply_abort(name).await;
     }
 
-    /// Repeats an abort that is not saved yet on the state that another process saved meanwhile.
+    /// Repeats an abort that is not saved yet on a newer state that another process has saved.
     async fn reapply_abort(&mut self, name: &str) {
         let config = self.config.clone();
         let Some(route) = config.routes.iter().find(|route| route.name == name) else { return };
@@ -192,7 +196,7 @@ impl Controller {
         }
     }
 
-    /// Logs once per process that its plan cannot be compared.
+    /// Logs each replica that sends no plan fields, once: its plan cannot be compared.
     fn log_replicas_without_plan_fields(&mut self, statuses: &ReplicaStatuses) {
         let without = &statuses.without_plan_fields;
         for process in without.difference(&self.replicas_without_plan_fields) {
@@ -205,7 +209,7 @@ impl Controller {
         self.replicas_without_plan_fields.clone_from(without);
     }
 
-    /// Every replica finds the lagging ones, whether it leads or not, so that each can show them.
+    /// Finds the lagging replicas of each route. Replicas that do not lead do so too, to show them.
     fn update_lagging_replicas(&mut self, statuses: &ReplicaStatuses) {
         let config = self.config.clone();
         for route in &config.routes {
@@ -217,8 +221,8 @@ impl Controller {
         }
     }
 
-    /// The plan that decides on a route: the leader's where another process leads and its status
-    /// is known, or else this process's.
+    /// The plan that the leader decides with, which replicas are compared to: the leader's, if
+    /// another process leads and has reported it, or else the plan of this process.
     fn leader_plan(&self, route: &RouteConfig, statuses: &ReplicaStatuses) -> Option<LeaderPlan> {
         let state = &self.rollouts.get(&route.name)?.state;
         let (epoch, weight) = (state.epoch, state.weight);

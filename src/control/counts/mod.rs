@@ -5,4 +5,7 @@ mod process;
 mod reported;
 
 pub(super) use self::process::ProcessCounts;
-pub(super) use self::reported::{combine_evidence, pad_with_zeros, trim_trailing_zeros};
+pub(super) use self::reported::{
+    assignments_from_array, assignments_to_array, combine_evidence, pad_with_zeros,
+    trim_trailing_zeros,
+};

@@ -9,7 +9,9 @@
 use super::reported::ReportedCounts;
 use crate::cohort_hash::RequestPath;
 use crate::metrics::{FallbackReason, Metrics, PathTotals, ShadowOutcome, TaskOutcome};
+use crate::rollout::assignments::AssignmentCounts;
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
+use crate::rollout::fallbacks::FallbackCounts;
 
 /// A route's counters, relative to the beginning of an epoch.
 #[derive(Default)]
@@ -67,6 +69,8 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
             client_errors_by_group,
             server_errors_by_group,
             requests_by_group,
+            random_assignments,
+            mismatched_assignments,
         } = counters.path_totals(path);
         let counts = EvidenceCounts {
             total: responses,
@@ -76,10 +80,12 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
             failed_by_group: server_errors_by_group,
             client_errors_by_group,
         };
-        (counts, requests_by_group)
+        (counts, requests_by_group, (random_assignments, mismatched_assignments))
     };
-    let (sync_counts, sync_requests_by_group) = path_counts(RequestPath::Sync);
-    let (async_counts, canaried_by_group) = path_counts(RequestPath::Async);
+    let (sync_counts, sync_requests_by_group, (sync_random, sync_mismatched)) =
+        path_counts(RequestPath::Sync);
+    let (async_counts, canaried_by_group, (async_random, async_mismatched)) =
+        path_counts(RequestPath::Async);
     // of the async path, a process knows how long its clients waited, and which requests it
     // refused or rejected; the store counts how the tasks ended
     let EvidenceCounts {
@@ -88,6 +94,7 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
         client_errors_by_group,
         ..
     } = async_counts;
+    let fallbacks = FallbackCounts::from_counts(|reason| metrics.read_fallbacks(route, reason));
     let unavailable = [FallbackReason::StoreUnavailable, FallbackReason::EnqueueUnknown];
     let mismatched = metrics.read_shadow_outcomes(route, ShadowOutcome::Mismatch);
     RolloutEvidence {
@@ -101,10 +108,13 @@ fn read_process_counts(route: &str, metrics: &Metrics) -> RolloutEvidence {
         refused_requests: metrics.read_task_outcomes(route, TaskOutcome::Refused),
         rejected_requests: metrics.read_task_outcomes(route, TaskOutcome::Rejected),
         deferred_requests: metrics.read_task_outcomes(route, TaskOutcome::Deferred),
-        store_unavailable: unavailable
-            .map(|reason| metrics.read_fallbacks(route, reason))
-            .iter()
-            .sum(),
+        store_unavailable: unavailable.map(|reason| fallbacks.count_for(reason)).iter().sum(),
+        fallbacks,
+        assignments: AssignmentCounts {
+            async_random,
+            sync_random,
+            mismatched: sync_mismatched + async_mismatched,
+        },
         shadow_copied: metrics.read_shadow_outcomes(route, ShadowOutcome::Queued),
         shadow_compared: metrics.read_shadow_outcomes(route, ShadowOutcome::Match) + mismatched,
         shadow_mismatched: mismatched,
@@ -142,6 +152,48 @@ mod tests {
             "no canaried request found the store unreachable, but it was"
         );
         assert_eq!(run_second(5, 0, false), (15, 4));
+    }
+
+    #[test]
+    fn fallbacks_are_reported_by_reason_from_the_start_of_the_epoch() {
+        let metrics = Metrics::new(1);
+        let mut counts = ProcessCounts::default();
+        metrics.count_fallback("invoke", FallbackReason::Saturated);
+        counts.start_epoch(1, "invoke", &metrics);
+        for reason in FallbackReason::ALL {
+            metrics.count_fallback("invoke", reason);
+        }
+        metrics.count_fallback("invoke", FallbackReason::Saturated);
+        let (_, text) = counts.report_counts("invoke", &metrics, false);
+        let replica_counts = vec![("a".to_owned(), text.clone()), ("b".to_owned(), text)];
+        let stored = StoredEvidence { replica_counts, ..StoredEvidence::default() };
+        let fallbacks = combine_evidence(&stored).fallbacks;
+        for reason in FallbackReason::ALL {
+            let expected = if reason == FallbackReason::Saturated { 4 } else { 2 };
+            assert_eq!(fallbacks.count_for(reason), expected, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn assignments_are_reported_from_the_start_of_the_epoch() {
+        let metrics = Metrics::new(2);
+        let counters = metrics.request_counters.route_counters("invoke");
+        let mut counts = ProcessCounts::default();
+        let count_all = || {
+            counters.count_random_assignment(0, RequestPath::Sync);
+            counters.count_random_assignment(1, RequestPath::Sync);
+            counters.count_random_assignment(1, RequestPath::Async);
+            counters.count_mismatched_assignment(0, RequestPath::Sync);
+            counters.count_mismatched_assignment(1, RequestPath::Async);
+        };
+        count_all();
+        counts.start_epoch(1, "invoke", &metrics);
+        count_all();
+        let (_, text) = counts.report_counts("invoke", &metrics, false);
+        let replica_counts = vec![("a".to_owned(), text)];
+        let stored = StoredEvidence { replica_counts, ..StoredEvidence::default() };
+        let expected = AssignmentCounts { async_random: 1, sync_random: 2, mismatched: 2 };
+        assert_eq!(combine_evidence(&stored).assignments, expected);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The counts that a replica reports for one route and epoch, as JSON, and the evidence of an epoch
 //! that the store's counts and those of all replicas add up to.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::assignments::AssignmentCounts;
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
+use crate::rollout::fallbacks::FallbackCounts;
 use crate::store::StoredEvidence;
 
 /// The counts of one process in one epoch. Trailing zeros of the arrays are left out.
@@ -30,6 +34,12 @@ pub(crate) struct ReportedCounts {
     /// By group of clients: sync requests, canaried requests.
     #[serde(default)]
     requests_by: [Vec<u64>; 2],
+    /// Assigned at random: async, sync; mismatched.
+    #[serde(default)]
+    assigned: [u64; 3],
+    /// Fallbacks by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    fallbacks: BTreeMap<String, u64>,
 }
 
 // === impl ReportedCounts ===
@@ -63,6 +73,8 @@ impl From<RolloutEvidence> for ReportedCounts {
             shadow: [counted.shadow_copied, counted.shadow_compared, counted.shadow_mismatched],
             requests_by: [counted.sync_requests_by_group, counted.canaried_by_group]
                 .map(|counts| trim_trailing_zeros(&counts)),
+            assigned: assignments_to_array(counted.assignments),
+            fallbacks: counted.fallbacks.to_words(),
         }
     }
 }
@@ -106,6 +118,8 @@ impl From<ReportedCounts> for RolloutEvidence {
             shadow_mismatched,
             sync_requests_by_group,
             canaried_by_group,
+            assignments: assignments_from_array(reported.assigned),
+            fallbacks: FallbackCounts::from_words(&reported.fallbacks),
             ..Self::default()
         }
     }
@@ -133,6 +147,18 @@ pub(crate) fn combine_evidence(stored: &StoredEvidence) -> RolloutEvidence {
     sum.accepted_tasks += stored.accepted;
     sum.cancelled_tasks += stored.cancelled;
     sum
+}
+
+/// Assignments as stored and reported: at random async, at random sync, mismatched.
+pub(crate) fn assignments_to_array(assignments: AssignmentCounts) -> [u64; 3] {
+    let AssignmentCounts { async_random, sync_random, mismatched } = assignments;
+    [async_random, sync_random, mismatched]
+}
+
+/// The reverse of [`assignments_to_array`].
+pub(crate) fn assignments_from_array(stored: [u64; 3]) -> AssignmentCounts {
+    let [async_random, sync_random, mismatched] = stored;
+    AssignmentCounts { async_random, sync_random, mismatched }
 }
 
 /// Counts without the zeros at their end.

@@ -11,7 +11,8 @@ use super::stored;
 use super::views::RouteRolloutView;
 use crate::config::{Config, RouteConfig, max_task_duration};
 use crate::rollout::{
-    OperatorCommand, RolloutDecision, RolloutEvent, RolloutPlan, RolloutState, running_weight,
+    BlockedReason, OperatorCommand, RolloutDecision, RolloutEvent, RolloutPlan, RolloutState,
+    running_weight,
 };
 use crate::store::{Circuit, RolloutCommit, RolloutRecord, StoreError};
 use crate::task::UnixMs;
@@ -74,6 +75,7 @@ impl RouteRollout {
             );
             self.unsaved_events.push(stored::event_to_json(route_name, event).to_string());
         }
+        log_changed_block(&route.name, &self.state, &state);
         if state.weight_changed_at != self.state.weight_changed_at {
             self.leader_watch.clear_recent_evidence();
         }
@@ -138,6 +140,19 @@ impl RouteRollout {
             judged_evidence: self.leader_watch.judged_evidence,
             requests_per_minute: self.leader_watch.requests_per_minute(),
         }
+    }
+}
+
+/// Logs that soak time and gates stand still for another reason than before, or go on.
+fn log_changed_block(route: &str, before: &RolloutState, after: &RolloutState) {
+    let code = |state: &RolloutState| state.blocked_reason.as_ref().map(BlockedReason::code);
+    if code(before) == code(after) {
+        return;
+    }
+    if let (Some(code), Some(why)) = (code(after), after.blocked_text()) {
+        tracing::warn!(route, code, why, "the rollout is blocked: soak and gates stand still");
+    } else {
+        tracing::info!(route, was = code(before), "the rollout is no longer blocked");
     }
 }
 

@@ -21,6 +21,9 @@ enum StoredBlockedReason {
     StoreUnavailable { requests: u64 },
     ReplicasLagging { replicas: Vec<String> },
     SourceError { gate: String, explanation: String },
+    Saturated { calls: u64, assigned: u64 },
+    NoWorker { calls: u64, assigned: u64 },
+    SampleRatio { mismatched: u64, async_random: u64, random_requests: u64 },
 }
 
 /// The reason as `blocked` and `frozen`, for a rollout at `weight`.
@@ -35,6 +38,15 @@ pub(super) fn to_stored(reason: &BlockedReason, weight: Weight) -> (Option<Value
         }
         BlockedReason::SourceError { gate, explanation } => {
             StoredBlockedReason::SourceError { gate, explanation }
+        }
+        BlockedReason::Saturated { calls, assigned } => {
+            StoredBlockedReason::Saturated { calls, assigned }
+        }
+        BlockedReason::NoWorker { calls, assigned } => {
+            StoredBlockedReason::NoWorker { calls, assigned }
+        }
+        BlockedReason::SampleRatio { mismatched, async_random, random_requests } => {
+            StoredBlockedReason::SampleRatio { mismatched, async_random, random_requests }
         }
         BlockedReason::Unrecognized { text, stored_json } => {
             let blocked = stored_json.and_then(|json| serde_json::from_str(&json).ok());
@@ -66,6 +78,15 @@ pub(super) fn from_stored(blocked: Option<Value>, frozen: Option<String>) -> Opt
         }
         Ok(StoredBlockedReason::SourceError { gate, explanation }) => {
             BlockedReason::SourceError { gate, explanation }
+        }
+        Ok(StoredBlockedReason::Saturated { calls, assigned }) => {
+            BlockedReason::Saturated { calls, assigned }
+        }
+        Ok(StoredBlockedReason::NoWorker { calls, assigned }) => {
+            BlockedReason::NoWorker { calls, assigned }
+        }
+        Ok(StoredBlockedReason::SampleRatio { mismatched, async_random, random_requests }) => {
+            BlockedReason::SampleRatio { mismatched, async_random, random_requests }
         }
         Err(_) => BlockedReason::Unrecognized {
             text: frozen.unwrap_or_default(),

@@ -1,9 +1,14 @@
 //! Evidence in the stored form: arrays of counts without their trailing zeros.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::control::counts::{pad_with_zeros, trim_trailing_zeros};
+use crate::control::counts::{
+    assignments_from_array, assignments_to_array, pad_with_zeros, trim_trailing_zeros,
+};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
+use crate::rollout::fallbacks::FallbackCounts;
 
 /// Counts of one path: total, failed and client errors followed by the duration buckets; failed by
 /// group of clients; client errors by group of clients.
@@ -25,10 +30,20 @@ pub(super) struct SeenEvidenceRecord {
     /// By group of clients: sync requests, canaried requests.
     #[serde(default, skip_serializing_if = "has_no_groups")]
     requests_by: [Vec<u64>; 2],
+    /// Assigned at random: async, sync; mismatched.
+    #[serde(default, skip_serializing_if = "is_all_zero")]
+    assigned: [u64; 3],
+    /// By reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    fallbacks: BTreeMap<String, u64>,
 }
 
 fn has_no_groups(requests_by: &[Vec<u64>; 2]) -> bool {
     requests_by.iter().all(Vec::is_empty)
+}
+
+fn is_all_zero(assigned: &[u64; 3]) -> bool {
+    *assigned == [0; 3]
 }
 
 pub(super) fn counts_to_stored(counts: &EvidenceCounts) -> StoredCounts {
@@ -69,6 +84,8 @@ impl From<&RolloutEvidence> for SeenEvidenceRecord {
             deferred_requests,
             acknowledgement_times,
             store_unavailable,
+            fallbacks,
+            assignments,
             shadow_copied,
             shadow_compared,
             shadow_mismatched,
@@ -90,6 +107,8 @@ impl From<&RolloutEvidence> for SeenEvidenceRecord {
             shadow: [shadow_copied, shadow_compared, shadow_mismatched],
             requests_by: [sync_requests_by_group, canaried_by_group]
                 .map(|counts| trim_trailing_zeros(&counts)),
+            assigned: assignments_to_array(assignments),
+            fallbacks: fallbacks.to_words(),
         }
     }
 }
@@ -110,6 +129,8 @@ impl From<SeenEvidenceRecord> for RolloutEvidence {
             deferred_requests: deferred,
             acknowledgement_times: pad_with_zeros(&stored.acknowledged),
             store_unavailable: unavailable,
+            assignments: assignments_from_array(stored.assigned),
+            fallbacks: FallbackCounts::from_words(&stored.fallbacks),
             shadow_copied: copied,
             shadow_compared: compared,
             shadow_mismatched: mismatched,

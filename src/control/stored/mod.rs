@@ -5,6 +5,7 @@
 //! cannot read is an error, and nothing is decided on it.
 
 mod blocked;
+mod capacity;
 mod event;
 mod evidence;
 mod gate_report;

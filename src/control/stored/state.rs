@@ -1,9 +1,10 @@
 //! A rollout's state as JSON with a schema version. Version 2 is written, 1 and 2 are read; a later
 //! version is refused.
 //!
-//! The version stays 2 while a release can read what its neighbours write, since a process that
-//! refuses a record moves nothing: new fields are optional, and fields of an earlier release are
-//! written on. Durations are milliseconds, weights basis points.
+//! The version stays 2 as long as adjacent releases can read each other's records, because a
+//! process that cannot read a record makes no decision on its route. So new fields are optional,
+//! and fields that an earlier release needs are still written. Durations are in milliseconds,
+//! weights in basis points.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::blocked;
+use super::capacity::{StoredCapacitySlot, capacity_from_stored, capacity_to_stored};
 use super::evidence::{SeenEvidenceRecord, StoredCounts, counts_from_stored, counts_to_stored};
 use super::gate_report::{StoredGateMemory, reports_from_stored, reports_to_stored};
 use crate::cohort_hash::Weight;
 use crate::config::GatesDigest;
+use crate::rollout::gate::LatencyThreshold;
 use crate::rollout::{Actor, EpochRange, PauseReason, RolloutPhase, RolloutState};
 use crate::store::StoreError;
 use crate::task::UnixMs;
@@ -40,8 +43,8 @@ struct StoredRolloutV2 {
     pause: Option<String>,
     since_ms: u64,
     by: String,
-    /// What `by` names: `controller`, `file` or `operator`. Absent in records of releases before
-    /// it, where the name alone tells.
+    /// The kind of the actor in `by`: `controller`, `file` or `operator`. Absent in records of
+    /// earlier releases, in which the name determines the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor_kind: Option<String>,
     held: bool,
@@ -57,14 +60,26 @@ struct StoredRolloutV2 {
     passes: u32,
     fails: u32,
     baseline: Option<StoredCounts>,
+    /// When `baseline` was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    baseline_ms: Option<u64>,
+    /// Whether `latency` is among the default gates. Absent in records of releases without it,
+    /// whose rollouts keep their gates.
+    #[serde(default)]
+    has_latency_gate: bool,
+    /// The latency threshold in ms, and the epoch in which it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latency: Option<(u64, u64)>,
     memory: BTreeMap<String, StoredGateMemory>,
     seen: Vec<SeenEvidenceRecord>,
-    /// The digest of releases before `gates_digest`, passed through.
+    /// The digest that earlier releases use instead of `gates_digest`; written as it was read.
     gates: u64,
-    /// `{"form": 1, "hash": "<hex>"}`. A JSON value, like `blocked` and each report: a field that
-    /// failed to parse would make all of version 2 absent.
+    /// `{"form": 1, "hash": "<hex>"}`. This field, `blocked` and the reports are JSON values, since
+    /// a typed field that cannot be parsed would make `version_2` none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gates_digest: Option<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    capacity: Vec<StoredCapacitySlot>,
     /// The text of `blocked`.
     frozen: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +87,7 @@ struct StoredRolloutV2 {
     reports: Vec<Value>,
 }
 
-/// The state as text.
+/// Serializes a state as JSON.
 pub(in crate::control) fn serialize_state(state: &RolloutState) -> String {
     let stored = StoredRolloutState {
         v: STATE_SCHEMA_VERSION,
@@ -84,11 +99,11 @@ pub(in crate::control) fn serialize_state(state: &RolloutState) -> String {
     serde_json::to_string(&stored).unwrap_or_default()
 }
 
-/// The state of a text.
+/// Parses a state that [`serialize_state`] wrote.
 ///
 /// # Errors
-/// Where the text is no record, or has a schema version, phase or pause reason that this release
-/// does not know: nothing can be decided on it.
+/// If the text is no such record, or has a schema version, phase or pause reason that this release
+/// does not know.
 pub(in crate::control) fn parse_state(text: &str) -> Result<RolloutState, StoreError> {
     let stored: StoredRolloutState =
         serde_json::from_str(text).map_err(|error| malformed_error(&error.to_string()))?;
@@ -105,7 +120,7 @@ pub(in crate::control) fn parse_state(text: &str) -> Result<RolloutState, StoreE
     };
     match stored.version_2 {
         Some(version_2) => version_2.into_state(base),
-        // schema version 1 had no gates: all its rollouts were manual
+        // schema version 1 has no gates: all rollouts of that version are manual
         None => Ok(RolloutState { phase: RolloutPhase::Manual, ..base }),
     }
 }
@@ -144,10 +159,14 @@ impl From<&RolloutState> for StoredRolloutV2 {
             passes: state.pass_streak,
             fails: state.fail_streak,
             baseline: state.sync_baseline.as_ref().map(counts_to_stored),
+            baseline_ms: state.sync_baseline_at.map(|at| at.0),
+            has_latency_gate: state.has_latency_gate,
+            latency: state.latency_threshold.map(|it| (to_millis(it.threshold), it.epoch)),
             memory: memory.collect(),
             seen: state.seen_evidence.iter().map(Into::into).collect(),
             gates: state.legacy_gates_digest,
             gates_digest: state.gates_digest.map(digest_to_stored),
+            capacity: capacity_to_stored(&state.capacity_window),
             frozen,
             blocked: blocked.flatten(),
             reports: reports_to_stored(&state.gate_reports, &state.unread_gate_reports),
@@ -156,7 +175,7 @@ impl From<&RolloutState> for StoredRolloutV2 {
 }
 
 impl StoredRolloutV2 {
-    /// The state, with what version 1 has as well from `base`.
+    /// The state. The fields that schema version 1 has too are taken from `base`.
     fn into_state(self, base: RolloutState) -> Result<RolloutState, StoreError> {
         let phase = parse_phase(&self.phase, self.pause.as_deref()).ok_or_else(|| {
             let pause = self.pause.as_deref().unwrap_or("none");
@@ -167,7 +186,9 @@ impl StoredRolloutV2 {
         let (gate_reports, unread_gate_reports) = reports_from_stored(self.reports);
         let gates_digest = self.gates_digest.as_ref().and_then(digest_from_stored);
         if gates_digest.is_none() {
-            tracing::debug!("the stored rollout has no gates digest of this form: ours is adopted");
+            tracing::debug!(
+                "the stored rollout has no gates digest of this form: the present digest is used"
+            );
         }
         let memory = self.memory.into_iter().map(|(gate, memory)| (gate, memory.into()));
         Ok(RolloutState {
@@ -187,10 +208,17 @@ impl StoredRolloutV2 {
             pass_streak: self.passes,
             fail_streak: self.fails,
             sync_baseline: self.baseline.as_ref().map(counts_from_stored),
+            sync_baseline_at: self.baseline_ms.map(UnixMs),
+            has_latency_gate: self.has_latency_gate,
+            latency_threshold: self.latency.map(|(threshold, epoch)| LatencyThreshold {
+                threshold: duration(threshold),
+                epoch,
+            }),
             gate_memory: memory.collect(),
             seen_evidence: self.seen.into_iter().map(Into::into).collect(),
             gates_digest,
             legacy_gates_digest: self.gates,
+            capacity_window: capacity_from_stored(&self.capacity),
             blocked_reason: blocked::from_stored(self.blocked, self.frozen),
             gate_reports,
             unread_gate_reports,
@@ -203,7 +231,8 @@ fn digest_to_stored(digest: GatesDigest) -> Value {
     json!({"form": digest.form, "hash": format!("{:016x}", digest.hash)})
 }
 
-/// The digest; none for one that this release cannot read, so that ours is adopted.
+/// The digest; none if this release cannot read it, so that the digest of the present gates is
+/// used.
 fn digest_from_stored(stored: &Value) -> Option<GatesDigest> {
     let form = u8::try_from(stored["form"].as_u64()?).ok()?;
     let hash = u64::from_str_radix(stored["hash"].as_str()?, 16).ok()?;

@@ -105,6 +105,7 @@ impl ProxyProblem {
             Self::Store(StoreError::Refused(StoreRefusal::BacklogFull { .. })) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
+            Self::Store(StoreError::Malformed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Store(_) | Self::OverBodyBudget | Self::TooManyWatchers => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -149,6 +150,7 @@ impl ProxyProblem {
             Self::TaskCancelled => "task-cancelled",
             Self::Store(StoreError::Refused(StoreRefusal::BacklogFull { .. })) => "backlog-full",
             Self::Store(StoreError::Refused(_)) => "store-refused",
+            Self::Store(StoreError::Malformed(_)) => "unreadable-record",
             Self::Store(_) => "store-unavailable",
             Self::Upstream(UpstreamError::RequestBody(_)) | Self::RequestBody(_) => {
                 "request-broke-off"
@@ -213,6 +215,7 @@ impl ProxyProblem {
             Self::Store(StoreError::Refused(_)) => {
                 "the store takes no tasks at the moment: try again"
             }
+            Self::Store(StoreError::Malformed(_)) => "what is stored of the task cannot be read",
             Self::Store(_) => "tasks cannot be stored or read at the moment: try again",
             Self::Upstream(UpstreamError::MalformedResponse { .. }) => {
                 "the upstream's answer cannot be passed on"
@@ -258,6 +261,9 @@ impl ProxyProblem {
                 ),
             ) => {
                 tracing::warn!(%error, code = self.problem_code(), "the store refused a task");
+            }
+            Self::Store(error @ StoreError::Malformed(_)) => {
+                tracing::warn!(%error, code = self.problem_code(), "no task was stored or read");
             }
             // The circuit breaker reports an outage, and the metrics show a backlog: a warning for
             // each request would repeat them.

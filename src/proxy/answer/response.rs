@@ -124,6 +124,9 @@ pub(crate) fn render_task_document(record: &TaskRecord) -> String {
     {
         document["due_at"] = due.into();
     }
+    if let Some(note) = &record.note {
+        document["note"] = note.as_str().into();
+    }
     if let Some(progress) = &record.progress {
         document["progress"] = render_progress(progress);
     }

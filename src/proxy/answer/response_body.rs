@@ -3,7 +3,9 @@
 //! The body carries what must happen when it ends: the upstream's connection is returned to its
 //! pool, the request's duration is recorded, and an observer gets the copied bytes.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -43,12 +45,15 @@ enum ResponseBodySource {
     Stream(Pin<Box<dyn Stream<Item = Bytes>>>),
 }
 
-/// Records a request's duration when dropped: when its response has ended or was abandoned.
+/// Records a request's duration when dropped: when its response has ended or was abandoned. Counts
+/// the request if it was cut off by the end of a drain.
 pub(crate) struct RequestTimer {
     pub(crate) counters: Arc<RouteCounters>,
     pub(crate) thread_index: usize,
     pub(crate) path: RequestPath,
     pub(crate) started_at: Instant,
+    /// Whether requests that end now are cut off, since the drain is over.
+    pub(crate) is_aborting: Rc<Cell<bool>>,
 }
 
 // === impl ResponseBody ===
@@ -187,6 +192,9 @@ impl Body for ResponseBody {
 
 impl Drop for RequestTimer {
     fn drop(&mut self) {
+        if self.is_aborting.get() {
+            self.counters.count_cut_by_drain(self.thread_index, self.path);
+        }
         self.counters.observe_duration(self.thread_index, self.path, self.started_at.elapsed());
     }
 }

@@ -1,8 +1,8 @@
 //! HTTP building blocks of the data plane: a client's byte stream and its framing, request bodies,
 //! and header fields.
 //!
-//! The lowest floor of the proxy: nothing here knows routes, tasks, the store or the upstream's
-//! connections, and no status of a response is chosen here.
+//! This is the lowest floor of the proxy: its files use neither routes and tasks nor the store and
+//! upstream connections, and they choose no response status.
 
 pub(crate) mod api_key;
 pub(crate) mod checked_stream;

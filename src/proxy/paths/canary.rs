@@ -4,7 +4,9 @@
 //!
 //! A request whose task is durable stays with that task. If the store is unreachable when the
 //! client's wait ends, the client is still told where to ask again, and is counted as `deferred`:
-//! the task runs, and can be polled, once the store is back.
+//! the task runs, and can be polled, once the store is back. A client that still waits shortly
+//! before a drain is over is answered in the same way, also with `hold`: its task goes on
+//! elsewhere. That is not counted as `deferred`, since it says nothing about the queue.
 
 use bytes::Bytes;
 use http::Request;
@@ -51,7 +53,7 @@ pub(crate) async fn serve_canary(
         CollectedBody::Complete(body) => body,
         CollectedBody::TooLarge(body) | CollectedBody::OverBudget(body) => {
             let request = Request::from_parts(head, body);
-            return fall_back_to_sync(context, route, FallbackReason::Ineligible, request).await;
+            return fall_back_to_sync(context, route, FallbackReason::BodyTooLarge, request).await;
         }
         CollectedBody::Failed(error) => {
             return refuse_request(context, route, ProxyProblem::RequestBody(error));
@@ -97,8 +99,9 @@ pub(crate) fn refuse_request(
     PathResponse::from_async(response)
 }
 
-/// Waits for the end of a canaried request's task, for as long as the client or the route asks.
-/// `head` and `body` are served by the sync path if the store loses the task.
+/// Waits for the end of a canaried request's task, for as long as the client or the route asks, but
+/// not longer than the server's drain. `head` and `body` are served by the sync path if the store
+/// loses the task.
 pub(crate) async fn wait_for_outcome(
     context: &RequestContext<'_>,
     route: &RouteConfig,
@@ -118,6 +121,10 @@ pub(crate) async fn wait_for_outcome(
             if counts_for_gates && preferences.preferred_wait().is_none() {
                 context.services().metrics.count_task_outcome(&route.name, TaskOutcome::Deferred);
             }
+            add_task_id(&mut response, &id);
+            return PathResponse::from_async(*response);
+        }
+        WaitResult::Drained(mut response) => {
             add_task_id(&mut response, &id);
             return PathResponse::from_async(*response);
         }

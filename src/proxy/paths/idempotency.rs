@@ -1,9 +1,10 @@
 //! Legacy calls with an idempotency key: a request that is repeated is not served twice.
 //!
-//! A repeat that arrives while the first request is served waits; a later one gets the response
-//! that the sync path gave, or that of the task. A request that failed (5xx, 408, 425, 429) was not
-//! served, and its key is free again. A claim is concluded as soon as its task is durable, not when
-//! the task has ended: a repeat during the wait joins the same task.
+//! A repeat that arrives while the first request is being served waits for it. A later repeat gets
+//! the stored response of the sync path, or the response of the task. A first request that failed
+//! (5xx, 408, 425, 429) does not count as served, and its key can be claimed again. The claim of an
+//! async request is concluded when its task is durable, not when the task has ended, so that a
+//! repeat in between waits for the same task.
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
@@ -43,7 +44,7 @@ struct StoredResponseRecorder {
     max_body: usize,
 }
 
-/// Serves a legacy call with an idempotency key. `assigned` is the path that a request takes which
+/// Serves a legacy call with an idempotency key. `assigned` is the path of the request if it
 /// was not served before.
 pub(crate) async fn serve_idempotent(
     context: &RequestContext<'_>,
@@ -61,10 +62,11 @@ pub(crate) async fn serve_idempotent(
             claim_and_serve(context, snapshot_route, assigned, key, head, body).await
         }
         CollectedBody::TooLarge(body) | CollectedBody::OverBudget(body) => {
-            // A request that was not read whole cannot be compared with a repeat.
+            // Without the whole body, the request cannot be compared with a repeat.
             count_key_outcome(context, route, IdempotencyOutcome::Unclaimed);
             if assigned == RequestPath::Async {
-                context.services().metrics.count_fallback(&route.name, FallbackReason::Ineligible);
+                let reason = FallbackReason::BodyTooLarge;
+                context.services().metrics.count_fallback(&route.name, reason);
             }
             let response = serve_sync(context, Request::from_parts(head, body)).await;
             PathResponse::from_sync(response)
@@ -91,12 +93,14 @@ async fn claim_and_serve(
     loop {
         match claim_key(context, route, key, &head, &body, replaced_task.take(), wait).await {
             KeyClaimOutcome::Acquired(claim) if !claim.is_new_task => {
-                // An earlier holder enqueued the task, and ended before it concluded the claim.
+                // The previous holder of the claim enqueued the task, and ended before it concluded
+                // the claim.
                 let id = claim.task_id.clone();
                 if let Some(response) = replay_task(context, route, &id, &head).await {
                     claim.conclude(ClaimConclusion::Task(id));
                     return response;
-                } // else the task failed meanwhile: the claim is released here and made anew
+                }
+                // The task has failed: dropping the claim releases it, and the loop claims again.
             }
             KeyClaimOutcome::Acquired(claim) => {
                 return serve_claimed(context, snapshot_route, assigned, head, body, Some(claim))
@@ -230,7 +234,8 @@ impl ResponseObserver for StoredResponseRecorder {
         self.claim_guard.conclude(ClaimConclusion::Answer(answer));
     }
 
-    /// The body is too large to store: a repeat learns that the request was served, and no more.
+    /// Concludes the claim without the body, which is too large to store: a repeat is refused with
+    /// an error that says that the request was served.
     fn stop_early(self: Box<Self>) {
         self.claim_guard.conclude(ClaimConclusion::AnswerNotStored);
     }

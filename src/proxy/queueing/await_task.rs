@@ -22,11 +22,14 @@ pub(crate) enum WaitResult {
     Ended(Arc<TaskRecord>),
     /// The wait is over, and the client is told where to ask again.
     Deferred(Box<Response<ResponseBody>>),
+    /// The server's drain is almost over, and the client is told where to ask again.
+    Drained(Box<Response<ResponseBody>>),
     /// The store lost the task.
     Lost,
 }
 
-/// Waits for the end of a task, for as long as its client or its route asks.
+/// Waits for the end of a task, for as long as its client or its route asks, and not longer than
+/// the server's drain.
 pub(crate) async fn await_task(
     context: &RequestContext<'_>,
     route: &RouteConfig,
@@ -36,19 +39,18 @@ pub(crate) async fn await_task(
 ) -> WaitResult {
     let client_wait = preferences.preferred_wait();
     let wait = client_wait.unwrap_or(route.client_wait);
-    let mut end_waiter = std::pin::pin!(end_waiter);
-    let ended = match timeout(wait, end_waiter.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_)
-            if route.on_wait_timeout == WaitTimeoutAction::KeepWaiting && client_wait.is_none() =>
-        {
-            end_waiter.await
-        }
-        Err(_) => return end_wait(context, route, id, wait, preferences).await,
+    let is_held = route.on_wait_timeout == WaitTimeoutAction::KeepWaiting && client_wait.is_none();
+    let until_end = async {
+        if is_held { Some(end_waiter.await) } else { timeout(wait, end_waiter).await.ok() }
     };
-    match ended {
-        Some(record) => WaitResult::Ended(record),
-        None => WaitResult::Lost,
+    match context.thread().answer_waiting.run_until_cancelled(until_end).await {
+        Some(Some(Some(record))) => WaitResult::Ended(record),
+        Some(Some(None)) => WaitResult::Lost,
+        Some(None) => end_wait(context, route, id, wait, preferences).await,
+        None => match end_wait(context, route, id, wait, preferences).await {
+            WaitResult::Deferred(response) => WaitResult::Drained(response),
+            ended => ended,
+        },
     }
 }
 
@@ -126,7 +128,9 @@ pub(crate) async fn await_existing_task(
     } else {
         match await_task(context, route, id, waiter, preferences).await {
             WaitResult::Ended(record) => record,
-            WaitResult::Deferred(response) => return Some(*response),
+            WaitResult::Deferred(response) | WaitResult::Drained(response) => {
+                return Some(*response);
+            }
             WaitResult::Lost => return None,
         }
     };

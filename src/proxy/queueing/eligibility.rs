@@ -20,10 +20,9 @@ pub(crate) fn fallback_reason(
     let config = &context.snapshot.config;
     let topic = config.topics.get(&route.topic)?;
     let max_body = config.proxy.max_body_bytes;
-    if check_capturable(method, headers, &topic.handler, length, max_body).is_some() {
-        return Some(FallbackReason::Ineligible);
-    }
-    context.services().circuit.is_open().then_some(FallbackReason::StoreUnavailable)
+    check_capturable(method, headers, &topic.handler, length, max_body).or_else(|| {
+        context.services().circuit.is_open().then_some(FallbackReason::StoreUnavailable)
+    })
 }
 
 /// Parses the body of a legacy call for its topic's `handler`; `None` if no task can be made of it.

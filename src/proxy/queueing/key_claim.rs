@@ -103,8 +103,9 @@ pub(crate) fn mark_replayed(
     response
 }
 
-/// Claims `key` for a request; waits for up to `wait` while another request holds the key.
-/// `replaced_task` is a task under this key that failed or is unknown, and may be replaced.
+/// Claims `key` for a request; waits for up to `wait`, and not longer than the server's drain,
+/// while another request holds the key. `replaced_task` is a task under this key that failed or is
+/// unknown, and may be replaced.
 pub(crate) async fn claim_key(
     context: &RequestContext<'_>,
     route: &RouteConfig,
@@ -122,7 +123,7 @@ pub(crate) async fn claim_key(
         replaced_task_id: replaced_task,
         conclusion_ttl: context.snapshot.config.results.ttl,
     };
-    let deadline = Instant::now() + wait;
+    let (deadline, answer_waiting) = (Instant::now() + wait, &context.thread().answer_waiting);
     let mut retry_delay = CLAIM_BACKOFF.first_delay();
     loop {
         match request_claim(context, &mut claim).await {
@@ -142,11 +143,15 @@ pub(crate) async fn claim_key(
                 count_key_outcome(context, route, IdempotencyOutcome::Mismatch);
                 return KeyClaimOutcome::Refused(ProxyProblem::IdempotencyKeyReused);
             }
-            Ok(ClaimResult::InProgress) if Instant::now() + retry_delay > deadline => {
+            Ok(ClaimResult::InProgress)
+                if Instant::now() + retry_delay > deadline || answer_waiting.is_cancelled() =>
+            {
                 count_key_outcome(context, route, IdempotencyOutcome::Conflict);
                 return KeyClaimOutcome::Refused(ProxyProblem::IdempotencyKeyInUse);
             }
-            Ok(ClaimResult::InProgress) => sleep(retry_delay).await,
+            Ok(ClaimResult::InProgress) => {
+                let _ = answer_waiting.run_until_cancelled(sleep(retry_delay)).await;
+            }
             Err(error) => {
                 count_key_outcome(context, route, IdempotencyOutcome::Unclaimed);
                 let route = &route.name;

@@ -41,6 +41,8 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 pub struct ProxyShutdown {
     /// Cancelled to stop accepting; requests in progress are finished.
     pub drain: CancellationToken,
+    /// Cancelled shortly before the drain is over: requests that wait for a task are answered.
+    pub answer_waiting: CancellationToken,
     /// Cancelled to close the connections that are left.
     pub abort: CancellationToken,
 }
@@ -60,12 +62,14 @@ pub(crate) fn run_thread(
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, index, "a data-plane thread has no runtime"),
     };
-    // A token of this thread: tasks that wait for it share no lock with other threads.
+    // Tokens of this thread: tasks that wait for them share no lock with other threads.
     let drain = shutdown.drain.child_token();
+    let answer_waiting = shutdown.answer_waiting.child_token();
     runtime.block_on(async {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                let thread = ProxyThread::new(index, services, progress_reports, drain);
+                let thread =
+                    ProxyThread::new(index, services, progress_reports, drain, answer_waiting);
                 accept_connections(listener, Rc::new(thread), shutdown).await;
             }
             Err(error) => tracing::error!(%error, index, "a data-plane thread cannot listen"),
@@ -79,7 +83,7 @@ async fn accept_connections(
     shutdown: ProxyShutdown,
 ) {
     let connections = TaskTracker::new();
-    let drain = thread.draining.clone();
+    let (drain, is_aborting) = (thread.draining.clone(), thread.is_aborting.clone());
     connections.spawn_local(flush_callers(thread.clone()));
     while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
         match accepted {
@@ -100,7 +104,10 @@ async fn accept_connections(
     }
     drop(listener);
     connections.close();
-    shutdown.abort.run_until_cancelled(connections.wait()).await;
+    if shutdown.abort.run_until_cancelled(connections.wait()).await.is_none() {
+        // The requests that are left are dropped with the runtime, and count themselves.
+        is_aborting.set(true);
+    }
 }
 
 async fn serve_connection(

@@ -25,12 +25,21 @@ pub(crate) struct CountedResponse {
     is_route_call: bool,
 }
 
-/// Counts a client that leaves before its response, when dropped without `disarm`.
+/// Counts a client that leaves before its response, when dropped without `disarm`. If the request
+/// is dropped because the drain is over, it is counted as cut off instead.
 pub(crate) struct ClientDisconnectGuard<'a> {
     context: &'a RequestContext<'a>,
     counters: &'a RouteCounters,
     path: RequestPath,
     is_armed: bool,
+}
+
+/// Counts a request that is not a legacy call of a route, if it is dropped because the drain is
+/// over.
+pub(crate) struct DrainCutGuard<'a> {
+    pub(crate) context: &'a RequestContext<'a>,
+    pub(crate) counters: &'a RouteCounters,
+    pub(crate) path: RequestPath,
 }
 
 // === impl CountedResponse ===
@@ -80,7 +89,8 @@ impl CountedResponse {
         }
         headers.insert(&REQUEST_ID_HEADER, context.request_id.clone());
         let started_at = context.started_at;
-        let timer = RequestTimer { counters, thread_index, path, started_at };
+        let is_aborting = context.thread().is_aborting.clone();
+        let timer = RequestTimer { counters, thread_index, path, started_at, is_aborting };
         response.map(|body| body.with_timer(timer))
     }
 }
@@ -114,12 +124,28 @@ impl Drop for ClientDisconnectGuard<'_> {
         }
         let Self { context, counters, path, .. } = self;
         let (thread_index, path) = (context.thread().index, *path);
-        counters.count_response(thread_index, path, CLIENT_CLOSED_REQUEST);
-        if path == RequestPath::Sync {
+        let is_cut = context.thread().is_aborting.get();
+        if is_cut {
+            counters.count_cut_by_drain(thread_index, path);
+        } else {
+            counters.count_response(thread_index, path, CLIENT_CLOSED_REQUEST);
+        }
+        if path == RequestPath::Sync && !is_cut {
             let group = context.client_group.get();
             counters.count_request_by_group(thread_index, path, group);
             counters.count_error_by_group(thread_index, path, CLIENT_CLOSED_REQUEST, group);
         }
         counters.observe_duration(thread_index, path, context.started_at.elapsed());
+    }
+}
+
+// === impl DrainCutGuard ===
+
+impl Drop for DrainCutGuard<'_> {
+    fn drop(&mut self) {
+        let thread = self.context.thread();
+        if thread.is_aborting.get() {
+            self.counters.count_cut_by_drain(thread.index, self.path);
+        }
     }
 }

@@ -22,10 +22,12 @@ use crate::proxy::paths::path_response::PathResponse;
 use crate::proxy::paths::shadow;
 use crate::proxy::paths::sync::serve_sync;
 use crate::proxy::queueing::key_claim::idempotency_key;
-use crate::proxy::server::accounting::{ClientDisconnectGuard, CountedResponse};
+use crate::proxy::server::accounting::{ClientDisconnectGuard, CountedResponse, DrainCutGuard};
 use crate::proxy::server::check_request::{check_request, new_context};
 use crate::proxy::tasks::{handle_task_request, submit_task};
-use crate::route::{CohortAssignment, RouteTarget, assign_cohort, find_client_group};
+use crate::route::{
+    AssignmentBasis, CohortAssignment, RouteTarget, assign_cohort, find_client_group,
+};
 use crate::snapshot::SnapshotRoute;
 
 /// Answers one request. Tells the check of the connection's bytes how an upgrade was answered, so
@@ -73,6 +75,8 @@ async fn dispatch_request(
     let snapshot = &context.snapshot;
     match snapshot.route_table.match_request(request.method(), &path) {
         RouteTarget::Other => {
+            let counters = &snapshot.unmatched_counters;
+            let _cut = DrainCutGuard { context, counters, path: RequestPath::Sync };
             let response = serve_sync(context, request.map(RequestBody::from_incoming)).await;
             CountedResponse::for_other(context, response)
         }
@@ -80,10 +84,14 @@ async fn dispatch_request(
             handle_invoke(context, &snapshot.routes[index], request).await
         }
         RouteTarget::InvokeAsync(index) => {
+            let counters = &snapshot.task_endpoint_counters;
+            let _cut = DrainCutGuard { context, counters, path: RequestPath::Async };
             let response = submit_task(context, &snapshot.routes[index], request).await;
             CountedResponse::for_task_call(context, response)
         }
         RouteTarget::Task(id) => {
+            let counters = &snapshot.task_endpoint_counters;
+            let _cut = DrainCutGuard { context, counters, path: RequestPath::Async };
             let response = handle_task_request(context, request, id).await;
             CountedResponse::for_task_call(context, response)
         }
@@ -112,9 +120,7 @@ async fn handle_invoke(
     }
     let assignment = assign_path(context, snapshot_route, &request);
     context.client_group.set(client_group_of(context, snapshot_route, &request, assignment));
-    if assignment.lacks_sticky_key {
-        snapshot_route.counters.count_unkeyed_request(context.thread().index);
-    }
+    count_assignment(snapshot_route, context.thread().index, assignment);
     let disconnect_guard = ClientDisconnectGuard::arm(context, snapshot_route, assignment.path);
     let mut served = serve_assigned(context, snapshot_route, assignment.path, request).await;
     disconnect_guard.disarm();
@@ -151,6 +157,22 @@ fn assign_path(
     }
     let rollout = &context.snapshot.route_config(snapshot_route).rollout;
     assign_cohort(rollout, snapshot_route.weight, headers, rand::random)
+}
+
+fn count_assignment(
+    snapshot_route: &SnapshotRoute,
+    thread_index: usize,
+    assignment: CohortAssignment,
+) {
+    let counters = &snapshot_route.counters;
+    if assignment.lacks_sticky_key {
+        counters.count_unkeyed_request(thread_index);
+    }
+    if assignment.basis == AssignmentBasis::Random {
+        counters.count_random_assignment(thread_index, assignment.path);
+    } else if assignment.is_mismatched(snapshot_route.desired_weight) {
+        counters.count_mismatched_assignment(thread_index, assignment.path);
+    }
 }
 
 /// The group of the client that sent a legacy call; none while the whole route is sync, when no

@@ -36,6 +36,14 @@ impl ExplanationInput<'_> {
             }
             NextAction::Promote => format!("omnidaemon rollout promote {route} --reason …"),
             NextAction::RunCommand(word) => format!("omnidaemon rollout {word} {route} --reason …"),
+            NextAction::AddSlots => format!(
+                "run more workers, or raise topics.{}.concurrency (docs/sizing.md)",
+                self.topic
+            ),
+            NextAction::StartWorker => {
+                format!("start a worker or an agent of topic {} (docs/sizing.md)", self.topic)
+            }
+            NextAction::CompareReplicas => format!("omnidaemon rollout get {route}"),
             NextAction::EditPercent => match self.config_file {
                 Some(file) => format!("edit routes.{route}.rollout.percent in {file}"),
                 None => "start again with a higher --percent".to_owned(),

@@ -11,6 +11,10 @@ use crate::task::UnixMs;
 pub struct ExplanationInput<'a> {
     /// The route's name.
     pub route: &'a str,
+    /// The name of its topic.
+    pub topic: &'a str,
+    /// What runs the topic's tasks now; none where that is not known.
+    pub queue_load: Option<QueueLoad>,
     /// The route's `rollout:` section.
     pub config: &'a RolloutConfig,
     /// The path of the configuration file, where there is one.
@@ -31,4 +35,13 @@ pub struct ExplanationInput<'a> {
     pub store_reachable: bool,
     /// The current time, on the store's clock.
     pub now: UnixMs,
+}
+
+/// What runs the tasks of a route's topic now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLoad {
+    /// The slots of all live consumers.
+    pub slots: u64,
+    /// The tasks that wait.
+    pub waiting: u64,
 }

@@ -4,6 +4,7 @@
 //! takes at the current rate. It only reads; `machine/` decides. The text is one paragraph and
 //! always ends with `Next: ` and a command, an edit, or `nothing to do`.
 
+mod capacity;
 mod closed_step;
 mod format;
 mod headline;
@@ -17,6 +18,6 @@ mod tests;
 mod text;
 mod wait_reason;
 
-pub use self::input::ExplanationInput;
+pub use self::input::{ExplanationInput, QueueLoad};
 pub use self::text::{RolloutExplanation, explain_rollout};
 pub use self::wait_reason::WaitingFor;

@@ -3,9 +3,10 @@
 use super::format::{format_names, format_reason_clause};
 use super::input::ExplanationInput;
 use super::wait_reason::{NextAction, WaitReason, WaitingFor};
+use crate::config::GateFailureAction;
 use crate::rollout::format::format_span;
 use crate::rollout::gate::Verdict;
-use crate::rollout::limits::UP_STREAK_TO_RESUME;
+use crate::rollout::limits::{MAX_LATENCY_BASELINE_AGE, UP_STREAK_TO_RESUME};
 use crate::rollout::phase::PauseReason;
 
 // === impl ExplanationInput ===
@@ -42,13 +43,24 @@ impl ExplanationInput<'_> {
                 WaitReason::new(WaitingFor::Metrics, NextAction::NoAction, text)
             }
             PauseReason::GatesFailed => {
-                let text = format!(
-                    "its gates fail{gates}, and on_fail is pause: abort rolls back, resume \
-                     continues"
-                );
+                let why = if self.was_paused_for_old_baseline() {
+                    let age = format_span(MAX_LATENCY_BASELINE_AGE);
+                    format!("the latency that they are compared with is more than {age} old")
+                } else {
+                    "on_fail is pause".to_owned()
+                };
+                let text =
+                    format!("its gates fail{gates}, and {why}: abort rolls back, resume continues");
                 WaitReason::new(WaitingFor::Operator, NextAction::RunCommand("abort"), text)
             }
         }
+    }
+
+    /// Whether a failed gate paused the rollout although `on_fail` is `rollback`.
+    fn was_paused_for_old_baseline(&self) -> bool {
+        let age = self.state.sync_baseline_at.map(|taken| self.state.phase_since.since(taken));
+        self.config.on_fail == GateFailureAction::Rollback
+            && age.is_some_and(|age| age > MAX_LATENCY_BASELINE_AGE)
     }
 
     fn explain_not_converged(&self) -> WaitReason {

@@ -95,6 +95,9 @@ impl ExplanationInput<'_> {
             let text = format!("{blocked} ({names}); soak and gates stand still");
             return Some(WaitReason::new(WaitingFor::Convergence, NextAction::NoAction, text));
         }
+        if let Some(reason) = self.explain_lacking_capacity().or_else(|| self.explain_split()) {
+            return Some(reason);
+        }
         let text = format!("{blocked}; soak and gates stand still until that is over");
         let reason = WaitReason::new(WaitingFor::Metrics, NextAction::NoAction, text);
         // a healthy rollout never pauses for a missing source

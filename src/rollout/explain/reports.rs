@@ -6,6 +6,7 @@ use super::input::ExplanationInput;
 use crate::cohort_hash::Weight;
 use crate::rollout::format::format_span;
 use crate::rollout::gate::{ClientBasis, GateReport, NoisyGroup};
+use crate::rollout::served_share::describe_served_share;
 
 // === impl ExplanationInput ===
 
@@ -19,18 +20,22 @@ impl ExplanationInput<'_> {
     }
 
     /// What else to know of the evidence, unless `text` says it already: a client whose failures do
-    /// not count, and why failures are counted by request.
+    /// not count, why failures are counted by request, and what of the async cohort was served
+    /// sync.
     pub(super) fn format_evidence_notes(&self, text: &str) -> String {
-        let evidence = self.cohort_evidence.filter(|evidence| evidence.canaried_requests() > 0);
+        let evidence = self.cohort_evidence.filter(|evidence| evidence.assigned_to_async() > 0);
         let Some(evidence) = evidence.filter(|_| self.state.weight > Weight::ZERO) else {
             return String::new();
         };
         let noisy = NoisyGroup::from_evidence(evidence)
             .map(|noisy| format!("failures: {noisy}"))
             .filter(|_| !text.contains(NoisyGroup::CONSEQUENCE));
-        let basis = ClientBasis::from_evidence(evidence).explain();
+        let basis = ClientBasis::from_evidence(evidence)
+            .explain()
+            .filter(|_| evidence.canaried_requests() > 0);
         let basis = basis.map(|why| format!("failures count by request, since {why}"));
-        let notes: Vec<String> = noisy.into_iter().chain(basis).collect();
+        let served = describe_served_share(evidence);
+        let notes: Vec<String> = noisy.into_iter().chain(basis).chain(served).collect();
         if notes.is_empty() { String::new() } else { format!("; {}", notes.join("; ")) }
     }
 

@@ -33,6 +33,10 @@ pub enum WaitingFor {
     Store,
     /// A source of evidence.
     Metrics,
+    /// Workers with free slots.
+    Capacity,
+    /// A split of the requests as the weight says.
+    Split,
 }
 
 /// What moves a rollout on.
@@ -46,6 +50,12 @@ pub(super) enum NextAction {
     RunCommand(&'static str),
     /// A higher `percent` in the file.
     EditPercent,
+    /// More workers, or more slots for each.
+    AddSlots,
+    /// A first worker.
+    StartWorker,
+    /// A look at the weights and files of the replicas.
+    CompareReplicas,
 }
 
 /// Why a rollout waits: the middle part of an explanation.
@@ -77,6 +87,8 @@ impl WaitingFor {
             Self::Percent => "percent",
             Self::Store => "store",
             Self::Metrics => "metrics",
+            Self::Capacity => "capacity",
+            Self::Split => "split",
         }
     }
 }

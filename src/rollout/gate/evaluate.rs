@@ -3,6 +3,7 @@
 use super::format;
 use super::guardrail::{read_prometheus_sample, read_queue_depth, read_queue_oldest};
 use super::input::{Evaluation, GateMemory};
+use super::latency::evaluate_sync_p95;
 use super::ratio::evaluate_ratio;
 use super::report::{GateReport, Verdict};
 use crate::config::{GateConfig, GateKind, MinSamples};
@@ -23,6 +24,9 @@ pub fn evaluate_gate(
         | GateKind::ShadowMismatch(limits)
         | GateKind::SlowRatio { limits, .. } => {
             return evaluate_ratio(gate, limits, min_samples, memory, evaluation);
+        }
+        GateKind::SlowerThanSync(limits) => {
+            return evaluate_sync_p95(gate, limits, min_samples, memory, evaluation);
         }
         GateKind::QueueOldest { max } => read_queue_oldest(*max, evaluation),
         GateKind::QueueDepth { max } => read_queue_depth(*max, evaluation),

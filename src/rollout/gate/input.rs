@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::latency_threshold::LatencyThreshold;
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
 use crate::rollout::statistics::SequentialScores;
 
@@ -21,6 +22,11 @@ pub struct Evaluation<'a> {
     pub late_evidence: &'a [LateEvidence],
     /// The sync path of an earlier step, for a step with `baseline: frozen`.
     pub frozen_baseline: Option<&'a EvidenceCounts>,
+    /// What is slow for a gate with `threshold: sync_p95`; none while too few sync requests are
+    /// known.
+    pub latency_threshold: Option<LatencyThreshold>,
+    /// How many sync requests that threshold takes; 0 asks for no comparison.
+    pub min_p95_requests: u64,
     /// Whether enough of the cohort's tasks have ended for PASS.
     pub is_mature: bool,
     /// Whether the rollout is healthy: then no step waits for PASS, and only scores that restart

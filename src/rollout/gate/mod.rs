@@ -12,6 +12,8 @@ mod evaluate;
 mod format;
 mod guardrail;
 mod input;
+mod latency;
+mod latency_threshold;
 mod ratio;
 mod report;
 #[cfg(test)]
@@ -21,4 +23,5 @@ pub use self::breaker::trips_breaker;
 pub use self::client_basis::{ClientBasis, NoisyGroup, RequestBasisReason};
 pub use self::evaluate::evaluate_gate;
 pub use self::input::{Evaluation, GateMemory, LateEvidence, PrometheusSample};
+pub use self::latency_threshold::LatencyThreshold;
 pub use self::report::{GateReport, ReportedGateKind, UnreadGateReport, Verdict};

@@ -11,12 +11,15 @@ use super::transition::RolloutTransition;
 use crate::cohort_hash::Weight;
 use crate::config::{BaselineMode, GateConfig};
 use crate::rollout::actor::Actor;
+use crate::rollout::assignments::AssignmentCounts;
 use crate::rollout::blocked::BlockedReason;
+use crate::rollout::capacity_window::CapacityCounts;
 use crate::rollout::event::RolloutEventKind;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::gate::{Evaluation, GateReport, LateEvidence, Verdict, evaluate_gate};
 use crate::rollout::limits::{UP_STREAK_TO_RESUME, source_grace};
 use crate::rollout::phase::{PausablePhase, PauseReason, RolloutPhase};
+use crate::rollout::sample_ratio::find_sample_ratio_mismatch;
 use crate::rollout::state::{EpochRange, RolloutState};
 
 // === impl RolloutTransition ===
@@ -35,11 +38,16 @@ impl RolloutTransition<'_> {
         let new: RolloutEvidence = new_by_epoch.iter().sum();
         let cohort = self.cohort_evidence(observation.epoch_evidence, observation.elapsed);
         let reports = self.report_on_gates(&cohort, &new_by_epoch, &observation);
+        let sample_ratio = self.find_sample_ratio_mismatch(&observation, &new_by_epoch);
+        self.record_calls(&new_by_epoch, observation.elapsed);
         self.record_seen_evidence(&observation);
         let verdict = combine_verdicts(&reports);
         self.state.gate_reports = reports;
         self.state.unread_gate_reports.clear();
-        self.state.blocked_reason = self.find_blocked_reason(&observation, &new, verdict);
+        self.state.blocked_reason = self
+            .find_blocked_reason(&observation, &new, verdict)
+            .or(sample_ratio)
+            .or_else(|| self.state.capacity_window.find_blocked_reason());
         if self.is_automation_off() {
             return;
         }
@@ -83,6 +91,35 @@ impl RolloutTransition<'_> {
         evidence.iter().zip(seen).map(|(now, seen)| now.delta_since(&seen)).collect()
     }
 
+    /// The sum of the epochs that began with the step or later.
+    fn sum_step_epochs(&self, by_epoch: &[RolloutEvidence]) -> RolloutEvidence {
+        let step = self.epoch_index(self.state.cohort.from_epoch).min(by_epoch.len());
+        by_epoch[step..].iter().sum()
+    }
+
+    /// Why the step does not climb, if its requests are not split as its weight says. The random
+    /// split is tested in a step alone: a healthy rollout has no start from which its error rate
+    /// would hold.
+    fn find_sample_ratio_mismatch(
+        &self,
+        observation: &RolloutObservation<'_>,
+        new_by_epoch: &[RolloutEvidence],
+    ) -> Option<BlockedReason> {
+        let new = self.sum_step_epochs(new_by_epoch).assignments;
+        let step = match self.state.phase {
+            RolloutPhase::Healthy => AssignmentCounts::default(),
+            _ => self.sum_step_epochs(observation.epoch_evidence).assignments,
+        };
+        find_sample_ratio_mismatch(&step, &new, self.state.weight)
+    }
+
+    /// Adds the step's new calls to the window that shows whether the workers keep up with them.
+    fn record_calls(&mut self, new_by_epoch: &[RolloutEvidence], elapsed: Duration) {
+        let new = self.sum_step_epochs(new_by_epoch);
+        let soak = self.plan.config.soak_at(self.state.weight);
+        self.state.capacity_window.record_calls(CapacityCounts::from(&new), elapsed, soak);
+    }
+
     /// The index of an epoch in the evidence.
     fn epoch_index(&self, epoch: u64) -> usize {
         usize::try_from(epoch.saturating_sub(self.state.first_epoch)).unwrap_or(usize::MAX)
@@ -124,6 +161,10 @@ impl RolloutTransition<'_> {
             .collect();
         let step_evidence: RolloutEvidence =
             observation.epoch_evidence.get(shift..).unwrap_or_default().iter().sum();
+        if self.state.latency_threshold.is_none() {
+            // the step before had too few sync requests: the first of this step are taken
+            self.freeze_latency_threshold(&step_evidence.sync_counts);
+        }
         let is_frozen = config.baseline_at(self.state.weight) == BaselineMode::Frozen;
         let evaluation = Evaluation {
             cohort_evidence: cohort,
@@ -131,6 +172,8 @@ impl RolloutTransition<'_> {
             new_evidence: &current.iter().sum(),
             late_evidence: &late,
             frozen_baseline: self.state.sync_baseline.as_ref().filter(|_| is_frozen),
+            latency_threshold: self.state.latency_threshold,
+            min_p95_requests: config.min_samples.sync_requests,
             is_mature: cohort.is_mature(config.min_ended_ratio),
             is_healthy: self.state.phase == RolloutPhase::Healthy,
             is_full_weight: self.state.weight == Weight::FULL,
@@ -138,12 +181,13 @@ impl RolloutTransition<'_> {
             queue_depth: observation.queue_depth,
             queue_oldest: observation.queue_oldest,
         };
+        let has_latency_gate = self.state.has_latency_gate;
         let (min_samples, memory) = (self.gate_min_samples(), &mut self.state.gate_memory);
         let evaluate = |gate: &GateConfig| {
             let memory = memory.entry(gate.name.clone()).or_default();
             evaluate_gate(gate, min_samples, memory, &evaluation)
         };
-        config.gates.iter().map(evaluate).collect()
+        config.judging_gates(has_latency_gate).map(evaluate).collect()
     }
 
     /// Keeps the evidence for the next evaluation, and drops epochs whose tasks have all ended.
@@ -174,10 +218,11 @@ impl RolloutTransition<'_> {
             return Some(BlockedReason::ReplicasLagging { replicas });
         }
         let erring = self.state.gate_reports.iter().find(|report| report.verdict == Verdict::Error);
-        erring.filter(|_| verdict == Verdict::Error).map(|report| BlockedReason::SourceError {
+        let source_error = |report: &GateReport| BlockedReason::SourceError {
             gate: report.gate_name.clone(),
             explanation: report.explanation.clone(),
-        })
+        };
+        erring.filter(|_| verdict == Verdict::Error).map(source_error)
     }
 
     /// Counts verdicts in a row, and how long a source has been down.

@@ -6,13 +6,15 @@ use std::time::Duration;
 use super::input::RolloutObservation;
 use super::transition::RolloutTransition;
 use crate::cohort_hash::Weight;
-use crate::config::{BaselineMode, GateType, MinSamples};
+use crate::config::{BaselineMode, GateKind, GateType, MinSamples};
 use crate::rollout::actor::Actor;
 use crate::rollout::event::RolloutEventKind;
 use crate::rollout::evidence::RolloutEvidence;
 use crate::rollout::format::format_exact_span;
 use crate::rollout::gate::{GateReport, Verdict};
-use crate::rollout::limits::{COHORT_GROWTH_DIVISOR, HEALTHY_EPOCH_LENGTH, HEALTHY_EPOCHS_JUDGED};
+use crate::rollout::limits::{
+    COHORT_GROWTH_DIVISOR, HEALTHY_EPOCH_LENGTH, HEALTHY_EPOCHS_JUDGED, MAX_LATENCY_BASELINE_AGE,
+};
 use crate::rollout::phase::{PauseReason, RolloutPhase};
 
 // === impl RolloutTransition ===
@@ -27,13 +29,48 @@ impl RolloutTransition<'_> {
         match self.state.phase {
             _ if self.state.fail_streak >= self.plan.config.failure_limit => {
                 let why = self.join_failure_reasons();
-                self.apply_on_fail(&why);
+                if self.fails_by_old_baseline() {
+                    self.pause_for_old_baseline(&why);
+                } else {
+                    self.apply_on_fail(&why);
+                }
             }
             RolloutPhase::Soaking => self.advance_soak(cohort, observation.elapsed),
             RolloutPhase::Gating => self.advance_gating(cohort, verdict, observation),
             RolloutPhase::Healthy => self.rotate_healthy_epochs(observation.elapsed),
             _ => {}
         }
+    }
+
+    /// Whether the only failing gates compare with the latency of a sync path that is too long ago:
+    /// meanwhile the traffic itself may have become slower.
+    fn fails_by_old_baseline(&self) -> bool {
+        let (state, config) = (&self.state, self.plan.config);
+        let is_frozen = config.baseline_at(state.weight) == BaselineMode::Frozen;
+        let age = state.sync_baseline_at.map(|taken| self.now.since(taken));
+        let is_latency_gate = |name: &str| {
+            let mut gates = config.gates.iter().filter(|gate| gate.name == name);
+            gates.any(|gate| matches!(gate.kind, GateKind::SlowerThanSync(_)))
+        };
+        let mut failing =
+            state.gate_reports.iter().filter(|report| report.verdict == Verdict::Fail);
+        is_frozen
+            && age.is_some_and(|age| age > MAX_LATENCY_BASELINE_AGE)
+            && failing.all(|report| is_latency_gate(&report.gate_name))
+    }
+
+    fn pause_for_old_baseline(&mut self, why: &str) {
+        let phase = &self.state.phase;
+        if phase.is_paused_for(PauseReason::GatesFailed)
+            || phase.is_paused_for(PauseReason::Operator)
+        {
+            return;
+        }
+        let age = format_exact_span(MAX_LATENCY_BASELINE_AGE);
+        let why = format!("{why}; what it is compared with is more than {age} old");
+        self.pause_automatically(PauseReason::GatesFailed, &why);
+        let reports = self.state.gate_reports.clone();
+        self.attach_reports(reports);
     }
 
     fn join_failure_reasons(&self) -> String {

@@ -12,7 +12,7 @@ use crate::rollout::{
     OperatorAction, OperatorCommand, RolloutDecision, RolloutEvent, RolloutInput,
     RolloutObservation, RolloutPlan, RolloutState, Tick, decide,
 };
-use crate::task::UnixMs;
+use crate::task::{UnixMs, duration_bucket};
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
@@ -135,7 +135,11 @@ pub(super) fn make_evidence(
     sync: u64,
     unavailable: u64,
 ) -> RolloutEvidence {
-    let counts = |total, failed| EvidenceCounts { total, failed, ..EvidenceCounts::default() };
+    let counts = |total, failed| {
+        let mut counts = EvidenceCounts { total, failed, ..EvidenceCounts::default() };
+        counts.durations[duration_bucket(Duration::from_millis(20))] = total;
+        counts
+    };
     RolloutEvidence {
         sync_counts: counts(sync, 0),
         async_counts: counts(good + failed, failed),

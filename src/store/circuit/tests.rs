@@ -118,3 +118,45 @@ fn a_pending_cancel_stops_the_workers_although_the_circuit_is_closed() {
     circuit.cancel_on_recovery(TaskId::new(UnixMs(1), 1));
     assert!(!circuit.is_open() && !circuit.is_clear_to_run());
 }
+
+#[tokio::test]
+async fn a_large_write_that_is_not_answered_is_no_outage_and_its_task_is_cancelled() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, circuit) = open_test_circuit(&dir);
+    let id = enqueue_test_task(&store).await;
+    tokio::time::pause();
+    let never = std::future::pending::<Result<(), StoreError>>();
+    let written = circuit.write_in_lane(8 << 20, MAX_LANE_WAIT, never, Some(&id)).await;
+    tokio::time::resume();
+    assert!(matches!(written, Err(StoreError::OutcomeUnknown(_))), "{written:?}");
+    assert!(!circuit.is_open() && circuit.outage_count() == 0);
+    assert!(circuit.send_pending_cancels(TTL).await);
+    assert_eq!(load_status(&store, &id).await, TaskStatus::Cancelled);
+}
+
+#[tokio::test]
+async fn a_large_write_to_an_unreachable_store_is_an_outage() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_store, circuit) = open_test_circuit(&dir);
+    let unreachable = async { Err::<(), _>(unreachable_error()) };
+    let written = circuit.write_in_lane(8 << 20, MAX_LANE_WAIT, unreachable, None).await;
+    assert_eq!(written, Err(unreachable_error()));
+    assert!(circuit.is_open());
+}
+
+#[tokio::test]
+async fn a_large_write_whose_turn_does_not_come_is_refused_and_small_calls_go_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_store, circuit) = open_test_circuit(&dir);
+    let busy = circuit.large_writes.enter(16 << 20).await;
+    let waits = circuit.write_in_lane(
+        8 << 20,
+        Duration::from_millis(20),
+        async { Ok::<_, StoreError>(()) },
+        None,
+    );
+    assert_eq!(waits.await, Err(StoreRefusal::LargeWritesBusy.into()));
+    assert!(!circuit.is_open());
+    assert_eq!(circuit.call(circuit.store().ping()).await, Ok(()));
+    drop(busy);
+}

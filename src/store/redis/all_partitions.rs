@@ -278,6 +278,20 @@ impl RedisStore {
         Ok(ReprocessResult::NoSuchDeadLetter)
     }
 
+    /// A dead letter of whichever partition has it, with its payload.
+    pub(crate) async fn dead_letter_in_any_partition(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, StoreError> {
+        for partition in &self.partitions {
+            if let Some(letter) = partition.core.read_dead_letter(queue, id).await? {
+                return Ok(Some(letter));
+            }
+        }
+        Ok(None)
+    }
+
     /// Deletes a dead letter in whichever partition has it; returns whether one had.
     pub(crate) async fn discard_in_any_partition(
         &self,

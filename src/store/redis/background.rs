@@ -1,10 +1,10 @@
 //! The background loops of the store: callers that wait for the end of a task are resolved, the
 //! master is followed, and advice on the servers is logged.
 //!
-//! A caller learns of an end at once where another process publishes it, and else from a poll. The
-//! poll asks for all awaited tasks in one call; it finds ends whose message was lost with a
-//! connection, and those of Python's consumers, which only write a result. Most waits are over
-//! before the first poll.
+//! A process that ends a task publishes a message, which resolves the waiter at once. Twice a
+//! second a poll asks for all awaited tasks in one call. It finds ends whose message was lost with
+//! a connection, and ends that Python consumers wrote, which publish no message. Most waits end
+//! before their first poll.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,11 +24,12 @@ use crate::task::TaskId;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest pause before the next subscription after one has ended.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
-/// Tasks that one poll call asks for.
+/// The most tasks that one poll call asks for.
 const POLL_BATCH_SIZE: usize = 256;
 
 impl RedisStore {
-    /// Runs all background loops until `shutdown`. Connections live on the runtime of this call.
+    /// Runs all background loops until `shutdown`. From now on the runtime of the caller drives the
+    /// connections.
     pub(crate) async fn run_background_loops(&self, shutdown: CancellationToken) {
         for partition in &self.partitions {
             for link in partition.core.all_links() {
@@ -77,7 +78,7 @@ impl RedisStore {
         }
     }
 
-    /// Notices under Sentinel that another server has become the master.
+    /// Asks the sentinels regularly whether another server has become the master.
     async fn follow_master(&self) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,8 +93,9 @@ impl RedisStore {
     async fn poll_awaited_tasks(&self) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // how often in a row each task was not found: one whose enqueue is under way is not there
-        // yet, and after as many polls as fit into the timeout of the enqueue it is unknown
+        // The number of polls in a row that did not find each task. A task may not be found while
+        // its enqueue is under way; when more polls miss it than fit into the timeout of the
+        // enqueue, the store does not have it.
         let mut miss_counts: HashMap<TaskId, u32> = HashMap::new();
         let polls_per_timeout =
             self.first_partition().core.timeout.as_millis() / POLL_INTERVAL.as_millis();
@@ -101,7 +103,7 @@ impl RedisStore {
         loop {
             ticks.tick().await;
             let awaited = self.waiters.awaited_task_ids();
-            // a task that was not awaited at the last poll is left to the next one
+            // Only tasks that the previous poll saw too are asked for, since most waits are short.
             let polled = awaited.iter().filter(|id| miss_counts.contains_key(id)).cloned();
             let polled = self.group_by_partition(polled, |id| id);
             miss_counts = awaited
@@ -128,7 +130,7 @@ impl RedisStore {
     async fn run_advice_logging(&self) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // by partition: the connection that was last checked, and when
+        // For each partition: when the checked connection was opened, and when it was checked.
         let mut last_checks = vec![None; self.partitions.len()];
         let mut logged = HashSet::new();
         loop {

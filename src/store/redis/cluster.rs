@@ -5,6 +5,7 @@
 //! The hash is part of what is stored: it never changes.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
@@ -65,15 +66,20 @@ impl RedisStore {
         let partitions = partition_keys(config)
             .into_iter()
             .map(|(keys, mark)| {
-                let (durable_writer, link) =
-                    open_links(config, url, discovery(&keys), &keys, mark)?;
+                let discovery = discovery(&keys);
+                let large_write_link =
+                    MasterLink::new(url, discovery, config.timeout, mark.clone())?
+                        .for_large_writes();
+                let (durable_writer, link) = open_links(config, url, discovery, &keys, mark)?;
                 Ok(Partition::new(PartitionCore {
                     link,
+                    large_write_link,
                     durable_writer,
                     keys,
                     timeout: config.timeout,
                     instance_id: instance_id.clone(),
                     waiters: waiters.clone(),
+                    reported_defects: Mutex::default(),
                 }))
             })
             .collect::<Result<_, StoreError>>()?;

@@ -171,6 +171,14 @@ impl DeadLetterQueue for RedisStore {
         self.dead_letters_all_partitions(queue, before_cursor, limit).await
     }
 
+    async fn get_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, StoreError> {
+        self.dead_letter_in_any_partition(queue, id).await
+    }
+
     async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::database::{DatabaseLock, QueueCountsByTopic, SqliteClock, WriterDatabase};
 use super::memory::{ExpiringMap, RunningAttempts};
 use super::schema::{create_database_file, map_setup_error, open_reader, open_writer};
+use super::sql::shown_times::convert_record_times;
 use super::sql::tasks::load_task_record;
 use super::threads::{ReaderThread, WriterThread};
 use crate::store::error::StoreError;
@@ -94,8 +95,15 @@ fn build_end_notifier(
         if !waiters.has_waiter_for(&id) {
             return;
         }
-        let (waiters, now) = (waiters.clone(), clock.wall_time());
-        reader.send_query(move |connection| match load_task_record(connection, &id, now) {
+        let (waiters, clock) = (waiters.clone(), clock.clone());
+        let load = move |connection: &_, id: &_| {
+            let mut record = load_task_record(connection, id, clock.store_time())?;
+            if let Some(record) = &mut record {
+                convert_record_times(&clock, record);
+            }
+            Ok::<_, StoreError>(record)
+        };
+        reader.send_query(move |connection| match load(connection, &id) {
             Ok(record) => waiters.resolve_task(&id, record.map(Arc::new).as_ref()),
             Err(error) => {
                 tracing::error!(task = %id, %error, "an ended task cannot be read back");

@@ -419,7 +419,7 @@ async fn a_newer_schema_is_refused_and_not_changed() {
     drop(database.open());
     database.raw_connection().pragma_update(None, "user_version", 99).expect("set");
     let refusal = database.open_error().to_string();
-    assert!(refusal.contains("has schema 99, this release reads 4"), "{refusal}");
+    assert!(refusal.contains("has schema 99, this release reads 5 and 4"), "{refusal}");
     let version: i64 = database
         .raw_connection()
         .pragma_query_value(None, "user_version", |row| row.get(0))

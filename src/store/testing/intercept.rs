@@ -123,6 +123,7 @@ intercept_calls! {
     DeadLetterQueue {
         list_dead_letters(queue: &TopicQueue, before_cursor: Option<&str>, limit: usize)
             -> Vec<DeadLetter>;
+        get_dead_letter(queue: &TopicQueue, id: &str) -> Option<DeadLetter>;
         reprocess_dead_letter(queue: &TopicQueue, id: &str, now: UnixMs) -> ReprocessResult;
         discard_dead_letter(queue: &TopicQueue, id: &str) -> bool;
     }

@@ -229,8 +229,35 @@ impl StoredFailure {
             kind: FailureKind::from_word(&self.kind),
             message: self.message,
             answer: self.answer.map(|stored| stored.into_answer(None)).transpose()?,
+            retry_after: None,
         })
     }
+}
+
+// === reading as far as possible ===
+
+/// The answer of a completed task. Where its stored form cannot be read, it is the `result` alone,
+/// with a note that says so.
+pub(crate) fn recover_answer(
+    stored: Result<StoredAnswer, StoreError>,
+    result: Option<&RawValue>,
+) -> (TaskAnswer, Option<String>) {
+    match stored.and_then(|stored| stored.into_answer(result)) {
+        Ok(answer) => (answer, None),
+        Err(error) => {
+            let json = result.map_or("null", RawValue::get);
+            let note = format!("the status and the headers of the answer are lost: {error}");
+            (TaskAnswer::from_json(json.to_owned()), Some(note))
+        }
+    }
+}
+
+/// A failure; where its stored form cannot be read, a failure that says so.
+pub(crate) fn recover_failure(stored: Result<StoredFailure, StoreError>) -> TaskFailure {
+    stored.and_then(StoredFailure::into_failure).unwrap_or_else(|error| {
+        let message = format!("the reason of the failure is lost: {error}");
+        TaskFailure::new(FailureKind::HandlerError, message)
+    })
 }
 
 // === headers ===

@@ -40,7 +40,7 @@ pub(super) async fn run_attempt(
     };
     let cancelled = signals.stop_attempts.child_token();
     let _held = HeldLease::register(&context, slot, &lease, cancelled.clone());
-    let result = execute_handler(&context, &snapshot, &lease, cancelled.clone()).await;
+    let result = execute_handler(&context, &snapshot, &lease, cancelled.clone(), &signals).await;
     if let Some(settlement) = choose_settlement(&snapshot, &lease, result, &cancelled, &signals) {
         let max = snapshot.config.results.max_result_bytes;
         let settlement = deliver_oversized(&context.circuit, &lease, settlement, max);
@@ -82,6 +82,7 @@ async fn execute_handler(
     snapshot: &Snapshot,
     lease: &Lease,
     cancelled: CancellationToken,
+    signals: &DrainSignals,
 ) -> Result<TaskAnswer, TaskFailure> {
     let task = &lease.task;
     let config = &snapshot.config;
@@ -93,7 +94,7 @@ async fn execute_handler(
     let begun = Instant::now();
     let result = match context.handlers.build_handler(&task.topic, config) {
         Ok(handler) => tokio::select! {
-            result = call_handler_guarded(handler.as_ref(), &attempt) => result,
+            result = call_handler_guarded(handler.as_ref(), &attempt, signals) => result,
             never = progress::write_progress_reports(context, lease, reports) => match never {},
         },
         Err(failure) => Err(failure),
@@ -114,14 +115,15 @@ async fn execute_handler(
 }
 
 /// Calls the handler. A panic becomes a failure; a handler that still runs [`INTERRUPT_GRACE`]
-/// after its interrupt is dropped.
+/// after its interrupt, or when a drain drops attempts, is dropped.
 async fn call_handler_guarded(
     handler: &dyn Handler,
     attempt: &TaskAttempt,
+    signals: &DrainSignals,
 ) -> Result<TaskAnswer, TaskFailure> {
     let overdue = async {
         let reason = attempt.await_interrupt().await;
-        sleep(INTERRUPT_GRACE).await;
+        let _ = signals.drop_attempts.run_until_cancelled(sleep(INTERRUPT_GRACE)).await;
         reason
     };
     tokio::select! {

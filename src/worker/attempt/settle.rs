@@ -32,7 +32,7 @@ pub(crate) async fn settle_lease(
 ) -> Option<SettleResult> {
     let mut pause = SETTLE_BACKOFF.first_delay();
     loop {
-        let error = match circuit.call(circuit.store().settle(&lease, &settlement)).await {
+        let error = match circuit.settle(&lease, &settlement).await {
             Ok(settled) => return Some(settled),
             Err(error) => error,
         };
@@ -83,5 +83,6 @@ pub(super) fn build_task_record(
         answer,
         failure,
         progress: None,
+        note: None,
     }
 }

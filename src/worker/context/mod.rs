@@ -51,6 +51,8 @@ pub(super) struct WorkerContext {
 pub(super) struct DrainSignals {
     /// Cancelled when running attempts must end.
     pub(super) stop_attempts: CancellationToken,
+    /// Cancelled when handlers that go on after that are dropped.
+    pub(super) drop_attempts: CancellationToken,
     /// Cancelled when failed settlements must not be repeated any more.
     pub(super) stop_settling: CancellationToken,
 }

@@ -19,16 +19,16 @@ use crate::task::Topic;
 pub(crate) struct TopicSlots {
     state: Mutex<SlotState>,
     started_at: Instant,
-    /// Notified when a slot becomes free that a lease call could not count on.
+    /// See [`Self::slot_freed`].
     slot_freed: Notify,
 }
 
 /// How many tasks may run at the same time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SlotLimits {
-    /// Of all topics together; none: only the limits of the topics count.
+    /// The limit of all topics together; none if there is only the limit of each topic.
     pub(crate) total: Option<usize>,
-    /// Of each served topic.
+    /// The limit of each served topic.
     pub(crate) by_topic: BTreeMap<Topic, usize>,
 }
 
@@ -53,13 +53,14 @@ impl TopicSlots {
         Self { state: Mutex::default(), started_at: Instant::now(), slot_freed: Notify::new() }
     }
 
-    /// Adopts the limits of the current configuration. Slots that are occupied stay so.
+    /// Sets the limits of the current configuration. Slots that are occupied beyond a lower limit
+    /// stay occupied until their tasks have ended.
     pub(crate) fn set_limits(&self, limits: SlotLimits) {
         self.lock_state().limits = limits;
     }
 
-    /// Those of `queues` that have a free slot, each with its number of free slots, and the number
-    /// of tasks that may be leased from all of them together.
+    /// The queues that have a free slot, each with its number of free slots; and the number of
+    /// tasks that may be leased from all of them together.
     pub(crate) fn find_free(&self, queues: Vec<TopicQueue>) -> (Vec<QueueDemand>, usize) {
         let state = self.lock_state();
         let free = state.free_in_total();
@@ -72,7 +73,7 @@ impl TopicSlots {
         (demands, max.min(free))
     }
 
-    /// Occupies a slot of `topic`, beyond the limit if none is free: the task is leased already.
+    /// Occupies a slot of `topic` for a leased task, if necessary beyond the limit.
     pub(crate) fn occupy(self: &Arc<Self>, topic: &Topic) -> OccupiedSlot {
         let mut state = self.lock_state();
         *state.running.entry(topic.clone()).or_default() += 1;
@@ -86,18 +87,19 @@ impl TopicSlots {
         self.lock_state().runs.entry(topic.clone()).or_default().add_run(uptime, took);
     }
 
-    /// Notified when a slot becomes free of which there was none.
+    /// Notifies when a slot is freed while its topic, or the whole process, had no free slot: a
+    /// lease call that is under way does not ask for that slot.
     pub(crate) fn slot_freed(&self) -> &Notify {
         &self.slot_freed
     }
 
-    /// How many tasks run.
+    /// The number of occupied slots.
     pub(crate) fn running_count(&self) -> usize {
         self.lock_state().running_total
     }
 
-    /// The load of each topic that has slots. What the other topics occupy of the common limit is
-    /// not counted as slots of the topic.
+    /// The load of each topic that has slots. Slots of the common limit that tasks of other topics
+    /// occupy are not counted as slots of the topic.
     pub(crate) fn topic_loads(&self) -> Vec<TopicLoad> {
         let (state, uptime) = (self.lock_state(), self.started_at.elapsed());
         let load = |(topic, limit): (&Topic, &usize)| {

@@ -1,10 +1,11 @@
-//! Delivers the outbox: webhooks are posted, replies are enqueued as tasks. Deliveries run beside
-//! the attempts and never delay them.
+//! Delivers the outbox: webhooks are posted, replies are enqueued as tasks. Deliveries run in tasks
+//! of their own, so that attempts do not wait for them.
 //!
-//! A delivery is claimed for longer than one try can take, so that one process at a time tries it,
-//! and another process takes over when that one dies. A failed delivery is tried again with growing
-//! delays, until it succeeds or `webhooks.retries` is spent. A destination has at most
-//! [`MAX_PER_DESTINATION`] deliveries in flight, so that one that hangs does not delay the others.
+//! A delivery is claimed for longer than one try can take, so that only one process tries it at a
+//! time; if that process dies, the claim expires and another process claims the delivery. A failed
+//! delivery is tried again with growing delays, until it succeeds or has been retried
+//! `webhooks.retries` times. At most [`MAX_PER_DESTINATION`] deliveries to one destination are in
+//! flight, so that a destination that does not answer does not delay deliveries to others.
 
 mod signature;
 mod webhook;
@@ -31,7 +32,7 @@ const OUTBOX_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The most deliveries in flight, in total and to one destination.
 const MAX_DELIVERIES: usize = 64;
 const MAX_PER_DESTINATION: usize = 8;
-/// How much longer than its timeout a claimed delivery is hidden from other processes.
+/// How much longer than `webhooks.timeout` a claim lasts.
 const CLAIM_MARGIN: Duration = Duration::from_secs(30);
 /// The delay of a delivery whose destination has too many in flight.
 const BUSY_DESTINATION_DELAY: Duration = Duration::from_secs(2);
@@ -42,8 +43,8 @@ const DELIVERY_BACKOFF: BackoffPolicy =
 /// The number of deliveries in flight, by destination key.
 type DeliveriesByDestination = HashMap<String, usize>;
 
-/// Runs deliveries until `done`; those in flight then are dropped, and tried again after their
-/// claim.
+/// Runs deliveries until `done`. Deliveries that are in flight then are dropped; they are tried
+/// again when their claims have expired.
 pub(super) async fn run_deliveries(context: &Arc<WorkerContext>, done: &CancellationToken) {
     let (mut deliveries, mut in_flight) = (JoinSet::new(), DeliveriesByDestination::new());
     let tls = Arc::new(build_tls_config(load_native_roots()));
@@ -126,12 +127,15 @@ fn release_destination(
                 }
             }
         }
-        Err(error) => tracing::error!(%error, "a delivery panicked: it is tried again"),
+        Err(error) => {
+            tracing::error!(%error, "a delivery panicked: it is tried again after its claim");
+        }
     }
 }
 
-/// The key of the destination that shares a limit: for a webhook the host and port of its URL
-/// alone, since the key is logged; for a reply its topic and a slash.
+/// The key under which the deliveries to one destination are counted. For a webhook this is only
+/// the host and port of the URL, because keys are logged and the rest may contain secrets; for a
+/// reply it is the topic followed by a slash, which no host and port contains.
 fn destination_key(delivery: &Delivery) -> String {
     let host_and_port = |url: &str| {
         let uri: http::Uri = url.parse().ok()?;
@@ -218,13 +222,13 @@ fn record_delivery_outcome(
     match outcome {
         DeliveryOutcome::Delivered => {
             context.metrics.count_delivery(kind, "delivered");
-            tracing::debug!(%task_id, event, kind, to, attempt, "delivered");
+            tracing::debug!(%task_id, event, kind, to, attempt, "a delivery succeeded");
         }
         DeliveryOutcome::Retry { error, .. } => {
             context.metrics.count_delivery(kind, "retried");
             tracing::info!(
                 %task_id, event, kind, to, attempt, ?error,
-                "not delivered: it is tried again"
+                "a delivery failed: it is tried again"
             );
         }
         DeliveryOutcome::Dropped { error } => {
@@ -234,14 +238,14 @@ fn record_delivery_outcome(
     }
 }
 
-/// Records the outcome of a delivery in the store. If that fails, the delivery is tried again when
-/// its claim ends.
+/// Records the outcome of a delivery in the store. If the store call fails, the delivery is tried
+/// again when its claim has expired.
 async fn settle_delivery(context: &WorkerContext, delivery: &Delivery, outcome: DeliveryOutcome) {
     let settled: Result<(), StoreError> =
         context.circuit.call(context.circuit.store().settle_delivery(delivery, &outcome)).await;
     if let Err(error) = settled {
         let event = &delivery.event_id;
-        tracing::debug!(event, %error, "a delivery is not settled: it is tried again");
+        tracing::debug!(event, %error, "a delivery's outcome was not saved: it is tried again");
     }
 }
 

@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
 use super::result::oversized_result_failure;
+use super::retry_after::parse_retry_after;
 use crate::outbound::strip_hop_by_hop;
 use crate::route::is_retryable_status;
 use crate::task::{FailureKind, TaskAnswer, TaskFailure};
@@ -37,7 +38,7 @@ async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, TaskFailur
 }
 
 /// Reads a response of at most `limit` bytes. `to_answer` makes the answer of head and body; with a
-/// retryable status the result is a failure that carries the answer.
+/// retryable status the result is a failure that carries the answer and its `Retry-After`.
 pub(super) async fn read_answer(
     response: Response<Incoming>,
     limit: usize,
@@ -54,7 +55,9 @@ pub(super) async fn read_answer(
         message = format!("{message}: {quoted}");
     }
     let answer = body.ok().map(|body| to_answer(&head, body));
-    Err(TaskFailure { answer, ..TaskFailure::new(FailureKind::FailedStatus, message) })
+    let retry_after = parse_retry_after(&head.headers, jiff::Timestamp::now());
+    let failure = TaskFailure::new(FailureKind::FailedStatus, message);
+    Err(TaskFailure { answer, retry_after, ..failure })
 }
 
 /// The beginning of a text body on one line; `None` for a blank or binary body.

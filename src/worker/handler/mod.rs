@@ -13,6 +13,7 @@ mod http_answer;
 mod http_client;
 mod registry;
 mod result;
+mod retry_after;
 mod upstream;
 
 use async_trait::async_trait;

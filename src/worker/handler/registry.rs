@@ -12,6 +12,7 @@ use super::http_client::HandlerClientCache;
 use super::upstream::{DefaultPath, UpstreamHandler};
 use crate::config::{Config, HandlerConfig, PathPattern, UpstreamUrl};
 use crate::task::{FailureKind, TaskFailure, Topic};
+use crate::worker::program_guard::GuardCommand;
 
 /// The largest answer of an upstream that is read, bytes, unless `results.max_result` is larger. An
 /// answer that is too large to be stored still goes to the client that waits for it.
@@ -21,6 +22,7 @@ const MAX_UPSTREAM_ANSWER: usize = 64 << 20;
 #[derive(Clone, Default)]
 pub struct HandlerRegistry {
     library_handlers: BTreeMap<Topic, Arc<dyn Handler>>,
+    program_guard: Option<GuardCommand>,
     client_cache: Arc<HandlerClientCache>,
     next_server: Arc<AtomicUsize>,
 }
@@ -38,6 +40,13 @@ impl HandlerRegistry {
     #[must_use]
     pub fn with_handler(mut self, topic: Topic, handler: impl Handler + 'static) -> Self {
         self.library_handlers.insert(topic, Arc::new(handler));
+        self
+    }
+
+    /// Starts the programs of `command` handlers under a guard, so that they end with this process.
+    #[must_use]
+    pub fn with_program_guard(mut self, guard: GuardCommand) -> Self {
+        self.program_guard = Some(guard);
         self
     }
 
@@ -77,9 +86,11 @@ impl HandlerRegistry {
                 },
                 max_result,
             }),
-            Some(HandlerConfig::Command(line)) => {
-                Arc::new(CommandHandler { command_line: line.clone(), max_result })
-            }
+            Some(HandlerConfig::Command(line)) => Arc::new(CommandHandler {
+                command_line: line.clone(),
+                guard: self.program_guard.clone(),
+                max_result,
+            }),
             Some(HandlerConfig::External) | None => {
                 return unhandled(format!(
                     "no handler runs {topic} here: add one under topics.{topic}.handler"

@@ -16,6 +16,7 @@ use crate::snapshot::SnapshotHandle;
 use crate::store::testing::FaultyStore;
 use crate::store::{Circuit, SqliteClock, SqliteStore, TaskStore};
 use crate::task::{FailureKind, Task, TaskAnswer, TaskFailure, TaskId, TaskRecord, TaskStatus};
+use crate::worker::drain::WorkerDrain;
 use crate::worker::handler::{Handler, HandlerRegistry, TaskAttempt};
 use crate::worker::testing::{self, test_queue, test_topic, wait_for_some};
 
@@ -65,7 +66,7 @@ impl PoolFixture {
             Arc::default(),
             None,
         );
-        let pool = tokio::spawn(pool.run(shutdown.clone()));
+        let pool = tokio::spawn(pool.run(shutdown.clone(), WorkerDrain::of_worker_process));
         Self { _dir: dir, clock, store, circuit, snapshots, metrics, shutdown, pool, probes }
     }
 

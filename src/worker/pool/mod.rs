@@ -2,12 +2,14 @@
 //!
 //! The slots of a topic are those of the current snapshot, so a reload takes effect at the next
 //! pull. Nothing is pulled while the circuit is open, and tasks of a pull that an
-//! outage overlapped run only once they are known not to be cancelled. At shutdown pulling stops,
-//! running attempts may go on for `workers.drain`, and the rest is cancelled and released without
-//! counting the attempt. All spawned attempts are joined when [`WorkerPool::run`] returns.
+//! outage overlapped run only once they are known not to be cancelled. At shutdown pulling stops at
+//! once, running attempts may go on for a while ([`WorkerDrain`]), and the rest is cancelled and
+//! released without counting the attempt. All spawned attempts are joined when
+//! [`WorkerPool::run`] returns.
 
 mod lease_check;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 use self::lease_check::{PULL_RETRY_INTERVAL, confirm_leases, handle_pull_failure};
 use super::attempt::{self, settle_lease};
 use super::context::{DrainSignals, WorkerContext};
-use super::handler::{HandlerRegistry, INTERRUPT_GRACE};
+use super::drain::WorkerDrain;
+use super::handler::HandlerRegistry;
 use super::{delivery, maintenance};
 use crate::capacity::CapacityHandle;
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::snapshot::SnapshotHandle;
-use crate::store::{Circuit, Lease, LeaseDemand, Settlement};
+use crate::store::{Circuit, Lease, LeaseDemand, Settlement, StoreError};
 
 /// How long one pull waits for a task.
 const PULL_WAIT: Duration = Duration::from_secs(1);
-/// How long settlements may go on after the interrupt grace of the attempts.
-const SETTLE_GRACE: Duration = Duration::from_secs(1);
 
 /// The workers of one process.
 pub struct WorkerPool {
@@ -56,15 +58,21 @@ impl WorkerPool {
         Self { context: Arc::new(context) }
     }
 
-    /// Runs tasks until `shutdown`, then drains.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Runs tasks until `shutdown`, then drains in the phases that `plan_drain` makes of the
+    /// configuration of that moment.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        plan_drain: impl FnOnce(&Config) -> WorkerDrain,
+    ) {
         let context = &self.context;
         let done = CancellationToken::new();
         let work = async {
             let (mut running, signals) = (JoinSet::new(), DrainSignals::default());
             pull_tasks(context, &mut running, &signals, &shutdown).await;
             context.begin_drain();
-            drain_attempts(context, &mut running, &signals).await;
+            let drain = plan_drain(&context.snapshots.load().config);
+            drain_attempts(drain, &mut running, &signals).await;
             done.cancel();
         };
         tokio::join!(
@@ -112,12 +120,29 @@ async fn pull_tasks(
             wait: PULL_WAIT,
             stop_waiting: context.slots.slot_freed(),
         };
-        match context.circuit.store().lease_demand(&demand).await {
+        match lease_until_shutdown(context, &demand, shutdown).await {
             Ok(leases) => {
                 let leases = confirm_leases(context, leases, shutdown).await;
                 start_attempts(context, running, leases, signals, shutdown);
             }
             Err(error) => handle_pull_failure(context, &error, shutdown).await,
+        }
+    }
+}
+
+/// Leases tasks; at `shutdown` the call stops waiting for the first one. The call is not dropped,
+/// since it may have leased tasks already.
+async fn lease_until_shutdown(
+    context: &WorkerContext,
+    demand: &LeaseDemand<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Vec<Lease>, StoreError> {
+    let mut call = pin!(context.circuit.store().lease_demand(demand));
+    tokio::select! {
+        leased = call.as_mut() => leased,
+        () = shutdown.cancelled() => {
+            demand.stop_waiting.notify_one();
+            call.await
         }
     }
 }
@@ -145,14 +170,9 @@ fn start_attempts(
     }
 }
 
-/// Lets attempts finish for `workers.drain`, then cancels them and releases their tasks.
-async fn drain_attempts(
-    context: &WorkerContext,
-    running: &mut JoinSet<()>,
-    signals: &DrainSignals,
-) {
-    let limit = context.snapshots.load().config.workers.drain_timeout;
-    if timeout(limit, join_attempts(running)).await.is_ok() {
+/// Lets attempts finish, then cancels them and releases their tasks.
+async fn drain_attempts(drain: WorkerDrain, running: &mut JoinSet<()>, signals: &DrainSignals) {
+    if timeout(drain.run, join_attempts(running)).await.is_ok() {
         return;
     }
     tracing::info!(
@@ -160,7 +180,11 @@ async fn drain_attempts(
         "drain time is over: attempts are cancelled and their tasks released"
     );
     signals.stop_attempts.cancel();
-    if timeout(INTERRUPT_GRACE + SETTLE_GRACE, join_attempts(running)).await.is_err() {
+    if timeout(drain.interrupt, join_attempts(running)).await.is_ok() {
+        return;
+    }
+    signals.drop_attempts.cancel();
+    if timeout(drain.settle, join_attempts(running)).await.is_err() {
         signals.stop_settling.cancel();
         join_attempts(running).await;
     }

@@ -2,11 +2,11 @@
 //! follows the configuration: missing workers are started at once, and surplus ones, those with the
 //! highest numbers, are drained.
 //!
-//! A worker that dies without being stopped is counted and replaced. The first restart comes at
-//! once, further ones after quick deaths in a row come after 0.1 s, doubling up to 30 s: the first
-//! six take under 2 s each, and a crash loop slows down. A worker that lived for [`STABLE_AFTER`]
-//! starts the count anew. At shutdown each worker gets SIGTERM, and SIGKILL after `drain`. Each
-//! worker leads a process group, so that Ctrl-C reaches it through the supervisor alone.
+//! A worker that ends without being stopped is counted as crashed and restarted. The first restart
+//! is immediate; after further quick deaths in a row, each within [`STABLE_AFTER`], the delay is
+//! 0.1 s and doubles up to 30 s. At shutdown each worker gets SIGTERM, and SIGKILL after `drain`.
+//! Each worker leads a process group of its own, so that Ctrl-C in a terminal signals only the
+//! supervisor, which then stops the workers.
 
 mod parent_death;
 
@@ -26,7 +26,7 @@ pub use self::parent_death::terminate_with_parent;
 use crate::backoff::BackoffPolicy;
 use crate::metrics::Metrics;
 
-/// How long a worker must live for its earlier deaths not to count.
+/// A worker that ran this long resets the count of quick deaths.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// The delays before a worker is restarted, from its second quick death in a row on.
 const RESTART_BACKOFF: BackoffPolicy =
@@ -37,7 +37,7 @@ const WORKER_COUNT_POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A supervisor of worker processes.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
-    /// The number of processes, if it does not follow the configuration.
+    /// The number of processes; none to follow the configuration.
     pub fixed_count: Option<usize>,
     /// The program, usually the current executable.
     pub program: PathBuf,
@@ -50,8 +50,8 @@ pub struct Supervisor {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Supervises until `shutdown`, and returns when every process has ended. `configured` returns
-    /// the currently configured number.
+    /// Supervises worker processes until `shutdown`, and returns when all of them have ended.
+    /// `configured` returns the currently configured number of processes.
     pub async fn run(
         self,
         configured: impl Fn() -> usize,
@@ -122,7 +122,8 @@ impl Supervisor {
 
     async fn stop_worker(&self, name: &str, mut child: Child) {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-            let _ = kill_process(pid, Signal::TERM); // an error means that it has just ended
+            // an error means that the process has just ended
+            let _ = kill_process(pid, Signal::TERM);
         }
         if let Ok(status) = timeout(self.drain, child.wait()).await {
             tracing::info!(worker = name, ?status, "worker ended");

@@ -230,7 +230,7 @@ async fn a_rollout_is_shown_with_all_that_is_known_of_it() {
     );
     let gates: Vec<&Value> =
         told["gates"].as_array().expect("a list").iter().map(|gate| &gate["gate"]).collect();
-    assert_eq!(gates, ["errors", "client_errors", "deferred"]);
+    assert_eq!(gates, ["errors", "client_errors", "deferred", "latency"]);
     assert_eq!(told["plan"]["steps"].as_array().map(Vec::len), Some(4));
     wait_until(TEST_DEADLINE, "this process is a replica, and leads", async || {
         let replicas = fetch_rollout(&omni).await["replicas"].clone();

@@ -37,8 +37,9 @@ const INNER_MODULES: [(&str, &[&[&str]]); 9] = [
         &[
             &["pool"],
             &["attempt", "delivery", "maintenance"],
-            &["context"],
+            &["context", "drain"],
             &["handler", "supervisor"],
+            &["program_guard"],
         ],
     ),
     (
@@ -64,8 +65,9 @@ const INNER_MODULES: [(&str, &[&[&str]]); 9] = [
             &["machine"],
             &["command", "explain"],
             &["event", "state"],
-            &["gate", "preview"],
-            &["actor", "blocked", "evidence", "format", "limits", "phase", "statistics"],
+            &["capacity_window", "gate", "preview", "sample_ratio", "served_share"],
+            &["actor", "blocked", "evidence", "limits", "phase", "statistics"],
+            &["assignments", "fallbacks", "format"],
         ],
     ),
     (

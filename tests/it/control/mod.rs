@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! traffic.rs   clients who call all the time, and are counted
+//! capacity.rs  workers that do not keep up
 //! counts.rs    which calls the gates hear of
 //! clients.rs   whose they are
 //! one_client.rs  one client alone rolls nothing back
@@ -11,9 +12,11 @@
 //! prometheus.rs  what a real Prometheus answers
 //! replicas.rs  three processes on one Redis, killed and stopped
 //! shadow.rs    copies that are answered alike, and otherwise
+//! split.rs     what is assigned to which path, and what falls back
 //! story.rs     the playbook's calendar, and a regression in each of its phases
 //! ```
 
+mod capacity;
 mod clients;
 mod climb;
 mod clocks;
@@ -22,6 +25,7 @@ mod one_client;
 mod prometheus;
 mod replicas;
 mod shadow;
+mod split;
 mod story;
 mod traffic;
 

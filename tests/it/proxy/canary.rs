@@ -270,14 +270,16 @@ async fn what_cannot_go_async_goes_sync(store: Store) {
     .await;
     assert!(text.status == 404 && sync(&text), "only an upstream handler takes what is not JSON");
 
-    let fallback = |metrics: &crate::support::metrics::ScrapedMetrics, route| {
-        metrics.value("omnidaemon_fallback_total", &[("route", route), ("reason", "ineligible")])
-    };
     let metrics = omni.scrape_metrics().await;
-    assert_eq!(
-        (fallback(&metrics, "invoke"), fallback(&metrics, "held"), fallback(&metrics, "built")),
-        (1.0, 2.0, 1.0)
-    );
+    let fallbacks = |route, reason| {
+        metrics.value("omnidaemon_fallback_total", &[("route", route), ("reason", reason)])
+    };
+    for (route, ineligible, too_large) in
+        [("invoke", 1.0, 0.0), ("held", 0.0, 2.0), ("built", 1.0, 0.0)]
+    {
+        let counted = (fallbacks(route, "ineligible"), fallbacks(route, "body_too_large"));
+        assert_eq!(counted, (ineligible, too_large), "{route}");
+    }
 }
 
 async fn a_canaried_call_is_tried_once_unless_its_route_says_otherwise(store: Store) {

@@ -4,3 +4,4 @@
 pub(crate) mod contract;
 mod python;
 pub(crate) mod redis;
+mod sqlite_clocks;

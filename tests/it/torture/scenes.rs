@@ -12,6 +12,9 @@ use crate::support::scenario::{route, scenario, topic};
 use crate::support::tasks::{submit_task, wait_for_task_end};
 use crate::support::{Omnidaemon, TEST_DEADLINE, wait_until};
 
+/// Kills the runner: the parent of the guard process that is the parent of the program.
+const KILL_RUNNER: &str = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); sleep 60";
+
 const LEASE_SETTING: &str = "3s";
 
 /// A proxy without workers over Redis, and the handlers that its runners call.
@@ -38,7 +41,7 @@ impl FaultStage {
             .route(route("invoke").topic("service"))
             .topic(service("service").retries(3).retry_delay("100ms"))
             .topic(service("storm").retries(2).retry_delay("1ms"))
-            .topic(topic("poison").shell("kill -9 $PPID; sleep 60").retries(0))
+            .topic(topic("poison").shell(KILL_RUNNER).retries(0))
             .workers(0)
             .yaml("workers.drain", "20s")
             .yaml("results.ttl", ttl)

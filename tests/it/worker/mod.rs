@@ -1,3 +1,5 @@
-//! What workers do beside running handlers: they deliver webhooks.
+//! What workers do: they run programs, repeat failed attempts and deliver webhooks.
 
+mod programs;
+mod retries;
 mod webhooks;

@@ -86,6 +86,7 @@ fn the_documented_example_is_read_whole() {
             gate("errors", GateKind::ErrorRatio(ratio(Some(0.01), Some(0.005)))),
             gate("client_errors", GateKind::ClientErrorRatio(ratio(None, Some(0.02)))),
             gate("deferred", GateKind::DeferredRatio(ratio(Some(0.01), None))),
+            gate("latency", GateKind::SlowerThanSync(RatioLimits::SYNC_P95)),
             gate(
                 "e2e",
                 GateKind::SlowRatio {
@@ -155,6 +156,17 @@ fn the_same_file_gives_an_equal_plan() {
 }
 
 #[test]
+fn a_slow_ratio_may_be_held_against_the_p95_of_the_sync_path() {
+    let gates = |limits: &str| {
+        let gate = format!("gates: [{{type: slow_ratio, threshold: sync_p95{limits}}}]");
+        parse_valid_rollout(&config_with_rollout(&gate)).gates[0].kind.clone()
+    };
+    assert_eq!(gates(""), GateKind::SlowerThanSync(RatioLimits::SYNC_P95));
+    let wider = RatioLimits { margin: Some(0.1), ..RatioLimits::SYNC_P95 };
+    assert_eq!(gates(", max: 5%, margin: 10%"), GateKind::SlowerThanSync(wider));
+}
+
+#[test]
 fn gates_have_a_default_name_and_notifications_have_all_triggers() {
     let rollout = parse_valid_rollout(&config_with_rollout(
         "gates: [{type: queue_depth, max: 5}, {type: slow_ratio, threshold: 500ms, of: \
@@ -190,7 +202,7 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
         ),
         (
             config_with_rollout("steps: [{weight: 25, approval: maybe}]"),
-            "steps[0].approval: `maybe` is not one of the words known here",
+            "steps[0].approval: `maybe` is not a valid value",
         ),
         (config_with_rollout("soak: 30"), "rollout.soak: `30` has no unit: write `30s`"),
         (
@@ -212,7 +224,7 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
             config_with_rollout(
                 "sticky: {keys: [header:x]}, pin: {sync: [a, canary], async: [canary]}",
             ),
-            "rollout.pin: has number 2 of `sync` also in `async`: keep one of them",
+            "rollout.pin: has value number 2 of `sync` in `async` too: keep one of them",
         ),
         (
             config_with_gates(""),
@@ -261,13 +273,13 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
         ),
         (
             config_with_gates("{type: error_ratio, max: 1%, threshold: 2s}"),
-            "gates[0].threshold: is of `slow_ratio`, not of `error_ratio`: delete it, or write \
-                another `type`",
+            "gates[0].threshold: is a key of `slow_ratio`, not of `error_ratio`: delete it, or \
+                write another `type`",
         ),
         (
             config_with_gates("{type: deferred_ratio, max: 1%, margin: 1%}"),
-            "gates[0].margin: is of `error_ratio`, `client_error_ratio`, `slow_ratio`, not of \
-                `deferred_ratio`",
+            "gates[0].margin: is a key of `error_ratio`, `client_error_ratio`, `slow_ratio`, not \
+                of `deferred_ratio`",
         ),
         (
             config_with_gates(&format!("{{{ratio}}}, {{{ratio}}}")),
@@ -276,16 +288,16 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
         (config_with_gates(&format!("{{name: a b, {ratio}}}")), "gates[0].name: `a b` is no name"),
         (
             config_with_gates("{type: slow_ratio, threshold: 3s, max: 5%}"),
-            "gates[0].threshold: `3s` is no bound of the buckets that durations are counted in: \
-                write `2s` or `5s`",
+            "gates[0].threshold: `3s` is not a bound of the buckets in which durations are \
+                counted: write `2s` or `5s`",
         ),
         (
             config_with_gates("{type: slow_ratio, threshold: 1ms, max: 5%}"),
-            "are counted in: write `5ms`",
+            "are counted: write `5ms`",
         ),
         (
             config_with_gates("{type: slow_ratio, threshold: 2h, max: 5%}"),
-            "are counted in: write `1h`",
+            "are counted: write `1h`",
         ),
         (
             config_with_gates("{type: slow_ratio, max: 5%}"),
@@ -314,7 +326,7 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
                 "prometheus: {url: 'http://h'}, gates: [{type: prometheus, query: up, min: 2, \
                     max: 1}]",
             ),
-            "gates[0].min: 2 is over `max`, 1: nothing passes",
+            "gates[0].min: 2 is over `max`, 1: no value passes",
         ),
         (
             config_with_rollout(
@@ -373,7 +385,7 @@ fn an_invalid_rollout_is_refused_with_a_hint() {
         ),
         (
             config_with_rollout("notify: [{on: [stepp], webhook: 'http://h'}]"),
-            "notify[0].on: `stepp` is not one of the words known here",
+            "notify[0].on: `stepp` is not a valid value",
         ),
     ] {
         let (_, problems, _) = parse_config_text(&text);
@@ -416,8 +428,8 @@ fn likely_mistakes_of_a_plan_are_warnings_in_gated_mode_only() {
         (
             "",
             "steps: [{weight: 100, baseline: live}]",
-            "rollout.steps: leaves no sync path at 100 %, and the gate `client_errors` has only a \
-                margin over it: write",
+            "rollout.steps: leaves no sync path at 100 %, which the gate `client_errors` compares \
+                with, as it has no `max`: write",
         ),
         (
             "wait: 0s, ",
@@ -502,11 +514,11 @@ fn a_share_of_the_sync_path_is_copied_and_none_is_the_default() {
     let names: Vec<_> = gated.gates.iter().map(|gate| gate.name.as_str()).collect();
     assert_eq!(
         names,
-        ["errors", "client_errors", "deferred", "shadow_mismatch"],
+        ["errors", "client_errors", "deferred", "latency", "shadow_mismatch"],
         "the gate of shadow traffic is the last one"
     );
     assert_eq!(
-        gated.gates[3].kind,
+        gated.gates[4].kind,
         GateKind::ShadowMismatch(RatioLimits { max: Some(0.001), ..RatioLimits::default() })
     );
 }
@@ -549,7 +561,7 @@ fn shadow_traffic_that_would_do_harm_or_copy_nothing_is_refused_with_a_hint() {
         (config_with_rollout("shadow: {percent: 101}"), "shadow.percent: 101 is over 100"),
         (
             config_with_rollout("shadow: {side_effects: none}"),
-            "shadow.side_effects: `none` is not one of the words known here",
+            "shadow.side_effects: `none` is not a valid value",
         ),
         (config_with_rollout("shadow: {max_mismatch: 5}"), "shadow.max_mismatch: `5` has no `%`"),
         (

@@ -6,8 +6,11 @@ use std::time::Duration;
 use crate::cohort_hash::{CLIENT_GROUPS, Weight};
 use crate::config::{GatesDigest, RolloutConfig, RolloutMode};
 use crate::control::stored::{parse_state, serialize_state};
+use crate::rollout::assignments::AssignmentCounts;
+use crate::rollout::capacity_window::{CapacityCounts, CapacitySlot, CapacityWindow};
 use crate::rollout::evidence::{EvidenceCounts, RolloutEvidence};
-use crate::rollout::gate::GateMemory;
+use crate::rollout::fallbacks::FallbackCounts;
+use crate::rollout::gate::{GateMemory, LatencyThreshold};
 use crate::rollout::{
     self, Actor, BlockedReason, EpochRange, PausablePhase, PauseReason, RolloutInput,
     RolloutObservation, RolloutPhase, RolloutPlan, RolloutState, Tick,
@@ -20,6 +23,8 @@ fn paused_state() -> RolloutState {
         shadow_copied: 9,
         shadow_compared: 8,
         shadow_mismatched: 7,
+        fallbacks: FallbackCounts::from_counts(|reason| reason as u64),
+        assignments: AssignmentCounts { async_random: 1, sync_random: 2, mismatched: 3 },
         ..RolloutEvidence::default()
     };
     let memory = GateMemory { scores_from_start: [-1.5, 0.0, 2.0], ..GateMemory::default() };
@@ -37,6 +42,9 @@ fn paused_state() -> RolloutState {
             durations: [1; DURATION_BUCKET_COUNT],
             ..EvidenceCounts::default()
         }),
+        sync_baseline_at: Some(UnixMs(5)),
+        has_latency_gate: true,
+        latency_threshold: Some(LatencyThreshold { threshold: Duration::from_secs(2), epoch: 2 }),
         actor: Actor::Operator("ann".into()),
         gate_memory: [("errors".to_owned(), memory)].into(),
         seen_evidence: vec![
@@ -44,6 +52,10 @@ fn paused_state() -> RolloutState {
             copies,
         ],
         gates_digest: Some(GatesDigest { form: 1, hash: u64::MAX - 1 }),
+        capacity_window: CapacityWindow::from_slots(vec![CapacitySlot {
+            elapsed: Duration::from_secs(30),
+            counts: CapacityCounts { assigned: 9, saturated: 2, without_worker: 1 },
+        }]),
         legacy_gates_digest: u64::MAX,
         ..RolloutState::new(UnixMs(7))
     }
@@ -70,6 +82,9 @@ fn every_blocked_reason_is_read_back_with_its_code() {
         BlockedReason::StoreUnavailable { requests: 7 },
         BlockedReason::ReplicasLagging { replicas: vec!["web.2 (its file differs)".into()] },
         BlockedReason::SourceError { gate: "lag".into(), explanation: "lag: refused".into() },
+        BlockedReason::Saturated { calls: 81, assigned: 1_204 },
+        BlockedReason::NoWorker { calls: 9, assigned: 9 },
+        BlockedReason::SampleRatio { mismatched: 1, async_random: 2, random_requests: 3 },
         BlockedReason::Unrecognized { text: "a sentence".into(), stored_json: None },
     ];
     for reason in reasons {

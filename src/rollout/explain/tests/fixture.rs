@@ -3,7 +3,9 @@
 use crate::cohort_hash::Weight;
 use crate::config::{GateType, RolloutConfig, RolloutMode};
 use crate::rollout::evidence::RolloutEvidence;
-use crate::rollout::explain::{ExplanationInput, RolloutExplanation, WaitingFor, explain_rollout};
+use crate::rollout::explain::{
+    ExplanationInput, QueueLoad, RolloutExplanation, WaitingFor, explain_rollout,
+};
 use crate::rollout::gate::{GateReport, Verdict};
 use crate::rollout::{RolloutPhase, RolloutState};
 use crate::task::UnixMs;
@@ -18,6 +20,7 @@ pub(super) struct ExplainFixture {
     pub(super) evidence: RolloutEvidence,
     pub(super) store_reachable: bool,
     pub(super) is_leader: bool,
+    pub(super) queue_load: Option<QueueLoad>,
     pub(super) requests_per_minute: Option<f64>,
     /// 2026-11-24T12:00:00Z, a Tuesday.
     pub(super) now: UnixMs,
@@ -45,6 +48,7 @@ impl ExplainFixture {
             evidence: RolloutEvidence::default(),
             store_reachable: true,
             is_leader: true,
+            queue_load: None,
             requests_per_minute: Some(20.0),
             now: NOON,
         }
@@ -73,6 +77,8 @@ impl ExplainFixture {
     pub(super) fn explanation(&self) -> RolloutExplanation {
         explain_rollout(&ExplanationInput {
             route: "invoke",
+            topic: "t",
+            queue_load: self.queue_load,
             config: &self.config,
             config_file: Some("config/omnidaemon.yaml"),
             state: &self.state,

@@ -7,7 +7,9 @@ use super::fixture::{
 };
 use crate::cohort_hash::Weight;
 use crate::config::{PrometheusConfig, RolloutMode, Secret};
-use crate::rollout::explain::WaitingFor;
+use crate::metrics::FallbackReason;
+use crate::rollout::explain::{QueueLoad, WaitingFor};
+use crate::rollout::fallbacks::FallbackCounts;
 use crate::rollout::gate::Verdict;
 use crate::rollout::{Actor, BlockedReason, PausablePhase, PauseReason, RolloutPhase};
 
@@ -62,6 +64,62 @@ fn a_blocked_rollout_is_explained_with_its_reason() {
         &["the store does not answer", "served sync"],
         NO_ACTION,
     );
+}
+
+#[test]
+fn a_rollout_that_is_capped_by_capacity_is_explained_and_never_promoted() {
+    let mut case = ExplainFixture::in_phase(RolloutPhase::Gating);
+    case.state.blocked_reason = Some(BlockedReason::Saturated { calls: 18, assigned: 214 });
+    case.queue_load = Some(QueueLoad { slots: 5, waiting: 81 });
+    let numbers = "18 of the last 214 calls assigned to the async path (8.4 %) were served sync";
+    assert_explains(
+        &case,
+        WaitingFor::Capacity,
+        &[numbers, "5 of 5 slots busy, 81 waiting", "not lowered for it"],
+        "run more workers, or raise topics.t.concurrency (docs/sizing.md)",
+    );
+    assert!(!case.explanation().text.contains("promote"));
+    case.queue_load = None;
+    case.state.blocked_reason = Some(BlockedReason::NoWorker { calls: 7, assigned: 7 });
+    assert_explains(
+        &case,
+        WaitingFor::Capacity,
+        &["7 of the last 7 calls", "since no worker was live"],
+        "start a worker or an agent of topic t (docs/sizing.md)",
+    );
+}
+
+#[test]
+fn a_split_that_is_not_the_weights_is_explained_with_numbers() {
+    let mut case = ExplainFixture::in_phase(RolloutPhase::Soaking);
+    let reason = |mismatched| BlockedReason::SampleRatio {
+        mismatched,
+        async_random: 834,
+        random_requests: 10_000,
+    };
+    let next = "omnidaemon rollout get invoke";
+    case.state.blocked_reason = Some(reason(0));
+    let numbers = "834 of 10000 calls without a sticky key (8.3 %) were assigned";
+    assert_explains(&case, WaitingFor::Split, &[numbers, "at 10 %", "set-weight"], next);
+    case.state.blocked_reason = Some(reason(3));
+    let words = ["3 calls since the last evaluation", "0 of 32 client groups are on both paths"];
+    assert_explains(&case, WaitingFor::Split, &words, next);
+}
+
+#[test]
+fn what_fell_back_after_its_assignment_is_part_of_every_explanation() {
+    let mut case = ExplainFixture::in_phase(RolloutPhase::Soaking);
+    case.evidence.accepted_tasks = 810;
+    case.evidence.sync_counts.total = 9_190;
+    case.evidence.fallbacks =
+        FallbackCounts::from_counts(
+            |reason| {
+                if reason == FallbackReason::BodyTooLarge { 190 } else { 0 }
+            },
+        );
+    let text = case.explanation().text;
+    let shares = "8.1 % served async of 10 % assigned: 1.9 % over max_body";
+    assert!(text.contains(shares), "{text}");
 }
 
 #[test]

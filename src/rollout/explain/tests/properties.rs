@@ -45,7 +45,17 @@ proptest! {
         case.config.percent = Weight::from_basis_points(percent);
         case.config.mode = if manual { RolloutMode::Manual } else { RolloutMode::Gated };
         case.state.manual_hold = held;
-        case.state.blocked_reason = blocked.then_some(BlockedReason::PercentZero);
+        let reasons = [
+            BlockedReason::PercentZero,
+            BlockedReason::Saturated { calls: accepted, assigned: total },
+            BlockedReason::NoWorker { calls: accepted, assigned: total },
+            BlockedReason::SampleRatio {
+                mismatched: accepted % 2,
+                async_random: accepted,
+                random_requests: total,
+            },
+        ];
+        case.state.blocked_reason = blocked.then(|| reasons[lags % 4].clone());
         case.store_reachable = store;
         case.requests_per_minute = per_minute;
         case.state.pass_streak = passes;
@@ -60,6 +70,7 @@ proptest! {
         prop_assert!(text.ends_with(&format!(". Next: {next}")), "{text}");
         let is_action = next == NO_ACTION
             || next == EDIT_PERCENT
+            || next.ends_with("(docs/sizing.md)")
             || next.starts_with("omnidaemon rollout ");
         prop_assert!(is_action, "{next}");
         let is_readable = ["NaN", "inf ", "\n"].iter().all(|part| !text.contains(part));

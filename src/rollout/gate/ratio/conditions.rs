@@ -38,7 +38,7 @@ impl RatioEvaluation<'_> {
                 violations.push(format!("recently more than {}", format::format_percent(ceiling)));
             }
         }
-        if matches!(self.baseline, RatioBaseline::LiveSync(..)) {
+        if self.fails_by_comparison() && matches!(self.baseline, RatioBaseline::LiveSync(..)) {
             let ratio = self.limits.tolerated_ratio;
             if self.rejects_from_start(statistics::log_e_value(&memory.scores_from_start)) {
                 violations.push(format!("more than {ratio} times the sync path's share"));

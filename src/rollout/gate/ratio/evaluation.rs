@@ -72,7 +72,16 @@ impl<'a> RatioEvaluation<'a> {
         self.limits.max.into_iter().chain(margin_as_max).reduce(f64::min)
     }
 
+    /// Whether the comparison with the sync path can fail the gate. Without a ratio that is
+    /// tolerated it is a condition of PASS alone.
+    pub(super) fn fails_by_comparison(&self) -> bool {
+        self.limits.tolerated_ratio.is_finite()
+    }
+
     fn frozen_ceiling(&self) -> Option<f64> {
+        if !self.fails_by_comparison() {
+            return None;
+        }
         let (RatioBaseline::FrozenSync(bad, total), Some(margin)) =
             (self.baseline, self.limits.margin)
         else {

@@ -18,7 +18,7 @@ const EVIDENCE_PRIOR_REQUESTS: f64 = 1_000.0;
 impl RatioEvaluation<'_> {
     /// Adds the new evidence to the gate's memory.
     pub(super) fn update_memory(&self, memory: &mut GateMemory) {
-        if matches!(self.baseline, RatioBaseline::LiveSync(..)) {
+        if self.fails_by_comparison() && matches!(self.baseline, RatioBaseline::LiveSync(..)) {
             let more = self.score_against_sync();
             statistics::add_scores(&mut memory.scores_from_start, &more);
             statistics::add_restarted_scores(&mut memory.restarting_scores, &more);

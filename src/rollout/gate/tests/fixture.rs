@@ -45,6 +45,8 @@ pub(super) fn make_evaluation<'a>(
         new_evidence: new,
         late_evidence: &[],
         frozen_baseline: None,
+        latency_threshold: None,
+        min_p95_requests: 300,
         is_mature: true,
         is_healthy: false,
         is_full_weight: false,

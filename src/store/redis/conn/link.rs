@@ -33,6 +33,8 @@ const CONNECT_BACKOFF: BackoffPolicy =
 /// A younger connection is not given up when its server is not the master: another attempt would
 /// find the same server.
 const MIN_AGE_TO_RESOLVE_AGAIN: Duration = Duration::from_millis(250);
+/// The most extra time for a reply to a large write.
+const MAX_EXTRA_REPLY_TIME: Duration = Duration::from_mins(2);
 /// The part of the configured timeout that the server has for its reply: less than the whole, so
 /// that a call ends here rather than being dropped by a caller with the same deadline.
 const REPLY_TIMEOUT_SHARE: f32 = 0.9;
@@ -49,7 +51,13 @@ pub(crate) struct MasterLink {
     generation: Arc<AtomicU64>,
     /// Checked on every new shared connection to a cluster.
     partition_count_mark: Option<PartitionCountMark>,
+    /// How much longer than [`Self::reply_timeout`] a reply may take: large writes need time, and
+    /// their callers limit it. A call that is dropped meanwhile gives the connection up.
+    extra_reply_time: Duration,
 }
+
+/// Gives a connection up unless its call has ended.
+struct AbandonedCallGuard(Option<RedisConnection>);
 
 #[derive(Default)]
 struct LinkState {
@@ -62,6 +70,14 @@ struct ConnectFailure {
     reason: StoreError,
     backoff: Duration,
     retry_at: Instant,
+}
+
+impl Drop for AbandonedCallGuard {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.mark_closed();
+        }
+    }
 }
 
 // === impl MasterLink ===
@@ -82,7 +98,13 @@ impl MasterLink {
             state: tokio::sync::Mutex::default(),
             generation: Arc::default(),
             partition_count_mark: mark,
+            extra_reply_time: Duration::ZERO,
         })
+    }
+
+    /// The same link for large writes, whose callers limit how long they take.
+    pub(crate) fn for_large_writes(self) -> Self {
+        Self { extra_reply_time: MAX_EXTRA_REPLY_TIME, ..self }
     }
 
     /// Makes connections on `runtime` from now on; before this call they live on the caller's.
@@ -118,11 +140,15 @@ impl MasterLink {
         &self,
         command: &Cmd,
     ) -> Result<Result<T, redis::RedisError>, StoreError> {
-        let deadline = tokio::time::Instant::now() + self.reply_timeout();
+        let deadline = tokio::time::Instant::now() + self.reply_timeout() + self.extra_reply_time;
         let mut followed = false;
         loop {
             let mut connection = self.shared_connection().await?;
-            let Ok(answer) = timeout_at(deadline, connection.send_query(command)).await else {
+            let large = Some(&connection).filter(|_| !self.extra_reply_time.is_zero());
+            let mut guard = AbandonedCallGuard(large.cloned());
+            let answer = timeout_at(deadline, connection.send_query(command)).await;
+            guard.0 = None;
+            let Ok(answer) = answer else {
                 connection.mark_closed();
                 return Err(StoreError::OutcomeUnknown(format!(
                     "no answer within {:?}",

@@ -1,9 +1,9 @@
 //! Reaping: expired leases are taken from their holders, and their tasks run again or are buried.
 //!
-//! `schedule.rs` decides what a round may do. A round takes a third of the store's timeout at most
-//! and continues at the saved position next time, so that many expired leases are never taken for
-//! an unreachable store. An error of one queue or entry is logged and retried in the next round, so
-//! that it delays no other.
+//! `schedule.rs` decides what a round may do. A round takes a third of the store's timeout at most,
+//! and the next one continues at the saved position: a round over very many expired leases would
+//! otherwise time out and count as an outage of the store. An error of one queue or entry is
+//! logged, the round goes on with the others, and the next round tries again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::store::{
 };
 use crate::task::{FailureKind, TaskFailure};
 
-/// Expired leases that one call reads.
+/// The number of expired leases that one call reads.
 const REAP_PAGE_SIZE: usize = 100;
 
 /// Reaps the expired leases of one partition.
@@ -38,7 +38,7 @@ pub(crate) struct LeaseReaper {
     trimmed_tasks: TrimmedTaskBurier,
 }
 
-/// A consumer of ours that holds entries.
+/// A consumer of an omnidaemon process that holds stream entries.
 struct EntryHolder {
     /// The index of its queue in the call.
     queue_index: usize,
@@ -46,9 +46,9 @@ struct EntryHolder {
     process: String,
 }
 
-/// One round.
+/// The state of one round.
 struct ReapRound<'a> {
-    /// The process that runs the round.
+    /// The name of the process that runs the round.
     process: &'a str,
     /// How long results are kept.
     result_ttl: Duration,
@@ -56,12 +56,12 @@ struct ReapRound<'a> {
     buried: Vec<BuriedTask>,
 }
 
-/// The leases that one scan finds.
+/// The criteria of a scan for expired leases.
 struct ExpiredLeaseScan<'a> {
     queue: &'a TopicQueue,
-    /// How long an entry must not have been leased or renewed.
+    /// The least time since an entry was last leased or renewed.
     min_idle: Duration,
-    /// Only the entries of this consumer.
+    /// The consumer whose entries are scanned; none for all consumers.
     consumer: Option<&'a str>,
 }
 
@@ -101,7 +101,7 @@ impl LeaseReaper {
                 log_unless_outage(queue, self.reap_expired_leases(&mut round, queue).await)?;
             }
         }
-        // every live holder has renewed since the last outage
+        // with `may_reap`, every live holder has had time to renew since the last outage
         if permissions.may_reap && self.trimmed_tasks.is_due(start) {
             let buried = self.trimmed_tasks.bury_trimmed_tasks(queues, ttl, round.deadline).await?;
             round.buried.extend(buried);
@@ -130,7 +130,7 @@ impl LeaseReaper {
         Ok(())
     }
 
-    /// The holders of entries whose processes are gone.
+    /// The holders of entries whose process has no heartbeat and counts as gone.
     async fn find_dead_holders(
         &self,
         heartbeat_partition: &PartitionCore,
@@ -180,8 +180,8 @@ impl LeaseReaper {
         Ok(holders)
     }
 
-    /// Reaps a queue's expired leases from the saved position on, so that the first ones of a long
-    /// pending list never hide those behind them.
+    /// Reaps a queue's expired leases from the saved position on, so that several rounds together
+    /// read a long pending list to its end.
     async fn reap_expired_leases(
         &self,
         round: &mut ReapRound<'_>,
@@ -207,7 +207,8 @@ impl LeaseReaper {
         queue: &TopicQueue,
         consumer: &str,
     ) -> Result<(), StoreError> {
-        // a live holder, even one without a heartbeat, renews several times in this time
+        // a live process renews its leases several times within this time, even if its heartbeat
+        // is missing
         let min_idle = lease_duration() / 3;
         let scan = ExpiredLeaseScan { queue, min_idle, consumer: Some(consumer) };
         let mut position = "-".to_owned();
@@ -307,7 +308,7 @@ fn log_unless_outage<T>(
             tracing::error!(
                 topic = %queue.topic,
                 %error,
-                "maintenance of a queue failed: it is tried again"
+                "maintenance of a queue failed: the next round tries again"
             );
             Ok(None)
         }

@@ -5,7 +5,7 @@ use crate::store::redis::script::runner::REGISTER_AGENT;
 use crate::store::redis::time::{to_unix_seconds, unix_now};
 use crate::store::{StoreError, TopicQueue};
 
-/// The description of our agents in Python's list.
+/// The description of this program's agents in Python's list.
 const AGENT_DESCRIPTION: &str = "run by the workers of the omnidaemon proxy";
 
 impl PartitionCore {

@@ -1,8 +1,8 @@
 //! Events of attempts, which Python's `metrics` command counts.
 //!
-//! Events are only kept where a Python agent has begun the stream, and are written in one call a
-//! second that no task waits for. Python counts the last thousand at most, so no more are kept
-//! between two calls.
+//! Events are recorded only if a Python agent has created the event stream. They are written in one
+//! call a second, which no task waits for. Python counts the last thousand events at most, so no
+//! more are buffered between two calls.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,9 @@ use crate::store::redis::time::{to_unix_seconds, unix_now};
 use crate::store::redis::wire::json::to_json;
 use crate::store::{Lease, Settlement, StoreError};
 
-/// The most events that are kept between two calls; further ones are dropped.
+/// The most events that are buffered between two calls; further ones are dropped.
 const MAX_BUFFERED_EVENTS: usize = 1000;
+
 /// The events since the last call.
 #[derive(Default)]
 pub(crate) struct AgentEventBuffer {
@@ -43,7 +44,7 @@ struct AgentEvent<'a> {
 }
 
 impl AgentEventBuffer {
-    /// Adds the event that an attempt began.
+    /// Adds the event of an attempt that has begun.
     pub(crate) fn record_attempt_start(&self, lease: &Lease, process: &str) {
         if self.has_reader() {
             self.push_event(&build_agent_event(lease, process, "task_received"));

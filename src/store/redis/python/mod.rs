@@ -1,4 +1,5 @@
-//! What only the Python program reads: its list of agents and its events.
+//! Data that is written only for the Python OmniDaemon on the same Redis: entries of its list of
+//! agents, and events for its `metrics` command.
 
 pub(crate) mod agents;
 pub(crate) mod events;

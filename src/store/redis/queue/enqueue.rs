@@ -186,7 +186,9 @@ impl BatchCall for EnqueueTarget<'_> {
                 .arg("tally", item.tally_key.as_deref().unwrap_or_default());
         }
         self.check_durability().await?;
-        let replies: Vec<Value> = call.run(self.link).await?;
+        let largest = items.iter().map(|item| Self::estimate_item_bytes(item)).max();
+        let link = self.link_for(largest.unwrap_or_default());
+        let replies: Vec<Value> = call.run(link).await?;
         let parse = |(item, reply): (&Arc<EnqueueItem>, Value)| item.parse_reply(reply);
         let replies: Vec<_> = items.iter().zip(replies).map(parse).collect();
         self.confirm_replies(&replies).await?;

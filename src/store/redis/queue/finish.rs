@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::store::redis::conn::link::MasterLink;
 use crate::store::redis::script::batch::{
-    BatchCall, BatchCallResult, BatchItemResult, distinct_with_positions,
+    BatchCall, BatchCallResult, BatchItemResult, LARGE_ITEM_BYTES, distinct_with_positions,
 };
 use crate::store::redis::script::runner::{FINISH_TASKS, NamedKey, parse_int_reply};
 use crate::store::redis::wire::json::to_json;
@@ -58,6 +58,8 @@ pub(crate) struct FinishItem {
 pub(crate) struct FinishTarget<'a> {
     /// The partition's link.
     pub(crate) link: &'a MasterLink,
+    /// The partition's link for large writes.
+    pub(crate) large_write_link: &'a MasterLink,
     /// The index of results.
     pub(crate) results_index_key: &'a str,
     /// The outbox's index.
@@ -121,7 +123,9 @@ impl BatchCall for FinishTarget<'_> {
                 .arg("tally_outcome", item.tally_outcome)
                 .arg("extras", item.encode_extras()?);
         }
-        let replies: Vec<redis::Value> = call.run(self.link).await?;
+        let is_large = items.iter().any(|item| Self::estimate_item_bytes(item) > LARGE_ITEM_BYTES);
+        let link = if is_large { self.large_write_link } else { self.link };
+        let replies: Vec<redis::Value> = call.run(link).await?;
         Ok(replies
             .into_iter()
             .map(|reply| parse_int_reply(reply).map(|applied| applied == 1))

@@ -41,6 +41,7 @@ impl PartitionCore {
         ];
         keys.extend(tally_key.clone().map(|key| ("declared_tally", key)));
         let limit_ms = queue.external_timeout.map(|limit| as_millis_u64(limit).to_string());
+        let bytes = entry.data.len();
         let mut call = SCHEDULE_TASK
             .call_with_keys(&keys)
             .arg("group", &group)
@@ -64,7 +65,7 @@ impl PartitionCore {
         }
         let target = EnqueueTarget::new(self);
         target.check_durability().await?;
-        let reply = call.run(target.link).await?;
+        let reply = call.run(target.link_for(bytes)).await?;
         target.confirm_replies(&[Ok(reply)]).await?;
         Ok(reply)
     }

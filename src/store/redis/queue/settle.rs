@@ -68,6 +68,7 @@ impl LeaseSettler {
             (keys.results_index_key(), keys.outbox_index_key(), keys.tally_prefix());
         let target = FinishTarget {
             link: &self.core.link,
+            large_write_link: &self.core.large_write_link,
             results_index_key: &results,
             outbox_index_key: &outbox,
             instance_id: &self.core.instance_id,
@@ -158,6 +159,7 @@ impl LeaseSettler {
             answer,
             failure,
             progress: None,
+            note: None,
         };
         waiters.resolve_task(&task.id, Some(&Arc::new(record)));
     }

@@ -5,17 +5,27 @@
 //! script runs. Python's dead letters become tasks under the id that they are listed by, whatever
 //! their message contains.
 
-use redis::streams::{StreamId, StreamRangeReply};
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::store::redis::core::PartitionCore;
-use crate::store::redis::script::runner::{FIND_DEAD_LETTER, REPROCESS_DEAD_LETTER};
+use crate::store::redis::script::runner::{
+    FIND_DEAD_LETTER, LIST_DEAD_LETTERS, REPROCESS_DEAD_LETTER,
+};
 use crate::store::redis::time::as_millis_u64;
-use crate::store::redis::wire::dead_letter::{WireDeadLetter, parse_dead_letter};
+use crate::store::redis::wire::dead_letter::{
+    WireDeadLetter, parse_dead_letter, parse_dead_letter_edges,
+};
 use crate::store::redis::wire::entry::{EntryMessage, rewrite_message_head};
 use crate::store::redis::wire::keys;
-use crate::store::{DeadLetter, ReprocessResult, StoreError, TopicQueue};
+use crate::store::{DeadLetter, MAX_LISTED_PAYLOAD_BYTES, ReprocessResult, StoreError, TopicQueue};
 use crate::task::{TaskId, UnixMs};
+
+/// The bytes at each end of a large dead letter that a list reads: all fields but the message.
+const DEAD_LETTER_EDGE_BYTES: usize = 8 * 1024;
+
+/// One dead letter in the reply of the list script: entry, size, all or its beginning, its end.
+type DeadLetterRow = (String, u64, Bytes, Bytes);
 
 /// The task that a dead letter is queued as.
 struct ReprocessPlan {
@@ -37,21 +47,38 @@ impl PartitionCore {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let mut range = redis::cmd("XREVRANGE");
-        let start = keys::reverse_range_start(before)?;
-        range
-            .arg(self.keys.dead_letters_key(&keys::group_name(queue)))
-            .arg(start)
-            .arg("-")
-            .arg("COUNT")
-            .arg(limit);
-        let reply: StreamRangeReply = self.link.send_command(&range).await?;
-        let data = |entry: &StreamId| entry.get::<Vec<u8>>("data").unwrap_or_default();
-        Ok(reply
-            .ids
-            .iter()
-            .map(|entry| parse_dead_letter(queue, &entry.id, &data(entry)))
-            .collect())
+        let dead_letters = self.keys.dead_letters_key(&keys::group_name(queue));
+        let mut start = keys::reverse_range_start(before)?;
+        let mut letters = Vec::new();
+        while letters.len() < limit && !start.is_empty() {
+            let rows: Vec<DeadLetterRow>;
+            (rows, start) = LIST_DEAD_LETTERS
+                .call_with_keys(&[("dead_letters", &dead_letters)])
+                .arg("range_end", &start)
+                .arg("max_letters", limit - letters.len())
+                .arg("whole_bytes", MAX_LISTED_PAYLOAD_BYTES)
+                .arg("edge_bytes", DEAD_LETTER_EDGE_BYTES)
+                .run(&self.link)
+                .await?;
+            letters.extend(rows.into_iter().map(|(entry, bytes, head, tail)| {
+                if tail.is_empty() {
+                    parse_dead_letter(queue, &entry, &head)
+                } else {
+                    parse_dead_letter_edges(queue, &entry, [&head, &tail], bytes)
+                }
+            }));
+        }
+        Ok(letters)
+    }
+
+    /// The newest dead letter that is listed by `id`, with its payload.
+    pub(crate) async fn read_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, StoreError> {
+        let found = self.find_dead_letter(queue, id).await?;
+        Ok(found.map(|(entry, data)| parse_dead_letter(queue, &entry, &data)))
     }
 
     /// Puts the task of a dead letter back into its queue.

@@ -7,12 +7,16 @@ use redis::streams::StreamRangeReply;
 
 use crate::store::StoreError;
 use crate::store::redis::core::PartitionCore;
+use crate::store::redis::lock::lock_unpoisoned;
 use crate::store::redis::script::runner::READ_TASK;
 use crate::store::redis::wire::keys;
 use crate::store::redis::wire::progress::parse_current_progress;
 use crate::store::redis::wire::result::ParsedResult;
-use crate::store::wire::envelope::StoredFailure;
+use crate::store::wire::envelope::recover_failure;
 use crate::task::{TaskId, TaskOwner, TaskRecord, TaskStatus, Topic, UnixMs};
+
+/// The most tasks that are remembered as reported; then the memory begins anew.
+const MAX_REPORTED_DEFECTS: usize = 1000;
 
 /// The fields of a task record, by name.
 pub(crate) type RecordFields = HashMap<String, Bytes>;
@@ -46,8 +50,22 @@ impl PartitionCore {
             .arg("tally_prefix", self.keys.tally_prefix())
             .run(&self.link)
             .await?;
-        let result = result.map(|json| ParsedResult::parse(&json)).transpose()?;
+        let result = result.map(|json| ParsedResult::parse(&json));
+        if let Some(defect) = result.as_ref().and_then(ParsedResult::describe_defect) {
+            self.report_defect(id, defect);
+        }
         Ok(StoredTask { fields, result, is_held })
+    }
+
+    /// Logs once that another program saved a result that cannot be given as it is.
+    fn report_defect(&self, id: &TaskId, defect: &str) {
+        let mut reported = lock_unpoisoned(&self.reported_defects);
+        if reported.len() >= MAX_REPORTED_DEFECTS {
+            reported.clear();
+        }
+        if reported.insert(id.clone()) {
+            tracing::warn!(task = %id, defect, "another program saved a result that is not JSON");
+        }
     }
 
     /// The `data` of an entry of the stream at key `stream`, while the entry is there.
@@ -72,7 +90,7 @@ pub(crate) fn build_task_record(
 ) -> Result<Option<TaskRecord>, StoreError> {
     let Some((topic, agent)) = field_text(fields, "queue").and_then(|queue| queue.split_once(':'))
     else {
-        return result.map(|result| record_from_result(id, result)).transpose();
+        return Ok(result.map(|result| record_from_result(id, result)));
     };
     let attempts = field_number(fields, "attempt")
         .map_or(u32::from(is_held), |number| u32::try_from(number).unwrap_or(u32::MAX));
@@ -88,28 +106,25 @@ pub(crate) fn build_task_record(
         answer: None,
         failure: None,
         progress: None,
+        note: None,
     };
     if is_held {
         record.progress = field_text(fields, "progress")
             .and_then(|json| parse_current_progress(json, field_number(fields, "turn")));
     }
     if let Some(json) = field_text(fields, "failure") {
-        let stored: StoredFailure =
-            serde_json::from_str(json).map_err(|error| StoreError::Malformed(error.to_string()))?;
-        record.failure = Some(stored.into_failure()?);
+        let stored =
+            serde_json::from_str(json).map_err(|error| StoreError::Malformed(error.to_string()));
+        record.failure = Some(recover_failure(stored));
     }
     let state = field_text(fields, "state");
     let result = result.filter(|stored| state.is_some() || stored.result.belongs_to_agent(agent));
-    apply_task_end(&mut record, state, result)?;
+    apply_task_end(&mut record, state, result);
     Ok(Some(record))
 }
 
 /// Adds the end of its task to a record. An external consumer writes a result, but no final state.
-fn apply_task_end(
-    record: &mut TaskRecord,
-    state: Option<&str>,
-    result: Option<ParsedResult>,
-) -> Result<(), StoreError> {
+fn apply_task_end(record: &mut TaskRecord, state: Option<&str>, result: Option<ParsedResult>) {
     if state.is_some() || result.is_some() {
         record.progress = None;
     }
@@ -118,35 +133,40 @@ fn apply_task_end(
         (Some("cancelled"), _) => record.status = TaskStatus::Cancelled,
         (Some("failed"), result) => {
             record.status = TaskStatus::Failed;
-            record.failure = result.map(|result| result.result.into_failure()).transpose()?;
+            record.failure = result.map(|result| result.result.into_failure());
         }
         (Some(_), None) => record.status = TaskStatus::Completed,
         (_, Some(result)) => {
-            record.status = TaskStatus::Completed;
             if record.finished.is_none() {
                 record.attempts = record.attempts.max(1);
                 record.finished = result.saved_time();
             }
-            record.failure = None;
-            record.answer = Some(result.result.into_answer()?);
+            set_outcome(record, result);
         }
     }
-    Ok(())
+}
+
+/// Sets the status by a result, and the answer or the failure in it.
+fn set_outcome(record: &mut TaskRecord, stored: ParsedResult) {
+    (record.answer, record.failure, record.note) = (None, None, None);
+    if stored.result.is_failed() {
+        record.status = TaskStatus::Failed;
+        record.failure = Some(stored.result.into_failure());
+    } else {
+        record.status = TaskStatus::Completed;
+        let (answer, note) = stored.result.into_answer();
+        (record.answer, record.note) = (Some(answer), note);
+    }
 }
 
 /// The record of a task that has no record any more: it has ended, or it was published and run by
 /// Python alone.
-fn record_from_result(id: &TaskId, stored: ParsedResult) -> Result<TaskRecord, StoreError> {
-    let topic = stored
-        .result
-        .topic
-        .as_deref()
-        .ok_or_else(|| StoreError::Malformed(format!("{id} has no topic")))?;
-    let failed = stored.result.is_failed();
+fn record_from_result(id: &TaskId, stored: ParsedResult) -> TaskRecord {
+    let topic = stored.result.topic.as_deref().and_then(|topic| Topic::parse(topic).ok());
     let mut record = TaskRecord {
         id: id.clone(),
-        topic: parse_topic(topic)?,
-        status: if failed { TaskStatus::Failed } else { TaskStatus::Completed },
+        topic: topic.unwrap_or_else(Topic::unknown),
+        status: TaskStatus::Completed,
         attempts: stored.attempt.unwrap_or(1),
         owner: stored.owner.as_deref().map(TaskOwner::from_digest),
         created: stored.result.created_time().unwrap_or_default(),
@@ -155,13 +175,10 @@ fn record_from_result(id: &TaskId, stored: ParsedResult) -> Result<TaskRecord, S
         answer: None,
         failure: None,
         progress: None,
+        note: None,
     };
-    if failed {
-        record.failure = Some(stored.result.into_failure()?);
-    } else {
-        record.answer = Some(stored.result.into_answer()?);
-    }
-    Ok(record)
+    set_outcome(&mut record, stored);
+    record
 }
 
 fn parse_topic(text: &str) -> Result<Topic, StoreError> {

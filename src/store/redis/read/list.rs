@@ -9,7 +9,7 @@ use crate::store::redis::read::list_cursor::{
 use crate::store::redis::script::runner::{LIST_UNFINISHED_TASKS, READ_RESULT_TAILS};
 use crate::store::redis::time::from_unix_seconds;
 use crate::store::redis::wire::keys;
-use crate::store::redis::wire::result::{ParsedResult, parse_result_summary};
+use crate::store::redis::wire::result::{ParsedResult, ParsedResultBody, parse_result_summary};
 use crate::store::{StoreError, TaskListEntry, TaskListPage, TaskListRequest, TopicQueue};
 use crate::task::{TaskId, TaskStatus, Topic, UnixMs};
 
@@ -266,12 +266,15 @@ fn parse_ended_task(name: &str, at: f64, tail: &[u8]) -> Option<TaskListEntry> {
             finished_at: finished,
         });
     }
-    // an external consumer's result, which is never a failure: it is read whole where it is small
-    let whole = ParsedResult::parse(tail).ok().map(|parsed| parsed.result);
+    // an external consumer's result, which is a failure only where it cannot be read: it is read
+    // where the tail is all of it
+    let is_whole = tail.len() < RESULT_TAIL_BYTES;
+    let whole = is_whole.then(|| ParsedResult::parse(tail).result);
+    let has_failed = whole.as_ref().is_some_and(ParsedResultBody::is_failed);
     Some(TaskListEntry {
         id,
         topic: whole.as_ref().and_then(|body| Topic::parse(body.topic.as_deref()?).ok()),
-        status: TaskStatus::Completed,
+        status: if has_failed { TaskStatus::Failed } else { TaskStatus::Completed },
         attempts: None,
         created_at: whole.and_then(|body| body.created_time()),
         finished_at: finished,

@@ -84,7 +84,7 @@ impl PartitionCore {
         for (id, code) in batch.iter().zip(codes) {
             let misses = miss_counts.entry(id.clone()).or_default();
             match code {
-                1 => self.resolve_if_ended(id).await?,
+                1 => self.resolve_ended(id).await?,
                 2 => *misses += 1,
                 _ => *misses = 0,
             }
@@ -93,6 +93,19 @@ impl PartitionCore {
             }
         }
         Ok(())
+    }
+
+    /// [`Self::resolve_if_ended`] for a task that is known to have ended: where its record cannot
+    /// be read, its waiters are resolved without one, so that none waits for ever.
+    async fn resolve_ended(&self, id: &TaskId) -> Result<(), StoreError> {
+        match self.resolve_if_ended(id).await {
+            Err(error) if !error.is_outage() => {
+                tracing::warn!(task = %id, %error, "an ended task cannot be read");
+                self.waiters.resolve_task(id, None);
+                Ok(())
+            }
+            resolved => resolved,
+        }
     }
 
     /// Reads a task that callers wait for, and resolves their waiters if it has ended.

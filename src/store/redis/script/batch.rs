@@ -21,7 +21,7 @@ const MAX_BATCH_ITEMS: usize = 64;
 /// A call with this many bytes takes no further item.
 const BATCH_BYTES_LIMIT: usize = 512 * 1024;
 /// A larger item is sent alone, so that no other caller waits for it.
-const LARGE_ITEM_BYTES: usize = 128 * 1024;
+pub(crate) const LARGE_ITEM_BYTES: usize = 128 * 1024;
 
 /// How the calls of one kind are made.
 pub(crate) trait BatchCall: Sync {

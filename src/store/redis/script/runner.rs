@@ -70,6 +70,7 @@ scripts! {
     SAVE_ROLLOUT = "save_rollout.lua";
     LIST_ENTRY_HOLDERS = "list_entry_holders.lua";
     TRIM_STREAM = "trim_stream.lua";
+    LIST_DEAD_LETTERS = "list_dead_letters.lua";
     FIND_DEAD_LETTER = "find_dead_letter.lua";
     REPROCESS_DEAD_LETTER = "reprocess_dead_letter.lua";
     SCHEDULE_TASK = "schedule_task.lua";

@@ -156,11 +156,13 @@ local function is_held_externally(stream, group, entry)
 end
 
 -- Whether a task's result is of `agent`: the external agents of all groups of a topic save their
--- results to the task's one key.
+-- results to the task's one key. One that cannot be read names no other agent.
 local function is_result_of_agent(agent, result_key)
-  local ok, result = pcall(cjson.decode, redis.call('GET', result_key) or '')
-  return ok and type(result) == 'table' and type(result.result) == 'table'
-    and result.result.agent == agent
+  local saved = redis.call('GET', result_key)
+  if not saved then return false end
+  local ok, result = pcall(cjson.decode, saved)
+  if not ok or type(result) ~= 'table' or type(result.result) ~= 'table' then return true end
+  return result.result.agent == agent
 end
 
 -- Removes an acknowledged entry from its stream, unless another group may still read it.

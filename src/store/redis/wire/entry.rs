@@ -14,7 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::config::ContentForm;
 use crate::store::redis::time::{from_unix_seconds, to_unix_seconds};
-use crate::store::redis::wire::json::{parse_json_string, to_json};
+use crate::store::redis::wire::json::{parse_json_string, repair_foreign_json, to_json};
 use crate::store::wire::envelope::{StoredCredentials, StoredRequest, encode_result_json};
 use crate::store::{StoreError, TopicQueue};
 use crate::task::{Task, TaskId, Topic, UnixMs};
@@ -33,8 +33,19 @@ pub(crate) struct WrittenEntry<'a> {
     source: Option<&'a RawValue>,
     delivery_attempts: u32,
     created_at: f64,
+    /// Written only where the content would be read as another payload without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_form: Option<ContentFormMark>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<StoredRequest>,
+}
+
+/// Says that `content` is the payload itself, although it is null or a string that could be read as
+/// JSON.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ContentFormMark {
+    Object,
 }
 
 /// A payload as a JSON string or as the JSON value itself.
@@ -50,6 +61,8 @@ enum WrittenContent<'a> {
 struct ParsedEntry<'a> {
     #[serde(borrow)]
     content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content_form: Option<&'a RawValue>,
     #[serde(borrow)]
     correlation_id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -122,6 +135,7 @@ pub(crate) fn build_written_entry<'a>(
         source: extras.source.as_deref(),
         delivery_attempts: 1,
         created_at: to_unix_seconds(task.created),
+        content_form: extras.content_form_mark(&task.payload),
         request: None,
     }
 }
@@ -135,8 +149,14 @@ impl EntryMessage {
         let text = std::str::from_utf8(data).map_err(|_| "data is not UTF-8".to_owned())?;
         let read: ParsedEntry<'_> =
             serde_json::from_str(text).map_err(|error| describe_parse_error(text, &error))?;
-        let content = read.content.ok_or("data has no content")?;
-        let (content, payload) = parse_content(content);
+        let is_marked = read.content_form.is_some_and(|mark| mark.get() == "\"object\"");
+        let content = match read.content {
+            Some(content) => content,
+            // other publishers write null where they have no content
+            None if is_marked => RawValue::NULL,
+            None => return Err("data has no content".to_owned()),
+        };
+        let (content, payload) = parse_content(content, is_marked);
         Ok(Self {
             payload,
             correlation_id: read
@@ -158,21 +178,28 @@ impl EntryMessage {
 /// Why a text is not a message.
 fn describe_parse_error(text: &str, error: &serde_json::Error) -> String {
     match serde_json::from_str::<&RawValue>(text) {
-        Err(error) => format!("data is not JSON: {error}"),
+        Err(error) => match repair_foreign_json(text.as_bytes()) {
+            (_, Some(_)) => format!("data has NaN or Infinity, which JSON does not have: {error}"),
+            (_, None) => format!("data is not JSON: {error}"),
+        },
         Ok(json) if !json.get().starts_with('{') => "data is not a JSON object".into(),
         Ok(_) => format!("data is not a message: {error}"),
     }
 }
 
-/// The payload in `content`: a string that is JSON is that JSON; anything else is the payload
-/// itself.
-fn parse_content(content: &RawValue) -> (ContentForm, Bytes) {
-    match parse_json_string(content) {
-        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => {
-            (ContentForm::String, text.into())
-        }
-        _ => (ContentForm::Object, content.get().to_owned().into()),
+/// The payload in `content`: a string that is JSON is that JSON, unless the message is marked as
+/// having the payload itself there; anything else is the payload itself.
+fn parse_content(content: &RawValue, is_marked: bool) -> (ContentForm, Bytes) {
+    match parse_string_of_json(content.get()).filter(|_| !is_marked) {
+        Some(text) => (ContentForm::String, text.into()),
+        None => (ContentForm::Object, content.get().to_owned().into()),
     }
+}
+
+/// The JSON text in a JSON string; none for any other JSON.
+fn parse_string_of_json(json: &str) -> Option<String> {
+    let text: String = serde_json::from_str(json).ok()?;
+    serde_json::from_str::<&RawValue>(&text).is_ok().then_some(text)
 }
 
 /// Reads the credentials in a task's record.
@@ -212,11 +239,24 @@ impl MessageExtras {
     }
 
     fn write_content<'a>(&self, payload: &'a [u8]) -> WrittenContent<'a> {
-        // a bare null would be read as a message without content
-        if self.content == ContentForm::Object && payload.trim_ascii() != b"null" {
-            return WrittenContent::Object(encode_result_json(payload));
+        match self.content {
+            ContentForm::Object => WrittenContent::Object(encode_result_json(payload)),
+            ContentForm::String => WrittenContent::String(String::from_utf8_lossy(payload)),
         }
-        WrittenContent::String(String::from_utf8_lossy(payload))
+    }
+
+    /// The mark of null, which is no content without it, and of a string such as `"123"`.
+    fn content_form_mark(&self, payload: &[u8]) -> Option<ContentFormMark> {
+        let payload = payload.trim_ascii();
+        let needs_mark = match self.content {
+            ContentForm::String => false,
+            ContentForm::Object if payload.starts_with(b"\"") => {
+                let text = std::str::from_utf8(payload).ok();
+                text.and_then(parse_string_of_json).is_some()
+            }
+            ContentForm::Object => payload == b"null",
+        };
+        needs_mark.then_some(ContentFormMark::Object)
     }
 }
 
@@ -250,6 +290,25 @@ mod tests {
         Task::new(TaskId::new(UnixMs(1), 2), topic, payload, UnixMs(1_753_000_000_123))
     }
 
+    /// JSON scalars, and strings of JSON in strings.
+    fn nested_json() -> impl Strategy<Value = String> {
+        let scalar = "(null|true|-0|-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,30})?(e[0-9]{1,3})?|\"\")";
+        scalar.prop_recursive(3, 8, 1, |inner| {
+            inner.prop_map(|json| serde_json::to_string(&json).expect("JSON"))
+        })
+    }
+
+    #[test]
+    fn a_foreign_string_of_json_is_that_json() {
+        for (content, payload) in
+            [("\"123\"", "123"), ("\"{\\\"a\\\": 1}\"", "{\"a\": 1}"), ("\"x\"", "\"x\"")]
+        {
+            let message = EntryMessage::parse(format!("{{\"content\":{content}}}").as_bytes());
+            assert_eq!(message.expect("read").payload, payload);
+        }
+        assert!(EntryMessage::parse(b"{\"task_id\":\"a\"}").is_err(), "no content");
+    }
+
     proptest! {
         #[test]
         fn a_payload_is_read_unchanged_in_both_content_forms(
@@ -264,11 +323,6 @@ mod tests {
                 format!("{{\"a\":{spaces}{json}, \"b\": 1.0e2}}")
             };
             for content in [ContentForm::String, ContentForm::Object] {
-                // the Genesis bridge writes JSON as a string, so such a string is read as JSON
-                let is_json = serde_json::from_str::<&RawValue>(&text).is_ok();
-                if content == ContentForm::Object && is_json && string {
-                    continue;
-                }
                 let task = test_task(payload.clone());
                 let EncodedEntry { data, .. } =
                     encode_entry(&task, &test_queue(content)).expect("written");
@@ -277,6 +331,16 @@ mod tests {
                 let message = EntryMessage::parse(data.as_bytes()).expect("read");
                 prop_assert_eq!(message.payload, task.payload);
                 prop_assert_eq!(message.created, Some(task.created));
+            }
+        }
+
+        #[test]
+        fn random_json_is_read_unchanged_in_both_content_forms(json in nested_json()) {
+            for content in [ContentForm::String, ContentForm::Object] {
+                let task = test_task(json.clone());
+                let entry = encode_entry(&task, &test_queue(content)).expect("written");
+                let message = EntryMessage::parse(entry.data.as_bytes()).expect("read");
+                prop_assert_eq!(message.payload, task.payload);
             }
         }
 

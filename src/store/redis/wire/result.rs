@@ -6,18 +6,20 @@
 //! `summary` is the last field, since task lists read the last bytes only; and `result` keeps the
 //! field names of the Python contract.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::store::redis::time::{from_unix_seconds, to_unix_seconds};
 use crate::store::redis::wire::entry::{
     EntryMessage, MessageExtras, WrittenEntry, build_written_entry,
 };
-use crate::store::redis::wire::json::to_json;
+use crate::store::redis::wire::json::{
+    parse_json_string, parse_leniently, repair_foreign_json, to_json,
+};
 use crate::store::redis::wire::lease_handle::LeaseHandle;
 use crate::store::redis::wire::outcome::EntryOutcome;
-use crate::store::wire::envelope::{StoredAnswer, StoredFailure};
+use crate::store::wire::envelope::{StoredAnswer, StoredFailure, recover_answer, recover_failure};
 use crate::store::wire::run_history;
 use crate::store::{Lease, StoreError};
 use crate::task::{FailureKind, TaskAnswer, TaskFailure, TaskOwner, UnixMs};
@@ -81,36 +83,54 @@ pub(crate) struct EndedTask<'a> {
 /// The runner of a task that no process of ours ran.
 pub(crate) const NO_RUNNER: &str = "omnidaemon";
 
-/// A stored result, ours or Python's.
-#[derive(Deserialize)]
+/// A stored result, ours or Python's. A field of an unexpected type is read as if it were absent.
+#[derive(Default, Deserialize)]
 pub(crate) struct ParsedResult {
     /// The field `result`.
     pub(crate) result: ParsedResultBody,
     /// Attempts that were begun; none in an external consumer's result.
+    #[serde(default, deserialize_with = "parse_leniently")]
     pub(crate) attempt: Option<u32>,
     /// The digest of the API key that may see the task.
+    #[serde(default, deserialize_with = "parse_leniently")]
     pub(crate) owner: Option<String>,
-    saved_at: Option<Value>,
+    #[serde(default, deserialize_with = "parse_leniently")]
+    saved_at: Option<f64>,
     /// The failed attempts before the last, a line each; the script that ends a task adds them.
+    #[serde(default, deserialize_with = "parse_leniently")]
     history: Option<String>,
 }
 
 /// The field `result`, ours or Python's.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct ParsedResultBody {
     /// The topic.
+    #[serde(default, deserialize_with = "parse_leniently")]
     pub(crate) topic: Option<String>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     agent: Option<String>,
-    created_at: Option<Value>,
+    #[serde(default, deserialize_with = "parse_leniently")]
+    created_at: Option<f64>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     status: Option<String>,
     result: Option<Box<RawValue>>,
-    answer: Option<StoredAnswer>,
-    failure: Option<StoredFailure>,
+    answer: Option<Box<RawValue>>,
+    failure: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     error: Option<String>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     runner_id: Option<String>,
-    correlation_id: Option<Value>,
+    correlation_id: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     began_at: Option<f64>,
+    #[serde(default, deserialize_with = "parse_leniently")]
     trace_id: Option<String>,
+    /// What was replaced in the text so that it could be read.
+    #[serde(skip)]
+    repaired: Option<String>,
+    /// Why nothing of the text can be read.
+    #[serde(skip)]
+    unreadable: Option<String>,
 }
 
 /// Facts about a task's last attempt and about the origin of the task, as far as they are stored.
@@ -194,24 +214,43 @@ impl EndedTask<'_> {
 }
 
 impl ParsedResult {
-    /// Reads a stored result.
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, StoreError> {
-        serde_json::from_slice(json).map_err(|error| StoreError::Malformed(error.to_string()))
+    /// Reads a stored result. Text that is not JSON, which only another program writes, is read as
+    /// far as it can be, or as a failure that says so.
+    pub(crate) fn parse(json: &[u8]) -> Self {
+        if let Ok(parsed) = serde_json::from_slice(json) {
+            return parsed;
+        }
+        let (text, repaired) = repair_foreign_json(json);
+        let mut parsed: Self = serde_json::from_str(&text).unwrap_or_else(|error| {
+            let unreadable = Some(format!("the saved result cannot be read: {error}"));
+            Self {
+                result: ParsedResultBody { unreadable, ..ParsedResultBody::default() },
+                ..Self::default()
+            }
+        });
+        parsed.result.repaired = repaired;
+        parsed
+    }
+
+    /// What another program wrote here that could not be read as it is; none in most results.
+    pub(crate) fn describe_defect(&self) -> Option<&str> {
+        self.result.unreadable.as_deref().or(self.result.repaired.as_deref())
     }
 
     /// When the result was saved.
     pub(crate) fn saved_time(&self) -> Option<UnixMs> {
-        self.saved_at.as_ref().and_then(Value::as_f64).map(from_unix_seconds)
+        self.saved_at.map(from_unix_seconds)
     }
 
     /// The facts in the result beside the end of the task.
     pub(crate) fn run_details(&self) -> RunDetails {
         let body = &self.result;
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text =
+            |json: &RawValue| parse_json_string(json).unwrap_or_else(|| json.get().to_owned());
         RunDetails {
             worker_process: body.runner_id.clone().filter(|runner| runner != NO_RUNNER),
             began_at: body.began_at.map(from_unix_seconds),
-            correlation_id: body.correlation_id.as_ref().filter(|value| !value.is_null()).map(text),
+            correlation_id: body.correlation_id.as_deref().map(text),
             trace_id: body.trace_id.clone(),
             failed_runs: self.history.clone(),
         }
@@ -232,7 +271,7 @@ impl RunDetails {
 impl ParsedResultBody {
     /// When the task was published.
     pub(crate) fn created_time(&self) -> Option<UnixMs> {
-        self.created_at.as_ref().and_then(Value::as_f64).map(from_unix_seconds)
+        self.created_at.map(from_unix_seconds)
     }
 
     /// Whether `agent` wrote the result: each group of a topic writes its own, all to the one key
@@ -241,28 +280,38 @@ impl ParsedResultBody {
         self.agent.as_deref().is_none_or(|author| author == agent)
     }
 
-    /// Whether the task failed; external consumers write no results of failed tasks.
+    /// Whether the task failed; external consumers write no results of failed tasks. A result that
+    /// cannot be read at all is a failure too.
     pub(crate) fn is_failed(&self) -> bool {
-        self.status.as_deref() == Some("failed")
+        self.status.as_deref() == Some("failed") || self.unreadable.is_some()
     }
 
-    /// The answer of a completed task.
-    pub(crate) fn into_answer(self) -> Result<TaskAnswer, StoreError> {
-        match self.answer {
-            Some(stored) => stored.into_answer(self.result.as_deref()),
-            None => Ok(TaskAnswer::from_json(
-                self.result.map_or_else(|| "null".to_owned(), |json| json.get().to_owned()),
-            )),
+    /// The answer of a completed task, and a note where it is not as it was written.
+    pub(crate) fn into_answer(self) -> (TaskAnswer, Option<String>) {
+        let result = self.result.as_deref();
+        if let Some(stored) = &self.answer {
+            let (answer, note) = recover_answer(parse_stored(stored), result);
+            return (answer, note.or(self.repaired));
         }
+        let json = result.map_or("null", RawValue::get);
+        let note = self.repaired.map(|repaired| format!("the result is changed: {repaired}"));
+        (TaskAnswer::from_json(json.to_owned()), note)
     }
 
     /// The failure of a failed task.
-    pub(crate) fn into_failure(self) -> Result<TaskFailure, StoreError> {
-        match self.failure {
-            Some(stored) => stored.into_failure(),
-            None => Ok(TaskFailure::new(FailureKind::HandlerError, self.error.unwrap_or_default())),
+    pub(crate) fn into_failure(self) -> TaskFailure {
+        match (self.failure, self.unreadable) {
+            (Some(stored), _) => recover_failure(parse_stored(&stored)),
+            (None, Some(why)) => TaskFailure::new(FailureKind::UnusableResult, why),
+            (None, None) => {
+                TaskFailure::new(FailureKind::HandlerError, self.error.unwrap_or_default())
+            }
         }
     }
+}
+
+fn parse_stored<T: DeserializeOwned>(json: &RawValue) -> Result<T, StoreError> {
+    serde_json::from_str(json.get()).map_err(|error| StoreError::Malformed(error.to_string()))
 }
 
 /// The summary in the last bytes of a result of ours; none in another one.

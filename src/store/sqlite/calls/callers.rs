@@ -25,11 +25,16 @@ impl DeprecatedCallerLog for SqliteStore {
         &self,
         route: &str,
     ) -> Result<Vec<DeprecatedCaller>, StoreError> {
-        let (route, now) = (route.to_owned(), self.clock.wall_time());
-        self.reader
+        let (route, now) = (route.to_owned(), self.clock.store_time());
+        let mut callers = self
+            .reader
             .run_query(move |connection| {
                 callers::list_deprecated_callers(connection, &route, now).map_err(map_query_error)
             })
-            .await
+            .await?;
+        for caller in &mut callers {
+            caller.last_called_at = self.clock.to_system_time(caller.last_called_at);
+        }
+        Ok(callers)
     }
 }

@@ -20,22 +20,43 @@ impl DeadLetterQueue for SqliteStore {
         let topic = queue.topic.clone();
         let below: i64 =
             before_cursor.map_or(Ok(i64::MAX), str::parse).map_err(|_| invalid_cursor("before"))?;
-        self.reader
+        let mut letters = self
+            .reader
             .run_query(move |connection| {
                 dead_letters::list_dead_letters(connection, &topic, below, limit)
             })
-            .await
+            .await?;
+        for letter in &mut letters {
+            letter.failed_at = self.clock.to_system_time(letter.failed_at);
+        }
+        Ok(letters)
+    }
+
+    async fn get_dead_letter(
+        &self,
+        queue: &TopicQueue,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, StoreError> {
+        let (topic, id) = (queue.topic.clone(), id.to_owned());
+        let mut letter = self
+            .reader
+            .run_query(move |connection| dead_letters::get_dead_letter(connection, &topic, &id))
+            .await?;
+        if let Some(letter) = &mut letter {
+            letter.failed_at = self.clock.to_system_time(letter.failed_at);
+        }
+        Ok(letter)
     }
 
     async fn reprocess_dead_letter(
         &self,
         queue: &TopicQueue,
         id: &str,
-        now: UnixMs,
+        _now: UnixMs,
     ) -> Result<ReprocessResult, StoreError> {
         let (topic, id) = (queue.topic.clone(), id.to_owned());
         self.writer
-            .submit_change(move |db| dead_letters::reprocess_dead_letter(db, &topic, &id, now))
+            .submit_change(move |db| dead_letters::reprocess_dead_letter(db, &topic, &id))
             .await
     }
 

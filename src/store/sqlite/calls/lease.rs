@@ -49,7 +49,8 @@ impl TaskLeasing for SqliteStore {
         let (id, lease_number, encoded) = (
             lease.task.id.clone(),
             lease_number_of(lease),
-            EncodedSettlement::from_settlement(settlement)?,
+            EncodedSettlement::from_settlement(settlement)?
+                .with_times(|at| self.clock.to_store_time(at)),
         );
         let settled = self
             .writer
@@ -81,6 +82,7 @@ impl TaskLeasing for SqliteStore {
         ttl: Duration,
     ) -> Result<Vec<BuriedTask>, StoreError> {
         let maintain = move |db: &mut WriterDatabase| {
+            db.refresh_clock_mark()?;
             outbox::purge_settled_deliveries(db)?;
             claims::purge_claims(db)?;
             evidence::purge_epochs(db)?;
@@ -117,7 +119,8 @@ impl SqliteStore {
                 continue;
             };
             match row.into_lease(queue) {
-                Ok(lease) => {
+                Ok(mut lease) => {
+                    lease.task.created = self.clock.to_system_time(lease.task.created);
                     self.running_attempts.begin_attempt(&lease.task.id, lease_number_of(&lease));
                     leases.push(lease);
                 }

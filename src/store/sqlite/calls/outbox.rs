@@ -24,7 +24,7 @@ impl DeliveryOutbox for SqliteStore {
             .writer
             .submit_change(move |db| outbox::claim_due_deliveries(db, max, hide_for))
             .await?;
-        claimed.into_iter().map(outbox::DeliveryRow::into_delivery).collect()
+        claimed.into_iter().map(|row| row.into_delivery(&self.clock)).collect()
     }
 
     async fn settle_delivery(

@@ -14,7 +14,7 @@ use crate::task::{Task, TaskId};
 #[async_trait]
 impl TaskQueue for SqliteStore {
     async fn enqueue(&self, task: &Task, queue: &TopicQueue) -> Result<(), StoreError> {
-        let row = NewTaskRow::from_task(task)?;
+        let row = NewTaskRow::from_task(task)?.with_times(|at| self.clock.to_store_time(at));
         let limits = queue::EnqueueLimits {
             max_backlog: queue.max_backlog,
             max_open_tasks: queue.max_open_tasks,

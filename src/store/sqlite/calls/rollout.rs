@@ -54,7 +54,7 @@ impl RolloutStore for SqliteStore {
         route: &str,
         epochs: &[u64],
     ) -> Result<Vec<StoredEvidence>, StoreError> {
-        let (route, epochs, now) = (route.to_owned(), epochs.to_vec(), self.clock.wall_time());
+        let (route, epochs, now) = (route.to_owned(), epochs.to_vec(), self.clock.store_time());
         self.reader
             .run_query(move |connection| {
                 evidence::load_evidence(connection, &route, &epochs, now).map_err(map_query_error)

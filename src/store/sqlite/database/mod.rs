@@ -1,6 +1,7 @@
 //! The database as its one writer has it: connection, clock, lock, and what is derived in memory.
 
 mod clock;
+mod clock_mark;
 mod file_lock;
 mod queue_counts;
 mod writer_database;

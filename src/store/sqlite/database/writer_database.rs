@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, named_params};
 
-use super::clock::SqliteClock;
+use super::clock::{SqliteClock, read_boot_id};
+use super::clock_mark;
 use super::queue_counts::{QueueCounts, QueueCountsByTopic};
 use crate::store::sqlite::row::{
     TaskRowState, append_run_history_sql, time_from_sql, time_to_sql, u64_from_sql,
 };
 use crate::store::timing::{CRASH_RERUN_LIMIT, lease_duration};
 use crate::task::{FailureKind, TaskId, UnixMs};
+
+/// How often the mark of the clocks is renewed.
+const CLOCK_MARK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The database with the writer's state.
 pub(crate) struct WriterDatabase {
@@ -27,6 +31,10 @@ pub(crate) struct WriterDatabase {
     pub(crate) lease_expiries: HashMap<i64, Duration>,
     /// The steady time of the last search for expired leases.
     pub(crate) last_reap_at: Duration,
+    /// The machine's present boot.
+    pub(crate) boot_id: String,
+    /// The steady time of the last mark of the clocks.
+    pub(crate) last_mark_at: Duration,
     /// No delayed task is due before this time.
     pub(crate) next_due: Option<UnixMs>,
     /// The last `seq` assigned.
@@ -50,6 +58,9 @@ impl WriterDatabase {
         clock: SqliteClock,
         queue_counts: QueueCountsByTopic,
     ) -> rusqlite::Result<Self> {
+        let boot_id = read_boot_id();
+        clock.resume_from(clock_mark::load_clock_mark(&connection)?.as_ref(), &boot_id);
+        clock_mark::save_clock_mark(&connection, &clock.take_mark(&boot_id))?;
         let sql = concat!(
             "UPDATE tasks INDEXED BY leased SET state = 0, ",
             append_run_history_sql!(),
@@ -59,7 +70,7 @@ impl WriterDatabase {
             sql,
             named_params! {
                 ":limit": CRASH_RERUN_LIMIT,
-                ":now": time_to_sql(clock.wall_time()),
+                ":now": time_to_sql(clock.store_time()),
                 ":kind": FailureKind::WorkerCrash.as_str(),
                 ":error": "its process ended",
             },
@@ -67,6 +78,8 @@ impl WriterDatabase {
         let mut db = Self {
             connection,
             last_reap_at: clock.steady_time(),
+            last_mark_at: clock.steady_time(),
+            boot_id,
             clock,
             queue_counts,
             lease_expiries: HashMap::new(),
@@ -80,6 +93,17 @@ impl WriterDatabase {
         db.reload_from_tables()?;
         db.lease_expiries.values_mut().for_each(|expires| *expires = Duration::ZERO);
         Ok(db)
+    }
+
+    /// Renews the mark of the clocks, at most once in [`CLOCK_MARK_INTERVAL`].
+    pub(crate) fn refresh_clock_mark(&mut self) -> rusqlite::Result<()> {
+        let now = self.clock.steady_time();
+        if now.saturating_sub(self.last_mark_at) < CLOCK_MARK_INTERVAL {
+            return Ok(());
+        }
+        clock_mark::save_clock_mark(&self.connection, &self.clock.take_mark(&self.boot_id))?;
+        self.last_mark_at = now;
+        Ok(())
     }
 
     /// Begins a transaction.

@@ -58,4 +58,11 @@ impl NewTaskRow {
             causation_id: task.causation_id.clone(),
         })
     }
+
+    /// The same with its times converted.
+    pub(crate) fn with_times(mut self, convert: impl Fn(UnixMs) -> UnixMs) -> Self {
+        self.created = convert(self.created);
+        self.due = self.due.map(convert);
+        self
+    }
 }

@@ -55,6 +55,14 @@ impl EncodedSettlement {
         })
     }
 
+    /// The same with its time converted.
+    pub(crate) fn with_times(mut self, convert: impl Fn(UnixMs) -> UnixMs) -> Self {
+        if let Self::Retry { retry_at, .. } = &mut self {
+            *retry_at = convert(*retry_at);
+        }
+        self
+    }
+
     /// The settle code, stored with the task: the same lease settled again with the same code is a
     /// repetition, and applied.
     pub(crate) fn settle_code(&self) -> i64 {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors::map_setup_error;
-use super::tables::{APPLICATION_ID, CREATE_TABLES_SQL, DATABASE_VERSION};
+use super::tables::{
+    APPLICATION_ID, CREATE_CLOCK_SQL, CREATE_TABLES_SQL, DATABASE_VERSION, MIGRATE_FROM_4_SQL,
+};
 use crate::store::error::StoreError;
 
 /// Creates the file where it is missing, readable by its owner only. Returns its canonical path, so
@@ -71,10 +73,11 @@ fn prepare_schema(connection: &Connection, path: &Path) -> Result<(), StoreError
     if !fresh && application != APPLICATION_ID {
         return refuse("a database of another program: choose another store.url".into());
     }
-    if !fresh && version != DATABASE_VERSION {
+    let migrates = application == APPLICATION_ID && version == 4;
+    if !fresh && !migrates && version != DATABASE_VERSION {
         return refuse(format!(
-            "has schema {version}, this release reads {DATABASE_VERSION}: run the release that \
-             wrote it, or move the file away to start empty"
+            "has schema {version}, this release reads {DATABASE_VERSION} and 4: run the release \
+             that wrote it, or move the file away to start empty"
         ));
     }
     // secure_delete overwrites deleted rows: credentials must not outlive their task in free pages.
@@ -92,10 +95,17 @@ fn prepare_schema(connection: &Connection, path: &Path) -> Result<(), StoreError
     connection.execute_batch(pragmas).map_err(map_setup_error(path))?;
     if fresh {
         let create = format!(
-            "BEGIN; {CREATE_TABLES_SQL} PRAGMA application_id = {APPLICATION_ID}; \
+            "BEGIN; {CREATE_TABLES_SQL} {CREATE_CLOCK_SQL} \
+             PRAGMA application_id = {APPLICATION_ID}; \
              PRAGMA user_version = {DATABASE_VERSION}; COMMIT;"
         );
         connection.execute_batch(&create).map_err(map_setup_error(path))?;
+    } else if migrates {
+        let migrate = format!(
+            "BEGIN; {MIGRATE_FROM_4_SQL} PRAGMA user_version = {DATABASE_VERSION}; COMMIT;"
+        );
+        connection.execute_batch(&migrate).map_err(map_setup_error(path))?;
+        tracing::info!(file = %path.display(), "the database has the schema of this release now");
     }
     Ok(())
 }

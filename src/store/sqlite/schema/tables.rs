@@ -6,12 +6,27 @@
 //! public id ascends, so that inserts append. The state numbers are those of `TaskRowState`.
 
 /// The schema version that this release reads and writes (`PRAGMA user_version`).
-pub(super) const DATABASE_VERSION: i64 = 4;
+pub(super) const DATABASE_VERSION: i64 = 5;
+
+/// The changes that make a database of the version before this one; its times are system times,
+/// with which the store's clock begins.
+pub(super) const MIGRATE_FROM_4_SQL: &str = CREATE_CLOCK_SQL;
 
 /// Identifies the file as a database of this program (`PRAGMA application_id`): "omni".
 pub(super) const APPLICATION_ID: i64 = 0x6f6d_6e69;
 
-/// Creates all tables and indexes.
+/// Creates the table of the clocks, whose one row is the last known moment by each of them.
+pub(super) const CREATE_CLOCK_SQL: &str = "
+    CREATE TABLE clock (
+        id         INTEGER PRIMARY KEY CHECK (id = 1),
+        boot       TEXT NOT NULL,    -- boot of the machine; '' where the system names none
+        since_boot INTEGER NOT NULL, -- ms, as all times
+        store      INTEGER NOT NULL, -- the store's clock, of which all other tables' times are
+        system     INTEGER NOT NULL
+    ) STRICT;
+";
+
+/// Creates all other tables and indexes.
 pub(super) const CREATE_TABLES_SQL: &str = "
     CREATE TABLE tasks (
         seq      INTEGER PRIMARY KEY,

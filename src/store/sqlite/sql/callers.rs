@@ -16,7 +16,7 @@ pub(crate) fn record_deprecated_calls(
     route: &str,
     calls: &[DeprecatedCaller],
 ) -> rusqlite::Result<()> {
-    let cutoff = time_to_sql(caller_cutoff(db.clock.wall_time()));
+    let cutoff = time_to_sql(caller_cutoff(db.clock.store_time()));
     db.connection
         .prepare_cached("DELETE FROM callers WHERE route = ?1 AND last <= ?2")?
         .execute(params![route, cutoff])?;
@@ -36,7 +36,7 @@ pub(crate) fn record_deprecated_calls(
             route,
             name,
             u64_to_sql(*call_count),
-            time_to_sql(*last_called_at)
+            time_to_sql(db.clock.to_store_time(*last_called_at))
         ])?;
     }
     Ok(())

@@ -35,7 +35,7 @@ pub(crate) fn claim_key(
     db: &mut WriterDatabase,
     claim: &IdempotencyClaim,
 ) -> rusqlite::Result<ClaimRowResult> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     let found = find_claim(db, claim, now)?;
     let mut is_new_task = true;
     let mut task_id = claim.task_id.to_string();
@@ -106,7 +106,7 @@ pub(crate) fn conclude_claim(
     task: Option<&str>,
     answer: Option<&str>,
 ) -> rusqlite::Result<()> {
-    let until = time_to_sql(db.clock.wall_time().plus(claim.conclusion_ttl));
+    let until = time_to_sql(db.clock.store_time().plus(claim.conclusion_ttl));
     let sql = "UPDATE claims SET holder = NULL, state = ?3, task = coalesce(?4, task), answer = ?5,
                    until = ?6
                WHERE scope = ?1 AND holder = ?2";
@@ -134,7 +134,7 @@ pub(crate) fn release_claim(
 /// Deletes expired claims.
 pub(crate) fn purge_claims(db: &mut WriterDatabase) -> rusqlite::Result<()> {
     let sql = "DELETE FROM claims WHERE until <= ?1";
-    db.connection.prepare_cached(sql)?.execute([time_to_sql(db.clock.wall_time())])?;
+    db.connection.prepare_cached(sql)?.execute([time_to_sql(db.clock.store_time())])?;
     Ok(())
 }
 

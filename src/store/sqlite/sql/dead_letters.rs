@@ -2,14 +2,14 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::store::dead_letter::{DeadLetter, ReprocessResult};
+use crate::store::dead_letter::{DeadLetter, MAX_LISTED_PAYLOAD_BYTES, ReprocessResult};
 use crate::store::error::StoreError;
 use crate::store::sqlite::database::WriterDatabase;
 use crate::store::sqlite::row::{
-    TaskRowState, limit_to_sql, time_from_sql, time_to_sql, unfinished_sql,
+    TaskRowState, limit_to_sql, time_from_sql, time_to_sql, u64_from_sql, unfinished_sql,
 };
 use crate::store::sqlite::schema::map_query_error;
-use crate::task::{Topic, UnixMs};
+use crate::task::Topic;
 
 /// A dead letter's row, and what is left of its inputs.
 struct DeadLetterRow {
@@ -21,6 +21,16 @@ struct DeadLetterRow {
     trace_id: Option<String>,
 }
 
+/// Selects dead letters of the topic `?1`, each with a payload of at most `?2` bytes. The length of
+/// a payload is known without reading it.
+macro_rules! dead_letter_columns_sql {
+    () => {
+        "SELECT id, error, attempts, failed, CASE WHEN length(payload) <= ?2 THEN payload END,
+                coalesce(length(payload), 0), n
+         FROM dead_letters LEFT JOIN inputs USING (seq)"
+    };
+}
+
 /// A topic's dead letters with a number below `below`, newest first.
 pub(crate) fn list_dead_letters(
     connection: &Connection,
@@ -28,23 +38,46 @@ pub(crate) fn list_dead_letters(
     below: i64,
     limit: usize,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    let sql = "SELECT id, error, attempts, failed, payload, n
-               FROM dead_letters LEFT JOIN inputs USING (seq)
-               WHERE topic = ?1 AND n < ?3 ORDER BY n DESC LIMIT ?2";
+    let sql = concat!(
+        dead_letter_columns_sql!(),
+        " WHERE topic = ?1 AND n < ?3 ORDER BY n DESC LIMIT ?4"
+    );
+    let values =
+        params![topic.as_str(), limit_to_sql(MAX_LISTED_PAYLOAD_BYTES), below, limit_to_sql(limit)];
     let mut statement = connection.prepare_cached(sql).map_err(map_query_error)?;
-    let letters = statement.query_map(params![topic.as_str(), limit_to_sql(limit), below], |row| {
-        let payload: Option<Vec<u8>> = row.get(4)?;
-        Ok(DeadLetter {
-            id: row.get(0)?,
-            topic: topic.clone(),
-            error: row.get(1)?,
-            attempts: row.get(2)?,
-            failed_at: time_from_sql(row.get(3)?),
-            payload: String::from_utf8_lossy(&payload.unwrap_or_default()).into_owned(),
-            cursor: row.get::<_, i64>(5)?.to_string(),
-        })
-    });
+    let letters = statement.query_map(values, |row| parse_dead_letter(row, topic));
     letters.map_err(map_query_error)?.collect::<Result<_, _>>().map_err(map_query_error)
+}
+
+/// The newest dead letter of that id, with its payload.
+pub(crate) fn get_dead_letter(
+    connection: &Connection,
+    topic: &Topic,
+    id: &str,
+) -> Result<Option<DeadLetter>, StoreError> {
+    let sql = concat!(
+        dead_letter_columns_sql!(),
+        " WHERE topic = ?1 AND id = ?3 ORDER BY n DESC LIMIT 1"
+    );
+    let mut statement = connection.prepare_cached(sql).map_err(map_query_error)?;
+    statement
+        .query_row(params![topic.as_str(), i64::MAX, id], |row| parse_dead_letter(row, topic))
+        .optional()
+        .map_err(map_query_error)
+}
+
+fn parse_dead_letter(row: &rusqlite::Row<'_>, topic: &Topic) -> rusqlite::Result<DeadLetter> {
+    let payload: Option<Vec<u8>> = row.get(4)?;
+    Ok(DeadLetter {
+        id: row.get(0)?,
+        topic: topic.clone(),
+        error: row.get(1)?,
+        attempts: row.get(2)?,
+        failed_at: time_from_sql(row.get(3)?),
+        payload: payload.map(|payload| String::from_utf8_lossy(&payload).into_owned()),
+        payload_bytes: u64_from_sql(row.get(5)?),
+        cursor: row.get::<_, i64>(6)?.to_string(),
+    })
 }
 
 /// Makes a dead letter a queued task again, at the end of its queue.
@@ -52,7 +85,6 @@ pub(crate) fn reprocess_dead_letter(
     db: &mut WriterDatabase,
     topic: &Topic,
     id: &str,
-    now: UnixMs,
 ) -> rusqlite::Result<ReprocessResult> {
     let is_active =
         concat!("SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1 AND ", unfinished_sql!(), ")");
@@ -65,7 +97,7 @@ pub(crate) fn reprocess_dead_letter(
     if !letter.has_payload {
         return Ok(ReprocessResult::NotRunnable("its payload is gone".into()));
     }
-    let seq = db.last_seq + 1;
+    let (seq, now) = (db.last_seq + 1, db.clock.store_time());
     db.connection.prepare_cached("DELETE FROM tasks WHERE id = ?1")?.execute([id])?;
     // The lease numbers continue from the present time in ms, above all numbers from before the
     // reprocess, so that a worker that still runs an old attempt is fenced.

@@ -49,7 +49,7 @@ pub(crate) fn extend_epoch_retention(
     route: &str,
     epoch: i64,
 ) -> rusqlite::Result<()> {
-    let until = time_to_sql(db.clock.wall_time().plus(EVIDENCE_RETENTION));
+    let until = time_to_sql(db.clock.store_time().plus(EVIDENCE_RETENTION));
     let sql = "INSERT INTO epochs (route, epoch, until) VALUES (?1, ?2, ?3)
                ON CONFLICT (route, epoch) DO UPDATE SET until = excluded.until";
     db.connection.prepare_cached(sql)?.execute(params![route, epoch, until])?;
@@ -58,7 +58,7 @@ pub(crate) fn extend_epoch_retention(
 
 /// Deletes epochs whose retention has ended, with their tallies and counts.
 pub(crate) fn purge_epochs(db: &mut WriterDatabase) -> rusqlite::Result<()> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     let expired: Vec<(String, i64)> = {
         let mut statement =
             db.connection.prepare_cached("SELECT route, epoch FROM epochs WHERE until <= ?1")?;

@@ -56,7 +56,7 @@ fn lease_from_topic(
                WHERE seq = ?1";
     let mut statement = db.connection.prepare_cached(sql)?;
     let (expires, now) =
-        (db.clock.steady_time() + lease_duration(), time_to_sql(db.clock.wall_time()));
+        (db.clock.steady_time() + lease_duration(), time_to_sql(db.clock.store_time()));
     for lease in &leased[before..] {
         statement.execute(params![lease.seq, now, process_name])?;
         db.lease_expiries.insert(lease.seq, expires);
@@ -159,7 +159,7 @@ fn schedule_retry(
         ":settled": EncodedSettlement::RETRY_CODE,
         ":until": time_to_sql(retry_at),
         ":failure": failure,
-        ":now": time_to_sql(db.clock.wall_time()),
+        ":now": time_to_sql(db.clock.store_time()),
         ":kind": kind_and_error.0,
         ":error": kind_and_error.1,
     })?;

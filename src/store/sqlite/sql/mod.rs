@@ -16,6 +16,7 @@ pub(super) mod queue;
 pub(super) mod reap;
 pub(super) mod replicas;
 pub(super) mod rollout;
+pub(super) mod shown_times;
 pub(super) mod task_end;
 pub(super) mod task_list;
 pub(super) mod tasks;

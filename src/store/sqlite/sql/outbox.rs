@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::outbox::{
     Delivery, DeliveryKind, DeliveryOutcome, DeliveryRecord, DeliveryStatus,
 };
-use crate::store::sqlite::database::WriterDatabase;
+use crate::store::sqlite::database::{SqliteClock, WriterDatabase};
 use crate::store::sqlite::row::{
     TaskRowState, limit_to_sql, malformed_record, parse_task_id, time_from_sql, time_to_sql,
 };
@@ -51,7 +51,7 @@ pub(crate) fn insert_deliveries(
     result: Option<&str>,
     error: Option<&str>,
 ) -> rusqlite::Result<()> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     let sql = "SELECT topic, created, payload, correlation, causation, webhook, reply_to, owner
                FROM tasks JOIN inputs USING (seq) WHERE seq = ?1";
     let (message, webhook, reply_to, owner, correlation) =
@@ -68,13 +68,17 @@ pub(crate) fn insert_deliveries(
                 correlation_id: to_raw_json(&correlation),
                 causation_id: to_raw_json(&text(4)?),
                 delivery_attempts: to_raw_json(&1),
-                created_at: to_raw_json(&to_unix_seconds(time_from_sql(row.get(1)?))),
+                created_at: {
+                    let created = db.clock.to_system_time(time_from_sql(row.get(1)?));
+                    to_raw_json(&to_unix_seconds(created))
+                },
                 runner_id: to_raw_json("omnidaemon"),
                 result: result.and_then(|json| RawValue::from_string(json.to_owned()).ok()),
                 error: error.and_then(to_raw_json),
                 ..TaskEndMessage::default()
             };
-            let message = message.with_ending(state.to_status(), now);
+            let ended_at = db.clock.to_system_time(now);
+            let message = message.with_ending(state.to_status(), ended_at);
             Ok((message, webhook, reply_to, text(7)?, correlation))
         })?;
     let reply_to = reply_to.filter(|_| state.to_status() == TaskStatus::Completed);
@@ -101,7 +105,7 @@ pub(crate) fn claim_due_deliveries(
     max: usize,
     hide_for: Duration,
 ) -> rusqlite::Result<Vec<DeliveryRow>> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     let sql = "UPDATE outbox SET attempts = attempts + 1, due = ?2 WHERE n IN
                    (SELECT n FROM
                        (SELECT n, bytes, sum(bytes) OVER (ORDER BY due, n) AS so_far FROM
@@ -125,7 +129,7 @@ pub(crate) fn settle_delivery(
     delivery: &Delivery,
     outcome: &DeliveryOutcome,
 ) -> rusqlite::Result<()> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     let expires = Some(time_to_sql(now.plus(SETTLED_RETENTION)));
     let (status, due, error, counted_attempts, expires) = match outcome {
         DeliveryOutcome::Delivered => (DeliveryStatus::Delivered, None, None, 1, expires),
@@ -134,7 +138,7 @@ pub(crate) fn settle_delivery(
         }
         DeliveryOutcome::Retry { retry_at, error } => (
             DeliveryStatus::Pending,
-            Some(time_to_sql(*retry_at)),
+            Some(time_to_sql(db.clock.to_store_time(*retry_at))),
             error.as_ref(),
             i32::from(error.is_some()),
             None,
@@ -164,7 +168,7 @@ pub(crate) fn settle_delivery(
 /// Deletes settled deliveries whose retention has ended.
 pub(crate) fn purge_settled_deliveries(db: &mut WriterDatabase) -> rusqlite::Result<()> {
     let sql = "DELETE FROM outbox WHERE expires <= ?1";
-    db.connection.prepare_cached(sql)?.execute([time_to_sql(db.clock.wall_time())])?;
+    db.connection.prepare_cached(sql)?.execute([time_to_sql(db.clock.store_time())])?;
     Ok(())
 }
 
@@ -223,15 +227,15 @@ impl DeliveryRow {
         })
     }
 
-    /// Decodes the row.
-    pub(crate) fn into_delivery(self) -> Result<Delivery, StoreError> {
+    /// Decodes the row; its time is converted to the system's.
+    pub(crate) fn into_delivery(self, clock: &SqliteClock) -> Result<Delivery, StoreError> {
         Ok(Delivery {
             task_id: parse_task_id(&self.task_id)?,
             kind: DeliveryKind::from_word(&self.kind)
                 .ok_or_else(|| malformed_record("an unknown kind of delivery"))?,
             target: self.target,
             event_id: self.event_id,
-            ended_at: self.ended_at,
+            ended_at: clock.to_system_time(self.ended_at),
             body: self.body.into(),
             owner: self.owner.as_deref().map(TaskOwner::from_digest),
             correlation_id: self.correlation_id,

@@ -41,7 +41,7 @@ pub(crate) fn enqueue_task(
         let deleted = db
             .connection
             .prepare_cached(sql)?
-            .execute(params![task.id.as_str(), time_to_sql(db.clock.wall_time())])?;
+            .execute(params![task.id.as_str(), time_to_sql(db.clock.store_time())])?;
         if deleted > 0 {
             inserted = insert_task(db, task)?;
         }
@@ -66,7 +66,7 @@ fn find_refusal(
     if depth >= limits.max_backlog {
         return Some(StoreRefusal::BacklogFull { topic, depth, max: limits.max_backlog });
     }
-    let is_due = task.due.is_none_or(|due| due <= db.clock.wall_time());
+    let is_due = task.due.is_none_or(|due| due <= db.clock.store_time());
     let (max, open) = (limits.max_open_tasks.filter(|_| is_due)?, counts.ready + counts.leased);
     (open >= max).then_some(StoreRefusal::Saturated { topic, open, max })
 }
@@ -76,7 +76,7 @@ fn insert_task(
     db: &mut WriterDatabase,
     task: &NewTaskRow,
 ) -> rusqlite::Result<Option<TaskRowState>> {
-    let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.wall_time()));
+    let (seq, due) = (db.last_seq + 1, task.due.filter(|due| *due > db.clock.store_time()));
     let state = if due.is_some() { TaskRowState::Delayed } else { TaskRowState::Ready };
     let sql = "INSERT INTO tasks (seq, id, topic, state, retries, created, owner, until, posts,
                                   caller, trace, epoch, clients)
@@ -128,7 +128,7 @@ fn insert_inputs(
 
 /// Makes the delayed tasks that have become due ready.
 pub(crate) fn ready_due_tasks(db: &mut WriterDatabase) -> rusqlite::Result<()> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     if db.next_due.is_none_or(|due| due > now) {
         return Ok(());
     }

@@ -80,7 +80,7 @@ fn ready_after_crash(db: &mut WriterDatabase, found: &TaskTableRow) -> rusqlite:
         concat!("UPDATE tasks SET state = 0, ", append_run_history_sql!(), " WHERE seq = :seq");
     db.connection.prepare_cached(sql)?.execute(named_params! {
         ":seq": found.seq,
-        ":now": time_to_sql(db.clock.wall_time()),
+        ":now": time_to_sql(db.clock.store_time()),
         ":kind": FailureKind::WorkerCrash.as_str(),
         ":error": LEASE_EXPIRED_ERROR,
     })?;
@@ -97,5 +97,5 @@ pub(crate) fn purge_ended_tasks(db: &mut WriterDatabase) -> rusqlite::Result<usi
     );
     db.connection
         .prepare_cached(sql)?
-        .execute(params![time_to_sql(db.clock.wall_time()), limit_to_sql(PURGE_BATCH_SIZE)])
+        .execute(params![time_to_sql(db.clock.store_time()), limit_to_sql(PURGE_BATCH_SIZE)])
 }

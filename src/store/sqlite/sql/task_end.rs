@@ -46,7 +46,7 @@ pub(crate) fn finish_task(
     found: &TaskTableRow,
     end: &TaskEndUpdate<'_>,
 ) -> rusqlite::Result<()> {
-    let now = db.clock.wall_time();
+    let now = db.clock.store_time();
     // coalesce: the failure of an earlier attempt stays readable beside the answer.
     let sql =
         "UPDATE tasks SET state = :state, settled = :settled, finished = :now, until = :until,

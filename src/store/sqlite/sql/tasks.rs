@@ -10,7 +10,7 @@ use crate::store::sqlite::row::{
     unfinished_sql,
 };
 use crate::store::sqlite::schema::map_query_error;
-use crate::store::wire::envelope::{StoredAnswer, StoredFailure};
+use crate::store::wire::envelope::{StoredAnswer, recover_answer, recover_failure};
 use crate::store::wire::run_history;
 use crate::task::{TaskDetails, TaskId, TaskOwner, TaskRecord, Topic, UnixMs};
 
@@ -38,14 +38,10 @@ fn parse_task_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         row.get_ref(column).map_err(map_query_error)?.as_str_or_null().map_err(malformed_record)
     };
     let state: TaskRowState = row.get(2).map_err(map_query_error)?;
-    let result = text(8)?
-        .map(|json| RawValue::from_string(json.to_owned()))
-        .transpose()
-        .map_err(malformed_record)?;
-    let answer = match text(7)? {
-        Some(answer) => Some(parse_json::<StoredAnswer>(answer)?.into_answer(result.as_deref())?),
-        None => None,
-    };
+    let result = text(8)?.and_then(|json| RawValue::from_string(json.to_owned()).ok());
+    let (answer, note) = text(7)?
+        .map(|answer| recover_answer(parse_json::<StoredAnswer>(answer), result.as_deref()))
+        .map_or((None, None), |(answer, note)| (Some(answer), note));
     Ok(TaskRecord {
         id: parse_task_id(text(0)?.unwrap_or_default())?,
         topic: Topic::parse(text(1)?.unwrap_or_default()).map_err(malformed_record)?,
@@ -60,10 +56,9 @@ fn parse_task_record(row: &Row<'_>) -> Result<TaskRecord, StoreError> {
         },
         finished: row.get::<_, Option<i64>>(6).map_err(map_query_error)?.map(time_from_sql),
         answer,
-        failure: text(9)?
-            .map(|failure| parse_json::<StoredFailure>(failure)?.into_failure())
-            .transpose()?,
+        failure: text(9)?.map(|failure| recover_failure(parse_json(failure))),
         progress: None,
+        note,
     })
 }
 

@@ -232,7 +232,7 @@ impl<E: Fn(TaskId)> WriterLoop<E> {
     fn time_until_wakeup(&self) -> Option<Duration> {
         let first = self.lease_requests.iter().map(|request| request.deadline).min()?;
         let first = first.saturating_duration_since(Instant::now());
-        Some(self.db.next_due.map_or(first, |due| first.min(due.since(self.db.clock.wall_time()))))
+        Some(self.db.next_due.map_or(first, |due| first.min(due.since(self.db.clock.store_time()))))
     }
 
     fn process_batch(&mut self, mut changes: Vec<Box<dyn DatabaseChange>>) {

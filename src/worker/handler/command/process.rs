@@ -1,28 +1,37 @@
-//! The process of a program: its group, its environment and its pipes.
+//! The process of a program: its guard, its group, its environment and its pipes.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{ExitStatus, Stdio};
+use std::pin::pin;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, Command as Process};
+use tokio::process::{Child, ChildStdin};
+use tokio::time::timeout;
 
-use crate::route::parse_progress;
+use super::stderr_log::ProgramLog;
+use crate::config::check_program;
 use crate::task::{FailureKind, TaskFailure};
 use crate::worker::handler::attempt::TaskAttempt;
 use crate::worker::handler::result::oversized_result_failure;
+use crate::worker::program_guard::GuardCommand;
 
-/// How much of the end of stderr a failure quotes, bytes.
-pub(super) const MAX_STDERR_TAIL: usize = 2048;
+/// How long output is read after the exit of a program if a process that it left, and that could
+/// not be killed, keeps the pipes open.
+const LEFT_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest line of stderr that is logged in one piece, bytes.
-const MAX_STDERR_LINE: usize = 4096;
-
-/// The process group of a program; it is killed when this is dropped.
-pub(super) struct ProcessGroup(Option<Pid>);
+/// The processes of a program; they are killed when this is dropped.
+pub(super) struct ProgramProcesses {
+    /// The leader of the process group: the guard, or without a guard the program.
+    leader: Option<Pid>,
+    is_guarded: bool,
+    has_exited: AtomicBool,
+}
 
 /// How a program ended, and its output.
 pub(super) struct CommandExit {
@@ -32,13 +41,22 @@ pub(super) struct CommandExit {
     pub(super) stderr: Vec<u8>,
 }
 
-/// Starts a program as the leader of a process group of its own, with the environment of `attempt`.
+/// Starts a program with the environment of `attempt`, in a process group of its own, under a guard
+/// if `guard` can start one.
 pub(super) fn spawn_program(
     command_line: &[String],
+    guard: Option<&GuardCommand>,
     attempt: &TaskAttempt,
-) -> io::Result<(Child, ProcessGroup)> {
-    let child = Process::new(&command_line[0])
-        .args(&command_line[1..])
+) -> io::Result<(Child, ProgramProcesses)> {
+    let command = if let Some(guard) = guard {
+        check_program(&command_line[0])?; // since the guard would be started in any case
+        guard.build(command_line)
+    } else {
+        let mut command = Command::new(&command_line[0]);
+        command.args(&command_line[1..]);
+        command
+    };
+    let child = tokio::process::Command::from(command)
         .env("OMNIDAEMON_TASK_ID", attempt.task.id.as_str())
         .env("OMNIDAEMON_ATTEMPT", attempt.number.to_string())
         .envs(attempt.task.is_shadow().then_some(("OMNIDAEMON_SHADOW", "1")))
@@ -47,35 +65,56 @@ pub(super) fn spawn_program(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
+        .kill_on_drop(guard.is_none()) // a guard must live to kill what left its group
         .spawn()?;
-    let group = ProcessGroup(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
-    Ok((child, group))
+    let processes = ProgramProcesses {
+        leader: child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
+        is_guarded: guard.is_some(),
+        has_exited: AtomicBool::new(false),
+    };
+    Ok((child, processes))
 }
 
-/// Writes `input` to the program, and reads its output until it has exited and all output is read.
-/// Fails if stdout exceeds `max_result` bytes.
+/// Writes `input` to the program, and reads its output until the program has exited. Processes that
+/// it left running are killed then, and not waited for. Fails if stdout exceeds `max_result` bytes.
 pub(super) async fn exchange_with_program(
     child: &mut Child,
-    group: &ProcessGroup,
+    processes: &ProgramProcesses,
     input: Vec<u8>,
     max_result: usize,
     attempt: &TaskAttempt,
 ) -> Result<CommandExit, TaskFailure> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let exited = async {
-        let status = child.wait().await.map_err(|error| unreadable_output_failure(&error))?;
-        group.send_signal(Signal::KILL); // processes that it left running keep the pipes open
-        Ok(status)
+    let (mut output, mut log) = (BytesMut::new(), ProgramLog::new(attempt));
+    let status = {
+        let written = async {
+            write_stdin(stdin, &input).await;
+            Ok::<(), TaskFailure>(())
+        };
+        let logged = async {
+            log.read_all(stderr).await;
+            Ok(())
+        };
+        let transfer = async {
+            tokio::try_join!(written, read_stdout(stdout, &mut output, max_result), logged)
+        };
+        let (mut transfer, mut is_transferred) = (pin!(transfer), false);
+        let status = loop {
+            tokio::select! {
+                result = &mut transfer, if !is_transferred => {
+                    result?;
+                    is_transferred = true;
+                }
+                status = child.wait() => break status,
+            }
+        };
+        processes.end_after_exit();
+        if !is_transferred && let Ok(result) = timeout(LEFT_OUTPUT_TIMEOUT, transfer).await {
+            result?;
+        }
+        status.map_err(|error| unreadable_output_failure(&error))?
     };
-    let collected = async { Ok(log_and_collect_stderr(stderr, attempt).await) };
-    let written = async {
-        write_stdin(stdin, &input).await;
-        Ok::<(), TaskFailure>(())
-    };
-    let ((), stdout, stderr, status) =
-        tokio::try_join!(written, read_stdout(stdout, max_result), collected, exited)?;
-    Ok(CommandExit { status, stdout, stderr })
+    Ok(CommandExit { status, stdout: output.freeze(), stderr: log.finish() })
 }
 
 /// Writes the input to stdin and closes it. A program need not read all of it.
@@ -86,19 +125,19 @@ async fn write_stdin(stdin: Option<ChildStdin>, input: &[u8]) {
     }
 }
 
-/// Reads stdout, at most `max` bytes.
+/// Reads stdout into `output`, at most `max` bytes.
 async fn read_stdout(
     pipe: Option<impl AsyncRead + Unpin>,
+    output: &mut BytesMut,
     max: usize,
-) -> Result<Bytes, TaskFailure> {
-    let Some(mut pipe) = pipe else { return Ok(Bytes::new()) };
-    let mut read = BytesMut::new();
-    while pipe.read_buf(&mut read).await.map_err(|error| unreadable_output_failure(&error))? > 0 {
-        if read.len() > max {
+) -> Result<(), TaskFailure> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    while pipe.read_buf(output).await.map_err(|error| unreadable_output_failure(&error))? > 0 {
+        if output.len() > max {
             return Err(oversized_result_failure(max));
         }
     }
-    Ok(read.freeze())
+    Ok(())
 }
 
 fn unreadable_output_failure(error: &io::Error) -> TaskFailure {
@@ -108,52 +147,42 @@ fn unreadable_output_failure(error: &io::Error) -> TaskFailure {
     )
 }
 
-/// Reads stderr line by line: a progress object is reported, any other line is logged, and the last
-/// [`MAX_STDERR_TAIL`] bytes of these lines are returned.
-async fn log_and_collect_stderr(
-    pipe: Option<impl AsyncRead + Unpin>,
-    attempt: &TaskAttempt,
-) -> Vec<u8> {
-    let Some(mut pipe) = pipe else { return Vec::new() };
-    let (mut tail, mut line, mut chunk) = (Vec::<u8>::new(), Vec::new(), [0; MAX_STDERR_LINE]);
-    let mut handle_line = |line: &mut Vec<u8>| {
-        if let Some(progress) = parse_progress(line) {
-            attempt.send_progress(progress);
-        } else {
-            let text = String::from_utf8_lossy(line);
-            let (task_id, topic) = (&attempt.task.id, &attempt.task.topic);
-            tracing::debug!(%task_id, %topic, stderr = text.trim_end());
-            tail.extend_from_slice(line);
-            tail.drain(..tail.len().saturating_sub(MAX_STDERR_TAIL));
+// === impl ProgramProcesses ===
+
+impl ProgramProcesses {
+    /// Asks the program and the processes of its group to end.
+    pub(super) fn terminate(&self) {
+        self.send_to_group(Signal::TERM);
+    }
+
+    /// Kills all processes of the program, unless it has exited, when they were killed already.
+    pub(super) fn kill(&self) {
+        if self.has_exited.load(Ordering::Relaxed) {
+            return;
         }
-        line.clear();
-    };
-    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
-        for piece in chunk[..count].split_inclusive(|&byte| byte == b'\n') {
-            line.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || line.len() >= MAX_STDERR_LINE {
-                handle_line(&mut line);
+        match self.leader {
+            Some(guard) if self.is_guarded => {
+                let _ = kill_process(guard, Signal::INT); // an error means that it has just exited
             }
+            _ => self.send_to_group(Signal::KILL),
         }
     }
-    if !line.is_empty() {
-        handle_line(&mut line);
+
+    /// Kills what is left of the group after the exit of its leader.
+    fn end_after_exit(&self) {
+        self.has_exited.store(true, Ordering::Relaxed);
+        self.send_to_group(Signal::KILL);
     }
-    tail
-}
 
-// === impl ProcessGroup ===
-
-impl ProcessGroup {
-    pub(super) fn send_signal(&self, signal: Signal) {
-        if let Some(leader) = self.0 {
+    fn send_to_group(&self, signal: Signal) {
+        if let Some(leader) = self.leader {
             let _ = kill_process_group(leader, signal); // an error means that no process is left
         }
     }
 }
 
-impl Drop for ProcessGroup {
+impl Drop for ProgramProcesses {
     fn drop(&mut self) {
-        self.send_signal(Signal::KILL);
+        self.kill();
     }
 }

@@ -1,6 +1,6 @@
 //! The command handler with real programs.
 
-use super::process::MAX_STDERR_TAIL;
+use super::stderr_log::MAX_STDERR_TAIL;
 use super::*;
 use crate::task::Task;
 use crate::worker::testing::{test_attempt, test_task, wait_until};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 fn shell_handler(script: &str) -> CommandHandler {
     CommandHandler {
         command_line: ["sh", "-c", script].map(str::to_owned).into(),
+        guard: None,
         max_result: 1 << 20,
     }
 }
@@ -49,6 +50,7 @@ async fn the_task_comes_on_stdin_and_the_result_goes_to_stdout() {
         os.environ['IDEMPOTENCY_KEY']]))";
     let command = CommandHandler {
         command_line: ["python3", "-c", python].map(str::to_owned).into(),
+        guard: None,
         max_result: 1024,
     };
     let task = Task { correlation_id: Some("c".into()), ..payload_attempt().task };
@@ -152,8 +154,24 @@ async fn a_dropped_attempt_and_a_program_that_ended_leave_nothing_running() {
 }
 
 #[tokio::test]
+async fn a_child_outside_the_group_that_holds_stdout_open_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = format!("setsid sleep 600 & echo $! > {}/pids; echo 7", dir.path().display());
+    let answer = shell_handler(&script).handle(&payload_attempt()).await.expect("completed");
+    assert_eq!(answer.body, "7");
+    for pid in read_pids(dir.path()) {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+            .expect("without a guard it lives on");
+    }
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_exist_is_named_with_the_key_to_correct() {
-    let command = CommandHandler { command_line: vec!["/no/such/program".into()], max_result: 1 };
+    let command = CommandHandler {
+        command_line: vec!["/no/such/program".into()],
+        guard: None,
+        max_result: 1,
+    };
     let failure = command.handle(&payload_attempt()).await.expect_err("not found");
     assert_eq!(failure.kind, FailureKind::Unreachable);
     assert!(failure.message.contains("/no/such/program was not found"), "{}", failure.message);

@@ -140,6 +140,8 @@ fn a_million_healthy_requests_do_not_blind_it() {
             step_evidence: &hour,
             new_evidence: &news,
             frozen_baseline: baseline,
+            latency_threshold: None,
+            min_p95_requests: 300,
             is_mature: true,
             is_healthy: true,
             is_full_weight: false,

@@ -3,15 +3,23 @@
 //! `examples/gates.rs` runs on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use omnidaemon::cohort_hash::CLIENT_GROUPS;
 use omnidaemon::config::{GateConfig, MinSamples};
-use omnidaemon::rollout::evidence::{ClientGroupCounts, RolloutEvidence};
-use omnidaemon::rollout::gate::{Evaluation, GateMemory, GateReport, Verdict, evaluate_gate};
+use omnidaemon::rollout::evidence::{ClientGroupCounts, EvidenceCounts, RolloutEvidence};
+use omnidaemon::rollout::gate::{
+    Evaluation, GateMemory, GateReport, LatencyThreshold, Verdict, evaluate_gate,
+};
 use omnidaemon::rollout::statistics::{self, SequentialScores};
+use omnidaemon::task::duration_bucket;
 
 /// Looks of an hour, at one each 30 seconds.
 pub(crate) const EVALUATIONS_PER_HOUR: usize = 120;
+
+/// What is slow in the simulated traffic.
+const LATENCY_THRESHOLD: LatencyThreshold =
+    LatencyThreshold { threshold: Duration::from_millis(500), epoch: 1 };
 
 /// Random numbers: `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
@@ -154,6 +162,8 @@ impl SimulatedTraffic {
         self.pending_failures.push_back((failing, failing_of_large));
         self.pending_successes.push_back(canaried + large - failing - failing_of_large);
         self.end_tasks(&mut news);
+        record_failures_as_slow(&mut news.sync_counts);
+        record_failures_as_slow(&mut news.async_counts);
         news
     }
 
@@ -197,6 +207,13 @@ impl SimulatedTraffic {
         by_group[0] += more;
         by_group
     }
+}
+
+/// For gates of latency, the requests that fail are also the slow ones.
+fn record_failures_as_slow(counts: &mut EvidenceCounts) {
+    let bucket = |millis| duration_bucket(Duration::from_millis(millis));
+    counts.durations[bucket(400)] = counts.total - counts.failed;
+    counts.durations[bucket(900)] = counts.failed;
 }
 
 /// What became of a step.
@@ -251,6 +268,8 @@ pub(crate) fn evaluate_without_late_evidence(
         new_evidence: news,
         late_evidence: &[],
         frozen_baseline: None,
+        latency_threshold: Some(LATENCY_THRESHOLD),
+        min_p95_requests: 300,
         is_mature: true,
         is_healthy: false,
         is_full_weight: false,

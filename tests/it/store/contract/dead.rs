@@ -184,6 +184,27 @@ pub(crate) async fn dead_letters_are_listed_in_pages(f: impl StoreFixture) {
     assert_eq!(listed.iter().collect::<HashSet<_>>().len(), 5);
 }
 
+pub(crate) async fn a_list_leaves_large_payloads_out(f: impl StoreFixture) {
+    let (store, q) = (f.store(), test_queue("a"));
+    let large = format!("{{\"error\": \"{}\"}}", "x".repeat(3_000_000));
+    let large = Task { payload: large.into(), ..new_task(&q) };
+    let small = new_task(&q);
+    dead(&*store, &large).await;
+    dead(&*store, &small).await;
+    let letters = store.list_dead_letters(&q, None, 10).await.expect("answers");
+    let listed: Vec<_> = letters.iter().map(|letter| letter.id.as_str()).collect();
+    assert_eq!(listed, [small.id.as_str(), large.id.as_str()]);
+    assert_eq!(letters[0].payload.as_deref().map(str::as_bytes), Some(&*small.payload));
+    assert_eq!((&letters[1].payload, &letters[1].error), (&None, &letters[0].error));
+    assert_eq!(letters[1].attempts, letters[0].attempts);
+    assert!(letters[1].payload_bytes >= 3_000_000, "{}", letters[1].payload_bytes);
+    let whole = store.get_dead_letter(&q, large.id.as_str()).await.expect("answers");
+    let whole = whole.expect("it is there");
+    assert_eq!(whole.payload.as_deref().map(str::as_bytes), Some(&*large.payload));
+    assert_eq!(store.get_dead_letter(&q, "task_none").await, Ok(None));
+    assert_eq!(store.get_dead_letter(&test_queue("b"), large.id.as_str()).await, Ok(None));
+}
+
 /// What a request does whose store is slow: its enqueue is given up, and the task is cancelled
 /// afterwards.
 pub(crate) async fn a_cancel_after_an_enqueue_that_nobody_waited_for_finds_its_task(

@@ -18,6 +18,7 @@ mod rollout;
 mod settle;
 mod shared;
 mod sqlite;
+pub(crate) mod values;
 mod watch;
 
 use std::sync::Arc;
@@ -79,6 +80,8 @@ macro_rules! contract {
             an_empty_queue_leases_nothing, a_waiting_lease_wakes_when_a_task_comes,
             no_queue_is_starved,
             only_the_queues_asked_for_are_leased, a_full_backlog_refuses_with_its_numbers);
+        contract!(@ $fixture, values: a_payload_reaches_its_handler_byte_for_byte,
+            a_result_is_read_back_byte_for_byte);
         contract!(@ $fixture, admission: waiting_and_running_tasks_count_against_the_open_limit,
             a_task_that_waits_for_its_retry_is_not_open,
             an_id_that_is_there_is_success_over_the_open_limit,
@@ -105,7 +108,7 @@ macro_rules! contract {
             a_task_that_is_alive_is_not_reprocessed,
             a_reprocessed_request_runs_without_its_credentials,
             a_discarded_dead_letter_is_gone_and_its_task_stays_failed,
-            dead_letters_are_listed_in_pages,
+            dead_letters_are_listed_in_pages, a_list_leaves_large_payloads_out,
             a_cancel_after_an_enqueue_that_nobody_waited_for_finds_its_task);
         contract!(@ $fixture, delay: a_delayed_task_runs_when_it_is_due_and_not_before,
         a_delayed_task_survives_reopening,

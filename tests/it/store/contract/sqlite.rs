@@ -73,7 +73,7 @@ impl StoreFixture for Embedded {
     }
 
     fn store_now(&self) -> UnixMs {
-        self.clock.wall_time()
+        self.clock.system_time()
     }
 
     async fn contains_text(&self, text: &str) -> bool {

@@ -4,6 +4,7 @@
 mod agents;
 mod fleet;
 mod publishers;
+mod values;
 
 use crate::support::redis::server::RedisServer;
 use crate::support::scenario::{Scenario, route, scenario, topic};
@@ -22,6 +23,7 @@ async fn start_server(server: &RedisServer) -> Scenario {
         .route(canaried("count", "count"))
         .route(canaried("objects", "objects"))
         .topic(external("outside").yaml("external_slots", 4).timeout("1m"))
+        .topic(external("held").timeout("1m"))
         .topic(external("hasty").timeout("3s"))
         .topic(external("objects").yaml("content", "object"))
         .topic(topic("count").python(COUNT_SCRIPT))

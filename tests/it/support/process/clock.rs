@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tempfile::NamedTempFile;
 
 const FAKETIME_LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 /// How old a line of a log may be that was read in time.
@@ -53,6 +54,38 @@ impl ClockOffset {
             "a clock that should be off by {:?} says {said}",
             self.0
         );
+    }
+}
+
+/// A wall clock that a test sets while processes run under it.
+pub struct AdjustableClock {
+    file: NamedTempFile,
+}
+
+impl AdjustableClock {
+    /// A clock that is right, until it is set.
+    pub fn new() -> Self {
+        let clock = Self { file: NamedTempFile::new().expect("a file") };
+        clock.set_ahead(SignedDuration::ZERO);
+        clock
+    }
+
+    /// Sets it ahead of this machine's clock by so much, for all processes at once.
+    pub fn set_ahead(&self, by: SignedDuration) {
+        // replaced at once: a process may read it at any time
+        let next = self.file.path().with_extension("next");
+        std::fs::write(&next, format!("{:+}s", by.as_secs())).expect("written");
+        std::fs::rename(next, self.file.path()).expect("renamed");
+    }
+
+    /// The variables that put a process under this clock.
+    pub fn environment_variables(&self) -> Vec<(String, String)> {
+        let file = self.file.path().to_str().expect("UTF-8").to_owned();
+        let mut variables = ClockOffset::ahead(Duration::ZERO).environment_variables();
+        variables.retain(|(name, _)| name != "FAKETIME");
+        variables.push(("FAKETIME_TIMESTAMP_FILE".to_owned(), file));
+        variables.push(("FAKETIME_NO_CACHE".to_owned(), "1".to_owned()));
+        variables
     }
 }
 

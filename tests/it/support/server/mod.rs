@@ -22,7 +22,7 @@ pub use self::edit::SaveMethod;
 use crate::support::http::client::{HttpClient, HttpResponse};
 use crate::support::metrics::ScrapedMetrics;
 use crate::support::process::child::{ChildProcess, ProcessLogs};
-use crate::support::process::clock::ClockOffset;
+use crate::support::process::clock::{AdjustableClock, ClockOffset};
 use crate::support::{TEST_DEADLINE, TestUpstream, wait_until};
 
 const OMNIDAEMON_BINARY: &str = env!("CARGO_BIN_EXE_omnidaemon");
@@ -92,6 +92,12 @@ impl ServerBuilder {
     pub fn with_clock(mut self, off: ClockOffset) -> Self {
         self.env.extend(off.environment_variables());
         self.clock_offset = Some(off);
+        self
+    }
+
+    /// Puts its wall clock under one that the test sets, and that of what it starts.
+    pub fn with_adjustable_clock(mut self, clock: &AdjustableClock) -> Self {
+        self.env.extend(clock.environment_variables());
         self
     }
 
